@@ -1,0 +1,139 @@
+"""crosstask: find out which tasks help which others to learn, and use it.
+
+The public names load on first use: importing crosstask imports neither torch nor networkx nor structlog.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "CrosstaskError": "errors",
+    "DataError": "errors",
+    "GraphError": "errors",
+    "OptionError": "errors",
+    "PluginError": "errors",
+    "RecipeError": "errors",
+    "RunError": "errors",
+    "StoreError": "errors",
+    "UnknownComponentError": "errors",
+    "API_VERSION": "manifest",
+    "Extension": "manifest",
+    "Plugin": "manifest",
+    "component": "options",
+    "option": "options",
+    "record": "options",
+    "state": "options",
+    "Component": "component",
+    "hookimpl": "component",
+    "Registry": "registry",
+    "Settings": "settings",
+    "Performance": "tasks",
+    "Portfolio": "tasks",
+    "Task": "tasks",
+    "TaskDescriptor": "tasks",
+    "Evidence": "graph",
+    "RelationType": "graph",
+    "TransferDirection": "graph",
+    "TransferEdge": "graph",
+    "TransferGraph": "graph",
+    "Budget": "records",
+    "Curriculum": "records",
+    "CurriculumStrategy": "records",
+    "Interval": "records",
+    "MetaKnowledge": "records",
+    "Provenance": "records",
+    "RunRecord": "records",
+    "SynthesisStrategy": "records",
+    "TransferResult": "records",
+    "TransferStrategy": "records",
+    "Balancer": "points.balancer",
+    "Direction": "points.balancer",
+    "CurriculumPlanner": "points.curriculum",
+    "Discoverer": "points.discovery",
+    "Executor": "points.executor",
+    "Observer": "points.observer",
+    "Sampler": "points.sampler",
+    "MultiTaskModule": "points.sharing",
+    "Sharing": "points.sharing",
+    "Source": "points.source",
+    "Store": "points.store",
+    "Synthesizer": "points.synthesis",
+    "Transfer": "points.transfer",
+    "Wrapper": "points.wrapper",
+    "ModelSpec": "learning.models",
+    "open_store": "store",
+    "Recipe": "recipe",
+    "TransferEngine": "engine",
+    "CrossTaskTransferEngine": "aio",
+    "create_cross_task_transfer_engine": "aio",
+    "run_recipe": "job",
+}
+
+__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 -- the names are the keys above, nothing else
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'crosstask' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"crosstask.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from crosstask.aio import CrossTaskTransferEngine, create_cross_task_transfer_engine
+    from crosstask.component import Component, hookimpl
+    from crosstask.engine import TransferEngine
+    from crosstask.errors import (
+        CrosstaskError,
+        DataError,
+        GraphError,
+        OptionError,
+        PluginError,
+        RecipeError,
+        RunError,
+        StoreError,
+        UnknownComponentError,
+    )
+    from crosstask.graph import Evidence, RelationType, TransferDirection, TransferEdge, TransferGraph
+    from crosstask.job import run_recipe
+    from crosstask.learning.models import ModelSpec
+    from crosstask.manifest import API_VERSION, Extension, Plugin
+    from crosstask.options import component, option, record, state
+    from crosstask.points.balancer import Balancer, Direction
+    from crosstask.points.curriculum import CurriculumPlanner
+    from crosstask.points.discovery import Discoverer
+    from crosstask.points.executor import Executor
+    from crosstask.points.observer import Observer
+    from crosstask.points.sampler import Sampler
+    from crosstask.points.sharing import MultiTaskModule, Sharing
+    from crosstask.points.source import Source
+    from crosstask.points.store import Store
+    from crosstask.points.synthesis import Synthesizer
+    from crosstask.points.transfer import Transfer
+    from crosstask.points.wrapper import Wrapper
+    from crosstask.recipe import Recipe
+    from crosstask.records import (
+        Budget,
+        Curriculum,
+        CurriculumStrategy,
+        Interval,
+        MetaKnowledge,
+        Provenance,
+        RunRecord,
+        SynthesisStrategy,
+        TransferResult,
+        TransferStrategy,
+    )
+    from crosstask.registry import Registry
+    from crosstask.settings import Settings
+    from crosstask.store import open_store
+    from crosstask.tasks import Performance, Portfolio, Task, TaskDescriptor

@@ -1,0 +1,123 @@
+"""The base of every contract: a component is an attrs class whose hook methods pluggy can call, and so can you."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import attrs
+import pluggy
+
+from crosstask.errors import PluginError
+from crosstask.options import unstructure
+
+if TYPE_CHECKING:
+    from crosstask.context import Context
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_spec = pluggy.HookspecMarker("crosstask")
+hookimpl = pluggy.HookimplMarker("crosstask")
+"""pluggy's marker. Components need it only for wrappers: `@hookimpl(wrapper=True)`."""
+
+
+def hook(*, first: bool = False) -> Callable[[F], F]:
+    """Declare a contract method as a hook spec (and its own default implementation).
+
+    A *first* hook is answered by one component; any other is answered by each.
+    Parameters of hooks have no defaults, because pluggy never passes those that do.
+    """
+
+    def mark(function: F) -> F:
+        return hookimpl(_spec(firstresult=first)(function))
+
+    return mark
+
+
+class Component(ABC):
+    """Base of the contracts in `crosstask.points`; do not derive from it directly, derive from a contract.
+
+    Hook methods of subclasses are marked as pluggy implementations automatically.
+    """
+
+    point: ClassVar[str]
+    """Name of the extension point; set by the contract."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    """Properties that this component claims; the conformance kit holds it to them. Each contract lists its own."""
+
+    _context: Context | None = None
+    _origin: str | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, spec in hooks_of(cls).items():
+            own = vars(cls).get(name)
+            if own is None or own is spec:
+                continue
+            if not inspect.isfunction(own):
+                raise PluginError(f"{cls.__name__}.{name} is a hook of {cls.point!r} and must be a plain method")
+            _check_signature(cls, name, own, spec)
+            if not hasattr(own, "crosstask_impl"):
+                hookimpl(own)
+
+    @property
+    def context(self) -> Context:
+        """What the component may ask for: seeds, jobs, remembered results, other components. Standalone outside a run."""
+        if self._context is None:
+            from crosstask.context import LocalContext
+
+            self._context = LocalContext()
+        return self._context
+
+    def bind(self, context: Context) -> None:
+        """Give the component its run. Called by the run."""
+        self._context = context
+
+    @property
+    def origin(self) -> str:
+        """`balancer 'rgb' (crosstask-rgb 0.1.0)`, for messages."""
+        return self._origin or f"{self.point} {type(self).__name__}"
+
+    def options(self) -> dict[str, Any]:
+        """The options that made this component, JSON-ready."""
+        return dict(unstructure(self)) if attrs.has(type(self)) else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a restart: every field declared with `crosstask.state`."""
+        return {f.name: getattr(self, f.name) for f in _state_fields(type(self))}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; refuses a dict of another shape."""
+        known = {f.name for f in _state_fields(type(self))}
+        if known != set(state):
+            raise PluginError(f"{self.origin}: state has {sorted(state)}, expected {sorted(known)}")
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+def hooks_of(cls: type) -> dict[str, Callable[..., Any]]:
+    """Hook name -> spec function, for a contract or a class derived from one."""
+    found: dict[str, Callable[..., Any]] = {}
+    for base in reversed(cls.__mro__):
+        for name, value in vars(base).items():
+            if hasattr(value, "crosstask_spec"):
+                found[name] = value
+    return found
+
+
+def _state_fields(cls: type) -> list[attrs.Attribute[Any]]:
+    return [f for f in attrs.fields(cls) if f.metadata.get("state")] if attrs.has(cls) else []
+
+
+def _check_signature(cls: type, name: str, own: Callable[..., Any], spec: Callable[..., Any]) -> None:
+    expected = list(inspect.signature(spec).parameters)
+    given = inspect.signature(own).parameters
+    if list(given) != expected and not getattr(own, "crosstask_impl", {}).get("wrapper"):
+        wanted, got = ", ".join(expected), ", ".join(given)
+        raise PluginError(f"{cls.__name__}.{name} must take ({wanted}) as the contract says, not ({got})")
+    defaults = [p.name for p in given.values() if p.default is not p.empty]
+    if defaults:
+        raise PluginError(f"{cls.__name__}.{name}: {defaults[0]!r} must not have a default; pluggy would never pass it")

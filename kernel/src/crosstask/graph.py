@@ -1,0 +1,355 @@
+"""The transfer graph: a networkx MultiDiGraph behind a typed face."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import networkx as nx
+
+from crosstask.errors import CrosstaskError, GraphError, nearest
+from crosstask.options import option, record, structure, unstructure
+from crosstask.tasks import TaskDescriptor
+
+SCHEMA = "crosstask/transfer-graph/1"
+
+
+class RelationType(enum.Enum):
+    """How two tasks relate, from the transfer coefficient and the descriptors."""
+
+    IDENTICAL = "identical"
+    HIGHLY_SIMILAR = "highly_similar"
+    MODERATELY_SIMILAR = "moderately_similar"
+    WEAKLY_SIMILAR = "weakly_similar"
+    COMPLEMENTARY = "complementary"
+    INDEPENDENT = "independent"
+    ANTAGONISTIC = "antagonistic"
+
+
+class TransferDirection(enum.Enum):
+    """Which way transfer goes. The last three are properties of the whole graph (see `TransferGraph.direction`)."""
+
+    UNIDIRECTIONAL = "unidirectional"
+    BIDIRECTIONAL = "bidirectional"
+    MULTI_SOURCE = "multi_source"
+    MULTI_TARGET = "multi_target"
+    UNIVERSAL = "universal"
+
+
+class Evidence(enum.Enum):
+    """How an edge is known, from weakest to strongest."""
+
+    PREDICTED = "predicted"
+    ESTIMATED = "estimated"
+    MEASURED = "measured"
+
+
+_STRENGTH = {evidence: rank for rank, evidence in enumerate(Evidence)}
+
+HELPS = 0.2
+"""A coefficient from which a task is said to help another (below it they are independent)."""
+
+
+def relation_type(
+    coefficient: float, source: TaskDescriptor | None = None, target: TaskDescriptor | None = None
+) -> RelationType:
+    """Relation of a pair. Between 0.2 and 0.5 tasks of different types, or without a common skill, are complementary."""
+    if coefficient < 0:
+        return RelationType.ANTAGONISTIC
+    if coefficient < HELPS:
+        return RelationType.INDEPENDENT
+    if coefficient <= 0.5 and source is not None and target is not None:
+        skills, others = set(source.required_skills), set(target.required_skills)
+        if source.task_type != target.task_type or (skills and others and not skills & others):
+            return RelationType.COMPLEMENTARY
+    if coefficient < 0.4:
+        return RelationType.WEAKLY_SIMILAR
+    if coefficient < 0.7:
+        return RelationType.MODERATELY_SIMILAR
+    return RelationType.IDENTICAL if coefficient >= 1 - 1e-9 else RelationType.HIGHLY_SIMILAR
+
+
+@record
+class TransferEdge:
+    """How much `source` helps to learn `target`, and how that is known.
+
+    `transfer_coefficient` is in [-1, 1], `uncertainty` its standard error, `low` and `high` its 95 % interval.
+    """
+
+    source: str
+    target: str
+    transfer_coefficient: float = option(ge=-1, le=1, help="share of the possible gain; negative hurts")
+    evidence: Evidence = Evidence.PREDICTED
+    found_by: str = ""
+    relation: RelationType = attrs.field(
+        default=attrs.Factory(lambda self: relation_type(self.transfer_coefficient), takes_self=True)
+    )
+    direction: TransferDirection = TransferDirection.UNIDIRECTIONAL
+    uncertainty: float | None = option(None, ge=0, help="standard error of the coefficient")
+    low: float | None = None
+    high: float | None = None
+    accuracy_gain: float | None = None
+    sample_efficiency_gain: float | None = None
+    convergence_speed_gain: float | None = None
+    shared_representations: dict[str, float] = attrs.field(factory=dict)
+    best_strategy: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.source == self.target:
+            raise GraphError(f"an edge from task {self.source!r} to itself")
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise GraphError(f"edge {self.source!r} -> {self.target!r}: low {self.low} is above high {self.high}")
+
+    @property
+    def hurts(self) -> bool:
+        """Negative transfer: the interval, or without one the coefficient, lies below zero."""
+        return (self.high if self.high is not None else self.transfer_coefficient) < 0
+
+
+class TransferGraph:
+    """Tasks and the transfer edges between them. Several edges may join a pair: one per kind of evidence and finder.
+
+    `edge`, `coefficient` and everything below read the strongest: measured before estimated before predicted, and the
+    newer where two are equal.
+    """
+
+    def __init__(self, tasks: Iterable[TaskDescriptor] = ()) -> None:
+        self._graph = nx.MultiDiGraph()
+        for task in tasks:
+            self.add_task(task)
+
+    @property
+    def networkx(self) -> nx.MultiDiGraph:
+        """The graph itself: node attribute `descriptor`, edge attribute `edge`."""
+        return self._graph
+
+    def add_task(self, task: TaskDescriptor) -> None:
+        """Add a task or replace its descriptor."""
+        self._graph.add_node(task.task_id, descriptor=task)
+
+    def add(self, edge: TransferEdge) -> None:
+        """Add an edge, replacing one with the same evidence and finder. GraphError if an end is unknown."""
+        for end in (edge.source, edge.target):
+            if end not in self._graph:
+                raise GraphError(f"edge {edge.source!r} -> {edge.target!r}: no task {end!r}{nearest(end, self._graph)}")
+        key = (edge.evidence.value, edge.found_by)
+        if self._graph.has_edge(edge.source, edge.target, key):
+            self._graph.remove_edge(edge.source, edge.target, key)  # re-added at the end: newest last
+        self._graph.add_edge(edge.source, edge.target, key=key, edge=edge)
+
+    @property
+    def task_ids(self) -> list[str]:
+        return list(self._graph)
+
+    def task(self, task_id: str) -> TaskDescriptor:
+        """A task's descriptor. GraphError if unknown."""
+        if task_id not in self._graph:
+            raise GraphError(f"no task {task_id!r} in the transfer graph{nearest(task_id, self._graph)}")
+        descriptor: TaskDescriptor = self._graph.nodes[task_id]["descriptor"]
+        return descriptor
+
+    def all_edges(self) -> Iterator[TransferEdge]:
+        """Every edge of every evidence."""
+        for _, _, edge in self._graph.edges(data="edge"):
+            yield edge
+
+    def edges(self) -> Iterator[TransferEdge]:
+        """The strongest edge of each pair."""
+        for source, targets in self._graph.adjacency():
+            for target in targets:
+                yield self._strongest(source, target)
+
+    def edge(self, source: str, target: str) -> TransferEdge | None:
+        """The strongest edge of a pair; None if nothing is known."""
+        return self._strongest(source, target) if self._graph.has_edge(source, target) else None
+
+    def _strongest(self, source: str, target: str) -> TransferEdge:
+        best: TransferEdge | None = None
+        for data in self._graph[source][target].values():
+            edge: TransferEdge = data["edge"]
+            if best is None or _STRENGTH[edge.evidence] >= _STRENGTH[best.evidence]:
+                best = edge
+        assert best is not None
+        return best
+
+    def coefficient(self, source: str, target: str, default: float = 0.0) -> float:
+        edge = self.edge(source, target)
+        return default if edge is None else edge.transfer_coefficient
+
+    def edges_into(self, target: str) -> list[TransferEdge]:
+        """Strongest edge from each source of `target`, best first."""
+        self.task(target)
+        found = [self._strongest(source, target) for source in self._graph.predecessors(target)]
+        return sorted(found, key=lambda e: (-e.transfer_coefficient, e.source))
+
+    def edges_out_of(self, source: str) -> list[TransferEdge]:
+        """Strongest edge to each target of `source`, best first."""
+        self.task(source)
+        found = [self._strongest(source, target) for target in self._graph.successors(source)]
+        return sorted(found, key=lambda e: (-e.transfer_coefficient, e.target))
+
+    def best_sources(self, target: str, count: int | None = None, *, minimum: float = 0.0) -> list[TransferEdge]:
+        """The sources that help `target` by more than `minimum`, best first."""
+        return [e for e in self.edges_into(target) if e.transfer_coefficient > minimum][:count]
+
+    def negative_transfer(self) -> list[TransferEdge]:
+        """Pairs where transfer hurts (the whole interval below zero, where there is one), worst first."""
+        return sorted((e for e in self.edges() if e.hurts), key=lambda e: e.transfer_coefficient)
+
+    def direction(self, source: str, target: str) -> TransferDirection:
+        """Read off the whole graph, the first that holds: the source helps every other task (of three or more others):
+        universal; the target helps back: bidirectional; the source helps at least half of the others: multi-target; at
+        least half of the others help the target: multi-source; else unidirectional. To help: a coefficient >= 0.2.
+        """
+        others = len(self._graph) - 1
+
+        def helps(a: str, b: str) -> bool:
+            return self._graph.has_edge(a, b) and self._strongest(a, b).transfer_coefficient >= HELPS
+
+        helped = sum(helps(source, t) for t in self._graph.successors(source))
+        helping = sum(helps(s, target) for s in self._graph.predecessors(target))
+        if helped == others >= 3:
+            return TransferDirection.UNIVERSAL
+        if helps(target, source):
+            return TransferDirection.BIDIRECTIONAL
+        if helped >= max(2, others / 2):
+            return TransferDirection.MULTI_TARGET
+        if helping >= max(2, others / 2):
+            return TransferDirection.MULTI_SOURCE
+        return TransferDirection.UNIDIRECTIONAL
+
+    def strongest(self) -> nx.DiGraph:
+        """A plain DiGraph of the strongest edges with `weight` = coefficient and `cost` = 1 - coefficient."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self._graph)
+        for e in self.edges():
+            graph.add_edge(e.source, e.target, weight=e.transfer_coefficient, cost=1 - e.transfer_coefficient)
+        return graph
+
+    def communities(self, seed: int = 0) -> list[set[str]]:
+        """Groups of tasks that help one another (Louvain on the positive coefficients), largest first."""
+        positive = nx.Graph()
+        positive.add_nodes_from(self._graph)
+        for e in self.edges():
+            if e.transfer_coefficient > 0:
+                known = positive.get_edge_data(e.source, e.target, {"weight": 0.0})["weight"]
+                positive.add_edge(e.source, e.target, weight=known + e.transfer_coefficient)
+        return sorted(nx.community.louvain_communities(positive, seed=seed), key=lambda c: (-len(c), sorted(c)))
+
+    def centrality(self) -> dict[str, float]:
+        """Per task: the sum of the positive coefficients it gives, over the number of other tasks."""
+        others = max(1, len(self._graph) - 1)
+        return {t: sum(max(0.0, e.transfer_coefficient) for e in self.edges_out_of(t)) / others for t in self._graph}
+
+    def metrics(self) -> dict[str, Any]:
+        """Size, density, mean coefficient, hubs (the three most central tasks), antagonistic share, relation counts."""
+        edges = list(self.edges())
+        tasks = len(self._graph)
+        centrality = self.centrality()
+        hubs = sorted((t for t in centrality if centrality[t] > 0), key=lambda t: (-centrality[t], t))[:3]
+        return {
+            "tasks": tasks,
+            "edges": len(edges),
+            "density": len(edges) / (tasks * (tasks - 1)) if tasks > 1 else 0.0,
+            "mean_coefficient": sum(e.transfer_coefficient for e in edges) / len(edges) if edges else 0.0,
+            "hubs": hubs,
+            "antagonistic_share": sum(e.relation is RelationType.ANTAGONISTIC for e in edges) / len(edges) if edges else 0.0,
+            "relations": dict(Counter(e.relation.value for e in edges)),
+            "evidence": dict(Counter(e.evidence.value for e in edges)),
+        }
+
+    def with_directions(self) -> TransferGraph:
+        """A copy whose edges carry the direction read off the whole graph."""
+        copy = TransferGraph(self.task(t) for t in self._graph)
+        for edge in self.all_edges():
+            copy.add(attrs.evolve(edge, direction=self.direction(edge.source, edge.target)))
+        return copy
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with a schema name; `from_json` reads it back."""
+        return {
+            "schema": SCHEMA,
+            "tasks": [self.task(t).to_json() for t in self._graph],
+            "edges": [unstructure(edge) for edge in self.with_directions().all_edges()],
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> TransferGraph:
+        """Checked: GraphError says which task or edge is wrong, and how."""
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            got = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
+            raise GraphError(f"not a transfer graph: schema is {got!r}, expected {SCHEMA!r}")
+        graph = cls()
+        for part, kind in (("tasks", TaskDescriptor), ("edges", TransferEdge)):
+            items = data.get(part)
+            if not isinstance(items, list):
+                raise GraphError(f"transfer graph: {part!r} must be a list")
+            for number, item in enumerate(items):
+                try:
+                    made = structure(item, kind, f"{part}[{number}]")
+                    if isinstance(made, TaskDescriptor):
+                        if made.task_id in graph._graph:
+                            raise GraphError(f"task {made.task_id!r} appears twice")
+                        graph.add_task(made)
+                    else:
+                        graph.add(made)
+                except CrosstaskError as error:
+                    text = str(error)
+                    raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None
+        return graph
+
+    def export(self, path: str | Path) -> Path:
+        """Write .json, .graphml or .gexf, by suffix. All three hold every edge and descriptor, and `load` reads them."""
+        path = Path(path)
+        if path.suffix == ".json":
+            path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
+        elif path.suffix in (".graphml", ".gexf"):
+            flat = nx.MultiDiGraph()
+            for t in self._graph:
+                flat.add_node(t, label=self.task(t).task_name, descriptor=json.dumps(self.task(t).to_json()))
+            for number, edge in enumerate(self.with_directions().all_edges()):
+                plain = {k: v for k, v in unstructure(edge).items() if isinstance(v, str | int | float)}
+                weight = {"weight": edge.transfer_coefficient, "record": json.dumps(unstructure(edge))}
+                ends = {plain.pop("source"), plain.pop("target")}
+                assert len(ends) == 2
+                flat.add_edge(edge.source, edge.target, key=number, **plain, **weight)
+            (nx.write_graphml if path.suffix == ".graphml" else nx.write_gexf)(flat, path)
+        else:
+            raise GraphError(f"cannot write {path.name!r}: the suffix must be .json, .graphml or .gexf")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> TransferGraph:
+        """Read what `export` wrote. GraphError names the file and what is wrong in it."""
+        path = Path(path)
+        if path.suffix not in (".json", ".graphml", ".gexf"):
+            raise GraphError(f"cannot read {path.name!r}: the suffix must be .json, .graphml or .gexf")
+        try:
+            if path.suffix == ".json":
+                data = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                flat = nx.read_graphml(path) if path.suffix == ".graphml" else nx.read_gexf(path)
+                data = {
+                    "schema": SCHEMA,
+                    "tasks": [json.loads(d["descriptor"]) for _, d in flat.nodes(data=True)],
+                    "edges": [json.loads(d["record"]) for _, _, d in flat.edges(data=True)],
+                }
+        except OSError as error:
+            raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
+            raise GraphError(f"{path}: not a transfer graph written by crosstask: {type(error).__name__}: {error}") from None
+        try:
+            return cls.from_json(data)
+        except GraphError as error:
+            raise GraphError(f"{path}: {error}") from None
+
+
+def interval_standard_error(low: float, high: float) -> float:
+    """Standard error that a 95 % normal interval of this width has."""
+    return (high - low) / (2 * 1.959964) if math.isfinite(high - low) else 1.0

@@ -1,0 +1,75 @@
+"""The networks that runs train by default, described by data."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from crosstask.errors import DataError, OptionError
+from crosstask.learning.modules import head_name, seeded
+from crosstask.options import option, record
+from crosstask.tasks import TaskDescriptor
+
+
+@record
+class ModelSpec:
+    """A network for any task: a trunk by `kind` and a linear head named `head`.
+
+    `mlp`: flattened input, a ReLU layer per entry of `hidden`. `conv`: 3x3 convolutions of these widths, each followed
+    by ReLU and 2x2 max pooling, then global averaging. `package.module:function`: your own, called with
+    (input_shape, output_dim), returning a module whose head `crosstask.learning.head_name` finds.
+    """
+
+    kind: str = option("mlp", help="mlp, conv or package.module:function")
+    hidden: tuple[int, ...] = option((64, 64), ge=1, help="widths of the layers")
+
+    def __attrs_post_init__(self) -> None:
+        if self.kind not in ("mlp", "conv") and ":" not in self.kind:
+            raise OptionError(f"ModelSpec: kind must be 'mlp', 'conv' or 'package.module:function', got {self.kind!r}")
+        if not self.hidden:
+            raise OptionError("ModelSpec: hidden must name at least one layer")
+
+    def build(self, task: TaskDescriptor, seed: int) -> nn.Module:
+        """The network for a task, initialised from `seed`. DataError if the task's shapes are unknown or do not fit."""
+        if not task.input_shape or task.output_dim is None:
+            raise DataError(f"task {task.task_id!r}: a model needs input_shape and output_dim in the descriptor")
+        with seeded(seed):
+            if ":" in self.kind:
+                module, _, function = self.kind.partition(":")
+                model = getattr(importlib.import_module(module), function)(task.input_shape, task.output_dim)
+                head_name(model)
+                return model  # type: ignore[no-any-return]
+            layers = self._mlp(task.input_shape) if self.kind == "mlp" else self._conv(task)
+            parts = OrderedDict(trunk=nn.Sequential(*layers), head=nn.Linear(self.hidden[-1], task.output_dim))
+            return nn.Sequential(parts)
+
+    def _mlp(self, shape: tuple[int, ...]) -> list[nn.Module]:
+        widths = (math.prod(shape), *self.hidden)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        return layers
+
+    def _conv(self, task: TaskDescriptor) -> list[nn.Module]:
+        if len(task.input_shape) != 3:
+            raise DataError(f"task {task.task_id!r}: 'conv' needs inputs of shape (channels, height, width), got {task.input_shape}")
+        smallest = min(task.input_shape[1:])
+        if smallest < 2 ** len(self.hidden):
+            raise DataError(f"task {task.task_id!r}: {len(self.hidden)} poolings need images of at least {2 ** len(self.hidden)} pixels, got {smallest}")
+        widths = (task.input_shape[0], *self.hidden)
+        layers: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+
+
+def optimizer_for(name: str, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """A torch optimiser by the name a `Budget` uses."""
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, momentum=0.9)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=learning_rate, weight_decay=weight_decay)

@@ -1,0 +1,234 @@
+"""Measuring a transfer method: the same budget and seeds with and without the source, and what came of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import nn
+
+from crosstask.context import Context
+from crosstask.errors import DataError, StoreError
+from crosstask.learning.metrics import confidence_interval, relative_gain
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import head_name, head_of, load_matching, replace_head, seeded
+from crosstask.learning.objectives import metric_name
+from crosstask.learning.training import History, evaluate, fit
+from crosstask.options import structure, unstructure
+from crosstask.records import Budget, LearningCurve, TransferResult
+from crosstask.tasks import Task, TaskDescriptor
+
+if TYPE_CHECKING:
+    from crosstask.points.transfer import Transfer
+
+
+def key_of(*parts: object) -> str:
+    """The store key of a result: a digest of everything that determines it."""
+    return hashlib.sha256(json.dumps(unstructure(parts), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
+    """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`."""
+    model = copy.deepcopy(source)
+    if task.descriptor.output_dim is None:
+        raise DataError(f"task {task.task_id!r}: output_dim is needed to give it a head")
+    replace_head(model, task.descriptor.output_dim, seed)
+    with seeded(seed):
+        for module in model.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+    return model
+
+
+def same_classes(source: TaskDescriptor, target: TaskDescriptor) -> bool:
+    """Whether a head carries over: both tasks name the same classes in the same order."""
+    return bool(source.classes) and source.classes == target.classes
+
+
+def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[nn.Module, list[str], list[str]]:
+    """(a copy of `source` for `task`, names of the weights it kept, names of those drawn anew)."""
+    model = fresh_model(source, task, seed)
+    head = head_name(model)
+    state = {k: v for k, v in source.state_dict().items() if keep_head or not k.startswith(f"{head}.")}
+    copied, left = load_matching(model, state)
+    if not copied:
+        raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
+    return model, copied, left
+
+
+def scratch(model: nn.Module, task: Task, budget: Budget, seed: int, split: str) -> tuple[float, LearningCurve]:
+    """Train `model`'s architecture from scratch: (score on `split`, learning curve)."""
+    fresh = fresh_model(model, task, seed)
+    history = fit(fresh, task, budget, torch.Generator().manual_seed(seed))
+    return evaluate(fresh, task, split), history.curve()
+
+
+def measure_transfer(
+    method: Transfer, source: Task, target: Task, budget: Budget, seeds: int, split: str
+) -> TransferResult:
+    """`method` from `source.model` to `target` against scratch, once per seed; scratch runs are remembered."""
+    context = method.context
+    model = source.model
+    assert model is not None
+    controls = scratch_scores(context, model, target, budget, seeds, split)
+    keep_head = same_classes(source.descriptor, target.descriptor)
+    chosen = scratch_seeds(context, target, seeds)
+    runs, copied, left = transfer_scores(method, model, target, budget, chosen, split, keep_head)
+    return summarise(method, source.task_id, target, budget, split, runs, controls, copied, left, context.seed)
+
+
+def scratch_seeds(context: Context, target: Task, seeds: int) -> list[int]:
+    """The seeds that a target's controls and every transfer into it share."""
+    return [context.seed_for("transfer", target.task_id, number) for number in range(seeds)]
+
+
+def scratch_scores(
+    context: Context, model: nn.Module, target: Task, budget: Budget, seeds: int, split: str
+) -> list[tuple[float, LearningCurve]]:
+    """From-scratch controls of a target, one per seed, remembered by task, architecture, budget and seed."""
+    found = []
+    for seed in scratch_seeds(context, target, seeds):
+        key = scratch_key(model, target, budget, seed, split)
+        known = context.recall("transfers", key)
+        if known is None:
+            score, curve = scratch(model, target, budget, seed, split)
+            context.remember("transfers", key, scratch_payload(target, budget, seed, split, score, curve))
+        else:
+            score, curve = read_scratch(known.payload)
+        found.append((score, curve))
+    return found
+
+
+def scratch_key(model: nn.Module, target: Task, budget: Budget, seed: int, split: str) -> str:
+    return key_of("scratch", architecture(model), target.fingerprint(), budget, seed, split)
+
+
+def scratch_payload(target: Task, budget: Budget, seed: int, split: str, score: float, curve: LearningCurve) -> object:
+    made = {"target": target.task_id, "budget": budget, "seed": seed, "split": split}
+    return unstructure({"what": "scratch", **made, "score": score, "curve": curve})
+
+
+def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
+    try:
+        return float(payload["score"]), structure(payload["curve"], LearningCurve, "curve")  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"a stored control cannot be read: {error}") from None
+
+
+def architecture(model: nn.Module) -> str:
+    """The layers of a model as text, without its head: what scratch and transfer have in common."""
+    head = head_of(model)
+    return "\n".join(f"{name}:{module}" for name, module in model.named_modules() if module is not head and not list(module.children()))
+
+
+def transfer_scores(
+    method: Transfer,
+    model: nn.Module,
+    target: Task,
+    budget: Budget,
+    seeds: Sequence[int],
+    split: str,
+    keep_head: bool,
+) -> tuple[list[tuple[float, LearningCurve]], list[str], list[str]]:
+    """Scores and curves with transfer, one per seed, and the names of the weights kept and drawn anew."""
+    runs = []
+    copied: list[str] = []
+    left: list[str] = []
+    for seed in seeds:
+        receiver, copied, left = receive(model, target, seed, keep_head)
+        history: History = method.learn(receiver, model, target, budget, torch.Generator().manual_seed(seed))
+        runs.append((evaluate(receiver, target, split), history.curve()))
+    return runs, copied, left
+
+
+def summarise(
+    method: Transfer,
+    source: str,
+    target: Task,
+    budget: Budget,
+    split: str,
+    runs: Sequence[tuple[float, LearningCurve]],
+    controls: Sequence[tuple[float, LearningCurve]],
+    copied: Sequence[str],
+    left: Sequence[str],
+    seed: int,
+) -> TransferResult:
+    """The record of a measured transfer from its paired runs and controls."""
+    scores, plain = [s for s, _ in runs], [s for s, _ in controls]
+    curve, scratch_curve = mean_curve([c for _, c in runs]), mean_curve([c for _, c in controls])
+    return TransferResult(
+        source=source,
+        target=target.task_id,
+        strategy=method.origin,
+        metric=metric_name(target),
+        split=split,
+        score=confidence_interval(scores, (0, 1)),
+        scratch_score=confidence_interval(plain, (0, 1)),
+        coefficient=confidence_interval([relative_gain(a, b) for a, b in zip(scores, plain, strict=True)], (-1, 1)),
+        performance_gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], (-1, 1)),
+        convergence_speed_gain=speed_gain(curve, scratch_curve),
+        curve=curve,
+        scratch_curve=scratch_curve,
+        transferred=tuple(copied),
+        not_transferred=tuple(left),
+        seed=seed,
+        seeds=len(runs),
+        budget=budget,
+        options=method.options(),
+    )
+
+
+def mean_curve(curves: Sequence[LearningCurve]) -> LearningCurve:
+    """The mean of curves recorded at the same steps."""
+    if not curves or not curves[0].steps:
+        return LearningCurve()
+    values = zip(*(c.values for c in curves), strict=True)
+    return LearningCurve(steps=curves[0].steps, values=tuple(sum(v) / len(v) for v in values))
+
+
+def speed_gain(curve: LearningCurve, scratch_curve: LearningCurve) -> float | None:
+    """Steps from scratch / steps with transfer to the level at which scratch ends; None if transfer never gets there.
+
+    A curve that starts there counts as one step.
+    """
+    if not curve.steps or not scratch_curve.steps:
+        return None
+    level = scratch_curve.final
+    with_transfer, without = curve.first_reaching(level), scratch_curve.first_reaching(level)
+    if with_transfer is None or without is None:
+        return None
+    return max(1, without) / max(1, with_transfer)
+
+
+def trained(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> nn.Module:
+    """The task's own model, trained from scratch with `budget` unless that was done before; set as `task.model`."""
+    if task.model is None:
+        key = model_key(context, spec, task, budget)
+        model = spec.build(task.descriptor, context.seed_for("model", task.task_id))
+        known = context.recall("models", key)
+        if known is None:
+            fit(model, task, budget, context.generator("train", task.task_id), curve_split=None)
+            context.remember("models", key, model_payload(context, spec, task, budget), model.state_dict())
+        else:
+            model.load_state_dict(known.tensors)
+        task.model = model
+    return task.model
+
+
+def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
+    return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
+
+
+def model_payload(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> object:
+    return unstructure({"task": task.task_id, "model": spec, "budget": budget, "seed": context.seed})
+
+
+def without_model(task: Task) -> Task:
+    """A copy of the task that is light to send to another process: no model, only train and validation data."""
+    splits = {s: task.data(s) for s in ("train", "validation", "test") if task.has_data(s)}
+    return Task(descriptor=attrs.evolve(task.descriptor), loss=task.loss, metric=task.metric, **splits)

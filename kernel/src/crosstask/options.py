@@ -1,0 +1,244 @@
+"""Typed, validated attrs classes from what a user writes: keyword arguments, a dict from TOML, JSON read back.
+
+`component` and `record` are the two decorators: both convert and check every field by its annotation, so that
+`RGB(mu="x")`, `{mu = "x"}` in a recipe and a hand-edited JSON file give the same clear `OptionError`.
+"""
+
+from __future__ import annotations
+
+import datetime
+import enum
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
+
+import attrs
+
+from crosstask.errors import OptionError, nearest
+
+T = TypeVar("T")
+Bounds = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+
+
+def option(
+    default: Any = attrs.NOTHING,
+    *,
+    help: str,
+    factory: Callable[[], Any] | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Sequence[object] | None = None,
+) -> Any:
+    """An attrs field that is an option: documented, and checked against its bounds (None passes every bound)."""
+    limits = {">=": ge, ">": gt, "<=": le, "<": lt}
+    rules = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        where = f"{type(instance).__name__}: {attribute.name}"
+        if choices is not None and value not in choices:
+            raise OptionError(f"{where} cannot be {value!r}{nearest(value, map(str, choices))}")
+        for number in value if isinstance(value, tuple | list) else (value,):
+            if number is None or isinstance(number, str) or not rules:
+                continue
+            inside = (
+                (ge is None or number >= ge)
+                and (gt is None or number > gt)
+                and (le is None or number <= le)
+                and (lt is None or number < lt)
+            )
+            if not inside or math.isnan(number):
+                raise OptionError(f"{where} must be {rules}, got {value!r}")
+
+    metadata = {"help": help, "bounds": rules, "choices": choices}
+    if factory is not None:
+        return attrs.field(factory=factory, validator=check, metadata=metadata)
+    return attrs.field(default=default, validator=check, metadata=metadata)
+
+
+def state(default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+    """An attrs field that is not an option: what a component remembers between calls."""
+    if factory is not None:
+        return attrs.field(factory=factory, init=False, repr=False, metadata={"state": True})
+    return attrs.field(default=default, init=False, repr=False, metadata={"state": True})
+
+
+def _typed(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribute[Any]]:
+    """attrs field transformer: each init field is converted and checked by its annotation."""
+
+    def convert(value: Any, instance: Any, field: attrs.Attribute[Any]) -> Any:
+        return structure(value, hints(type(instance))[field.name], f"{type(instance).__name__}: {field.name}")
+
+    checked = attrs.Converter(convert, takes_self=True, takes_field=True)  # type: ignore[call-overload]
+    return [f.evolve(converter=checked) if f.init and f.converter is None else f for f in fields]
+
+
+@dataclass_transform(kw_only_default=True, field_specifiers=(option, state, attrs.field))
+def component(cls: type[T]) -> type[T]:
+    """Make a contract's implementation an attrs class whose fields are its options (keyword-only, checked)."""
+    return attrs.define(cls, slots=False, eq=False, kw_only=True, field_transformer=_typed)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(option, attrs.field))
+def record(cls: type[T]) -> type[T]:
+    """An immutable, checked value with a JSON round trip (`structure`, `unstructure`)."""
+    return attrs.frozen(cls, slots=False, kw_only=True, field_transformer=_typed)
+
+
+@functools.cache
+def hints(cls: type) -> dict[str, Any]:
+    """Resolved annotations of a class, computed once."""
+    return typing.get_type_hints(cls)
+
+
+def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
+    """`cls(**options)`; unknown and missing keys are refused with what would be right. `where` starts the message."""
+    given = dict(options or {})
+    known = {f.name: f for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in given:
+        if key not in known:
+            raise OptionError(f"{where}: unknown option {key!r}{nearest(key, known)}")
+    missing = [name for name, f in known.items() if f.default is attrs.NOTHING and name not in given]
+    if missing:
+        raise OptionError(f"{where}: missing option {', '.join(map(repr, missing))}")
+    try:
+        return cls(**given)
+    except OptionError as error:
+        raise type(error)(f"{where}: {str(error).removeprefix(f'{cls.__name__}: ')}") from None
+
+
+def structure(value: Any, kind: Any, where: str = "value") -> Any:
+    """`value` as an instance of the annotation `kind`; OptionError naming `where` if it is not one.
+
+    Strict: a string is never a number, a float never an integer, a string never a sequence. Integers become floats
+    where a float is asked for, lists become tuples, names become enum members, mappings become attrs classes.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any or kind is object:
+        return value
+    if origin is typing.Annotated:
+        return structure(value, args[0], where)
+    if origin is Union or origin is types.UnionType:
+        return _structure_union(value, args, where)
+    if origin is Literal:
+        if value in args:
+            return value
+        raise OptionError(f"{where} cannot be {value!r}{nearest(value, map(str, args))}")
+    if kind is None or kind is type(None):
+        if value is None:
+            return None
+        raise _wrong(value, "nothing", where)
+    if kind is bool or kind is str or kind is int or kind is float:
+        return _structure_scalar(value, kind, where)
+    if origin in _SEQUENCES or kind in _SEQUENCES:
+        return _structure_sequence(value, origin or kind, args, where)
+    if origin in _MAPPINGS or kind in _MAPPINGS:
+        if not isinstance(value, Mapping):
+            raise _wrong(value, "a table", where)
+        key_kind, item_kind = args or (Any, Any)
+        return {
+            structure(k, key_kind, f"{where}: key"): structure(v, item_kind, f"{where}[{k!r}]")
+            for k, v in value.items()
+        }
+    if not isinstance(kind, type):  # Callable, type variables, protocols: nothing to check
+        return value
+    if isinstance(value, kind):
+        return value
+    if issubclass(kind, enum.Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise OptionError(f"{where} cannot be {value!r}{nearest(value, [str(m.value) for m in kind])}") from None
+    if issubclass(kind, datetime.datetime) and isinstance(value, str):
+        try:
+            return datetime.datetime.fromisoformat(value)
+        except ValueError:
+            raise _wrong(value, "a date and time in ISO form", where) from None
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    if attrs.has(kind) and isinstance(value, Mapping):
+        return build(kind, value, where)
+    raise _wrong(value, f"a {kind.__name__}", where)
+
+
+def unstructure(value: Any) -> Any:
+    """Plain JSON-ready data. Fields marked `state` are left out, numbers that are not finite become null."""
+    if attrs.has(type(value)):
+        fields = attrs.fields(type(value))
+        return {f.name: unstructure(getattr(value, f.name)) for f in fields if f.init}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(unstructure(k)): unstructure(v) for k, v in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(map(unstructure, value))
+    if isinstance(value, Sequence):
+        return [unstructure(item) for item in value]
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch values, without importing either
+        return unstructure(value.tolist())
+    return f"{type(value).__module__}.{type(value).__qualname__}"  # a module or callable: say what it was
+
+
+_SEQUENCES = {tuple, list, set, frozenset, Sequence}
+_MAPPINGS = {dict, Mapping}
+_SCALARS = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
+
+
+def _wrong(value: Any, expected: str, where: str) -> OptionError:
+    shown = repr(value)
+    return OptionError(f"{where} must be {expected}, got {shown if len(shown) < 80 else shown[:77] + '...'}")
+
+
+def _structure_scalar(value: Any, kind: type, where: str) -> Any:
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
+        value = value.item()
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    raise _wrong(value, _SCALARS[kind], where)
+
+
+def _structure_union(value: Any, args: tuple[Any, ...], where: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    members = [a for a in args if a is not type(None)]
+    errors = []
+    for member in members:  # exact instances first, so that 1 stays an integer in `int | float`
+        if isinstance(member, type) and type(value) is member:
+            return structure(value, member, where)
+    for member in members:
+        try:
+            return structure(value, member, where)
+        except OptionError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    wanted = " or ".join(_SCALARS.get(m, getattr(m, "__name__", str(m))) for m in members)
+    raise _wrong(value, wanted, where)
+
+
+def _structure_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise _wrong(value, "a list", where)
+    items = list(value)
+    if kind is tuple and args and args[-1] is not Ellipsis:
+        if len(items) != len(args):
+            raise _wrong(value, f"a list of {len(args)}", where)
+        return tuple(structure(v, a, f"{where}[{i}]") for i, (v, a) in enumerate(zip(items, args, strict=True)))
+    item_kind = args[0] if args else Any
+    made = [structure(item, item_kind, f"{where}[{i}]") for i, item in enumerate(items)]
+    return tuple(made) if kind in (tuple, Sequence) else kind(made)

@@ -1,0 +1,1 @@
+"""The contracts, one file per extension point. `crosstask.manifest.POINTS` lists them."""

@@ -1,0 +1,102 @@
+"""Gradient balancers: one update from the gradients of several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from crosstask.component import Component, hook
+from crosstask.errors import PluginError
+from crosstask.learning.gradients import MatrixGradients, TaskGradients, gradients_of, shared_leaves, write_gradients
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@attrs.frozen(eq=False)
+class Direction:
+    """An update that is not only a weighted sum of the task gradients: `weights @ gradients + vector`.
+
+    `weights` [T] may be None (no such part), and so may `vector` [D].
+    """
+
+    vector: Tensor | None = None
+    weights: Tensor | None = None
+
+
+class Balancer(Component):
+    """Write one method, whichever is shorter:
+
+    - `balance(losses, gradients)`: ask `gradients` for no more than you need (nothing, `gramian`, `dot(v)`, `matrix`)
+      and return task weights [T], or a `Direction`;
+    - `combine(gradients)`: from the matrix [T, D] to the update [D].
+
+    Everything else follows. Set `weighs_losses` if the weights belong to the whole loss, task-specific parameters
+    included, as in loss weighting; otherwise those get the plain gradient of their own task's loss.
+
+    Capabilities: `permutation_invariant` (reordering tasks changes nothing), `scale_equivariant` (scaling every gradient
+    scales the update), `non_conflicting` (the update has no negative inner product with any task's gradient),
+    `linear_under_scaling`, `convex_weights` (weights are non-negative and sum to one), `needs_losses`,
+    `stochastic` (draws random numbers).
+    """
+
+    point: ClassVar[str] = "balancer"
+    weighs_losses: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.balance is Balancer.balance and cls.combine is Balancer.combine:
+            raise PluginError(f"{cls.__name__} must define `balance` or `combine`")
+
+    @hook(first=True)
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
+        """Task weights [T] (any sign, detached), or a Direction. `losses` [T] are detached values."""
+        return Direction(vector=self.combine(gradients.matrix))
+
+    def combine(self, gradients: Tensor) -> Tensor:
+        """The update [D] for the task gradients [T, D], without a model or losses (taken as ones)."""
+        lazy = MatrixGradients(gradients)
+        losses = torch.ones(len(gradients), dtype=gradients.dtype, device=gradients.device)
+        return lazy.assemble(*parts(self.balance(losses, lazy), len(gradients), self.origin))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters of the balancer that the model's optimiser should train (for example log variances)."""
+        return []
+
+    @final
+    def backward(
+        self,
+        losses: Sequence[Tensor] | Mapping[str, Tensor] | Tensor,
+        shared: Iterable[nn.Parameter] | None = None,
+        task_specific: Iterable[nn.Parameter] | None = None,
+    ) -> Tensor:
+        """Add to `.grad` the balanced gradient of `shared` and the gradient of `task_specific`; return weights [T].
+
+        `losses` are scalars with a graph. Without `shared`, the parameters that two or more losses reach are found;
+        without `task_specific`, the parameters that exactly one reaches. RunError if a loss is not finite.
+        """
+        values = list(losses.values()) if hasattr(losses, "values") and not isinstance(losses, Tensor) else list(losses)
+        if shared is None:
+            shared, found = shared_leaves(values)
+            task_specific = found if task_specific is None else task_specific
+        gradients = gradients_of(values, list(shared))
+        detached = torch.stack([loss.detach() for loss in values])
+        answer = self.context.call(self, "balance", losses=detached, gradients=gradients)
+        weights, vector = parts(answer, len(values), self.origin)
+        specific = None if task_specific is None else list(task_specific)
+        return write_gradients(gradients, weights, vector, specific, self.weighs_losses)
+
+
+def parts(answer: Tensor | Direction, tasks: int, origin: str) -> tuple[Tensor | None, Tensor | None]:
+    """(weights, vector) of a balancer's answer; PluginError names the balancer if its shape is wrong."""
+    weights, vector = (answer.weights, answer.vector) if isinstance(answer, Direction) else (answer, None)
+    if weights is None and vector is None:
+        raise PluginError(f"{origin}: balance returned neither weights nor a direction")
+    if weights is not None and (not isinstance(weights, Tensor) or weights.shape != (tasks,)):
+        got = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+        raise PluginError(f"{origin}: balance must return weights of shape ({tasks},) or a Direction, got {got}")
+    return weights, vector

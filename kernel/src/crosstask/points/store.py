@@ -1,0 +1,58 @@
+"""Stores, by the scheme of their URL: where finished work is kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from crosstask.component import Component, hook
+from crosstask.context import Remembered
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+KINDS = ("tasks", "models", "transfers", "curricula", "knowledge", "runs")
+"""The tables of a store: task registry, trained models, transfer history, curriculum library, knowledge, runs."""
+
+
+class Store(ABC):
+    """Finished work by (kind, key). Safe to use from several processes and threads at once."""
+
+    @abstractmethod
+    def get(self, kind: str, key: str) -> Remembered | None:
+        """One entry with its tensors, or None. StoreError if its weights file is missing or damaged."""
+
+    @abstractmethod
+    def put(
+        self,
+        kind: str,
+        key: str,
+        payload: Any,
+        *,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        run_id: str = "",
+        replace: bool = False,
+    ) -> None:
+        """Write one entry. An entry that exists is kept unless `replace`: equal keys mean equal results."""
+
+    @abstractmethod
+    def entries(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """(key, payload) of every entry of a kind, oldest first, without tensors."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the connection. The store cannot be used afterwards."""
+
+
+class StoreOpener(Component):
+    """Opens stores; registered under the URL scheme it handles."""
+
+    point: ClassVar[str] = "store"
+
+    @abstractmethod
+    @hook(first=True)
+    def open(self, url: str, weights: Path | None) -> Store:
+        """Open or create a store. `weights` is the folder for safetensors files (a default beside the database if None)."""

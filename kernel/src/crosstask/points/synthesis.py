@@ -1,0 +1,31 @@
+"""Synthesis: a model for an unseen task, made from models of other tasks without training on its labels."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from crosstask.component import Component, hook
+from crosstask.graph import TransferGraph
+from crosstask.tasks import Task, TaskDescriptor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Synthesizer(Component):
+    """Makes a model for a task of which only the descriptor, and perhaps unlabelled inputs, are known."""
+
+    point: ClassVar[str] = "synthesis"
+
+    @abstractmethod
+    @hook(first=True)
+    def synthesize(
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: torch.Tensor | None
+    ) -> nn.Module:
+        """A module that maps inputs to the new task's outputs (logits for classification).
+
+        `sources` carry trained models; `inputs` [N, …] are unlabelled and may be None. The module's attribute
+        `provenance` is a `crosstask.Provenance`. DataError if no source fits, with what is missing.
+        """

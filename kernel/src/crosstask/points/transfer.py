@@ -1,0 +1,43 @@
+"""Transfer methods: how a target task is learned from a model of a source task."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from crosstask.component import Component, hook
+from crosstask.errors import DataError
+from crosstask.learning.training import History
+from crosstask.records import Budget, TransferResult
+from crosstask.tasks import Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class Transfer(Component):
+    """Write `learn`; `transfer` measures it against from-scratch training with the same budget and seeds."""
+
+    point: ClassVar[str] = "transfer"
+
+    @abstractmethod
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        """Train `model` on `task` in place and return how it went (`crosstask.learning.fit` gives a History).
+
+        `model` has the source's trunk weights and, where the head's shape differs, a new head
+        (`crosstask.learning.head_of` finds it); `source` is the untouched source model. Spend at most `budget.steps`.
+        """
+
+    @hook(first=True)
+    def transfer(self, source: Task, target: Task, budget: Budget, seeds: int, split: str) -> TransferResult:
+        """Transfer from `source.model` to `target`, `seeds` times, judged on `split`. DataError if the source has no
+        trained model.
+        """
+        from crosstask.learning.transferring import measure_transfer
+
+        if source.model is None:
+            raise DataError(f"task {source.task_id!r} has no trained model to transfer from; train it first")
+        return measure_transfer(self, source, target, budget, seeds, split)

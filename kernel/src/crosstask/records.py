@@ -1,0 +1,246 @@
+"""What a run produces, as immutable values with a JSON round trip. Each carries the seed and the options that made it."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import attrs
+
+from crosstask.options import option, record
+
+
+@record
+class Interval:
+    """A mean over seeds with its two-sided 95 % confidence interval (Student's t)."""
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+@record
+class Budget:
+    """What one training may spend, and how it spends it."""
+
+    steps: int = option(200, ge=1, help="optimiser steps")
+    batch_size: int = option(32, ge=1, help="samples per step")
+    learning_rate: float = option(1e-3, gt=0, help="step size")
+    optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
+    weight_decay: float = option(0.0, ge=0, help="L2 decay")
+    samples: int | None = option(None, ge=1, help="use only the first so many training samples (all by default)")
+    evaluate_every: int = option(20, ge=1, help="steps between two points of the learning curve")
+
+
+@record
+class LearningCurve:
+    """A metric as training went on: step numbers and values, higher is better."""
+
+    steps: tuple[int, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @property
+    def final(self) -> float:
+        return self.values[-1]
+
+    def first_reaching(self, level: float) -> int | None:
+        """The first recorded step whose value is at least `level`."""
+        return next((s for s, v in zip(self.steps, self.values, strict=True) if v >= level), None)
+
+
+@record
+class TransferResult:
+    """One transfer against from-scratch training with the same budget and seeds.
+
+    `coefficient` is `crosstask.learning.metrics.relative_gain`, in [-1, 1]; `performance_gain` is in the metric's units.
+    `convergence_speed_gain`: steps from scratch / steps with transfer to the metric that scratch ends with, and
+    `sample_efficiency_gain`: samples likewise; None where transfer never reaches it or it was not measured.
+    """
+
+    source: str
+    target: str
+    strategy: str
+    metric: str
+    split: str
+    score: Interval
+    scratch_score: Interval
+    coefficient: Interval
+    performance_gain: Interval
+    convergence_speed_gain: float | None = None
+    sample_efficiency_gain: float | None = None
+    curve: LearningCurve = attrs.field(factory=LearningCurve)
+    scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
+    transferred: tuple[str, ...] = ()
+    not_transferred: tuple[str, ...] = ()
+    seed: int = 0
+    seeds: int = 1
+    budget: Budget = attrs.field(factory=Budget)
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def negative(self) -> bool:
+        """Negative transfer: the whole interval of the coefficient lies below zero."""
+        return self.coefficient.high < 0
+
+
+class CurriculumStrategy(enum.Enum):
+    """The built-in orders. Any registered curriculum can be named by a string instead."""
+
+    EASY_TO_HARD = "easy_to_hard"
+    TRANSFER_POTENTIAL = "transfer_potential"
+    DIVERSE_SAMPLING = "diverse_sampling"
+    UNCERTAINTY_DRIVEN = "uncertainty_driven"
+    ADAPTIVE_DIFFICULTY = "adaptive_difficulty"
+
+
+class TransferStrategy(enum.Enum):
+    """The built-in transfer methods."""
+
+    LP_FT = "lp_ft"
+    FINE_TUNING = "fine_tuning"
+    FEATURE_EXTRACTION = "feature_extraction"
+    GRADUAL_UNFREEZING = "gradual_unfreezing"
+    L2_SP = "l2_sp"
+    DISTILLATION = "distillation"
+    ADAPTER = "adapter"
+
+
+class SynthesisStrategy(enum.Enum):
+    """The built-in ways to make a model for an unseen task."""
+
+    WEIGHTED_ENSEMBLE = "weighted_ensemble"
+    KNOWLEDGE_COMPOSITION = "knowledge_composition"
+    ANALOGY_TRANSFER = "analogy_transfer"
+
+
+@record
+class Adjustment:
+    """A change made to a curriculum while it ran."""
+
+    stage: int
+    task_id: str
+    reason: str
+
+
+@record
+class Curriculum:
+    """An order of tasks; the target comes last. `task_difficulties` and `expected_performance` are per task id, 0..1."""
+
+    target: str
+    task_sequence: tuple[str, ...]
+    strategy: str = ""
+    task_difficulties: dict[str, float] = attrs.field(factory=dict)
+    prerequisites: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
+    expected_performance: dict[str, float] = attrs.field(factory=dict)
+    adjustments: tuple[Adjustment, ...] = ()
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class StageResult:
+    """One stage of a curriculum: the task trained, starting from what the stages before left, against from scratch."""
+
+    stage: int
+    task_id: str
+    score: Interval
+    scratch_score: Interval
+    gain: Interval
+    curve: LearningCurve = attrs.field(factory=LearningCurve)
+    scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
+
+
+@record
+class CurriculumResult:
+    """A curriculum that was run. `stages[-1]` is the target. `total_steps` counts every optimiser step of the path."""
+
+    curriculum: Curriculum
+    strategy: str
+    metric: str
+    stages: tuple[StageResult, ...]
+    total_steps: int
+    seed: int = 0
+    seeds: int = 1
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class MetaKnowledge:
+    """What several tasks have in common. Tensors (encoders, priors) are stored beside it under its `weights` key."""
+
+    kind: str = option(choices=("representation", "strategy", "prior"), help="what was distilled")
+    source_tasks: tuple[str, ...]
+    domains: tuple[str, ...] = ()
+    embedding: tuple[float, ...] = ()
+    generalization_score: float | None = None
+    applicability_conditions: dict[str, Any] = attrs.field(factory=dict)
+    applicability_count: int = option(0, ge=0, help="how often it was applied")
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class Provenance:
+    """From what a synthesised model was made: each source task with its weight."""
+
+    strategy: str
+    new_task: str
+    sources: dict[str, float]
+    notes: tuple[str, ...] = ()
+    confidence: float | None = None
+
+
+@record
+class SynthesisResult:
+    """A model for an unseen task, made without training, judged on the task's test split if it has one."""
+
+    task_id: str
+    provenance: Provenance
+    metric: str | None = None
+    score: float | None = None
+    full_training_score: float | None = None
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class MultiTaskResult:
+    """Tasks trained together. Scores per task on the test split; conflicts are one row per recorded step."""
+
+    tasks: tuple[str, ...]
+    balancer: str
+    sharing: str
+    scores: dict[str, float]
+    single_task_scores: dict[str, float]
+    steps: tuple[int, ...] = ()
+    losses: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
+    weights: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
+    conflicts: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class RunRecord:
+    """One run: who it is, what made it, what came out. `run.json` is this record."""
+
+    run_id: str
+    name: str
+    status: str = option("running", choices=("running", "finished", "interrupted", "failed"), help="how far it came")
+    seed: int = 0
+    started: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = attrs.field(factory=dict)
+    recipe: dict[str, Any] = attrs.field(factory=dict)
+    summary: dict[str, Any] = attrs.field(factory=dict)
+    discovery: dict[str, Any] = attrs.field(factory=dict)
+    curriculum: CurriculumResult | None = None
+    curriculum_baselines: dict[str, Any] = attrs.field(factory=dict)
+    transfers: tuple[TransferResult, ...] = ()
+    synthesis: SynthesisResult | None = None
+    multitask: MultiTaskResult | None = None
+    error: str | None = None

@@ -1,0 +1,253 @@
+"""Finds, filters, loads and reports plugins. The only reader of entry points.
+
+A plugin's state is a value: one that is broken, incompatible, denied or conflicting is listed with its reason, and
+never stops the others. Listing imports manifests only; a component's module is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import functools
+import importlib
+import io
+import time
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from crosstask.errors import CrosstaskError, PluginError, UnknownComponentError, nearest
+from crosstask.manifest import API_VERSION, ENTRY_POINT_GROUP, POINTS, RECIPE, Extension, Plugin
+from crosstask.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from crosstask.component import Component
+
+SLOW_IMPORT_SECONDS = 0.5
+
+
+class Status(enum.Enum):
+    """What became of a plugin."""
+
+    OK = "ok"
+    BROKEN = "broken"
+    INCOMPATIBLE = "incompatible"
+    DENIED = "denied"
+    CONFLICTING = "conflicting"
+
+
+@attrs.define
+class PluginRecord:
+    """One plugin as found: where it comes from, what became of it and why."""
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: str = ""
+    status: Status = Status.OK
+    reason: str = ""
+    traceback: str = ""
+    notes: tuple[str, ...] = ()
+    plugin: Plugin | None = None
+
+    @property
+    def origin(self) -> str:
+        """`crosstask-rgb 0.1.0`."""
+        return f"{self.distribution} {self.version}".strip()
+
+    def fail(self, status: Status, reason: str, trace: str = "") -> None:
+        """Keep the first failure; later ones follow from it."""
+        if self.status is Status.OK:
+            self.status, self.reason, self.traceback = status, reason, trace
+
+
+class Registry:
+    """Plugins by name, components by (point, name). Starts empty; `Registry.installed()` reads the entry points."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or Settings()
+        self.records: list[PluginRecord] = []
+
+    @classmethod
+    def installed(cls, settings: Settings | None = None) -> Registry:
+        """Everything installed in this environment, filtered by `settings` (default: as configured)."""
+        registry = cls(load_settings() if settings is None else settings)
+        registry.add_entry_points()
+        return registry
+
+    def add_entry_points(self) -> None:
+        """Load every manifest of the entry-point group that the settings allow."""
+        from importlib_metadata import distributions  # deferred: an empty registry does not need it
+
+        seen = set()
+        for found in distributions():
+            name = found.metadata["Name"] if _declares_plugins(found) else None
+            if name is None or name in seen:  # an earlier folder on sys.path shadows a later one
+                continue
+            seen.add(name)
+            for entry in found.entry_points.select(group=ENTRY_POINT_GROUP):
+                self._add(PluginRecord(entry.name, name, found.version, entry.value), entry.load)
+
+    def register(self, plugin: Plugin, *, distribution: str = "(in process)", version: str = "") -> PluginRecord:
+        """Add a plugin by hand: tests, notebooks, embedded use."""
+        record = PluginRecord(getattr(plugin, "name", repr(plugin)), distribution, version)
+        self._add(record, lambda: plugin)
+        return record
+
+    def _add(self, record: PluginRecord, load: Any) -> None:
+        self.records.append(record)
+        if reason := self.settings.refuses(record.name, record.distribution):
+            record.fail(Status.DENIED, reason)
+        else:
+            self._load(record, load)
+        self.__dict__.pop("_index", None)
+
+    @staticmethod
+    def _load(record: PluginRecord, load: Any) -> None:
+        printed, started = io.StringIO(), time.perf_counter()
+        try:
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                plugin = load()
+            if not isinstance(plugin, Plugin):
+                raise PluginError(f"names a {type(plugin).__name__}, not a crosstask.Plugin")
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a manifest may even call sys.exit: that is its failure, not ours
+            where = f"{record.entry_point}: " if record.entry_point else ""
+            kind = "" if isinstance(error, CrosstaskError) else f"{type(error).__name__}: "
+            record.fail(Status.BROKEN, f"{where}{kind}{error}", traceback.format_exc())
+            return
+        seconds = time.perf_counter() - started
+        if seconds > SLOW_IMPORT_SECONDS:
+            record.notes += (f"its manifest took {seconds:.1f} s to import; import heavy modules in components only",)
+        if text := printed.getvalue().strip():
+            record.notes += (f"its manifest printed {text[:60]!r} at import",)
+        record.plugin = plugin
+        if not plugin.compatible():
+            needs, has = (".".join(map(str, v)) for v in (plugin.api, API_VERSION))
+            record.fail(Status.INCOMPATIBLE, f"made for plugin API {needs}; this kernel has {has}")
+        elif record.entry_point and plugin.name != record.name:
+            record.fail(Status.BROKEN, f"entry point {record.name!r} names plugin {plugin.name!r}; they must be the same")
+
+    @functools.cached_property
+    def _index(self) -> dict[tuple[str, str], list[tuple[PluginRecord, Extension]]]:
+        self._settle_conflicts()
+        index: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = {}
+        for record in self.records:
+            for extension in record.plugin.extensions if record.plugin else ():
+                index.setdefault((extension.point, extension.name), []).append((record, extension))
+        for (point, name), offers in index.items():
+            usable = [record for record, _ in offers if record.status is Status.OK]
+            if len(usable) > 1:
+                self._settle(usable, f"{point}/{name}", f"{point} {name!r}")
+        return index
+
+    def _settle_conflicts(self) -> None:
+        by_name: dict[str, list[PluginRecord]] = {}
+        for record in self.records:
+            if record.status is Status.OK:
+                by_name.setdefault(record.name, []).append(record)
+        for name, records in by_name.items():
+            if len(records) > 1:
+                self._settle(records, name, f"plugin {name!r}")
+
+    def _settle(self, records: list[PluginRecord], key: str, what: str) -> None:
+        origins = " and ".join(record.origin for record in records)
+        preferred = self.settings.prefer.get(key)
+        if preferred is None or preferred not in [record.distribution for record in records]:
+            reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}"
+            for record in records:
+                record.fail(Status.CONFLICTING, reason)
+        for record in records:
+            if record.distribution != preferred:
+                record.fail(Status.CONFLICTING, f"{what} is offered by {origins}; {preferred} is preferred")
+
+    def plugins(self) -> list[PluginRecord]:
+        """Every plugin found, conflicts settled, sorted by name."""
+        _ = self._index
+        return sorted(self.records, key=lambda record: (record.name, record.distribution))
+
+    def names(self, point: str) -> list[str]:
+        """Usable components of an extension point."""
+        return sorted(
+            name
+            for (at, name), offers in self._index.items()
+            if at == point and any(record.status is Status.OK for record, _ in offers)
+        )
+
+    def find(self, point: str, name: str) -> tuple[PluginRecord, Extension]:
+        """The one usable offer of a component, or an error that says why there is none and what comes nearest."""
+        if point not in POINTS and point != RECIPE:
+            raise UnknownComponentError(f"unknown extension point {point!r}{nearest(point, POINTS)}")
+        offers = self._index.get((point, name), [])
+        for record, extension in offers:
+            if record.status is Status.OK:
+                return record, extension
+        for record, _ in offers:
+            raise PluginError(f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}")
+        broken = [r for r in self.records if r.plugin is None and name.replace("_", "-") in (r.name, r.name.replace("_", "-"))]
+        if broken:
+            record = broken[0]
+            raise PluginError(
+                f"{point} {name!r}: plugin {record.name!r} of {record.origin} is {record.status.value}: {record.reason}"
+            )
+        raise UnknownComponentError(f"no {point} named {name!r}{nearest(name, self.names(point))}")
+
+    def component_class(self, point: str, name: str) -> type[Component]:
+        """Import a component's class. PluginError names the import string and the distribution if that fails."""
+        record, extension = self.find(point, name)
+        where = f"{point} {name!r} ({record.origin})"
+        loaded = _import(extension.target, where)
+        contract = _import(POINTS[point], where)
+        if not (isinstance(loaded, type) and issubclass(loaded, contract)):
+            raise PluginError(f"{where}: {extension.target} is not a {contract.__name__} ({POINTS[point]})")
+        return loaded
+
+    def create(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
+        """A component by name, with its options checked."""
+        from crosstask.options import build  # deferred: listing plugins needs no options
+
+        made = self.component_class(point, name)
+        record, _ = self.find(point, name)
+        made._origin = f"{point} {name!r} ({record.origin})"
+        return build(made, options, f"{point} {name!r}")
+
+    def recipe_path(self, name: str) -> Path:
+        """The TOML file of a recipe that a plugin ships."""
+        from importlib.resources import files
+        from pathlib import Path
+
+        record, extension = self.find(RECIPE, name)
+        package, _, inside = extension.target.partition(":")
+        path = Path(str(files(package).joinpath(inside)))
+        if not path.is_file():
+            raise PluginError(f"recipe {name!r} ({record.origin}): {extension.target} is not a file")
+        return path
+
+
+def _declares_plugins(found: Any) -> bool:
+    text = found.read_text("entry_points.txt")
+    return bool(text) and ENTRY_POINT_GROUP in text
+
+
+def _import(target: str, where: str) -> Any:
+    module, _, attribute = target.partition(":")
+    try:
+        value: Any = importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # foreign code: whatever it raises is its failure
+        raise PluginError(f"{where}: importing {module} failed: {type(error).__name__}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            raise PluginError(f"{where}: {module} has no {attribute!r}{nearest(part, _public(value))}")
+        value = getattr(value, part)
+    return value
+
+
+def _public(value: Any) -> Iterable[str]:
+    return (name for name in dir(value) if not name.startswith("_"))

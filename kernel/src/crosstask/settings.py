@@ -1,0 +1,92 @@
+"""Which plugins may load, and who wins a conflict: user configuration, `[tool.crosstask]`, environment; later wins."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from crosstask.errors import OptionError, nearest
+
+_KEYS = ("allow", "deny", "prefer")
+
+
+@attrs.frozen
+class Settings:
+    """Globs over plugin and distribution names. An empty `allow` allows everything; `deny` wins over `allow`.
+
+    `prefer` maps a plugin name, or `point/component`, to the distribution to use when several offer it.
+    """
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    prefer: Mapping[str, str] = attrs.field(factory=dict)
+    origins: Mapping[str, str] = attrs.field(factory=dict)
+
+    def refuses(self, *names: str) -> str | None:
+        """Why a plugin with these names (its own, its distribution's) may not load; None if it may."""
+        for name in names:
+            for pattern in self.deny:
+                if fnmatchcase(name, pattern):
+                    return f"denied by {pattern!r} ({self.origins.get('deny', 'settings')})"
+        if self.allow and not any(fnmatchcase(name, pattern) for name in names for pattern in self.allow):
+            return f"not in the allow list ({self.origins.get('allow', 'settings')})"
+        return None
+
+
+def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
+    """Read the user's `crosstask/config.toml`, the `[tool.crosstask]` of the nearest pyproject.toml, the environment.
+
+    The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (names or globs, comma separated), CROSSTASK_PREFER (name=distribution).
+    """
+    environ = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config")
+    for path, table in [(home / "crosstask" / "config.toml", ()), (_pyproject(folder), ("tool", "crosstask"))]:
+        if path is not None and path.is_file():
+            for key, value in _read(path, table).items():
+                values[key], origins[key] = value, str(path)
+    for key in _KEYS:
+        variable = f"CROSSTASK_{key.upper()}"
+        if text := environ.get(variable):
+            items = [item.strip() for item in text.split(",") if item.strip()]
+            if key == "prefer" and not all("=" in item for item in items):
+                raise OptionError(f"{variable} must look like name=distribution,…; got {text!r}")
+            values[key] = dict(item.split("=", 1) for item in items) if key == "prefer" else tuple(items)
+            origins[key] = variable
+    return Settings(**values, origins=origins)
+
+
+def _pyproject(folder: Path | None) -> Path | None:
+    start = (folder or Path.cwd()).absolute()
+    return next((p for d in (start, *start.parents) if (p := d / "pyproject.toml").is_file()), None)
+
+
+def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
+    import tomllib  # deferred: most starts find no such file
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        if table and ".".join(table) not in text:
+            return {}
+        found: Any = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise OptionError(f"{path}: cannot be read: {error}") from None
+    for key in table:
+        found = found.get(key, {})
+    checked = {}
+    for key, value in found.items():
+        if key not in _KEYS:
+            raise OptionError(f"{path}: unknown setting {key!r}{nearest(key, _KEYS)}")
+        kind = dict if key == "prefer" else list
+        items = value.values() if isinstance(value, dict) else value
+        if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
+            wanted = "a table of strings" if kind is dict else "a list of strings"
+            raise OptionError(f"{path}: {key} must be {wanted}, got {value!r}")
+        checked[key] = value if kind is dict else tuple(value)
+    return checked

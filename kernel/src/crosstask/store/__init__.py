@@ -1,0 +1,25 @@
+"""Where finished work is kept: one table per kind in a SQL database, tensors in safetensors files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crosstask.points.store import KINDS, Store
+
+if TYPE_CHECKING:
+    from crosstask.registry import Registry
+
+__all__ = ["KINDS", "Store", "open_store"]
+
+
+def open_store(url: str, weights: Path | None = None, registry: Registry | None = None) -> Store:
+    """Open a store by URL: a component registered under the URL's scheme, else SQLAlchemy. A bare path means SQLite."""
+    scheme = url.split("://", 1)[0].split("+", 1)[0] if "://" in url else "sqlite"
+    if registry is not None and scheme in registry.names("store"):
+        opener = registry.create("store", scheme)
+        opened: Store = opener.open(url, weights)  # type: ignore[attr-defined]
+        return opened
+    from crosstask.store.sql import SqlStore
+
+    return SqlStore(url, weights)

@@ -1,0 +1,215 @@
+"""The built-in store: any database of SQLAlchemy's (SQLite and PostgreSQL are tested), weights as safetensors."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from crosstask.context import Remembered
+from crosstask.errors import StoreError, nearest
+from crosstask.options import component
+from crosstask.points.store import KINDS, Store, StoreOpener
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+
+_metadata = sa.MetaData()
+_about = sa.Table("crosstask", _metadata, sa.Column("version", sa.Integer, primary_key=True))
+_tables = {
+    kind: sa.Table(
+        f"crosstask_{kind}",
+        _metadata,
+        sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("key", sa.String(64), unique=True, nullable=False),
+        sa.Column("run_id", sa.String(64), nullable=False, index=True),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("payload", sa.Text, nullable=False),
+        sa.Column("weights", sa.String(80)),
+    )
+    for kind in KINDS
+}
+
+
+@component
+class SqlStoreOpener(StoreOpener):
+    """Opens any SQLAlchemy URL, or a path (SQLite)."""
+
+    def open(self, url: str, weights: Path | None) -> Store:
+        return SqlStore(url, weights)
+
+
+class SqlStore(Store):
+    """See `Store`. Weight files are named by the digest of their content and written under a temporary name first."""
+
+    def __init__(self, url: str, weights: Path | None = None) -> None:
+        path: Path | None = None
+        if "://" not in url:
+            path, url = Path(url), f"sqlite:///{url}"
+        try:
+            parsed = sa.make_url(url)
+            if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+                path = Path(parsed.database)
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sa.create_engine(parsed, **_engine_options(parsed))
+            self.weights = weights or (path.with_suffix(".weights") if path else Path("crosstask.weights"))
+            self.url = parsed.render_as_string(hide_password=True)
+            self._prepare()
+        except sa.exc.ArgumentError:
+            raise StoreError(f"not a store: {url!r} (expected a path or a URL such as postgresql+psycopg://…)") from None
+        except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
+            raise StoreError(f"cannot open the store {url!r}: {_cause(error)}") from error
+
+    def _prepare(self) -> None:
+        with self._engine.begin() as connection:
+            # Two processes may open a new store at once: the loser of the race finds the tables there on its second look.
+            try:
+                _metadata.create_all(connection)
+            except sa.exc.DBAPIError:
+                if not sa.inspect(self._engine).has_table(_about.name):
+                    raise
+        with self._engine.begin() as connection:
+            connection.execute(self._insert(_about).values(version=SCHEMA_VERSION).on_conflict_do_nothing())
+            version = connection.execute(sa.select(sa.func.max(_about.c.version))).scalar_one()
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"the store {self.url} was written by a newer crosstask (its version is {version}, this one reads up to "
+                f"{SCHEMA_VERSION}); upgrade crosstask or use another store"
+            )
+
+    def _insert(self, table: sa.Table) -> Any:
+        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
+        return dialect.insert(table)
+
+    def _table(self, kind: str) -> sa.Table:
+        if kind not in _tables:
+            raise StoreError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
+        return _tables[kind]
+
+    def get(self, kind: str, key: str) -> Remembered | None:
+        table = self._table(kind)
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(table.c.payload, table.c.weights).where(table.c.key == key)).first()
+        if row is None:
+            return None
+        return Remembered(json.loads(row.payload), self._read(row.weights, kind, key) if row.weights else {})
+
+    def put(
+        self,
+        kind: str,
+        key: str,
+        payload: Any,
+        *,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        run_id: str = "",
+        replace: bool = False,
+    ) -> None:
+        table = self._table(kind)
+        values = {
+            "key": key,
+            "run_id": run_id,
+            "created": datetime.datetime.now(datetime.UTC),
+            "payload": json.dumps(payload, allow_nan=False),
+            "weights": self._write(tensors) if tensors else None,
+        }
+        statement = self._insert(table).values(values)
+        if replace:
+            statement = statement.on_conflict_do_update(index_elements=["key"], set_=values)
+        else:
+            statement = statement.on_conflict_do_nothing(index_elements=["key"])
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(statement)
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"cannot write to the store {self.url}: {_cause(error)}") from error
+
+    def entries(self, kind: str) -> Iterator[tuple[str, Any]]:
+        table = self._table(kind)
+        with self._engine.connect() as connection:
+            for row in connection.execute(sa.select(table.c.key, table.c.payload).order_by(table.c.number)):
+                yield row.key, json.loads(row.payload)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _write(self, tensors: Mapping[str, torch.Tensor]) -> str:
+        from safetensors.torch import save
+
+        # Cloned: safetensors refuses tensors that share memory, and a tied weight is then simply written twice.
+        data = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
+        name = f"{hashlib.sha256(data).hexdigest()[:40]}.safetensors"
+        path = self.weights / name
+        if not path.exists():
+            try:
+                self.weights.mkdir(parents=True, exist_ok=True)
+                handle, temporary = tempfile.mkstemp(dir=self.weights, suffix=".part")
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            except OSError as error:
+                raise StoreError(f"cannot write weights to {self.weights}: {error.strerror or error}") from error
+        return name
+
+    def _read(self, name: str, kind: str, key: str) -> dict[str, torch.Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self.weights / name
+        remedy = f"delete the entry with `Store.delete({kind!r}, {key!r})` to have it made again"
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest()[:40] != path.stem:
+                raise StoreError(f"weights file {path} is damaged (its content does not match its name); {remedy}")
+            return dict(load(data))
+        except OSError as error:
+            raise StoreError(f"weights file {path} cannot be read: {error.strerror or error}; {remedy}") from None
+        except SafetensorError as error:
+            raise StoreError(f"weights file {path} is damaged: {error}; {remedy}") from None
+
+    def delete(self, kind: str, key: str) -> None:
+        """Forget one entry; its weights file goes too unless another entry of the kind uses it."""
+        table = self._table(kind)
+        with self._engine.begin() as connection:
+            name = connection.execute(sa.select(table.c.weights).where(table.c.key == key)).scalar()
+            connection.execute(sa.delete(table).where(table.c.key == key))
+            used = name and any(
+                connection.execute(sa.select(t.c.key).where(t.c.weights == name).limit(1)).first() for t in _tables.values()
+            )
+        if name and not used:
+            (self.weights / name).unlink(missing_ok=True)
+
+
+def _engine_options(url: sa.URL) -> dict[str, Any]:
+    if url.get_backend_name() != "sqlite":
+        return {"pool_pre_ping": True}
+    options: dict[str, Any] = {"connect_args": {"timeout": 60}}  # another process may be writing
+    if url.database in (None, "", ":memory:"):
+        options["poolclass"] = sa.pool.StaticPool  # every connection must see the same memory
+        options["connect_args"]["check_same_thread"] = False
+    return options
+
+
+@sa.event.listens_for(sa.Engine, "connect")
+def _on_connect(connection: Any, _: Any) -> None:
+    """SQLite: a write-ahead log lets readers and one writer work at once; NORMAL still survives a killed process."""
+    if type(connection).__module__.startswith("sqlite3"):
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=NORMAL")
+        cursor.close()
+
+
+def _cause(error: BaseException) -> str:
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]

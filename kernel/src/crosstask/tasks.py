@@ -1,0 +1,251 @@
+"""Tasks: what is known of one (`TaskDescriptor`), what it can be learned from (`Task`), and a set of them (`Portfolio`)."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import networkx as nx
+
+from crosstask.errors import DataError, nearest
+from crosstask.options import option, record, structure, unstructure
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+SPLITS = ("train", "validation", "test")
+
+
+@record
+class Performance:
+    """One measured value of a task's metric."""
+
+    metric: str
+    value: float
+    when: datetime.datetime = attrs.field(factory=lambda: datetime.datetime.now(datetime.UTC))
+
+
+@record
+class TaskDescriptor:
+    """What is known of a task without its data. Immutable; `with_performance` and `attrs.evolve` return changed copies.
+
+    `classes` names the labels 0, 1, … of a classification task: tasks that share class names share knowledge of them.
+    """
+
+    task_id: str
+    task_name: str = attrs.field(default=attrs.Factory(lambda self: self.task_id, takes_self=True))
+    task_type: str = "classification"
+    domain: str = "general"
+    input_shape: tuple[int, ...] = option((), ge=1, help="shape of one input, without the batch")
+    output_dim: int | None = option(None, ge=1, help="number of classes, or of regression targets")
+    sample_count: int | None = option(None, ge=0, help="training samples")
+    complexity: float = option(0.5, ge=0, le=1, help="0 easy to 1 hard")
+    required_skills: tuple[str, ...] = ()
+    domain_knowledge: tuple[str, ...] = ()
+    prerequisites: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    performance_history: tuple[Performance, ...] = ()
+    transfer_efficiency: dict[str, float] = attrs.field(factory=dict)
+    embedding: tuple[float, ...] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if not self.task_id:
+            raise DataError("TaskDescriptor: task_id must not be empty")
+        if self.task_id in self.prerequisites:
+            raise DataError(f"task {self.task_id!r} names itself as a prerequisite")
+        if self.classes and self.output_dim not in (None, len(self.classes)):
+            raise DataError(f"task {self.task_id!r}: {len(self.classes)} class names for output_dim {self.output_dim}")
+
+    @property
+    def input_dim(self) -> int | None:
+        """Numbers in one input; None if the shape is unknown."""
+        return functools.reduce(lambda a, b: a * b, self.input_shape) if self.input_shape else None
+
+    def with_performance(self, metric: str, value: float) -> TaskDescriptor:
+        """A copy with one more measurement at the end of the history."""
+        return attrs.evolve(self, performance_history=(*self.performance_history, Performance(metric=metric, value=value)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; `from_json` reads it back."""
+        return dict(unstructure(self))
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TaskDescriptor:
+        """Checked; OptionError names the field that is wrong."""
+        made: TaskDescriptor = structure(data, cls, "task descriptor")
+        return made
+
+
+@attrs.frozen(eq=False)
+class TensorData:
+    """One split in memory: `inputs` [N, …] and `targets` [N] (labels) or [N, K] (values)."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def head(self, count: int | None) -> TensorData:
+        """The first `count` samples (all if None): splits are shuffled when they are made."""
+        return self if count is None or count >= len(self) else TensorData(self.inputs[:count], self.targets[:count])
+
+
+@attrs.define(eq=False, slots=False, kw_only=True)
+class Task:
+    """A descriptor with what can be learned from.
+
+    Each split is a pair `(inputs, targets)` of tensors or arrays, a `torch.utils.data.Dataset`, or a function that
+    returns an iterable of batches; it is read once, when first asked for, and checked. A task without data is valid:
+    what needs data says so. `loss` and `metric` are names (see `crosstask.learning.objectives`) or functions
+    `(outputs, targets) -> scalar`; by default they follow from the task type.
+    """
+
+    descriptor: TaskDescriptor
+    train: Any = None
+    validation: Any = None
+    test: Any = None
+    loss: str | Callable[..., Any] | None = None
+    metric: str | Callable[..., Any] | None = None
+    model: nn.Module | None = None
+    _splits: dict[str, TensorData] = attrs.field(factory=dict, init=False, repr=False)
+    _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
+
+    @property
+    def task_id(self) -> str:
+        return self.descriptor.task_id
+
+    def has_data(self, split: str = "train") -> bool:
+        """Whether a split was given; it is not read for this."""
+        return getattr(self, split) is not None
+
+    def data(self, split: str = "train") -> TensorData:
+        """One split, read and checked. DataError if it was not given or is not usable."""
+        if split not in SPLITS:
+            raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}")
+        if split not in self._splits:
+            raw = getattr(self, split)
+            if raw is None:
+                have = [s for s in SPLITS if getattr(self, s) is not None]
+                raise DataError(f"task {self.task_id!r} has no {split} data (it has {', '.join(have) or 'a descriptor only'})")
+            from crosstask.learning.data import read_split  # deferred: a descriptor alone needs no torch
+
+            self._splits[split] = read_split(raw, self.descriptor, split)
+        return self._splits[split]
+
+    def record(self, metric: str, value: float) -> None:
+        """Append one measurement to the descriptor's history."""
+        self.descriptor = self.descriptor.with_performance(metric, value)
+
+    def fingerprint(self) -> str:
+        """Identity of the task for the store: what it is and its data, not what was measured on it since."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            fixed = attrs.evolve(self.descriptor, performance_history=(), transfer_efficiency={}, embedding=None)
+            digest.update(json.dumps([fixed.to_json(), str(self.loss), str(self.metric)], sort_keys=True).encode())
+            for split in SPLITS:
+                if self.has_data(split):
+                    data = self.data(split)
+                    for tensor in (data.inputs, data.targets):
+                        digest.update(f"{split}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._fingerprint = digest.hexdigest()[:24]
+        return self._fingerprint
+
+
+class Portfolio:
+    """Tasks by id, in the order they were added. `unseen` tasks can be looked up but are not iterated, paired or learned.
+
+    Adding one costs O(1); prerequisites may be added later and are checked by `check`.
+    """
+
+    def __init__(self, tasks: Iterable[Task] = (), *, unseen: Iterable[Task] = (), name: str = "portfolio") -> None:
+        self.name = name
+        self._tasks: dict[str, Task] = {}
+        self._unseen: dict[str, Task] = {}
+        self.focus: str | None = None
+        for task in tasks:
+            self.add(task)
+        for task in unseen:
+            self.add(task, unseen=True)
+
+    def add(self, task: Task, *, unseen: bool = False) -> None:
+        """Add a task. DataError if the id is taken."""
+        if task.task_id in self._tasks or task.task_id in self._unseen:
+            raise DataError(f"portfolio {self.name!r} already has a task {task.task_id!r}")
+        (self._unseen if unseen else self._tasks)[task.task_id] = task
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self._tasks.values())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._tasks
+
+    def __getitem__(self, task_id: str) -> Task:
+        task = self._tasks.get(task_id) or self._unseen.get(task_id)
+        if task is None:
+            raise DataError(f"no task {task_id!r} in portfolio {self.name!r}{nearest(task_id, [*self._tasks, *self._unseen])}")
+        return task
+
+    @property
+    def ids(self) -> list[str]:
+        return list(self._tasks)
+
+    @property
+    def unseen(self) -> list[Task]:
+        """Tasks held back: for synthesis and evaluation only."""
+        return list(self._unseen.values())
+
+    def focused(self, task_id: str) -> Portfolio:
+        """A view of the same tasks whose `pairs` are only those that involve `task_id`: O(n) of them."""
+        self[task_id]
+        view = Portfolio(name=self.name)
+        view._tasks, view._unseen, view.focus = self._tasks, self._unseen, task_id
+        return view
+
+    def pairs(self) -> Iterator[tuple[Task, Task]]:
+        """Every ordered pair (source, target) of different tasks; with a focus, only the pairs that involve it."""
+        if self.focus is not None:
+            focus = self[self.focus]
+            for other in self:
+                if other is not focus:
+                    yield other, focus
+                    if self.focus in self._tasks:
+                        yield focus, other
+            return
+        for source in self:
+            for target in self:
+                if source is not target:
+                    yield source, target
+
+    def check(self) -> None:
+        """Refuse an empty portfolio, unknown prerequisites and cycles (the cycle is named)."""
+        if not self._tasks:
+            raise DataError(f"portfolio {self.name!r} is empty: add at least one task")
+        for task in self:
+            for needed in task.descriptor.prerequisites:
+                if needed not in self._tasks:
+                    raise DataError(f"task {task.task_id!r} needs unknown prerequisite {needed!r}{nearest(needed, self._tasks)}")
+        graph = self.prerequisite_graph()
+        try:
+            cycle = nx.find_cycle(graph)
+        except nx.NetworkXNoCycle:
+            return
+        path = " -> ".join([edge[0] for edge in cycle] + [cycle[0][0]])
+        raise DataError(f"prerequisites form a cycle: {path}")
+
+    def prerequisite_graph(self) -> nx.DiGraph:
+        """Edges from each prerequisite to the task that needs it."""
+        graph = nx.DiGraph()
+        graph.add_nodes_from(self._tasks)
+        graph.add_edges_from((p, task.task_id) for task in self for p in task.descriptor.prerequisites)
+        return graph
