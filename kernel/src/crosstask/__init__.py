@@ -27,8 +27,8 @@ _PUBLIC = {
     "option": "options",
     "record": "options",
     "state": "options",
-    "Component": "component",
-    "hookimpl": "component",
+    "Component": "components",
+    "hookimpl": "components",
     "Registry": "registry",
     "Settings": "settings",
     "Performance": "tasks",
@@ -90,7 +90,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from crosstask.aio import CrossTaskTransferEngine, create_cross_task_transfer_engine
-    from crosstask.component import Component, hookimpl
+    from crosstask.components import Component, hookimpl
     from crosstask.engine import TransferEngine
     from crosstask.errors import (
         CrosstaskError,

@@ -13,7 +13,7 @@ import attrs
 if TYPE_CHECKING:
     import torch
 
-    from crosstask.component import Component
+    from crosstask.components import Component
     from crosstask.registry import Registry
 
 

@@ -10,6 +10,7 @@ import datetime
 import enum
 import functools
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -92,8 +93,18 @@ def record(cls: type[T]) -> type[T]:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Resolved annotations of a class, computed once."""
-    return typing.get_type_hints(cls)
+    """Resolved annotations of a class's options, computed once. A type imported only for type checkers is not checked."""
+    found: dict[str, Any] = {}
+    for field in attrs.fields(cls):
+        owner = next((c for c in cls.__mro__ if field.name in vars(c).get("__annotations__", ())), cls)
+        annotation = field.type
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, vars(sys.modules[owner.__module__]), dict(vars(owner)))  # noqa: S307 -- source text, not input
+            except NameError:
+                annotation = Any
+        found[field.name] = annotation
+    return found
 
 
 def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:

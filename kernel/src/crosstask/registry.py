@@ -25,7 +25,7 @@ from crosstask.settings import Settings, load_settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from crosstask.component import Component
+    from crosstask.components import Component
 
 SLOW_IMPORT_SECONDS = 0.5
 

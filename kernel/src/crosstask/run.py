@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from crosstask.component import Component, hooks_of
+from crosstask.components import Component, hooks_of
 from crosstask.context import Context, Job, Remembered
 from crosstask.errors import PluginError, nearest
 from crosstask.manifest import POINTS

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.errors import PluginError
 from crosstask.learning.gradients import MatrixGradients, TaskGradients, gradients_of, shared_leaves, write_gradients
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import networkx as nx
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.records import Curriculum, StageResult

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from concurrent.futures import Future
 from typing import Any, ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.context import Job
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 
 if TYPE_CHECKING:
     from crosstask.graph import TransferEdge

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 
 if TYPE_CHECKING:
     from crosstask.tasks import Task

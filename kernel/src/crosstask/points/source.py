@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.tasks import Portfolio
 
 

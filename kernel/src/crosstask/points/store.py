@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.context import Remembered
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
-from crosstask.component import Component, hook
+from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.learning.training import History
 from crosstask.records import Budget, TransferResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from crosstask.component import Component
+from crosstask.components import Component
 
 
 class Wrapper(Component):
