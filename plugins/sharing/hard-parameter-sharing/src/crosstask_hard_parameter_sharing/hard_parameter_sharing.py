@@ -15,7 +15,7 @@ from crosstask.tasks import Task
 
 
 class SharedTrunk(MultiTaskModule):
-    """A trunk and a head per task. `features` holds what the trunk gave in the last forward pass, with its graph.
+    """A trunk and a head per task. `features` holds what the trunk gave in the last forward pass, with graph.
 
     Tasks with the same input tensor (several labels for one batch) share one pass through the trunk; other
     inputs of one shape go through it concatenated, so BatchNorm sees the batches of all tasks as one.
@@ -58,9 +58,9 @@ class SharedTrunk(MultiTaskModule):
 class HardParameterSharing(Sharing):
     """Every task learns the same trunk and a head of its own: Caruana, Multitask learning (1997), section 2.
 
-    `build` takes a trunk that maps inputs [N, *shape] to features [N, F]; each head is linear, [F] to [output_dim]
-    logits, with an optional hidden layer. The heads are initialised from the context's seed and the task's id.
-    DataError for a task without output_dim, or if the trunk does not give features of that shape.
+    `build` takes a trunk that maps inputs to features [N, F]; each head is linear, from F features
+    to output_dim logits, with an optional hidden layer, and initialised from the seed and the task id.
+    DataError for a task without output_dim, or if the trunk gives no features of that shape.
     """
 
     hidden: int = option(0, ge=0, help="width of a ReLU layer in each head; 0 for none")
