@@ -54,6 +54,8 @@ _PUBLIC = {
     "Direction": "points.balancer",
     "CurriculumPlanner": "points.curriculum",
     "Discoverer": "points.discovery",
+    "Distilled": "points.distillation",
+    "Distiller": "points.distillation",
     "Executor": "points.executor",
     "Observer": "points.observer",
     "Sampler": "points.sampler",
@@ -73,7 +75,7 @@ _PUBLIC = {
     "run_recipe": "job",
 }
 
-__all__ = ["__version__", *_PUBLIC]  # noqa: PLE0604 -- the names are the keys above, nothing else
+__all__ = ["__version__", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from crosstask.points.balancer import Balancer, Direction
     from crosstask.points.curriculum import CurriculumPlanner
     from crosstask.points.discovery import Discoverer
+    from crosstask.points.distillation import Distilled, Distiller
     from crosstask.points.executor import Executor
     from crosstask.points.observer import Observer
     from crosstask.points.sampler import Sampler

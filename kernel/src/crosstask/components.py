@@ -76,6 +76,10 @@ class Component(ABC):
         """Give the component its run. Called by the run."""
         self._context = context
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A component sent to another process leaves its run behind."""
+        return {name: value for name, value in vars(self).items() if name != "_context"}
+
     @property
     def origin(self) -> str:
         """`balancer 'rgb' (crosstask-rgb 0.1.0)`, for messages."""

@@ -60,9 +60,7 @@ class Context(ABC):
         """What was remembered under `key`, if anything. `kind` is a table of the store (see `crosstask.store`)."""
 
     @abstractmethod
-    def remember(
-        self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None
-    ) -> None:
+    def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Keep a finished result: it survives the process, and is not computed again."""
 
     @abstractmethod

@@ -259,7 +259,9 @@ class TransferGraph:
             "density": len(edges) / (tasks * (tasks - 1)) if tasks > 1 else 0.0,
             "mean_coefficient": sum(e.transfer_coefficient for e in edges) / len(edges) if edges else 0.0,
             "hubs": hubs,
-            "antagonistic_share": sum(e.relation is RelationType.ANTAGONISTIC for e in edges) / len(edges) if edges else 0.0,
+            "antagonistic_share": sum(e.relation is RelationType.ANTAGONISTIC for e in edges) / len(edges)
+            if edges
+            else 0.0,
             "relations": dict(Counter(e.relation.value for e in edges)),
             "evidence": dict(Counter(e.evidence.value for e in edges)),
         }
@@ -343,7 +345,9 @@ class TransferGraph:
         except OSError as error:
             raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
         except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
-            raise GraphError(f"{path}: not a transfer graph written by crosstask: {type(error).__name__}: {error}") from None
+            raise GraphError(
+                f"{path}: not a transfer graph written by crosstask: {type(error).__name__}: {error}"
+            ) from None
         try:
             return cls.from_json(data)
         except GraphError as error:

@@ -18,6 +18,7 @@ POINTS: dict[str, str] = {
     "balancer": "crosstask.points.balancer:Balancer",
     "curriculum": "crosstask.points.curriculum:CurriculumPlanner",
     "discovery": "crosstask.points.discovery:Discoverer",
+    "distillation": "crosstask.points.distillation:Distiller",
     "executor": "crosstask.points.executor:Executor",
     "observer": "crosstask.points.observer:Observer",
     "sampler": "crosstask.points.sampler:Sampler",
@@ -60,7 +61,9 @@ def _check_target(instance: Extension, attribute: attrs.Attribute[str], value: o
 
 def _check_api(instance: Plugin, attribute: attrs.Attribute[tuple[int, int]], value: object) -> None:
     if not (isinstance(value, tuple) and len(value) == 2 and all(type(part) is int for part in value)):
-        raise PluginError(f"Plugin {instance.name!r}: api must be a pair of integers such as {API_VERSION}, got {value!r}")
+        raise PluginError(
+            f"Plugin {instance.name!r}: api must be a pair of integers such as {API_VERSION}, got {value!r}"
+        )
 
 
 def _check_extensions(instance: Plugin, attribute: attrs.Attribute[tuple[Extension, ...]], value: object) -> None:

@@ -123,6 +123,24 @@ def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
         raise type(error)(f"{where}: {str(error).removeprefix(f'{cls.__name__}: ')}") from None
 
 
+def describe(cls: type) -> list[dict[str, Any]]:
+    """The options of a component or record: name, type, default, bounds, help."""
+    if not attrs.has(cls):
+        return []
+    found = []
+    for f in attrs.fields(cls):
+        if f.init:
+            default = "required" if f.default is attrs.NOTHING else f.default
+            if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+                default = "computed" if default.takes_self else unstructure(default.factory())
+            kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+            choices = f.metadata.get("choices")
+            rules = f"one of {', '.join(map(str, choices))}" if choices else f.metadata.get("bounds", "")
+            told = f.metadata.get("help", "")
+            found.append({"name": f.name, "type": kind, "default": unstructure(default), "bounds": rules, "help": told})
+    return found
+
+
 def structure(value: Any, kind: Any, where: str = "value") -> Any:
     """`value` as an instance of the annotation `kind`; OptionError naming `where` if it is not one.
 

@@ -131,7 +131,10 @@ class Registry:
             needs, has = (".".join(map(str, v)) for v in (plugin.api, API_VERSION))
             record.fail(Status.INCOMPATIBLE, f"made for plugin API {needs}; this kernel has {has}")
         elif record.entry_point and plugin.name != record.name:
-            record.fail(Status.BROKEN, f"entry point {record.name!r} names plugin {plugin.name!r}; they must be the same")
+            record.fail(
+                Status.BROKEN,
+                f"entry point {record.name!r} names plugin {plugin.name!r}; they must be the same",
+            )
 
     @functools.cached_property
     def _index(self) -> dict[tuple[str, str], list[tuple[PluginRecord, Extension]]]:
@@ -188,8 +191,12 @@ class Registry:
             if record.status is Status.OK:
                 return record, extension
         for record, _ in offers:
-            raise PluginError(f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}")
-        broken = [r for r in self.records if r.plugin is None and name.replace("_", "-") in (r.name, r.name.replace("_", "-"))]
+            raise PluginError(
+                f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}"
+            )
+        broken = [
+            r for r in self.records if r.plugin is None and name.replace("_", "-") in (r.name, r.name.replace("_", "-"))
+        ]
         if broken:
             record = broken[0]
             raise PluginError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import logging
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
     import torch
 
 
+def _logger() -> Any:
+    """structlog as the application set it up; if it did not, warnings only, to standard error."""
+    import structlog
+
+    if structlog.is_configured():
+        return structlog.get_logger("crosstask")
+    quiet = structlog.make_filtering_bound_logger(logging.WARNING)
+    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=quiet)
+
+
 class Run(Context):
     """The context that components of one run share. Close it (or use `with`) to stop its executor."""
 
@@ -39,11 +51,9 @@ class Run(Context):
         executor: Executor | None = None,
         observers: Iterable[Observer | Wrapper] = (),
     ) -> None:
-        import structlog
-
         self.registry, self.seed, self.run_id, self.device = registry, seed, run_id, device
         self.store = store
-        self.log = structlog.get_logger("crosstask").bind(run=run_id)
+        self.log = _logger().bind(run=run_id)
         self._memory: dict[tuple[str, str], Remembered] = {}
         self._manager = pluggy.PluginManager("crosstask")
         self._specified: set[str] = set()

@@ -47,7 +47,10 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config")
-    for path, table in [(home / "crosstask" / "config.toml", ()), (_pyproject(folder), ("tool", "crosstask"))]:
+    for path, table in [
+        (home / "crosstask" / "config.toml", ()),
+        (_pyproject(folder), ("tool", "crosstask")),
+    ]:
         if path is not None and path.is_file():
             for key, value in _read(path, table).items():
                 values[key], origins[key] = value, str(path)

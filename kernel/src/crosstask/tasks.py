@@ -69,7 +69,9 @@ class TaskDescriptor:
 
     def with_performance(self, metric: str, value: float) -> TaskDescriptor:
         """A copy with one more measurement at the end of the history."""
-        return attrs.evolve(self, performance_history=(*self.performance_history, Performance(metric=metric, value=value)))
+        return attrs.evolve(
+            self, performance_history=(*self.performance_history, Performance(metric=metric, value=value))
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
@@ -133,7 +135,9 @@ class Task:
             raw = getattr(self, split)
             if raw is None:
                 have = [s for s in SPLITS if getattr(self, s) is not None]
-                raise DataError(f"task {self.task_id!r} has no {split} data (it has {', '.join(have) or 'a descriptor only'})")
+                raise DataError(
+                    f"task {self.task_id!r} has no {split} data (it has {', '.join(have) or 'a descriptor only'})"
+                )
             from crosstask.learning.data import read_split  # deferred: a descriptor alone needs no torch
 
             self._splits[split] = read_split(raw, self.descriptor, split)
@@ -193,7 +197,9 @@ class Portfolio:
     def __getitem__(self, task_id: str) -> Task:
         task = self._tasks.get(task_id) or self._unseen.get(task_id)
         if task is None:
-            raise DataError(f"no task {task_id!r} in portfolio {self.name!r}{nearest(task_id, [*self._tasks, *self._unseen])}")
+            raise DataError(
+                f"no task {task_id!r} in portfolio {self.name!r}{nearest(task_id, [*self._tasks, *self._unseen])}"
+            )
         return task
 
     @property
@@ -234,7 +240,9 @@ class Portfolio:
         for task in self:
             for needed in task.descriptor.prerequisites:
                 if needed not in self._tasks:
-                    raise DataError(f"task {task.task_id!r} needs unknown prerequisite {needed!r}{nearest(needed, self._tasks)}")
+                    raise DataError(
+                        f"task {task.task_id!r} needs unknown prerequisite {needed!r}{nearest(needed, self._tasks)}"
+                    )
         graph = self.prerequisite_graph()
         try:
             cycle = nx.find_cycle(graph)

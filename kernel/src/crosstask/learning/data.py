@@ -28,7 +28,9 @@ def read_split(raw: Any, descriptor: TaskDescriptor, split: str) -> TensorData:
     if len(inputs) == 0:
         raise DataError(f"{where}: no samples")
     if descriptor.input_shape and tuple(inputs.shape[1:]) != descriptor.input_shape:
-        raise DataError(f"{where}: inputs have shape {tuple(inputs.shape[1:])}, the descriptor says {descriptor.input_shape}")
+        raise DataError(
+            f"{where}: inputs have shape {tuple(inputs.shape[1:])}, the descriptor says {descriptor.input_shape}"
+        )
     for name, tensor in (("inputs", inputs), ("targets", targets)):
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             row = int((~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)).nonzero()[0])
@@ -64,9 +66,13 @@ def _tensors(raw: Any) -> tuple[Tensor, Tensor]:
     if callable(raw) and not hasattr(raw, "__getitem__"):
         pairs = [(_tensor(x), _tensor(y)) for x, y in raw()]
     elif hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
-        pairs = [(_tensor(x)[None], _tensor(y).reshape(1, *_tensor(y).shape)) for x, y in (raw[i] for i in range(len(raw)))]
+        pairs = [
+            (_tensor(x)[None], _tensor(y).reshape(1, *_tensor(y).shape)) for x, y in (raw[i] for i in range(len(raw)))
+        ]
     else:
-        raise DataError(f"expected (inputs, targets), a Dataset or a function returning batches, got {type(raw).__name__}")
+        raise DataError(
+            f"expected (inputs, targets), a Dataset or a function returning batches, got {type(raw).__name__}"
+        )
     if not pairs:
         raise DataError("no samples")
     return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])

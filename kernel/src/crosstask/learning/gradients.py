@@ -158,7 +158,11 @@ def write_gradients(
 
 
 def _accumulate_sum(
-    losses: list[Tensor], weights: Tensor, shared: list[nn.Parameter], specific: list[nn.Parameter], own: Tensor | None
+    losses: list[Tensor],
+    weights: Tensor,
+    shared: list[nn.Parameter],
+    specific: list[nn.Parameter],
+    own: Tensor | None,
 ) -> None:
     stacked = torch.stack(losses)
     if own is None or not specific:

@@ -56,10 +56,14 @@ class ModelSpec:
 
     def _conv(self, task: TaskDescriptor) -> list[nn.Module]:
         if len(task.input_shape) != 3:
-            raise DataError(f"task {task.task_id!r}: 'conv' needs inputs of shape (channels, height, width), got {task.input_shape}")
+            raise DataError(
+                f"task {task.task_id!r}: 'conv' needs inputs of shape (channels, height, width), got {task.input_shape}"
+            )
         smallest = min(task.input_shape[1:])
         if smallest < 2 ** len(self.hidden):
-            raise DataError(f"task {task.task_id!r}: {len(self.hidden)} poolings need images of at least {2 ** len(self.hidden)} pixels, got {smallest}")
+            raise DataError(
+                f"task {task.task_id!r}: {len(self.hidden)} poolings need images of at least {2 ** len(self.hidden)} pixels, got {smallest}"
+            )
         widths = (task.input_shape[0], *self.hidden)
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
@@ -67,7 +71,9 @@ class ModelSpec:
         return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 
 
-def optimizer_for(name: str, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def optimizer_for(
+    name: str, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """A torch optimiser by the name a `Budget` uses."""
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, weight_decay=weight_decay, momentum=0.9)

@@ -28,7 +28,9 @@ def head_name(model: nn.Module) -> str:
         return "head"
     linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if not linear:
-        raise DataError(f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found")
+        raise DataError(
+            f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found"
+        )
     return linear[-1]
 
 

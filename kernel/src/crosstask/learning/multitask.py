@@ -25,18 +25,31 @@ class MultiTaskTrainer:
     """
 
     def __init__(
-        self, module: MultiTaskModule, tasks: list[Task], balancer: Balancer, budget: Budget, context: Context,
+        self,
+        module: MultiTaskModule,
+        tasks: list[Task],
+        balancer: Balancer,
+        budget: Budget,
+        context: Context,
         sampler: Sampler | None = None,
     ) -> None:
         if not tasks:
             raise DataError("no tasks to train together")
-        self.module, self.tasks, self.balancer, self.budget, self.context = module, tasks, balancer, budget, context
+        self.module, self.tasks, self.balancer, self.budget, self.context = (
+            module,
+            tasks,
+            balancer,
+            budget,
+            context,
+        )
         self.sampler = sampler
         parameters: list[nn.Parameter] = [*module.parameters(), *balancer.parameters()]
         self.optimizer = optimizer_for(budget.optimizer, parameters, budget.learning_rate, budget.weight_decay)
         size = max(1, budget.batch_size // len(tasks))
         self._streams = {
-            t.task_id: batches(len(t.data("train").head(budget.samples)), size, context.generator("multitask", t.task_id))
+            t.task_id: batches(
+                len(t.data("train").head(budget.samples)), size, context.generator("multitask", t.task_id)
+            )
             for t in tasks
         }
         self._rng = context.generator("sampler")
@@ -80,7 +93,10 @@ class MultiTaskTrainer:
             for name, value in conflicts.items():
                 self.conflicts.setdefault(name, []).append(value)
         self.context.tell(
-            "training_step", stage="multitask", step=number, metrics={"losses": values, "conflicts": conflicts}
+            "training_step",
+            stage="multitask",
+            step=number,
+            metrics={"losses": values, "conflicts": conflicts},
         )
         return values
 

@@ -56,11 +56,15 @@ def metric_name(task: Task) -> str:
     return chosen if isinstance(chosen, str) else getattr(chosen, "__name__", "metric")
 
 
-def _resolve(task: Task, chosen: str | Objective | None, known: dict[str, Objective], place: int, what: str) -> Objective:
+def _resolve(
+    task: Task, chosen: str | Objective | None, known: dict[str, Objective], place: int, what: str
+) -> Objective:
     if chosen is None:
         kind = task.descriptor.task_type
         if kind not in _BY_TYPE:
-            raise DataError(f"task {task.task_id!r} of type {kind!r} needs a {what} of its own: a function or one of {sorted(known)}")
+            raise DataError(
+                f"task {task.task_id!r} of type {kind!r} needs a {what} of its own: a function or one of {sorted(known)}"
+            )
         chosen = _BY_TYPE[kind][place]
     if isinstance(chosen, str):
         if chosen not in known:

@@ -123,5 +123,7 @@ def _checked(losses: list[Tensor], task: Task, step: int) -> list[float]:
     for number, value in enumerate(values):
         if not math.isfinite(value):
             at = step - len(values) + number + 1
-            raise RunError(f"task {task.task_id!r}: the training loss is {value} at step {at}; try a smaller learning rate")
+            raise RunError(
+                f"task {task.task_id!r}: the training loss is {value} at step {at}; try a smaller learning rate"
+            )
     return values

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import attrs
+import numpy as np
 import torch
 from torch import nn
 
-from crosstask.context import Context
+from crosstask.context import Context, Job
 from crosstask.errors import DataError, StoreError
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.models import ModelSpec
@@ -123,7 +124,11 @@ def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
 def architecture(model: nn.Module) -> str:
     """The layers of a model as text, without its head: what scratch and transfer have in common."""
     head = head_of(model)
-    return "\n".join(f"{name}:{module}" for name, module in model.named_modules() if module is not head and not list(module.children()))
+    return "\n".join(
+        f"{name}:{module}"
+        for name, module in model.named_modules()
+        if module is not head and not list(module.children())
+    )
 
 
 def transfer_scores(
@@ -205,27 +210,46 @@ def speed_gain(curve: LearningCurve, scratch_curve: LearningCurve) -> float | No
     return max(1, without) / max(1, with_transfer)
 
 
-def trained(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> nn.Module:
-    """The task's own model, trained from scratch with `budget` unless that was done before; set as `task.model`."""
-    if task.model is None:
-        key = model_key(context, spec, task, budget)
-        model = spec.build(task.descriptor, context.seed_for("model", task.task_id))
+def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budget: Budget) -> None:
+    """Give every task that has training data and no model its own, trained from scratch; never twice.
+
+    Trainings run as jobs; each is remembered as soon as it is done.
+    """
+    jobs, waiting = [], []
+    for task in tasks:
+        if task.model is not None or not task.has_data("train"):
+            continue
+        key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
         known = context.recall("models", key)
         if known is None:
-            fit(model, task, budget, context.generator("train", task.task_id), curve_split=None)
-            context.remember("models", key, model_payload(context, spec, task, budget), model.state_dict())
+            jobs.append(Job(train_job, (spec, without_model(task), budget, seed, context.device), label=task.task_id))
+            waiting.append((task, key, seed))
         else:
-            model.load_state_dict(known.tensors)
-        task.model = model
-    return task.model
+            task.model = _restored(spec, task, seed, known.tensors, context.device)
+    for index, weights in context.jobs(jobs):
+        task, key, seed = waiting[index]
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
+        context.remember("models", key, made, tensors)
+        task.model = _restored(spec, task, seed, tensors, context.device)
+        context.tell("stage_progress", stage="train", detail=task.task_id)
+
+
+def train_job(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> dict[str, np.ndarray]:
+    """Train one model from scratch and return its weights (as arrays: cheap to send between processes)."""
+    model = spec.build(task.descriptor, seed).to(device)
+    fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _restored(spec: ModelSpec, task: Task, seed: int, tensors: dict[str, torch.Tensor], device: str) -> nn.Module:
+    model = spec.build(task.descriptor, seed)
+    model.load_state_dict(tensors)
+    return model.to(device)
 
 
 def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
     return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
-
-
-def model_payload(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> object:
-    return unstructure({"task": task.task_id, "model": spec, "budget": budget, "seed": context.seed})
 
 
 def without_model(task: Task) -> Task:

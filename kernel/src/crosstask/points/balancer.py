@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from crosstask.components import Component, hook
 from crosstask.errors import PluginError
-from crosstask.learning.gradients import MatrixGradients, TaskGradients, gradients_of, shared_leaves, write_gradients
+from crosstask.learning.gradients import (
+    MatrixGradients,
+    TaskGradients,
+    gradients_of,
+    shared_leaves,
+    write_gradients,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

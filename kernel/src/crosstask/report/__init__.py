@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 def write_report(record: RunRecord, graph: TransferGraph, path: Path) -> Path:
     """Write the report to `path` and return it. What the run did not do is said in a sentence."""
     # deferred: plotly is slow to import, and a command that only reads the path of a report must not pay for it
-    from crosstask.report import curriculum, curves, graph_view, header, matrix, multitask, page, recipe, synthesis
+    from crosstask.report import (
+        curriculum,
+        curves,
+        graph_view,
+        header,
+        matrix,
+        multitask,
+        page,
+        recipe,
+        synthesis,
+    )
 
     sections = [header, graph_view, matrix, curriculum, curves, multitask, synthesis, recipe]
     text = page.document(record.name, [(module.TITLE, module.render(record, graph)) for module in sections])

@@ -42,8 +42,8 @@ _TEMPLATE = go.layout.Template(
 
 
 def style(index: int) -> tuple[str, str]:
-    """Colour and dash of the n-th series: seven colours, then the same dashed, then dotted."""
-    return color(_SERIES[index % len(_SERIES)]), DASHES[index // len(_SERIES) % len(DASHES)]
+    """Role of the colour, and dash, of the n-th series: seven colours, then the same dashed, then dotted."""
+    return _SERIES[index % len(_SERIES)], DASHES[index // len(_SERIES) % len(DASHES)]
 
 
 def figure(traces: Sequence[Any], **layout: Any) -> Any:
@@ -69,13 +69,13 @@ def view(*parts: str, grid: bool = False, classes: str = "") -> str:
 
 
 def legend(series: Mapping[str, tuple[str, str, str]]) -> str:
-    """Buttons that hide and show: series -> text, CSS colour, dash."""
+    """Buttons that hide and show: series -> text, role of its colour, dash."""
     strokes = {"solid": "", "dash": "6 3", "dot": "2 3"}
     items = "".join(
         f'<li><button type="button" aria-pressed="true" data-series="{escape(name)}">'
         f'<svg width="20" height="8" aria-hidden="true"><line x1="0" x2="20" y1="4" y2="4" stroke-width="3" '
-        f'style="stroke:{paint}" stroke-dasharray="{strokes[dash]}"/></svg>{escape(text)}</button></li>'
-        for name, (text, paint, dash) in series.items()
+        f'style="stroke:var(--{role})" stroke-dasharray="{strokes[dash]}"/></svg>{escape(text)}</button></li>'
+        for name, (text, role, dash) in series.items()
     )
     return f'<ul class="legend" aria-label="Legend: press to hide or show">{items}</ul>'
 
@@ -119,7 +119,9 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
                 "width": 4,
                 "color": color("muted"),
             },
-            text=[f"<b>{escape(name)}</b><br>{words(label)}: {spread(v, signed=signed)}" for _, name, _, v, _ in points],
+            text=[
+                f"<b>{escape(name)}</b><br>{words(label)}: {spread(v, signed=signed)}" for _, name, _, v, _ in points
+            ],
             hovertemplate="%{text}<extra></extra>",
             meta={"series": [label]},
         )
@@ -138,12 +140,14 @@ def dots_height(rows: Sequence[object]) -> int:
     return 76 + 38 * len(rows)
 
 
-def line(steps: Sequence[float], values: Sequence[float], name: str, paint: str, dash: str = "solid", **meta: Any) -> Any:
+def line(
+    steps: Sequence[float], values: Sequence[float], name: str, role: str, dash: str = "solid", **meta: Any
+) -> Any:
     """One curve over training steps."""
     return go.Scatter(
         x=list(steps), y=list(values), mode="lines", name=escape(name),
-        line={"color": paint, "dash": dash, "width": 2},
-        hovertemplate=f"{escape(name)}<br>step %{{x}}: %{{y:.3f}}<extra></extra>", meta={"series": [name], **meta},
+        line={"color": color(role), "dash": dash, "width": 2},
+        hovertemplate="%{fullData.name}<br>step %{x}: %{y:.3f}<extra></extra>", meta={"series": [name], **meta},
     )  # fmt: skip
 
 

@@ -117,10 +117,7 @@ def as_json(data: Any) -> str:
 
 def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
     """The whole page. The first section is the header and has no entry in the contents."""
-    themes = [
-        ":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items() if not role[-1].isdigit()) + "}"
-        for dark in (0, 1)
-    ]
+    themes = [":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items()) + "}" for dark in (0, 1)]
     style = f"{themes[0]}@media (prefers-color-scheme: dark){{{themes[1]}}}{_asset('page.css')}"
     colours = as_json(dict(PALETTE.values()))
     scripts = [get_plotlyjs(), _asset("page.js")]

@@ -66,7 +66,9 @@ class SqlStore(Store):
             self.url = parsed.render_as_string(hide_password=True)
             self._prepare()
         except sa.exc.ArgumentError:
-            raise StoreError(f"not a store: {url!r} (expected a path or a URL such as postgresql+psycopg://…)") from None
+            raise StoreError(
+                f"not a store: {url!r} (expected a path or a URL such as postgresql+psycopg://…)"
+            ) from None
         except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
             raise StoreError(f"cannot open the store {url!r}: {_cause(error)}") from error
 
@@ -185,7 +187,8 @@ class SqlStore(Store):
             name = connection.execute(sa.select(table.c.weights).where(table.c.key == key)).scalar()
             connection.execute(sa.delete(table).where(table.c.key == key))
             used = name and any(
-                connection.execute(sa.select(t.c.key).where(t.c.weights == name).limit(1)).first() for t in _tables.values()
+                connection.execute(sa.select(t.c.key).where(t.c.weights == name).limit(1)).first()
+                for t in _tables.values()
             )
         if name and not used:
             (self.weights / name).unlink(missing_ok=True)

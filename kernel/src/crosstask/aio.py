@@ -1,0 +1,154 @@
+"""The engine as coroutines: the same methods, run one after another in a thread, so that the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import nn
+
+from crosstask.engine import Strategy, TransferEngine
+from crosstask.graph import TransferGraph
+from crosstask.points.distillation import Distilled
+from crosstask.points.sharing import MultiTaskModule
+from crosstask.records import (
+    Budget,
+    Curriculum,
+    CurriculumResult,
+    MultiTaskResult,
+    SynthesisResult,
+    TransferResult,
+)
+from crosstask.registry import Registry
+from crosstask.tasks import Portfolio, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CrossTaskTransferEngine:
+    """`TransferEngine` with coroutines. Calls are queued: the engine never works on two at once.
+
+    `engine` is the engine itself; read its `graph` and `portfolio` between calls.
+    """
+
+    def __init__(self, engine: TransferEngine) -> None:
+        self.engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="crosstask")
+
+    async def __aenter__(self) -> CrossTaskTransferEngine:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _do(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, functools.partial(method, *args, **kwargs))
+
+    async def close(self) -> None:
+        await self._do(self.engine.close)
+        self._thread.shutdown()
+
+    async def register_task(self, task: Task, trained_model: nn.Module | None = None, *, unseen: bool = False) -> None:
+        await self._do(self.engine.register_task, task, trained_model, unseen=unseen)
+
+    async def register(self, portfolio: Portfolio) -> None:
+        await self._do(self.engine.register, portfolio)
+
+    async def train(self, tasks: Iterable[str] | None = None) -> None:
+        await self._do(self.engine.train, tasks)
+
+    async def discover(self) -> TransferGraph:
+        return await self._do(self.engine.discover)
+
+    async def get_transfer_graph_metrics(self) -> dict[str, Any]:
+        return await self._do(self.engine.get_transfer_graph_metrics)
+
+    async def export_transfer_graph(self, path: str | Path) -> Path:
+        return await self._do(self.engine.export_transfer_graph, path)
+
+    async def transfer_knowledge(
+        self,
+        source_task: str,
+        target_task: str,
+        transfer_strategy: Strategy = "lp_ft",
+        *,
+        samples: bool = False,
+    ) -> TransferResult:
+        return await self._do(
+            self.engine.transfer_knowledge, source_task, target_task, transfer_strategy, samples=samples
+        )
+
+    async def get_best_transfer_strategy(self, source: str, target: str) -> str:
+        return await self._do(self.engine.get_best_transfer_strategy, source, target)
+
+    async def generate_curriculum(
+        self, target_task: str, strategy: Strategy = "transfer_potential", max_tasks: int = 5
+    ) -> Curriculum:
+        return await self._do(self.engine.generate_curriculum, target_task, strategy, max_tasks)
+
+    async def run_curriculum(
+        self,
+        curriculum: Curriculum,
+        transfer_strategy: Strategy = "lp_ft",
+        *,
+        planner: Strategy | None = None,
+    ) -> CurriculumResult:
+        return await self._do(self.engine.run_curriculum, curriculum, transfer_strategy, planner=planner)
+
+    async def distill(
+        self, tasks: Sequence[str], strategy: Strategy = "representation", samples: torch.Tensor | None = None
+    ) -> Distilled:
+        return await self._do(self.engine.distill, tasks, strategy, samples)
+
+    async def synthesize_zero_shot_model(
+        self,
+        new_task: str | Task,
+        synthesis_strategy: Strategy = "weighted_ensemble",
+        inputs: torch.Tensor | None = None,
+    ) -> nn.Module:
+        return await self._do(self.engine.synthesize_zero_shot_model, new_task, synthesis_strategy, inputs)
+
+    async def judge_synthesis(self, model: nn.Module, new_task: str) -> SynthesisResult:
+        return await self._do(self.engine.judge_synthesis, model, new_task)
+
+    async def train_together(
+        self,
+        tasks: Sequence[str] = (),
+        balancer: Strategy = "equal",
+        sharing: Strategy = "hard_parameter_sharing",
+        sampler: Strategy | None = None,
+        budget: Budget | None = None,
+    ) -> tuple[MultiTaskModule, MultiTaskResult]:
+        return await self._do(self.engine.train_together, tasks, balancer, sharing, sampler, budget)
+
+
+def create_cross_task_transfer_engine(
+    task_embedding_dim: int = 128,
+    hidden_dim: int = 256,
+    auto_discover: bool = True,
+    registry: Registry | None = None,
+    **options: Any,
+) -> CrossTaskTransferEngine:
+    """An asynchronous engine with every discoverer that is installed of `skills`, `probe` and `gnn`, in that order.
+
+    The dimensions are the `gnn` discoverer's; without it they have no effect. `options` are `TransferEngine`'s.
+    """
+    registry = registry or Registry.installed()
+    if "discoverers" not in options:
+        installed = registry.names("discovery")
+        chosen: list[Any] = [name for name in ("skills", "probe") if name in installed]
+        if "gnn" in installed:
+            sizes = {"task_embedding_dim": task_embedding_dim, "hidden_dim": hidden_dim}
+            chosen.append(registry.create("discovery", "gnn", sizes))
+        options["discoverers"] = chosen
+    return CrossTaskTransferEngine(TransferEngine(auto_discover=auto_discover, registry=registry, **options))

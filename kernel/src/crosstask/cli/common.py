@@ -1,0 +1,125 @@
+"""What several commands need: shared options, an engine from a recipe, JSON and table output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from crosstask.engine import TransferEngine
+    from crosstask.recipe import Recipe
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables; no progress bars.")
+
+
+def run_options(function: F) -> F:
+    """Options of every command that works on a recipe's tasks."""
+    for decorate in (
+        json_option,
+        click.option("--device", default="cpu", show_default=True, help="torch device to train on."),
+        click.option("--store", help="Store: a path or any SQLAlchemy URL. [default: store.db in --out]"),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path),
+            default=Path("crosstask-out"),
+            show_default=True,
+            help="Folder for results and the store.",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def task_options(function: F) -> F:
+    """`run_options` and the recipe whose tasks to use."""
+    with_recipe = click.option(
+        "--recipe",
+        "reference",
+        default="demo",
+        show_default=True,
+        help="Recipe file or name: tasks, model, budgets.",
+    )
+    return with_recipe(run_options(function))
+
+
+@contextlib.contextmanager
+def engine_of(
+    reference: str, overrides: tuple[str, ...], out: Path, store: str | None, device: str, as_json: bool
+) -> Iterator[tuple[TransferEngine, Recipe]]:
+    """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted."""
+    from crosstask.job import check_components, check_requirements, engine_for, load_portfolio
+    from crosstask.recipe import load_recipe
+    from crosstask.registry import Registry
+    from crosstask.store import open_store
+
+    registry = Registry.installed()
+    recipe = load_recipe(reference, registry, overrides).recipe
+    check_requirements(recipe, registry)
+    check_components(recipe, registry)
+    opened = open_store(store or str(out / "store.db"), out / "weights", registry)
+    with progress(as_json) as observers, engine_for(recipe, registry, opened, device, observers) as engine:
+        engine.register(load_portfolio(recipe, engine))
+        yield engine, recipe
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[list[Any]]:
+    """Observers that draw progress bars on standard error; none if quiet."""
+    if quiet:
+        yield []
+        return
+    from crosstask.cli.bars import Bars
+
+    bars = Bars()
+    try:
+        yield [bars]
+    finally:
+        bars.stop()
+
+
+def emit_json(value: Any) -> None:
+    """Print any record as JSON."""
+    from crosstask.options import unstructure
+
+    click.echo(json.dumps(unstructure(value), indent=1, allow_nan=False))
+
+
+def emit_table(table: Table) -> None:
+    """Print a rich table."""
+    from rich.console import Console
+
+    Console().print(table)
+
+
+@functools.singledispatch
+def shown(value: Any) -> str:
+    """A figure as it is shown in a table."""
+    return "–" if value is None else str(value)
+
+
+@shown.register
+def _(value: float) -> str:
+    return f"{value:.3f}"
+
+
+@shown.register
+def _(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+@shown.register
+def _(value: dict) -> str:  # type: ignore[type-arg]
+    if isinstance(value, Mapping) and "mean" in value:
+        return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())

@@ -1,0 +1,33 @@
+"""`crosstask discover`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+
+
+@click.command()
+@task_options
+def command(
+    reference: str, out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool
+) -> None:
+    """Find out which tasks of a recipe help which; write graph.json and graph.graphml to --out."""
+    with engine_of(reference, overrides, out, store, device, as_json) as (engine, _):
+        graph = engine.discover()
+        for suffix in ("json", "graphml"):
+            engine.export_transfer_graph(out / f"graph.{suffix}")
+        if as_json:
+            emit_json(graph.to_json())
+            return
+        from rich.table import Table
+
+        table = Table("Source", "Target", "Coefficient", "95 %", "Relation", "Evidence", title="Strongest transfer")
+        for edge in sorted(graph.edges(), key=lambda e: -e.transfer_coefficient)[:20]:
+            between = "–" if edge.low is None else f"{edge.low:+.2f} … {edge.high:+.2f}"
+            coefficient = shown(edge.transfer_coefficient)
+            table.add_row(edge.source, edge.target, coefficient, between, edge.relation.value, edge.evidence.value)
+        emit_table(table)
+        click.echo(f"graph: {out / 'graph.json'}")

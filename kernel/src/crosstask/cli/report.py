@@ -1,0 +1,26 @@
+"""`crosstask report DIR`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from crosstask.cli.common import emit_json, json_option
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def command(folder: Path, as_json: bool) -> None:
+    """Write report.html of the run in FOLDER again, from its run.json and graph.json."""
+    from crosstask.graph import TransferGraph
+    from crosstask.job import load_run
+    from crosstask.report import write_report
+
+    record = load_run(folder)
+    path = write_report(record, TransferGraph.load(folder / "graph.json"), folder / "report.html")
+    if as_json:
+        emit_json({"report": str(path), "run": record.run_id, "status": record.status})
+    else:
+        click.echo(f"report: {path}")

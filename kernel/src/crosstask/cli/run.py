@@ -1,0 +1,68 @@
+"""`crosstask run RECIPE --out DIR`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from crosstask.cli.common import emit_json, emit_table, progress, run_options, shown
+
+if TYPE_CHECKING:
+    from crosstask.records import RunRecord
+
+
+@click.command()
+@click.argument("reference", metavar="RECIPE", required=False)
+@click.option("--resume", is_flag=True, help="Continue the run that was started in --out; its recipe if none is given.")
+@run_options
+def command(
+    reference: str | None,
+    resume: bool,
+    out: Path,
+    overrides: tuple[str, ...],
+    store: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Run RECIPE, a TOML file or the name of an installed recipe, and write everything it finds to --out."""
+    execute(reference, resume, out, overrides, store, device, as_json)
+
+
+def execute(
+    reference: str | None,
+    resume: bool,
+    out: Path,
+    overrides: tuple[str, ...],
+    store: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Run a recipe and print its summary."""
+    if reference is None and not resume:
+        raise click.UsageError("a RECIPE is needed, or --resume to continue the run in --out")
+    from crosstask.job import run_recipe
+    from crosstask.recipe import load_recipe
+    from crosstask.registry import Registry
+
+    registry = Registry.installed()
+    recipe = load_recipe(reference, registry, overrides).recipe if reference else None
+    with progress(as_json) as observers:
+        record = run_recipe(
+            recipe, out, registry=registry, store=store, resume=resume, device=device, observers=observers
+        )
+    if as_json:
+        emit_json(record)
+    else:
+        _show(record, out)
+
+
+def _show(record: RunRecord, out: Path) -> None:
+    from rich.table import Table
+
+    table = Table("What", "Figure", title=f"{record.name} · seed {record.seed} · {record.seconds:.0f} s")
+    for name, value in record.summary.items():
+        table.add_row(name.replace("_", " "), shown(value))
+    emit_table(table)
+    click.echo(f"report: {out / 'report.html'}   figures: {out / 'run.json'}   graph: {out / 'graph.json'}")

@@ -1,0 +1,51 @@
+"""`crosstask synthesize TASK`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+
+
+@click.command()
+@click.argument("task")
+@click.option("--strategy", default="weighted_ensemble", show_default=True, help="Synthesis component.")
+@task_options
+def command(
+    task: str,
+    strategy: str,
+    reference: str,
+    out: Path,
+    overrides: tuple[str, ...],
+    store: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Make a model for the unseen TASK without training it; write its weights to --out as safetensors."""
+    with engine_of(reference, overrides, out, store, device, as_json) as (engine, _):
+        new_task = engine.portfolio[task]
+        inputs = new_task.data("train").inputs if new_task.has_data() else None
+        model = engine.synthesize_zero_shot_model(task, strategy, inputs)
+        result = engine.judge_synthesis(model, task)
+    from safetensors.torch import save_file
+
+    path = out / f"{task}.safetensors"
+    # Cloned, because safetensors refuses tensors that share memory.
+    save_file({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}, path)
+    if as_json:
+        emit_json(result)
+        return
+    from rich.table import Table
+
+    table = Table("Source", "Weight", title=f"{task}: made by {result.provenance.strategy}")
+    for source, weight in sorted(result.provenance.sources.items(), key=lambda item: -item[1]):
+        table.add_row(source, shown(weight))
+    emit_table(table)
+    for note in result.provenance.notes:
+        click.echo(note)
+    click.echo(
+        f"{result.metric}: {shown(result.score)} without training, {shown(result.full_training_score)} with full training"
+    )
+    click.echo(f"weights: {path}")

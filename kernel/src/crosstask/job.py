@@ -1,0 +1,347 @@
+"""The main job: a recipe from discovery to joint training, with everything it found written to a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from crosstask.components import Component
+from crosstask.engine import TransferEngine
+from crosstask.errors import CrosstaskError, RecipeError, RunError
+from crosstask.options import structure, unstructure
+from crosstask.points.observer import Observer
+from crosstask.points.store import Store
+from crosstask.recipe import Choice, Recipe, recipe_from
+from crosstask.records import RunRecord, TransferResult
+from crosstask.registry import Registry, Status
+from crosstask.store import open_store
+from crosstask.tasks import Portfolio
+
+
+def run_recipe(
+    recipe: Recipe | None,
+    out: Path,
+    *,
+    registry: Registry | None = None,
+    store: str | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    observers: Iterable[Observer] = (),
+) -> RunRecord:
+    """Run a recipe and write run.json, graph.json, graph.graphml, report.html and the store to `out`.
+
+    Every measurement is kept as soon as it is done: a run that is killed and started again repeats none of them, and
+    with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe. RecipeError and RunError say what
+    is wrong before any work is done: unknown components or options, a folder that cannot be written.
+    """
+    registry = registry or Registry.installed()
+    out = Path(out)
+    _make_writable(out)
+    opened = open_store(store or str(out / "store.db"), out / "weights", registry)
+    try:
+        record = _begin(recipe, opened, out, resume)
+        job = _Job(recipe_from(record.recipe, record.name), record, opened, out, registry, device)
+        return job.run(observers)
+    finally:
+        opened.close()
+
+
+def load_run(folder: Path) -> RunRecord:
+    """The record of a finished or interrupted run, from its folder. RunError if there is none or it is damaged."""
+    path = Path(folder) / "run.json"
+    try:
+        made: RunRecord = structure(json.loads(path.read_text(encoding="utf-8")), RunRecord, str(path))
+    except OSError as error:
+        raise RunError(f"no run in {folder}: {path.name} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RunError(f"{path} is not a run's record: {error}") from None
+    return made
+
+
+def _make_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".write-{os.getpid()}"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"cannot write to the output folder {out}: {error.strerror or error}") from None
+
+
+def _begin(recipe: Recipe | None, store: Store, out: Path, resume: bool) -> RunRecord:
+    if resume:
+        earlier = [payload for _, payload in store.entries("runs") if payload.get("folder") == str(out.resolve())]
+        if not earlier:
+            raise RunError(f"nothing to resume in {out}: no run was started there with this store")
+        record: RunRecord = structure(earlier[-1]["record"], RunRecord, "stored run")
+        if recipe is not None and unstructure(recipe) != record.recipe:
+            raise RunError(
+                f"{out} holds a run of another recipe or other options; leave out --resume to start a new run"
+            )
+        return attrs.evolve(record, status="running", error=None)
+    if recipe is None:
+        raise RecipeError("a recipe is needed to start a run")
+    return RunRecord(
+        run_id=uuid.uuid4().hex[:12],
+        name=recipe.name,
+        seed=recipe.seed,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        recipe=unstructure(recipe),
+    )
+
+
+def engine_for(
+    recipe: Recipe,
+    registry: Registry,
+    store: Store | None,
+    device: str = "cpu",
+    observers: Iterable[Observer] = (),
+    run_id: str = "",
+) -> TransferEngine:
+    """An engine as a recipe describes it, with its observers and wrappers, and no tasks yet."""
+
+    def create(point: str, choice: Choice) -> Any:
+        return registry.create(point, choice.use, choice.options)
+
+    listening = [create("observer", c) for c in recipe.observers] + [create("wrapper", c) for c in recipe.wrappers]
+    return TransferEngine(
+        model=recipe.model,
+        train=recipe.train,
+        budget=recipe.budget,
+        seed=recipe.seed,
+        seeds=recipe.seeds,
+        device=device,
+        store=store,
+        registry=registry,
+        executor=create("executor", recipe.executor),
+        discoverers=[create("discovery", c) for c in recipe.discovery],
+        observers=[*observers, *listening],
+        run_id=run_id,
+    )
+
+
+def load_portfolio(recipe: Recipe, engine: TransferEngine) -> Portfolio:
+    """The recipe's tasks. RecipeError if a stage names a task that is not among them."""
+    source = engine.run.component("source", recipe.source.use, recipe.source.options)
+    portfolio: Portfolio = engine.run.call(source, "load")
+    portfolio.check()
+    for part, task_id in (
+        ("curriculum.target", recipe.curriculum and recipe.curriculum.target),
+        ("synthesis.task", recipe.synthesis and recipe.synthesis.task),
+    ):
+        if task_id is not None:
+            try:
+                portfolio[task_id]
+            except CrosstaskError as error:
+                raise RecipeError(f"{part}: {error}") from None
+    return portfolio
+
+
+def check_requirements(recipe: Recipe, registry: Registry) -> None:
+    """RecipeError if a plugin that the recipe requires is missing, unusable or of another version."""
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    usable = {r.name: r for r in registry.plugins() if r.status is Status.OK}
+    usable |= {r.distribution: r for r in usable.values()}
+    for name, wanted in recipe.requires.items():
+        try:
+            fits = name in usable and usable[name].version in SpecifierSet(wanted)
+        except InvalidSpecifier:
+            raise RecipeError(f"requires.{name}: {wanted!r} is not a version specifier such as '>=1.2,<2'") from None
+        if not fits:
+            has = (
+                f"version {usable[name].version} is installed"
+                if name in usable
+                else "it is not installed or not usable"
+            )
+            raise RecipeError(f"the recipe requires plugin {name} {wanted}; {has}. Try: pip install '{name}{wanted}'")
+
+
+def check_components(recipe: Recipe, registry: Registry) -> None:
+    """Create every component once, so that a wrong name or option is found before hours of work, not after."""
+    choices = [("transfer", recipe.transfer), ("source", recipe.source)]
+    if recipe.curriculum:
+        choices.append(("curriculum", recipe.curriculum.planner))
+    if recipe.synthesis:
+        choices.append(("synthesis", recipe.synthesis.synthesizer))
+    if recipe.multitask:
+        choices += [("balancer", recipe.multitask.balancer), ("sharing", recipe.multitask.sharing)]
+        if recipe.multitask.sampler:
+            choices.append(("sampler", recipe.multitask.sampler))
+    for point, choice in choices:
+        registry.create(point, choice.use, choice.options)
+
+
+class _Job:
+    """One run of a recipe: its engine, and the record as it grows."""
+
+    def __init__(
+        self, recipe: Recipe, record: RunRecord, store: Store, out: Path, registry: Registry, device: str
+    ) -> None:
+        self.recipe, self.record, self.store, self.out = recipe, record, store, out
+        self.registry, self.device = registry, device
+
+    def run(self, observers: Iterable[Observer]) -> RunRecord:
+        started = time.perf_counter()
+        recipe = self.recipe
+        check_requirements(recipe, self.registry)
+        check_components(recipe, self.registry)
+        self.engine = engine_for(recipe, self.registry, self.store, self.device, observers, self.record.run_id)
+        error: BaseException | None = None
+        self._update(versions=self._versions())
+        try:
+            with self.engine.run:
+                self.engine.run.tell("run_started", record=self.record)
+                self._work()
+            self._update(status="finished")
+        except BaseException as caught:
+            error = caught
+            interrupted = isinstance(caught, KeyboardInterrupt)
+            self._update(status="interrupted" if interrupted else "failed", error=f"{type(caught).__name__}: {caught}")
+            raise
+        finally:
+            self._update(seconds=self.record.seconds + time.perf_counter() - started)
+            self._write()
+            self.engine.run.tell("run_finished", record=self.record, error=error)
+        return self.record
+
+    def _versions(self) -> dict[str, str]:
+        import torch
+
+        found = {"python": platform.python_version(), "torch": torch.__version__}
+        return found | {r.distribution: r.version for r in self.registry.plugins() if r.status is Status.OK}
+
+    def _update(self, **changes: Any) -> None:
+        """Change the record and keep it, so that a killed run can be found again."""
+        self.record = attrs.evolve(self.record, **changes)
+        payload = {"folder": str(self.out.resolve()), "record": unstructure(self.record)}
+        self.store.put("runs", self.record.run_id, payload, run_id=self.record.run_id, replace=True)
+
+    def _work(self) -> None:
+        recipe, engine = self.recipe, self.engine
+        portfolio = load_portfolio(recipe, engine)
+        engine.register(portfolio)
+        engine.train()
+        if recipe.discovery:
+            self._discover()
+        if recipe.curriculum:
+            self._curriculum()
+        if recipe.synthesis:
+            self._synthesis()
+        if recipe.multitask:
+            self._multitask()
+
+    def _discover(self) -> None:
+        started = time.perf_counter()
+        self.engine.discover()
+        skipped = {d.origin: list(s) for d in self.engine.discoverers if (s := getattr(d, "skipped", None))}
+        metrics = self.engine.get_transfer_graph_metrics()
+        found = {"metrics": metrics, "skipped": skipped, "seconds": time.perf_counter() - started}
+        self._update(discovery=found)
+        self._summarise(
+            tasks=len(self.engine.portfolio),
+            unseen_tasks=len(self.engine.portfolio.unseen),
+            measured_pairs=metrics["evidence"].get("measured", 0),
+            mean_coefficient=metrics["mean_coefficient"],
+            strongest_helper=metrics["hubs"][0] if metrics["hubs"] else None,
+            negative_transfer_pairs=len(self.engine.graph.negative_transfer()),
+        )
+
+    def _curriculum(self) -> None:
+        part, engine = self.recipe.curriculum, self.engine
+        assert part is not None
+        planner = self._component("curriculum", part.planner)
+        method = self._component("transfer", self.recipe.transfer)
+        curriculum = engine.generate_curriculum(part.target, planner, part.max_tasks)
+        result = engine.run_curriculum(curriculum, method, planner=planner)
+        transfers: list[TransferResult] = []
+        best = engine.graph.best_sources(part.target, 1)
+        if best and engine.portfolio[best[0].source].has_data():
+            transfers.append(engine.transfer_knowledge(best[0].source, part.target, method, samples=True))
+        baselines = {"from scratch": result.stages[-1].scratch_score}
+        if transfers:
+            baselines[f"best single source: {transfers[0].source}"] = transfers[0].score
+        self._update(curriculum=result, curriculum_baselines=unstructure(baselines), transfers=tuple(transfers))
+        last = result.stages[-1]
+        self._summarise(
+            target=part.target,
+            curriculum=" → ".join(result.curriculum.task_sequence),
+            target_with_curriculum=last.score,
+            target_from_scratch=last.scratch_score,
+            curriculum_gain=last.gain,
+        )
+        if transfers:
+            self._summarise(
+                best_source=transfers[0].source,
+                target_from_best_source=transfers[0].score,
+                convergence_speed_gain=transfers[0].convergence_speed_gain,
+                sample_efficiency_gain=transfers[0].sample_efficiency_gain,
+            )
+
+    def _synthesis(self) -> None:
+        part, engine = self.recipe.synthesis, self.engine
+        assert part is not None
+        engine.run.tell("stage_started", stage="synthesis", total=1)
+        maker = self._component("synthesis", part.synthesizer)
+        task = engine.portfolio[part.task]
+        inputs = task.data("train").inputs if task.has_data() else None
+        result = engine.judge_synthesis(engine.synthesize_zero_shot_model(part.task, maker, inputs), part.task)
+        self._update(synthesis=result)
+        engine.run.tell("stage_finished", stage="synthesis", result=result)
+        self._summarise(
+            unseen_task=part.task,
+            zero_shot_score=result.score,
+            full_training_score=result.full_training_score,
+            zero_shot_share=_ratio(result.score, result.full_training_score),
+        )
+
+    def _multitask(self) -> None:
+        part, engine = self.recipe.multitask, self.engine
+        assert part is not None
+        balancer = self._component("balancer", part.balancer)
+        sharing = self._component("sharing", part.sharing)
+        sampler = self._component("sampler", part.sampler) if part.sampler else None
+        _, result = engine.train_together(part.tasks, balancer, sharing, sampler, part.budget)
+        self._update(multitask=result)
+        mean = sum(result.scores.values()) / len(result.scores)
+        alone = sum(result.single_task_scores.values()) / len(result.single_task_scores)
+        shares = result.conflicts.get("conflict_share", ())
+        self._summarise(
+            trained_together=", ".join(result.tasks),
+            joint_mean_score=mean,
+            single_task_mean_score=alone,
+            joint_gain=mean - alone,
+            mean_conflict_share=sum(shares) / len(shares) if shares else None,
+        )
+
+    def _component(self, point: str, choice: Choice) -> Component:
+        return self.engine.run.component(point, choice.use, choice.options)
+
+    def _summarise(self, **figures: Any) -> None:
+        self._update(summary={**self.record.summary, **unstructure(figures)})
+
+    def _write(self) -> None:
+        from crosstask.report import write_report
+
+        text = json.dumps(unstructure(self.record), indent=1, allow_nan=False)
+        try:
+            (self.out / "run.json").write_text(text, encoding="utf-8")
+            if self.engine.graph.task_ids:
+                self.engine.export_transfer_graph(self.out / "graph.json")
+                self.engine.export_transfer_graph(self.out / "graph.graphml")
+                write_report(self.record, self.engine.graph, self.out / "report.html")
+        except OSError as error:
+            raise RunError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+
+def _ratio(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None

@@ -1,0 +1,229 @@
+"""A run described in TOML: which components with which options do what. Recipes inherit (`extends`) and override."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from crosstask.errors import OptionError, PluginError, RecipeError, nearest
+from crosstask.learning.models import ModelSpec
+from crosstask.options import build, option, record
+from crosstask.records import Budget
+
+if TYPE_CHECKING:
+    from crosstask.registry import Registry
+
+
+@record
+class Choice:
+    """A component by name with its options. In TOML: a table with `use`, every other key an option."""
+
+    use: str
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
+class CurriculumPart:
+    """The curriculum stage: a planner, the task to reach, and how many tasks the path may have."""
+
+    target: str
+    planner: Choice = attrs.field(factory=lambda: Choice(use="transfer_potential"))
+    max_tasks: int = option(4, ge=1, help="tasks on the path, the target among them")
+
+
+@record
+class SynthesisPart:
+    """The synthesis stage: a synthesizer and the unseen task to make a model for."""
+
+    task: str
+    synthesizer: Choice = attrs.field(factory=lambda: Choice(use="weighted_ensemble"))
+
+
+@record
+class MultitaskPart:
+    """The joint training stage: tasks (those found compatible, if none are named), balancer, sharing, sampler, budget."""
+
+    tasks: tuple[str, ...] = ()
+    balancer: Choice = attrs.field(factory=lambda: Choice(use="equal"))
+    sharing: Choice = attrs.field(factory=lambda: Choice(use="hard_parameter_sharing"))
+    sampler: Choice | None = None
+    budget: Budget = attrs.field(factory=Budget)
+
+
+@record
+class Recipe:
+    """Everything a run needs to know. A stage whose table is absent is left out.
+
+    `train` is what each task's own model may spend, `budget` what a transfer into a target may.
+    """
+
+    source: Choice
+    name: str = "run"
+    description: str = ""
+    seed: int = option(0, ge=0, help="everything random follows from it")
+    seeds: int = option(3, ge=1, help="repeats of a transfer, for its confidence interval")
+    requires: dict[str, str] = attrs.field(factory=dict)
+    prefer: dict[str, str] = attrs.field(factory=dict)
+    model: ModelSpec = attrs.field(factory=ModelSpec)
+    train: Budget = attrs.field(factory=lambda: Budget(steps=400))
+    budget: Budget = attrs.field(factory=lambda: Budget(steps=100, samples=50))
+    discovery: tuple[Choice, ...] = ()
+    transfer: Choice = attrs.field(factory=lambda: Choice(use="lp_ft"))
+    curriculum: CurriculumPart | None = None
+    synthesis: SynthesisPart | None = None
+    multitask: MultitaskPart | None = None
+    executor: Choice = attrs.field(factory=lambda: Choice(use="serial"))
+    observers: tuple[Choice, ...] = ()
+    wrappers: tuple[Choice, ...] = ()
+
+
+@attrs.frozen
+class Resolved:
+    """A recipe with where each of its values came from: dotted key -> file or command line."""
+
+    recipe: Recipe
+    values: dict[str, Any]
+    origins: dict[str, str]
+
+
+def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> Resolved:
+    """Read a recipe by path, or by the name under which an installed plugin ships it.
+
+    `overrides` are `dotted.key=value` with TOML values (a bare word is a string). RecipeError says which file, and
+    for a syntax error shows the line.
+    """
+    values, origins = _chain(reference, registry, [])
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            raise RecipeError(f"an override must look like key.sub=value, got {text!r}")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value.strip()
+        nested: Any = parsed
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        _merge(values, nested, origins, "command line")
+    return Resolved(recipe_from(values, str(reference)), values, origins)
+
+
+def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A checked recipe from plain data (TOML's or a stored run's). RecipeError names the place and the nearest name."""
+    plain = dict(values)
+    plain.pop("extends", None)
+    try:
+        for key in ("source", "transfer", "executor"):
+            if key in plain:
+                plain[key] = _choice(plain[key], key)
+        for key in ("discovery", "observers", "wrappers"):
+            if key in plain:
+                if not isinstance(plain[key], list | tuple):
+                    raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {plain[key]!r}")
+                plain[key] = [_choice(item, f"{key}[{number}]") for number, item in enumerate(plain[key])]
+        for part, names in (
+            ("curriculum", ("planner",)),
+            ("synthesis", ("synthesizer",)),
+            ("multitask", ("balancer", "sharing", "sampler")),
+        ):
+            if isinstance(plain.get(part), Mapping):
+                plain[part] = dict(plain[part])
+                for name in names:
+                    if plain[part].get(name) is not None:
+                        plain[part][name] = _choice(plain[part][name], f"{part}.{name}")
+        return build(Recipe, plain, "recipe")
+    except OptionError as error:
+        raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
+
+
+def _choice(value: Any, where: str) -> Choice:
+    if isinstance(value, Choice):
+        return value
+    if isinstance(value, str):
+        return Choice(use=value)
+    if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
+        raise OptionError(
+            f'{where} must be a name, or a table with use = "name" and the component\'s options, got {value!r}'
+        )
+    if set(value) == {"use", "options"} and isinstance(value["options"], Mapping):
+        return Choice(use=value["use"], options=dict(value["options"]))
+    return Choice(use=value["use"], options={k: v for k, v in value.items() if k != "use"})
+
+
+def _chain(reference: str | Path, registry: Registry, seen: list[Path]) -> tuple[dict[str, Any], dict[str, str]]:
+    path = _find(reference, registry, seen[-1].parent if seen else None)
+    if path in seen:
+        raise RecipeError("recipes extend one another in a circle: " + " -> ".join(str(p) for p in [*seen, path]))
+    own = _read(path)
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if parent := own.get("extends"):
+        if not isinstance(parent, str):
+            raise RecipeError(f"{path}: extends must be a recipe's name or path, got {parent!r}")
+        values, origins = _chain(parent, registry, [*seen, path])
+    _merge(values, own, origins, str(path))
+    return values, origins
+
+
+def _find(reference: str | Path, registry: Registry, folder: Path | None) -> Path:
+    text = str(reference)
+    if text.endswith(".toml") or "/" in text:
+        path = Path(text) if folder is None or Path(text).is_absolute() else folder / text
+        if not path.is_file():
+            raise RecipeError(f"no recipe file {path}")
+        return path.resolve()
+    try:
+        return registry.recipe_path(text)
+    except LookupError:
+        raise RecipeError(
+            f"no recipe named {text!r}{nearest(text, registry.names('recipe'))} (a file's name ends in .toml)"
+        ) from None
+    except PluginError as error:
+        raise RecipeError(str(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}{_line_of(text, str(error))}") from None
+
+
+def _line_of(text: str, message: str) -> str:
+    digits = message.partition("at line ")[2].partition(",")[0]
+    lines = text.splitlines()
+    if not digits.isdigit() or not 0 < int(digits) <= len(lines):
+        return ""
+    return f"\n  {digits} | {lines[int(digits) - 1]}"
+
+
+def _merge(
+    into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str = ""
+) -> None:
+    """Tables merge key by key, except that choosing another component drops the old one's options; lists are replaced."""
+    for key, value in new.items():
+        dotted = f"{prefix}{key}"
+        old = into.get(key)
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, dict)
+            and ("use" not in value or value["use"] == old.get("use"))
+        ):
+            _merge(old, value, origins, origin, f"{dotted}.")
+            continue
+        for known in [k for k in origins if k == dotted or k.startswith(f"{dotted}.")]:
+            del origins[known]
+        if isinstance(value, Mapping):
+            into[key] = {}
+            _merge(into[key], value, origins, origin, f"{dotted}.")
+        else:
+            into[key] = value
+            origins[dotted] = origin

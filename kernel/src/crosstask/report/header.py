@@ -1,0 +1,47 @@
+"""Who the run is, how it ended, and its summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from crosstask.graph import TransferGraph
+from crosstask.records import RunRecord
+from crosstask.report.page import escape, interval, note, number, table, words
+
+TITLE = "Run"
+
+
+def render(record: RunRecord, graph: TransferGraph) -> str:
+    minutes, seconds = divmod(record.seconds, 60)
+    facts = {
+        "Status": f'<span class="status {escape(record.status)}">{escape(record.status)}</span>',
+        "Run": escape(record.run_id),
+        "Seed": str(record.seed),
+        "Started": escape(record.started[:19].replace("T", " ")) or "–",
+        "Duration": f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s",
+        "Tasks": str(len(graph.task_ids)),
+        "Versions": escape(", ".join(f"{name} {version}" for name, version in record.versions.items())) or "–",
+    }
+    items = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
+    problem = f'<p class="problem"><strong>What went wrong.</strong> {escape(record.error)}</p>' if record.error else ""
+    if record.summary:
+        rows = [(words(name), *_cells(value)) for name, value in record.summary.items()]
+        summary = table("Summary", ("", "Value", "95 % interval"), rows)
+    else:
+        summary = note("There is no summary: the run had not come to its end when this report was written.")
+    return (
+        f'<p class="kicker">crosstask run report</p><h1>{escape(record.name)}</h1>{problem}'
+        f'<dl class="facts">{items}</dl>{summary}'
+    )
+
+
+def _cells(value: Any) -> tuple[str, str]:
+    if isinstance(value, Mapping) and "mean" in value:
+        mean, low, high = value["mean"], value.get("low"), value.get("high")
+        return number(mean), interval(mean, low, high).partition(" ")[2].strip("[]") or "–"
+    if isinstance(value, bool):
+        return ("yes" if value else "no"), ""
+    if isinstance(value, int | float | None):
+        return number(value), ""
+    return escape(", ".join(map(str, value)) if isinstance(value, list | tuple) else value), ""

@@ -1,0 +1,81 @@
+"""The transfer matrix: every pair's coefficient, and which of them differ from zero beyond doubt."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
+
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.records import RunRecord
+from crosstask.report.figures import figure, plot, view
+from crosstask.report.graph_view import describe
+from crosstask.report.page import color, note, short
+
+TITLE = "Transfer matrix"
+_SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]
+
+
+def render(record: RunRecord, graph: TransferGraph) -> str:
+    tasks = graph.task_ids
+    edges = list(graph.edges())
+    if not edges:
+        return note("No pair of tasks has been measured or estimated yet, so the matrix is empty.")
+    index = {task: n for n, task in enumerate(tasks)}
+    measured = [e for e in edges if e.evidence is Evidence.MEASURED]
+    guessed = [e for e in edges if e.evidence is not Evidence.MEASURED]
+    limit = max(0.2, *(abs(e.transfer_coefficient) for e in edges))
+    seeds = {(t.source, t.target): t.seeds for t in record.transfers}
+
+    def text(edge: TransferEdge) -> str:
+        count = seeds.get((edge.source, edge.target), record.discovery.get("seeds"))
+        known = edge.evidence is Evidence.MEASURED and isinstance(count, int)
+        return describe(graph, edge) + (f"<br>{count} seeds" if known else "")
+
+    cells: list[list[float | None]] = [[None] * len(tasks) for _ in tasks]
+    texts = [[""] * len(tasks) for _ in tasks]
+    for edge in measured:
+        cells[index[edge.source]][index[edge.target]] = edge.transfer_coefficient
+        texts[index[edge.source]][index[edge.target]] = text(edge)
+    traces = [
+        go.Heatmap(
+            z=cells, text=texts, coloraxis="coloraxis", xgap=2, ygap=2, hoverongaps=False,
+            hovertemplate="%{text}<extra></extra>",
+        ),
+        go.Scatter(
+            x=[index[e.target] for e in guessed], y=[index[e.source] for e in guessed], mode="markers",
+            marker={"size": 9, "color": [e.transfer_coefficient for e in guessed], "coloraxis": "coloraxis",
+                    "line": {"width": 1, "color": color("muted")}},
+            text=[text(e) for e in guessed], hovertemplate="%{text}<extra></extra>",
+        ),
+    ]  # fmt: skip
+    certain = [e for e in measured if e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)]
+    traces.append(
+        go.Scatter(
+            x=[index[e.target] for e in certain], y=[index[e.source] for e in certain], mode="text", hoverinfo="skip",
+            text=["+" if e.transfer_coefficient > 0 else "−" for e in certain],
+            textfont={"size": 14, "color": [_over(e.transfer_coefficient / limit) for e in certain]},
+        )
+    )  # fmt: skip
+    ticks = {"tickvals": list(range(len(tasks))), "ticktext": [short(task, 18) for task in tasks]}
+    axis = {**ticks, "showgrid": False, "zeroline": False, "constrain": "domain"}
+    made = figure(
+        traces,
+        xaxis={**axis, "side": "top", "tickangle": -90, "title": {"text": "target"}, "range": [-0.5, len(tasks) - 0.5]},
+        yaxis={**axis, "title": {"text": "source"}, "range": [len(tasks) - 0.5, -0.5]},
+        coloraxis={
+            "colorscale": _SCALE, "cmin": -limit, "cmid": 0, "cmax": limit,
+            "colorbar": {"orientation": "h", "thickness": 10, "len": 0.6, "y": 0, "yanchor": "top", "ypad": 16,
+                         "outlinewidth": 0, "title": {"text": "transfer coefficient", "side": "bottom"}},
+        },
+    )  # fmt: skip
+    lead = (
+        '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was measured; '
+        "a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole 95 % interval "
+        f"lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
+    )
+    label = f"Matrix of transfer coefficients, {len(measured)} measured and {len(guessed)} estimated"
+    return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks))))
+
+
+def _over(strength: float) -> str:
+    """The colour of a sign on a cell: both ends of the scale are strong."""
+    return color("on_strong" if abs(strength) > 0.6 else "ink")
