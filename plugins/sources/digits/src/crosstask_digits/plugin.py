@@ -1,0 +1,16 @@
+"""The manifest."""
+
+from crosstask.manifest import Extension, Plugin
+
+PLUGIN = Plugin(
+    name="digits",
+    extensions=[
+        Extension(
+            "source",
+            "digits",
+            "crosstask_digits.digits:Digits",
+            summary="Twelve tasks on 1797 real images of handwritten digits, and one held back as unseen",
+            source="Alpaydin, Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository",
+        ),
+    ],
+)
