@@ -1,7 +1,6 @@
-"""Small dense problems in the space of tasks, in float64 on the CPU: what gradient balancers solve at every step.
-
-All of them work on a Gram matrix [T, T] of task gradients, never on the gradients themselves, so their cost does not
-depend on the number of parameters.
+"""Small dense problems in the space of tasks, solved at every step by gradient balancers: float64, on the CPU.
+ All of them work on a Gram matrix [T, T] of task gradients, never on the gradients themselves, so their cost
+does not depend on the number of parameters.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 def gram_array(gradients: TaskGradients) -> Array:
-    """The Gram matrix as a symmetric float64 array [T, T]. RunError names the first task whose gradient is not finite."""
+    """The Gram matrix as a symmetric float64 array [T, T]. RunError names a task whose gradient is not finite."""
     gramian = to_array(gradients.gramian)
     if not np.isfinite(gramian).all():
         diagonal = ~np.isfinite(gramian.diagonal())
@@ -54,7 +53,7 @@ def inverse(values: Array) -> Array:
 def adam_step(
     values: Array, gradient: Array, moments: Array, step: int, learning_rate: float, weight_decay: float = 0.0
 ) -> tuple[Array, Array]:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) on a small vector [T]: new values and new moments [2, T].
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) on a vector [T]: new values, new moments [2, T].
 
     `moments` are zeros before `step` 1. `weight_decay` is added to the gradient, as in torch.optim.Adam.
     """
