@@ -1,0 +1,5 @@
+"""Transfer estimated from task descriptors."""
+
+from crosstask_skills.skills import Skills
+
+__all__ = ["Skills"]
