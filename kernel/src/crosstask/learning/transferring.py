@@ -22,7 +22,7 @@ from crosstask.learning.objectives import metric_name
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import SPLITS, Task, TaskDescriptor, TensorData
 
 if TYPE_CHECKING:
     from crosstask.points.transfer import Transfer
@@ -252,7 +252,14 @@ def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> 
     return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
 
 
-def without_model(task: Task) -> Task:
-    """A copy of the task that is light to send to another process: no model, only train and validation data."""
-    splits = {s: task.data(s) for s in ("train", "validation", "test") if task.has_data(s)}
-    return Task(descriptor=attrs.evolve(task.descriptor), loss=task.loss, metric=task.metric, **splits)
+def without_model(task: Task, splits: Sequence[str] = SPLITS, samples: int | None = None) -> Task:
+    """A copy of the task that is light to send to another process: no model, only these splits, and of the training
+    data only the first `samples`.
+    """
+    made = Task(descriptor=task.descriptor, loss=task.loss, metric=task.metric)
+    for split in splits:
+        if task.has_data(split):
+            data = task.data(split).head(samples if split == "train" else None)
+            # Cloned, because pickling a view sends all that it looks at.
+            setattr(made, split, TensorData(data.inputs.clone(), data.targets.clone()))
+    return made
