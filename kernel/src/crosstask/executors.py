@@ -43,7 +43,7 @@ class ProcessExecutor(Executor):
     """Runs jobs in spawned worker processes, one torch thread each."""
 
     workers: int | None = option(None, ge=1, help="number of processes (default: the cores this process may use)")
-    _pool: ProcessPoolExecutor | None = state()
+    _pool: ProcessPoolExecutor | None = state(None)
 
     def capacity(self) -> int:
         return self.workers or len(os.sched_getaffinity(0))

@@ -204,7 +204,7 @@ class TransferGraph:
 
     def direction(self, source: str, target: str) -> TransferDirection:
         """Read off the whole graph, the first that holds: the source helps every other task (of three or more others):
-        universal; the target helps back: bidirectional; the source helps at least half of the others: multi-target; at
+        universal; both help one another: bidirectional; the source helps at least half of the others: multi-target; at
         least half of the others help the target: multi-source; else unidirectional. To help: a coefficient >= 0.2.
         """
         others = len(self._graph) - 1
@@ -216,7 +216,7 @@ class TransferGraph:
         helping = sum(helps(s, target) for s in self._graph.predecessors(target))
         if helped == others >= 3:
             return TransferDirection.UNIVERSAL
-        if helps(target, source):
+        if helps(source, target) and helps(target, source):
             return TransferDirection.BIDIRECTIONAL
         if helped >= max(2, others / 2):
             return TransferDirection.MULTI_TARGET

@@ -15,12 +15,14 @@ from typing import Any
 import attrs
 
 from crosstask.components import Component
+from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError, RecipeError, RunError
 from crosstask.options import structure, unstructure
+from crosstask.parts import Choice
 from crosstask.points.observer import Observer
 from crosstask.points.store import Store
-from crosstask.recipe import Choice, Recipe, recipe_from
+from crosstask.recipe import Recipe, recipe_from
 from crosstask.records import RunRecord, TransferResult
 from crosstask.registry import Registry, Status
 from crosstask.store import open_store
@@ -134,10 +136,11 @@ def load_portfolio(recipe: Recipe, engine: TransferEngine) -> Portfolio:
     source = engine.run.component("source", recipe.source.use, recipe.source.options)
     portfolio: Portfolio = engine.run.call(source, "load")
     portfolio.check()
-    for part, task_id in (
-        ("curriculum.target", recipe.curriculum and recipe.curriculum.target),
-        ("synthesis.task", recipe.synthesis and recipe.synthesis.task),
-    ):
+    named = {
+        "curriculum.target": recipe.curriculum.target if recipe.curriculum else None,
+        "synthesis.task": recipe.synthesis.task if recipe.synthesis else None,
+    }
+    for part, task_id in named.items():
         if task_id is not None:
             try:
                 portfolio[task_id]
@@ -150,20 +153,23 @@ def check_requirements(recipe: Recipe, registry: Registry) -> None:
     """RecipeError if a plugin that the recipe requires is missing, unusable or of another version."""
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    usable = {r.name: r for r in registry.plugins() if r.status is Status.OK}
-    usable |= {r.distribution: r for r in usable.values()}
     for name, wanted in recipe.requires.items():
         try:
-            fits = name in usable and usable[name].version in SpecifierSet(wanted)
+            allowed = SpecifierSet(wanted)
         except InvalidSpecifier:
             raise RecipeError(f"requires.{name}: {wanted!r} is not a version specifier such as '>=1.2,<2'") from None
-        if not fits:
-            has = (
-                f"version {usable[name].version} is installed"
-                if name in usable
-                else "it is not installed or not usable"
+        found = [r for r in registry.plugins() if name in (r.name, r.distribution)]
+        usable = [r for r in found if r.status is Status.OK]
+        if not usable:
+            why = f"{found[0].origin} is {found[0].status.value}: {found[0].reason}" if found else "it is not installed"
+            told = "" if found else f". Try: pip install '{name}{wanted}'"
+            raise RecipeError(f"the recipe requires plugin {name} {wanted}; {why}{told}")
+        has = usable[0]
+        if wanted and not (has.version and has.version in allowed):
+            raise RecipeError(
+                f"the recipe requires plugin {name} {wanted}; version {has.version or 'unknown'} is installed. "
+                f"Try: pip install '{has.distribution}{wanted}'"
             )
-            raise RecipeError(f"the recipe requires plugin {name} {wanted}; {has}. Try: pip install '{name}{wanted}'")
 
 
 def check_components(recipe: Recipe, registry: Registry) -> None:
@@ -177,8 +183,16 @@ def check_components(recipe: Recipe, registry: Registry) -> None:
         choices += [("balancer", recipe.multitask.balancer), ("sharing", recipe.multitask.sharing)]
         if recipe.multitask.sampler:
             choices.append(("sampler", recipe.multitask.sampler))
+    choices += [("discovery", choice) for choice in recipe.discovery]
+    context = LocalContext(registry=registry)
     for point, choice in choices:
-        registry.create(point, choice.use, choice.options)
+        _check_parts(context.resolve(point, choice))
+
+
+def _check_parts(made: Component) -> None:
+    for parts in made.parts().values():
+        for part in parts:
+            _check_parts(part)
 
 
 class _Job:
@@ -188,7 +202,7 @@ class _Job:
         self, recipe: Recipe, record: RunRecord, store: Store, out: Path, registry: Registry, device: str
     ) -> None:
         self.recipe, self.record, self.store, self.out = recipe, record, store, out
-        self.registry, self.device = registry, device
+        self.registry, self.device = registry.preferring(recipe.prefer), device
 
     def run(self, observers: Iterable[Observer]) -> RunRecord:
         started = time.perf_counter()

@@ -62,7 +62,7 @@ def option(
     return attrs.field(default=default, validator=check, metadata=metadata)
 
 
-def state(default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
+def state(default: Any = attrs.NOTHING, *, factory: Callable[[], Any] | None = None) -> Any:
     """An attrs field that is not an option: what a component remembers between calls."""
     if factory is not None:
         return attrs.field(factory=factory, init=False, repr=False, metadata={"state": True})
@@ -73,9 +73,10 @@ def _typed(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribut
     """attrs field transformer: each init field is converted and checked by its annotation."""
 
     def convert(value: Any, instance: Any, field: attrs.Attribute[Any]) -> Any:
-        return structure(value, hints(type(instance))[field.name], f"{type(instance).__name__}: {field.name}")
+        cls: type = type(instance)
+        return structure(value, hints(cls)[field.name], f"{cls.__name__}: {field.name}")
 
-    checked = attrs.Converter(convert, takes_self=True, takes_field=True)  # type: ignore[call-overload]
+    checked = attrs.Converter(convert, takes_self=True, takes_field=True)
     return [f.evolve(converter=checked) if f.init and f.converter is None else f for f in fields]
 
 
@@ -130,8 +131,8 @@ def describe(cls: type) -> list[dict[str, Any]]:
     found = []
     for f in attrs.fields(cls):
         if f.init:
-            default = "required" if f.default is attrs.NOTHING else f.default
-            if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default: Any = "required" if f.default is attrs.NOTHING else f.default
+            if hasattr(default, "takes_self"):  # an attrs.Factory
                 default = "computed" if default.takes_self else unstructure(default.factory())
             kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
             choices = f.metadata.get("choices")
@@ -178,6 +179,8 @@ def structure(value: Any, kind: Any, where: str = "value") -> Any:
         return value
     if isinstance(value, kind):
         return value
+    if hasattr(kind, "__structure__"):  # a class that reads more forms than a table
+        return kind.__structure__(value, where)
     if issubclass(kind, enum.Enum):
         try:
             return kind(value)
@@ -197,9 +200,10 @@ def structure(value: Any, kind: Any, where: str = "value") -> Any:
 
 def unstructure(value: Any) -> Any:
     """Plain JSON-ready data. Fields marked `state` are left out, numbers that are not finite become null."""
+    if hasattr(value, "__unstructure__"):
+        return value.__unstructure__()
     if attrs.has(type(value)):
-        fields = attrs.fields(type(value))
-        return {f.name: unstructure(getattr(value, f.name)) for f in fields if f.init}
+        return options_of(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, bool | int | str | None):
@@ -219,6 +223,11 @@ def unstructure(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy and torch values, without importing either
         return unstructure(value.tolist())
     return f"{type(value).__module__}.{type(value).__qualname__}"  # a module or callable: say what it was
+
+
+def options_of(value: Any) -> dict[str, Any]:
+    """The fields of a component or record that its maker may set, as plain data."""
+    return {f.name: unstructure(getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
 
 
 _SEQUENCES = {tuple, list, set, frozenset, Sequence}

@@ -94,7 +94,9 @@ class Run(Context):
     def _specify(self, point: str) -> None:
         if point not in self._specified:
             self._specified.add(point)
-            self._manager.add_hookspecs(_import(POINTS[point], point))
+            contract = _import(POINTS[point], point)
+            if hooks_of(contract):  # wrappers have none of their own
+                self._manager.add_hookspecs(contract)
 
     def _refuse_unknown(self, wrapper: Component) -> None:
         known = {name for point in POINTS for name in hooks_of(_import(POINTS[point], point))}

@@ -23,7 +23,7 @@ _TITLES = {
 class Bars(Observer):
     """One bar per stage of a run, on standard error."""
 
-    _progress: Progress | None = state()
+    _progress: Progress | None = state(None)
     _bars: dict[str, TaskID] = state(factory=dict)
 
     def _started(self) -> Progress:

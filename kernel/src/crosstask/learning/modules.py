@@ -26,7 +26,7 @@ def head_name(model: nn.Module) -> str:
     modules = dict(model.named_modules())
     if "head" in modules:
         return "head"
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if not linear:
         raise DataError(
             f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found"

@@ -50,7 +50,7 @@ def predict(model: nn.Module, inputs: Tensor, batch_size: int = 4096) -> Tensor:
     device, mode = device_of(model), model.training
     model.eval()
     try:
-        return torch.cat([model(part.to(device)).to(inputs.device) for part in inputs.split(batch_size)])
+        return torch.cat([model(part.to(device)).to(inputs.device) for part in torch.split(inputs, batch_size)])
     finally:
         model.train(mode)
 

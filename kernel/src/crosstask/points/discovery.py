@@ -11,7 +11,8 @@ from crosstask.tasks import Portfolio
 
 
 class Discoverer(Component):
-    """Finds transfer edges. Discoverers of a run work in order; each sees in `graph` what the ones before it found.
+    """Finds transfer edges. Discoverers of a run are called one by one, in order; each sees in `graph` what the
+    ones before it found.
 
     Capabilities: `descriptors_only` (needs neither data nor models: cheap enough to run whenever a task is registered).
     """
@@ -19,7 +20,7 @@ class Discoverer(Component):
     point: ClassVar[str] = "discovery"
 
     @abstractmethod
-    @hook()
+    @hook(first=True)
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         """Edges between tasks of the portfolio. Consider `portfolio.pairs()` only: with a focus, these are the pairs of
         one task. Add nothing to `graph`; the run does.

@@ -1,0 +1,216 @@
+"""Edges, relations, directions, exports and hand-edited nonsense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from crosstask import (
+    Evidence,
+    GraphError,
+    OptionError,
+    RelationType,
+    TaskDescriptor,
+    TransferDirection,
+    TransferEdge,
+    TransferGraph,
+)
+from crosstask.graph import relation_type
+from crosstask.options import structure, unstructure
+
+
+def graph_of(coefficients: dict[tuple[str, str], float], **fields: object) -> TransferGraph:
+    names = sorted({name for pair in coefficients for name in pair})
+    graph = TransferGraph(TaskDescriptor(task_id=name) for name in names)
+    for (source, target), value in coefficients.items():
+        graph.add(TransferEdge(source=source, target=target, transfer_coefficient=value, **fields))  # type: ignore[arg-type]
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("coefficient", "expected"),
+    [
+        (1.0, "identical"),
+        (0.95, "highly_similar"),
+        (0.7, "highly_similar"),
+        (0.69, "moderately_similar"),
+        (0.4, "moderately_similar"),
+        (0.39, "weakly_similar"),
+        (0.2, "weakly_similar"),
+        (0.19, "independent"),
+        (0.0, "independent"),
+        (-0.01, "antagonistic"),
+        (-1.0, "antagonistic"),
+    ],
+)
+def test_relation_from_the_coefficient(coefficient: float, expected: str) -> None:
+    assert relation_type(coefficient) is RelationType(expected)
+
+
+def test_complementary_needs_other_types_or_skills_and_a_middling_coefficient() -> None:
+    a = TaskDescriptor(task_id="a", required_skills=("shape",))
+    b = TaskDescriptor(task_id="b", required_skills=("colour",))
+    c = TaskDescriptor(task_id="c", required_skills=("shape", "colour"))
+    d = TaskDescriptor(task_id="d", task_type="regression")
+    assert relation_type(0.3, a, b) is RelationType.COMPLEMENTARY
+    assert relation_type(0.3, a, d) is RelationType.COMPLEMENTARY
+    assert relation_type(0.3, a, c) is RelationType.WEAKLY_SIMILAR
+    assert relation_type(0.6, a, b) is RelationType.MODERATELY_SIMILAR
+    assert relation_type(0.1, a, b) is RelationType.INDEPENDENT
+
+
+@given(st.floats(-1, 1))
+def test_edges_round_trip_through_json(coefficient: float) -> None:
+    edge = TransferEdge(
+        source="a", target="b", transfer_coefficient=coefficient, evidence=Evidence.MEASURED, low=-1, high=1
+    )
+    assert structure(json.loads(json.dumps(unstructure(edge))), TransferEdge) == edge
+
+
+@pytest.mark.parametrize("value", [1.01, -1.5, float("nan"), float("inf"), "0.5", None])
+def test_bad_coefficients(value: object) -> None:
+    with pytest.raises(OptionError, match="transfer_coefficient"):
+        TransferEdge(source="a", target="b", transfer_coefficient=value)  # type: ignore[arg-type]
+
+
+def test_strongest_evidence_wins_then_the_newest() -> None:
+    graph = graph_of({("a", "b"): 0.1}, evidence="estimated", found_by="x")
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.9, evidence=Evidence.MEASURED))
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.3, evidence=Evidence.PREDICTED))
+    assert graph.coefficient("a", "b") == 0.9
+    graph.add(
+        TransferEdge(source="a", target="b", transfer_coefficient=0.8, evidence=Evidence.MEASURED, found_by="later")
+    )
+    assert graph.coefficient("a", "b") == 0.8
+    graph.add(
+        TransferEdge(source="a", target="b", transfer_coefficient=0.7, evidence=Evidence.MEASURED)
+    )  # replaces 0.9
+    assert graph.coefficient("a", "b") == 0.7
+    assert len(list(graph.all_edges())) == 4
+    assert len(list(graph.edges())) == 1
+
+
+def test_directions_are_read_off_the_graph() -> None:
+    graph = graph_of(
+        {
+            ("a", "b"): 0.5,
+            ("a", "c"): 0.5,
+            ("a", "d"): 0.5,
+            ("b", "c"): 0.5,
+            ("c", "b"): 0.4,
+            ("d", "c"): 0.3,
+            ("c", "a"): 0.1,
+        }
+    )
+    assert graph.direction("a", "b") is TransferDirection.UNIVERSAL
+    assert graph.direction("b", "c") is TransferDirection.BIDIRECTIONAL
+    assert graph.direction("d", "c") is TransferDirection.MULTI_SOURCE
+    assert graph.direction("c", "a") is TransferDirection.UNIDIRECTIONAL
+    hub = graph_of({("a", "b"): 0.5, ("a", "c"): 0.5, ("a", "d"): 0.1})
+    assert hub.direction("a", "b") is TransferDirection.MULTI_TARGET
+
+
+def test_questions_about_sources_and_harm() -> None:
+    graph = graph_of({("a", "c"): 0.6, ("b", "c"): -0.2, ("d", "c"): 0.3, ("c", "a"): 0.2})
+    graph.add(TransferEdge(source="d", target="a", transfer_coefficient=-0.1, low=-0.3, high=0.1))
+    assert [e.source for e in graph.best_sources("c")] == ["a", "d"]
+    assert [e.source for e in graph.best_sources("c", 1)] == ["a"]
+    assert [(e.source, e.target) for e in graph.negative_transfer()] == [("b", "c")]  # d -> a may be noise
+    metrics = graph.metrics()
+    assert (metrics["tasks"], metrics["edges"]) == (4, 5)
+    assert metrics["density"] == pytest.approx(5 / 12)
+    assert metrics["mean_coefficient"] == pytest.approx((0.6 - 0.2 + 0.3 + 0.2 - 0.1) / 5)
+    assert metrics["hubs"][0] == "a"
+    assert metrics["antagonistic_share"] == pytest.approx(2 / 5)
+    assert {"a", "c"} <= graph.communities()[0]
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    graph = graph_of({("alpha", "beta"): 0.5})
+    with pytest.raises(GraphError, match=r"no task 'alhpa'.*did you mean 'alpha'"):
+        graph.edges_into("alhpa")
+    with pytest.raises(GraphError, match="no task 'gamma'"):
+        graph.add(TransferEdge(source="alpha", target="gamma", transfer_coefficient=0))
+    with pytest.raises(GraphError, match="to itself"):
+        TransferEdge(source="alpha", target="alpha", transfer_coefficient=0)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
+def test_exports_come_back(tmp_path: Path, suffix: str) -> None:
+    graph = graph_of({("a", "b"): 0.5, ("b", "a"): -0.25, ("c", "a"): 1.0}, evidence="measured", low=-1.0, high=1.0)
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.2, shared_representations={"trunk.0": 0.9}))
+    path = graph.export(tmp_path / f"graph{suffix}")
+    assert TransferGraph.load(path).to_json() == graph.to_json()
+
+
+def test_a_wrong_suffix(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="suffix"):
+        graph_of({("a", "b"): 0.5}).export(tmp_path / "graph.csv")
+    with pytest.raises(GraphError, match="suffix"):
+        TransferGraph.load(tmp_path / "graph.csv")
+
+
+def _edited(change: str) -> object:
+    data = graph_of({("a", "b"): 0.5}).to_json()
+    edge = data["edges"][0]
+    match change:
+        case "schema":
+            data["schema"] = "other/2"
+        case "coefficient":
+            edge["transfer_coefficient"] = 7
+        case "type":
+            edge["transfer_coefficient"] = "much"
+        case "ghost":
+            edge["target"] = "ghost"
+        case "field":
+            edge["transfer_coeficient"] = 1
+        case "relation":
+            edge["relation"] = "similar"
+        case "edges":
+            data["edges"] = {"a": 1}
+        case "task":
+            del data["tasks"][0]["task_id"]
+        case "twice":
+            data["tasks"].append(data["tasks"][0])
+        case "list":
+            return [1, 2]
+        case "order":
+            edge["low"], edge["high"] = 1.0, -1.0
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("schema", "schema is 'other/2'"),
+        ("list", "schema is 'list'"),
+        ("coefficient", r"edges\[0\]: transfer_coefficient must be >= -1 and <= 1, got 7"),
+        ("type", r"edges\[0\]: transfer_coefficient must be a number, got 'much'"),
+        ("ghost", r"edges\[0\]: edge 'a' -> 'ghost': no task 'ghost'"),
+        ("field", r"edges\[0\]: unknown option 'transfer_coeficient'; did you mean 'transfer_coefficient'"),
+        ("relation", r"edges\[0\]: relation cannot be 'similar'.*did you mean"),
+        ("edges", "'edges' must be a list"),
+        ("task", r"tasks\[0\]: missing option 'task_id'"),
+        ("twice", r"tasks\[2\]: task 'a' appears twice"),
+        ("order", r"edges\[0\]: edge 'a' -> 'b': low 1.0 is above high -1.0"),
+    ],
+)
+def test_a_graph_edited_into_nonsense(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "graph.json"
+    path.write_text(json.dumps(_edited(change)))
+    with pytest.raises(GraphError, match=message) as caught:
+        TransferGraph.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_files_that_are_no_graph(tmp_path: Path) -> None:
+    for name, text in (("a.json", "{"), ("b.graphml", "<xml"), ("c.gexf", "")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(GraphError, match="not a transfer graph"):
+            TransferGraph.load(tmp_path / name)
+    with pytest.raises(GraphError, match="cannot be read"):
+        TransferGraph.load(tmp_path / "missing.json")

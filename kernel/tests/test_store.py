@@ -1,0 +1,178 @@
+"""The store: round trips, damage, versions, several writers; SQLite here, PostgreSQL where a server can be started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import torch
+
+from crosstask import StoreError, open_store
+from crosstask.store import Store
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server started for these tests, on a Unix socket only."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) if Path("/usr/lib/postgresql").exists() else []
+    if not found:
+        pytest.skip("no PostgreSQL server is installed")
+    binaries, folder = found[-1].parent, tmp_path_factory.mktemp("postgres")
+    # The server refuses to run as root; Debian's package brings the user.
+    user = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+    if user:
+        for parent in [folder, *folder.parents][:3]:
+            parent.chmod(0o755)
+        shutil.chown(folder, "postgres")
+    data = folder / "data"
+    subprocess.run(
+        [*user, binaries / "initdb", "-D", data, "-U", "tester", "-A", "trust"], check=True, capture_output=True
+    )
+    options = f"-c listen_addresses= -c unix_socket_directories={folder}"
+    control = [*user, str(binaries / "pg_ctl"), "-D", str(data), "-w"]
+    with (folder / "log").open("w") as log:
+        if user:
+            shutil.chown(folder / "log", "postgres")
+        subprocess.run([*control, "-o", options, "start"], check=True, stdout=log, stderr=log)
+    try:
+        yield f"postgresql+psycopg://tester@/postgres?host={folder}"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=False, capture_output=True)
+
+
+@pytest.fixture(params=["memory", "file", pytest.param("postgres", marks=pytest.mark.postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres")
+        engine = sa.create_engine(url)
+        with engine.begin() as connection:
+            connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+            connection.execute(sa.text("CREATE SCHEMA public"))
+        engine.dispose()
+        made = open_store(url, tmp_path / "weights")
+    elif request.param == "memory":
+        made = open_store("sqlite:///:memory:", tmp_path / "weights")
+    else:
+        made = open_store(str(tmp_path / "store.db"))
+    yield made
+    made.close()
+
+
+def test_round_trip_with_and_without_tensors(store: Store) -> None:
+    tensors = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor([True]),
+        "c": torch.ones(2, dtype=torch.bfloat16),
+    }
+    tensors["tied"] = tensors["a"]
+    store.put("models", "k1", {"x": [1, None, "ü"]}, tensors=tensors, run_id="r")
+    store.put("models", "k2", 3)
+    first, second = store.get("models", "k1"), store.get("models", "k2")
+    assert first is not None
+    assert second is not None
+    assert first.payload == {"x": [1, None, "ü"]}
+    assert all(torch.equal(first.tensors[name], tensor) for name, tensor in tensors.items())
+    assert (second.payload, second.tensors) == (3, {})
+    assert store.get("models", "other") is None
+    assert store.get("tasks", "k1") is None
+    assert [key for key, _ in store.entries("models")] == ["k1", "k2"]
+
+
+def test_an_entry_is_kept_unless_replaced(store: Store) -> None:
+    store.put("runs", "k", 1)
+    store.put("runs", "k", 2)
+    assert store.get("runs", "k").payload == 1  # type: ignore[union-attr]
+    store.put("runs", "k", 3, replace=True)
+    assert store.get("runs", "k").payload == 3  # type: ignore[union-attr]
+
+
+def test_unknown_kind_names_the_nearest(store: Store) -> None:
+    with pytest.raises(StoreError, match="unknown kind 'model'; did you mean 'models'"):
+        store.put("model", "k", 1)
+
+
+def test_reopened_store_remembers(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "store.db"
+    first = open_store(str(path))
+    first.put("models", "k", {"a": 1}, tensors={"w": torch.ones(3)})
+    first.close()
+    second = open_store(f"sqlite:///{path}")
+    found = second.get("models", "k")
+    second.close()
+    assert found is not None
+    assert torch.equal(found.tensors["w"], torch.ones(3))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_damaged_weights_are_named_and_can_be_made_again(tmp_path: Path, damage: str) -> None:
+    made = open_store(str(tmp_path / "s.db"))
+    made.put("models", "k", 1, tensors={"w": torch.arange(100.0)})
+    (path,) = (tmp_path / "s.weights").iterdir()
+    data = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(data[: len(data) // 2] if damage == "truncate" else data[:-1] + b"\x00\x01")
+    with pytest.raises(StoreError, match=path.name):
+        made.get("models", "k")
+    made.delete("models", "k")  # type: ignore[attr-defined]
+    assert made.get("models", "k") is None
+    made.put("models", "k", 1, tensors={"w": torch.arange(100.0)})
+    assert made.get("models", "k") is not None
+    made.close()
+
+
+def test_a_newer_store_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    open_store(str(path)).close()
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO crosstask VALUES (99)"))
+    engine.dispose()
+    with pytest.raises(StoreError, match=r"written by a newer crosstask .*99.*upgrade"):
+        open_store(str(path))
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "postgresql+psycopg://nobody@127.0.0.1:9/none", "://"])
+def test_a_store_that_cannot_be_opened(url: str) -> None:
+    with pytest.raises(StoreError):
+        open_store(url)
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_text("not a database, " * 100)
+    with pytest.raises(StoreError, match="cannot open the store"):
+        open_store(str(tmp_path / "s.db"))
+
+
+def _write(path: str, worker: int) -> None:
+    made = open_store(path)
+    for number in range(25):
+        made.put("transfers", f"shared-{number}", {"value": number}, tensors={"w": torch.full((50,), float(number))})
+        made.put("transfers", f"{worker}-{number}", worker)
+    made.close()
+
+
+def test_several_processes_write_one_store(tmp_path: Path) -> None:
+    path = str(tmp_path / "s.db")
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_write, args=(path, n)) for n in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    made = open_store(path)
+    assert len(list(made.entries("transfers"))) == 25 + 3 * 25
+    for number in range(25):
+        found = made.get("transfers", f"shared-{number}")
+        assert found is not None
+        assert torch.equal(found.tensors["w"], torch.full((50,), float(number)))
+    made.close()
+    assert not list((tmp_path / "s.weights").glob("*.part"))
