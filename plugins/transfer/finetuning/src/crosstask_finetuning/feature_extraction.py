@@ -1,0 +1,25 @@
+"""The `feature_extraction` transfer method."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from crosstask.learning.training import History
+from crosstask.options import component, option
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget
+from crosstask.tasks import Task
+from crosstask_finetuning.partial import fit_head
+
+
+@component
+class FeatureExtraction(Transfer):
+    """Trains the head only. The trunk, its BatchNorm statistics included, stays bit for bit the source's."""
+
+    rate: float = option(10.0, gt=0, help="learning rate of the head, as a multiple of the budget's")
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        return fit_head(model, task, budget, generator, budget.steps, self.rate)
