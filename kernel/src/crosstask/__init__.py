@@ -27,6 +27,9 @@ _PUBLIC = {
     "option": "options",
     "record": "options",
     "state": "options",
+    "Choice": "parts",
+    "Part": "parts",
+    "part": "parts",
     "Component": "components",
     "hookimpl": "components",
     "Registry": "registry",
@@ -110,6 +113,7 @@ if TYPE_CHECKING:
     from crosstask.learning.models import ModelSpec
     from crosstask.manifest import API_VERSION, Extension, Plugin
     from crosstask.options import component, option, record, state
+    from crosstask.parts import Choice, Part, part
     from crosstask.points.balancer import Balancer, Direction
     from crosstask.points.curriculum import CurriculumPlanner
     from crosstask.points.discovery import Discoverer

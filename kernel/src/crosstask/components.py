@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import attrs
 import pluggy
 
-from crosstask.errors import PluginError
-from crosstask.options import unstructure
+from crosstask.errors import CrosstaskError, PluginError
+from crosstask.options import options_of
 
 if TYPE_CHECKING:
     from crosstask.context import Context
@@ -50,9 +50,13 @@ class Component(ABC):
 
     _context: Context | None = None
     _origin: str | None = None
+    _parts: dict[str, list[Any]] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name, annotation in vars(cls).get("__annotations__", {}).items():
+            if "ClassVar" not in str(annotation) and name in _RESERVED:
+                raise PluginError(f"{cls.__name__}: an option cannot be called {name!r}; every component has that method")
         for name, spec in hooks_of(cls).items():
             own = vars(cls).get(name)
             if own is None or own is spec:
@@ -73,8 +77,32 @@ class Component(ABC):
         return self._context
 
     def bind(self, context: Context) -> None:
-        """Give the component its run. Called by the run."""
+        """Give the component, and those it is made of, their run. Called by the run."""
         self._context = context
+        for made in self._parts.values() if self._parts else ():
+            for each in made:
+                each.bind(context)
+
+    def made_of(self, option: str) -> list[Any]:
+        """The components that an option declared with `crosstask.part` names; made when first asked for, then kept.
+
+        Call their hooks directly: what wraps a hook in a run changes the answer of the whole, once, not of each part.
+        """
+        if self._parts is None:
+            self._parts = {}
+        if option not in self._parts:
+            point, value = getattr(attrs.fields(type(self)), option).metadata["part"], getattr(self, option)
+            chosen = value if isinstance(value, tuple) else () if value is None else (value,)
+            try:
+                self._parts[option] = [self.context.resolve(point, choice) for choice in chosen]
+            except CrosstaskError as error:
+                raise type(error)(f"{self.origin}: {option}: {error}") from error
+        return self._parts[option]
+
+    def all_parts(self) -> dict[str, list[Any]]:
+        """All components this one is made of, by option."""
+        fields = attrs.fields(type(self)) if attrs.has(type(self)) else ()
+        return {f.name: self.made_of(f.name) for f in fields if "part" in f.metadata}
 
     def __getstate__(self) -> dict[str, Any]:
         """A component sent to another process leaves its run behind."""
@@ -87,19 +115,34 @@ class Component(ABC):
 
     def options(self) -> dict[str, Any]:
         """The options that made this component, JSON-ready."""
-        return dict(unstructure(self)) if attrs.has(type(self)) else {}
+        return options_of(self) if attrs.has(type(self)) else {}
+
+    def __unstructure__(self) -> dict[str, Any]:
+        """As an option of another component: which class with which options."""
+        return {"use": f"{type(self).__module__}:{type(self).__qualname__}", "options": self.options()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What must survive a restart: every field declared with `crosstask.state`."""
-        return {f.name: getattr(self, f.name) for f in _state_fields(type(self))}
+        """What must survive a restart: every field declared with `crosstask.state`, and the state of every part."""
+        own = {f.name: getattr(self, f.name) for f in _state_fields(type(self))}
+        return own | {name: [part.state_dict() for part in made] for name, made in self.all_parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; refuses a dict of another shape."""
-        known = {f.name for f in _state_fields(type(self))}
+        parts = self.all_parts()
+        known = {f.name for f in _state_fields(type(self))} | set(parts)
         if known != set(state):
             raise PluginError(f"{self.origin}: state has {sorted(state)}, expected {sorted(known)}")
         for name, value in state.items():
-            setattr(self, name, value)
+            if name not in parts:
+                setattr(self, name, value)
+            elif len(value) != len(parts[name]):
+                raise PluginError(f"{self.origin}: state has {len(value)} {name}, expected {len(parts[name])}")
+            else:
+                for made, saved in zip(parts[name], value, strict=True):
+                    made.load_state_dict(saved)
+
+
+_RESERVED = {name for name in vars(Component) if not name.startswith("_")} - {"capabilities"}
 
 
 def hooks_of(cls: type) -> dict[str, Callable[..., Any]]:

@@ -6,9 +6,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
+
+from crosstask.options import structure
+from crosstask.parts import Choice
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +77,14 @@ class Context(ABC):
     @abstractmethod
     def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         """Another component by name, bound to this context."""
+
+    def resolve(self, point: str, choice: Any) -> Component:
+        """A component from what an option may say: a name, a table with `use`, a `Choice`, or the object itself."""
+        if getattr(choice, "point", None) == point:
+            choice.bind(self)
+            return cast("Component", choice)
+        chosen: Choice = structure(choice, Choice, point)
+        return self.component(point, chosen.use, chosen.options)
 
 
 class LocalContext(Context):

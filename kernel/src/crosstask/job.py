@@ -190,7 +190,7 @@ def check_components(recipe: Recipe, registry: Registry) -> None:
 
 
 def _check_parts(made: Component) -> None:
-    for parts in made.parts().values():
+    for parts in made.all_parts().values():
         for part in parts:
             _check_parts(part)
 

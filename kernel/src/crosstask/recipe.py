@@ -12,18 +12,11 @@ import attrs
 from crosstask.errors import OptionError, PluginError, RecipeError, nearest
 from crosstask.learning.models import ModelSpec
 from crosstask.options import build, option, record
+from crosstask.parts import Choice
 from crosstask.records import Budget
 
 if TYPE_CHECKING:
     from crosstask.registry import Registry
-
-
-@record
-class Choice:
-    """A component by name with its options. In TOML: a table with `use`, every other key an option."""
-
-    use: str
-    options: dict[str, Any] = attrs.field(factory=dict)
 
 
 @record
@@ -117,41 +110,12 @@ def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
     plain = dict(values)
     plain.pop("extends", None)
     try:
-        for key in ("source", "transfer", "executor"):
-            if key in plain:
-                plain[key] = _choice(plain[key], key)
         for key in ("discovery", "observers", "wrappers"):
-            if key in plain:
-                if not isinstance(plain[key], list | tuple):
-                    raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {plain[key]!r}")
-                plain[key] = [_choice(item, f"{key}[{number}]") for number, item in enumerate(plain[key])]
-        for part, names in (
-            ("curriculum", ("planner",)),
-            ("synthesis", ("synthesizer",)),
-            ("multitask", ("balancer", "sharing", "sampler")),
-        ):
-            if isinstance(plain.get(part), Mapping):
-                plain[part] = dict(plain[part])
-                for name in names:
-                    if plain[part].get(name) is not None:
-                        plain[part][name] = _choice(plain[part][name], f"{part}.{name}")
+            if not isinstance(plain.get(key, []), list | tuple):
+                raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {plain[key]!r}")
         return build(Recipe, plain, "recipe")
     except OptionError as error:
         raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
-
-
-def _choice(value: Any, where: str) -> Choice:
-    if isinstance(value, Choice):
-        return value
-    if isinstance(value, str):
-        return Choice(use=value)
-    if not isinstance(value, Mapping) or not isinstance(value.get("use"), str):
-        raise OptionError(
-            f'{where} must be a name, or a table with use = "name" and the component\'s options, got {value!r}'
-        )
-    if set(value) == {"use", "options"} and isinstance(value["options"], Mapping):
-        return Choice(use=value["use"], options=dict(value["options"]))
-    return Choice(use=value["use"], options={k: v for k, v in value.items() if k != "use"})
 
 
 def _chain(reference: str | Path, registry: Registry, seen: list[Path]) -> tuple[dict[str, Any], dict[str, str]]:

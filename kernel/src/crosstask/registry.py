@@ -79,6 +79,18 @@ class Registry:
         registry.add_entry_points()
         return registry
 
+    def preferring(self, prefer: Mapping[str, str]) -> Registry:
+        """The same plugins where `prefer` (of a recipe, say) decides conflicts before the settings do."""
+        if not prefer:
+            return self
+        made = Registry(attrs.evolve(self.settings, prefer={**self.settings.prefer, **prefer}))
+        for record in self.records:
+            copy = attrs.evolve(record)
+            if copy.status is Status.CONFLICTING:
+                copy.status, copy.reason = Status.OK, ""
+            made.records.append(copy)
+        return made
+
     def add_entry_points(self) -> None:
         """Load every manifest of the entry-point group that the settings allow."""
         from importlib_metadata import distributions  # deferred: an empty registry does not need it
@@ -162,7 +174,8 @@ class Registry:
         origins = " and ".join(record.origin for record in records)
         preferred = self.settings.prefer.get(key)
         if preferred is None or preferred not in [record.distribution for record in records]:
-            reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}"
+            wrong = f" (prefer says {preferred!r}, which does not offer it)" if preferred is not None else ""
+            reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}{wrong}"
             for record in records:
                 record.fail(Status.CONFLICTING, reason)
         for record in records:

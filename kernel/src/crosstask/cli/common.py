@@ -65,6 +65,7 @@ def engine_of(
 
     registry = Registry.installed()
     recipe = load_recipe(reference, registry, overrides).recipe
+    registry = registry.preferring(recipe.prefer)
     check_requirements(recipe, registry)
     check_components(recipe, registry)
     opened = open_store(store or str(out / "store.db"), out / "weights", registry)
