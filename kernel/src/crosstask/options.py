@@ -62,7 +62,7 @@ def option(
     return attrs.field(default=default, validator=check, metadata=metadata)
 
 
-def state(default: Any = attrs.NOTHING, *, factory: Callable[[], Any] | None = None) -> Any:
+def state(default: Any = None, *, factory: Callable[[], Any] | None = None) -> Any:
     """An attrs field that is not an option: what a component remembers between calls."""
     if factory is not None:
         return attrs.field(factory=factory, init=False, repr=False, metadata={"state": True})
