@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,3 +62,162 @@ def adam_step(
     moments = np.stack([0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient**2])
     first, second = moments[0] / (1 - 0.9**step), moments[1] / (1 - 0.999**step)
     return values - learning_rate * first / (np.sqrt(second) + 1e-8), moments
+
+
+@attrs.frozen
+class UnitGramian:
+    """Cosines between the task gradients that are not zero, made safely positive definite, and what leads back.
+
+    Working on unit gradients keeps a small task's numbers apart from the rounding of a large one's. The ridge on the
+    diagonal of `cosines` is above the rounding of the Gram matrix in its own dtype.
+    """
+
+    cosines: Array
+    norms: Array
+    live: NDArray[np.bool_]
+    """Which of the T tasks have a gradient; `cosines` [K, K] and `norms` [K] are those of them."""
+
+    @classmethod
+    def of(cls, gradients: TaskGradients) -> UnitGramian:
+        """From lazy gradients; asks for the Gram matrix only."""
+        return cls.from_array(gram_array(gradients), torch.finfo(gradients.gramian.dtype).eps)
+
+    @classmethod
+    def from_array(cls, gramian: Array, rounding: float = 2.3e-16) -> UnitGramian:
+        """From a Gram matrix [T, T]; `rounding` is the machine precision that it was computed with."""
+        norms = norms_of(gramian)
+        live = norms > 0
+        norms = norms[live]
+        cosines = gramian[np.ix_(live, live)] / np.outer(norms, norms)
+        np.fill_diagonal(cosines, 1 + max(1e-10, 4 * rounding * len(gramian)))
+        return cls(cosines, norms, live)
+
+    def weights(self, units: Array) -> Array:
+        """Weights [T] of the gradients from weights [K] of the unit gradients; a zero gradient gets 0."""
+        found = np.zeros(len(self.live))
+        found[self.live] = units / self.norms
+        return found
+
+
+def nonnegative_qp(matrix: Array, linear: Array, free: NDArray[np.bool_] | None = None) -> Array:
+    """For each column q of `linear` [T, K] the x >= 0 that minimises x·Hx/2 + q·x, with H = `matrix` positive definite: [T, K].
+
+    Block principal pivoting (Kim & Park 2011, algorithm 2) for all columns at once: exact up to rounding. A column that
+    makes no progress (gradients of nearly full dependence) is finished by the active-set method of Lawson & Hanson.
+    `free` [T, K] guesses which x are positive.
+    """
+    q = linear.T
+    columns, count = q.shape
+    free = q < 0 if free is None else free.T.copy()
+    found = np.zeros_like(q)
+    todo = np.flatnonzero((q < 0).any(axis=1))
+    fewest = np.full(columns, count + 1)  # infeasible signs at best
+    chances = np.full(columns, 3)
+    tolerance = 1e-11 * np.abs(q).max(axis=1, initial=1e-300)
+    while len(todo):
+        mask = free[todo]
+        # Each column's system on its positive entries, all padded to the largest with rows of the identity
+        size = int(mask.sum(axis=1).max())
+        index = np.argsort(~mask, axis=1, kind="stable")[:, :size]
+        used = np.take_along_axis(mask, index, axis=1)
+        both = used[:, :, None] & used[:, None, :]
+        system = np.where(both, matrix[index[:, :, None], index[:, None, :]], np.eye(size))
+        right = np.where(used, -np.take_along_axis(q[todo], index, axis=1), 0.0)
+        x = np.zeros_like(mask, dtype=np.float64)
+        np.put_along_axis(x, index, np.linalg.solve(system, right[:, :, None])[:, :, 0], axis=1)
+        slack = x @ matrix + q[todo]
+        bound = tolerance[todo, None]
+        wrong = np.where(mask, x < -bound, slack < -bound)
+        amount = wrong.sum(axis=1)
+        found[todo] = np.maximum(np.where(mask, x, 0.0), 0.0)
+        better = amount < fewest[todo]
+        fewest[todo] = np.where(better, amount, fewest[todo])
+        chances[todo] = np.where(better, 3, chances[todo] - 1)
+        free[todo] ^= wrong
+        for column in todo[chances[todo] < 0]:
+            found[column] = _active_set(matrix, q[column], found[column], tolerance[column])
+        todo = todo[(amount > 0) & (chances[todo] >= 0)]
+    return found.T
+
+
+def _active_set(matrix: Array, q: Array, x: Array, tolerance: float) -> Array:
+    """`nonnegative_qp` for one column, from a feasible x: enters one entry at a time, leaves at the boundary."""
+    free = x > 0
+    for _ in range(10 * len(q) + 10):
+        while free.any():
+            wanted = np.zeros_like(x)
+            wanted[free] = np.linalg.solve(matrix[np.ix_(free, free)], -q[free])
+            leaving = free & (wanted <= 0)
+            if not leaving.any():
+                x = wanted
+                break
+            ratio = x[leaving] / (x[leaving] - wanted[leaving])
+            x = np.maximum(x + ratio.min() * (wanted - x), 0)
+            free &= ~leaving | (x > 0)
+            free[np.flatnonzero(leaving)[ratio.argmin()]] = False
+            x[~free] = 0
+        slack = matrix @ x + q
+        entering = int(np.where(free, np.inf, slack).argmin())
+        if free[entering] or slack[entering] >= -tolerance:
+            break
+        free[entering] = True
+    return x
+
+
+def min_norm_weights(gramian: UnitGramian) -> Array:
+    """Convex weights [T] of the shortest vector in the convex hull of the gradients; all on the zero ones if there are any."""
+    if not gramian.live.all():
+        dead = (~gramian.live).astype(np.float64)
+        return dead / dead.sum()
+    # x minimising x·Gx/2 - Σx has Gx >= 1, with equality where x > 0: x / Σx meets the conditions of the shortest vector.
+    raw = gramian.weights(nonnegative_qp(gramian.cosines, -1 / gramian.norms[:, None])[:, 0])
+    return raw / raw.sum()
+
+
+def proportional_weights(matrix: Array, rates: Array, power: float, start: Array | None = None) -> Array:
+    """The x > 0 [T] with H x = rates · x^-power, for positive definite H and positive rates, by Newton's method.
+
+    It is the minimum of the strictly convex x·Hx/2 - Σ rates ψ(x), ψ' = x^-power, so steps are cut back until that falls.
+    """
+
+    def value(x: Array) -> float:
+        barrier = np.log(x) if power == 1 else x ** (1 - power) / (1 - power)
+        return float(x @ matrix @ x / 2 - rates @ barrier)
+
+    x = rates ** (1 / (1 + power)) if start is None else start
+    x = x * ((rates @ x ** (1 - power)) / (x @ matrix @ x)) ** (1 / (1 + power))  # the best multiple of the start
+    height = value(x)
+    for _ in range(200):
+        pull = rates * x**-power
+        slope = matrix @ x - pull
+        if np.abs(slope * x).max() <= 1e-12 * max(1.0, float((pull * x).max())):
+            break
+        step = np.linalg.solve(matrix + np.diag(power * pull / x), -slope)
+        falling = step < 0
+        length = min(1.0, 0.99 * float((-x[falling] / step[falling]).min(initial=np.inf)))
+        descent = float(slope @ step)
+        for _ in range(60):
+            trial = value(x + length * step)
+            if trial <= height + 1e-4 * length * descent + 1e-15 * abs(height):
+                break
+            length /= 2
+        moved = x + length * step
+        if np.array_equal(moved, x):
+            break
+        x, height = moved, trial
+    return x
+
+
+def project_to_simplex(values: Array) -> Array:
+    """The nearest point [T] with non-negative entries that sum to one (Duchi et al. 2008, figure 1)."""
+    ordered = np.sort(values)[::-1]
+    excess = (np.cumsum(ordered) - 1) / np.arange(1, len(values) + 1)
+    last = int(np.flatnonzero(ordered > excess)[-1])
+    return np.maximum(values - excess[last], 0)
+
+
+def pseudo_solve(matrix: Array, right: Array, rounding: float = 1e-10) -> Array:
+    """The shortest least-squares solution of `matrix` x = `right`, for a symmetric matrix; tiny eigenvalues count as zero."""
+    values, vectors = np.linalg.eigh(matrix)
+    kept = values > rounding * len(values) * values.max(initial=0)
+    return (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ right)
