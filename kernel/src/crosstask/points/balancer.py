@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
+import structlog
 import torch
 from torch import Tensor, nn
 
 from crosstask.components import Component, hook
 from crosstask.errors import PluginError
 from crosstask.learning.gradients import (
+    GradientOverflowError,
     MatrixGradients,
+    Mode,
     TaskGradients,
+    conflict_metrics,
     gradients_of,
-    shared_leaves,
-    write_gradients,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_log = structlog.get_logger("crosstask")
 
 @attrs.frozen(eq=False)
 class Direction:
@@ -34,6 +37,20 @@ class Direction:
     weights: Tensor | None = None
 
 
+@attrs.frozen(eq=False)
+class Balanced:
+    """One step: the task weights [T], the Gram matrix [T, T] if the balancer asked for it, and how it was computed."""
+
+    weights: Tensor
+    gramian: Tensor | None
+    chosen: str
+
+    @property
+    def conflicts(self) -> dict[str, float]:
+        """Conflicts among the gradients (see `conflict_metrics`); empty where the Gram matrix is not known."""
+        return {} if self.gramian is None else conflict_metrics(self.gramian)
+
+
 class Balancer(Component):
     """Write one method, whichever is shorter:
 
@@ -44,14 +61,15 @@ class Balancer(Component):
     Everything else follows. Set `weighs_losses` if the weights belong to the whole loss, task-specific parameters
     included, as in loss weighting; otherwise those get the plain gradient of their own task's loss.
 
-    Capabilities: `permutation_invariant` (reordering tasks changes nothing), `scale_equivariant` (scaling every gradient
-    scales the update), `non_conflicting` (the update has no negative inner product with any task's gradient),
+    Capabilities: `permutation_invariant` (reordering tasks changes nothing), `scale_equivariant` (scaling every
+    gradient scales the update), `non_conflicting` (the update has no negative inner product with any task's gradient),
     `linear_under_scaling`, `convex_weights` (weights are non-negative and sum to one), `needs_losses`,
     `stochastic` (draws random numbers).
     """
 
     point: ClassVar[str] = "balancer"
     weighs_losses: ClassVar[bool] = False
+    _last: Balanced | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
@@ -79,22 +97,55 @@ class Balancer(Component):
         losses: Sequence[Tensor] | Mapping[str, Tensor] | Tensor,
         shared: Iterable[nn.Parameter] | None = None,
         task_specific: Iterable[nn.Parameter] | None = None,
+        *,
+        features: Tensor | Sequence[Tensor] | bool = (),
+        mode: Mode = "auto",
+        memory: int | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        group: Any = None,
+        retain_graph: bool = False,
     ) -> Tensor:
         """Add to `.grad` the balanced gradient of `shared` and the gradient of `task_specific`; return weights [T].
 
-        `losses` are scalars with a graph. Without `shared`, the parameters that two or more losses reach are found;
-        without `task_specific`, the parameters that exactly one reaches. RunError if a loss is not finite.
+        `losses` are scalars with a graph, not scaled. Without `shared`, the parameters that two or more losses reach
+        are found; without `task_specific`, all others that they reach (an empty list: none).
+        `features`: balance gradients on these shared features instead, which is much cheaper and not quite the same
+        (True: on the tensor where the losses' graphs meet). `mode`, `memory`: how gradients are computed, see
+        `crosstask.learning.gradients_of`. `scaler`: of mixed precision; `.grad` is scaled as it expects, and if a
+        gradient overflows it is left so that the scaler skips the step. `group`: under torch.distributed, the processes
+        whose means are balanced (None: all; False: this one). RunError if a loss is not finite.
         """
         values = list(losses.values()) if hasattr(losses, "values") and not isinstance(losses, Tensor) else list(losses)
-        if shared is None:
-            shared, found = shared_leaves(values)
-            task_specific = found if task_specific is None else task_specific
-        gradients = gradients_of(values, list(shared))
-        detached = torch.stack([loss.detach() for loss in values])
-        answer = self.context.call(self, "balance", losses=detached, gradients=gradients)
-        weights, vector = parts(answer, len(values), self.origin)
-        specific = None if task_specific is None else list(task_specific)
-        return write_gradients(gradients, weights, vector, specific, self.weighs_losses)
+        scale = 1.0
+        if scaler is not None and scaler.is_enabled() and values:
+            scale = float(scaler.scale(torch.ones((), device=values[0].device)))
+        gradients = gradients_of(
+            values,
+            shared,
+            task_specific,
+            features=features,
+            mode=mode,
+            memory=memory,
+            scale=scale,
+            group=group,
+            retain_graph=retain_graph,
+        )
+        detached = gradients.group.mean(torch.stack([loss.detach() for loss in values]))
+        try:
+            answer = self.context.call(self, "balance", losses=detached, gradients=gradients)
+            weights, vector = parts(answer, len(values), self.origin)
+        except GradientOverflowError:
+            weights, vector = torch.ones_like(detached), None
+        written = gradients.write(weights, vector, self.weighs_losses)
+        if self._last is None or self._last.chosen != gradients.chosen:  # once, not on every step
+            _log.debug("task_gradients", balancer=self.origin, tasks=len(values), chosen=gradients.chosen)
+        self._last = Balanced(weights=written, gramian=gradients.known_gramian, chosen=gradients.chosen)
+        return written
+
+    @property
+    def last(self) -> Balanced | None:
+        """What the last `backward` did."""
+        return self._last
 
 
 def parts(answer: Tensor | Direction, tasks: int, origin: str) -> tuple[Tensor | None, Tensor | None]:

@@ -1,0 +1,59 @@
+"""What a balancer sees of the gradients of several losses, and gradients that are given as a matrix."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class TaskGradients(ABC):
+    """Gradients g_t of T losses, as rows of a matrix [T, D] that may never be formed."""
+
+    tasks: int
+
+    @property
+    @abstractmethod
+    def matrix(self) -> Tensor:
+        """All gradients, [T, D]."""
+
+    @property
+    @abstractmethod
+    def gramian(self) -> Tensor:
+        """Inner products <g_s, g_t>, [T, T]."""
+
+    @abstractmethod
+    def dot(self, vector: Tensor) -> Tensor:
+        """Inner products with a direction [D]: [T]."""
+
+    @abstractmethod
+    def assemble(self, weights: Tensor | None, vector: Tensor | None) -> Tensor:
+        """`weights @ matrix + vector`, [D]; either part may be None."""
+
+
+class MatrixGradients(TaskGradients):
+    """Gradients given as a matrix [T, D]."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        if matrix.ndim != 2 or len(matrix) == 0:
+            raise ValueError(f"task gradients must have shape [T, D] with T >= 1, got {tuple(matrix.shape)}")
+        self._matrix, self.tasks = matrix, len(matrix)
+
+    @property
+    def matrix(self) -> Tensor:
+        return self._matrix
+
+    @functools.cached_property
+    def gramian(self) -> Tensor:
+        return self._matrix @ self._matrix.T
+
+    def dot(self, vector: Tensor) -> Tensor:
+        return self._matrix @ vector
+
+    def assemble(self, weights: Tensor | None, vector: Tensor | None) -> Tensor:
+        total = None if weights is None else weights.to(self._matrix) @ self._matrix
+        if total is None:
+            assert vector is not None
+            return vector
+        return total if vector is None else total.add_(vector)

@@ -1,0 +1,70 @@
+"""Means over the ranks of torch.distributed, taken before balancing: N ranks are one process with the whole batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from crosstask.errors import RunError
+
+
+class Group:
+    """The processes that train together; this one alone if torch.distributed is not in use, or with `group=False`.
+
+    Each rank's loss is the mean over its part of the batch, all parts being of one size, as with data parallelism.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        self.group = None if group is False else group
+        used = group is not False and distributed.is_available() and distributed.is_initialized()
+        self.size = distributed.get_world_size(self.group) if used else 1
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the ranks, in place."""
+        if self.size > 1 and tensor.numel():
+            distributed.all_reduce(tensor, group=self.group)
+            tensor /= self.size
+        return tensor
+
+    def check(self, *numbers: int) -> None:
+        """RunError unless every rank has the same numbers (of losses, of parameters)."""
+        if self.size == 1:
+            return
+        mine = torch.tensor([*numbers, *(-n for n in numbers)])
+        highest = mine.clone()
+        distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self.group)
+        if not torch.equal(highest, mine):
+            raise RunError(
+                f"ranks differ in what they balance (here {numbers[0]} losses and {numbers[1]} shared values): "
+                "give every rank the same losses, and the same `shared` and `task_specific` parameters"
+            )
+
+    def mean_gradients(
+        self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]
+    ) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Means over the ranks, dense; a parameter that no loss of any rank reaches is left out."""
+        if self.size == 1:
+            yield from ((p, g) for p, g in zip(parameters, gradients, strict=True) if g is not None)
+            return
+        if not parameters:
+            return
+        reached = torch.tensor([g is not None for g in gradients], dtype=torch.int32, device=parameters[0].device)
+        distributed.all_reduce(reached, distributed.ReduceOp.MAX, group=self.group)
+        kinds: dict[torch.dtype, list[int]] = {}
+        for number, (parameter, anywhere) in enumerate(zip(parameters, reached.tolist(), strict=True)):
+            if anywhere:
+                kinds.setdefault(parameter.dtype, []).append(number)
+        for dtype, numbers in kinds.items():  # one message for each data type
+            flat = torch.cat([_flat(gradients[n], parameters[n]).to(dtype) for n in numbers])
+            sizes = [parameters[n].numel() for n in numbers]
+            for number, part in zip(numbers, torch.split(self.mean(flat), sizes), strict=True):
+                yield parameters[number], part.view_as(parameters[number])
+
+
+def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
+    if gradient is None:
+        return parameter.new_zeros(parameter.numel())
+    return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1)

@@ -1,0 +1,573 @@
+"""The gradient engine: gradients of several losses by autograd, the cheapest exact way for what is asked of them.
+
+- Nothing is asked: one backward pass over the weighted sum of the losses.
+- Inner products are asked: one pass per loss that stops at the outputs of the linear layers, whose weights' gradients
+  are never formed (`LayerGradients`); all other parameters through one buffer. The update is one weight product.
+- The matrix is asked: one pass per loss into one buffer [T, D], or batched passes.
+- On shared features instead of parameters: one pass per loss down to the features, one below them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+
+from crosstask.errors import OptionError, RunError, nearest
+from crosstask.learning.gradients.base import TaskGradients
+from crosstask.learning.gradients.checks import GradientOverflowError, check_losses, check_parameters, clear_errors
+from crosstask.learning.gradients.collective import Group
+from crosstask.learning.gradients.graph import Graph, shared_leaves
+from crosstask.learning.gradients.layers import LayerGradients
+
+Mode = Literal["auto", "layers", "matrix", "batched"]
+"""`layers`: from the inputs and output gradients of all linear layers. `matrix`: form every gradient, pass by pass.
+`batched`: form them with batched passes. `auto`: the cheaper of the first two, layer by layer."""
+
+
+class LossGradients(TaskGradients):
+    """Gradients of scalar losses by autograd: nothing is computed until something is asked for, and then once.
+
+    `chosen` says which way was taken. Inner products and matrix are at least float32, whatever the parameters are.
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[Tensor],
+        shared: Sequence[nn.Parameter] | None,
+        specific: Sequence[nn.Parameter] | None = (),
+        *,
+        features: Tensor | Sequence[Tensor] | bool = (),
+        mode: Mode = "auto",
+        memory: int | None = None,
+        scale: float = 1.0,
+        group: Group | None = None,
+        retain_graph: bool = False,
+    ) -> None:
+        self.losses, self._given, self._given_specific = list(losses), shared, specific
+        self.tasks, self.mode, self.memory, self.scale = len(losses), mode, memory, scale
+        self.group, self.retain_graph = group or Group(False), retain_graph
+        self._given_features = features
+        self.chosen = "nothing yet"
+        self._layers: list[LayerGradients] = []
+        self._formed: list[nn.Parameter] = []  # parameters whose gradients are in the buffer
+        self._buffer: Tensor | None = None
+        self._sparse: dict[nn.Parameter, Tensor] = {}  # touched rows, for embeddings with sparse gradients
+        self._own: dict[nn.Parameter, list[tuple[int, Tensor]]] = {}  # gradients on task-specific parameters
+        self._gramian: Tensor | None = None
+        self._shapes: list[tuple[torch.Size, torch.dtype]] = []  # of the features
+
+    # --- What it is about, found out when it is needed
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """The losses' joint autograd graph."""
+        return Graph(self.losses)
+
+    @functools.cached_property
+    def shared(self) -> list[nn.Parameter]:
+        """Parameters whose gradients are balanced: those given, or those that two or more losses reach."""
+        if self._given is None:
+            found = shared_leaves(self.losses, self.graph)[0]
+        else:
+            found = list(dict.fromkeys(p for p in self._given if p.requires_grad))
+        check_parameters(found)
+        self.group.check(self.tasks, sum(p.numel() for p in found))
+        return found
+
+    @functools.cached_property
+    def specific(self) -> list[nn.Parameter]:
+        """All other parameters that get a gradient: those given, or whatever else the losses reach."""
+        if self._given_specific is None:
+            shared = set(self.shared)
+            return [p for p in self.graph.leaves if p not in shared]
+        found = list(dict.fromkeys(p for p in self._given_specific if p.requires_grad))
+        if set(found) & set(self.shared):
+            raise ValueError("a parameter is both shared and task-specific")
+        return found
+
+    @functools.cached_property
+    def features(self) -> list[Any]:
+        """Where gradients are taken instead of on the parameters, as inputs of autograd; empty for the parameters."""
+        given = self._given_features
+        found: list[Any]
+        nodes: set[Any]
+        if isinstance(given, bool):
+            fork = self.graph.fork() if given else None
+            if given and fork is None:
+                raise RunError("the losses meet in no single tensor: name the shared features, `features=`")
+            found, nodes = ([fork], {fork.node}) if fork else ([], set())
+        else:
+            found = [given] if isinstance(given, Tensor) else list(given)
+            if any(f.grad_fn is None for f in found):
+                raise RunError("features must be computed from the shared parameters, with a graph")
+            nodes = {f.grad_fn for f in found}
+        if found:
+            past = self.graph.avoiding(self.losses, nodes).intersection(self.shared)
+            if past:
+                shapes = ", ".join(str(tuple(p.shape)) for p in past)
+                raise RunError(f"shared parameters of shape {shapes} are reached past the features: name those too")
+        return found
+
+    @functools.cached_property
+    def size(self) -> int:
+        """D, the number of shared values."""
+        return sum(p.numel() for p in self.shared)
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """Of inner products and of the matrix."""
+        return functools.reduce(torch.promote_types, (p.dtype for p in self.shared), torch.float32)
+
+    @functools.cached_property
+    def _spans(self) -> dict[nn.Parameter, slice]:
+        ends = itertools.accumulate(p.numel() for p in self.shared)
+        return {p: slice(end - p.numel(), end) for p, end in zip(self.shared, ends, strict=True)}
+
+    # --- What a balancer asks
+
+    @property
+    def formed(self) -> bool:
+        """Whether backward passes were made."""
+        return self._buffer is not None
+
+    @property
+    def matrix(self) -> Tensor:
+        if self._buffer is None and not self.features and not self.sharded:
+            self._collect([])
+        buffer = self._collected()
+        if self._layers:
+            buffer = self._form_layers(buffer)
+        return buffer
+
+    @property
+    def gramian(self) -> Tensor:
+        if self._gramian is None:
+            buffer = self._collected()
+            self._gramian = self._over_ranks(buffer @ buffer.T)
+            for layer in self._layers:
+                self._gramian += layer.gramian()
+        self._check(self._gramian)
+        return self._gramian
+
+    @property
+    def known_gramian(self) -> Tensor | None:
+        """The Gram matrix if somebody asked for it."""
+        return self._gramian
+
+    def dot(self, vector: Tensor) -> Tensor:
+        buffer = self._collected()
+        vector = vector.to(buffer)
+        if self.features:
+            return self._over_ranks(buffer @ vector)
+        found = buffer @ self._take(vector, self._formed)
+        for gradients in self._layers:
+            weight, bias = gradients.layer.weight, gradients.layer.bias
+            found += gradients.dot(self._part(vector, weight), None if bias is None else self._part(vector, bias))
+        return found
+
+    def assemble(self, weights: Tensor | None, vector: Tensor | None) -> Tensor:
+        if weights is None:
+            assert vector is not None
+            return vector
+        buffer = self._collected()
+        weights = weights.to(buffer)
+        if not self._layers:
+            total = weights @ buffer
+            return total if vector is None else total.add_(vector)
+        total = buffer.new_empty(self.size)
+        combined, offset = weights @ buffer, 0
+        for parameter in self._formed:
+            total[self._spans[parameter]] = combined[offset : offset + parameter.numel()]
+            offset += parameter.numel()
+        for gradients in self._layers:
+            on_weight, on_bias = gradients.assemble(weights)
+            total[self._spans[gradients.layer.weight]] = on_weight.flatten()
+            if gradients.layer.bias is not None:
+                total[self._spans[gradients.layer.bias]] = on_bias
+        return total if vector is None else total.add_(vector)
+
+    # --- The update
+
+    def write(self, weights: Tensor | None, vector: Tensor | None, weighs_losses: bool) -> Tensor:
+        """Add the update to `.grad` of the shared parameters, and its own gradient to that of each specific one.
+
+        Returns the weights [T] (ones where the update is not a weighted sum).
+        """
+        ones = torch.ones(self.tasks, dtype=self.losses[0].dtype, device=self.losses[0].device)
+        if weights is not None and vector is None and not self.formed:
+            self._write_weighted(weights.detach(), ones, weighs_losses)
+            return weights.detach()
+        if self.specific and not self.formed:  # a direction out of nothing but losses
+            found = self._backward(ones, self.specific, self.retain_graph)
+            pairs = zip(self.specific, found, strict=True)
+            self._own = {p: [(0, g / self.scale)] for p, g in pairs if g is not None}
+        update = self.assemble(weights, vector)
+        if self.features:
+            self._write_below(update)
+        else:
+            self._write_shared(update, keep_sparse=vector is None)
+        scale = weights.tolist() if weighs_losses and weights is not None else [1.0] * self.tasks
+        own = [_weighted([(scale[task], g) for task, g in self._own.get(p, ())]) for p in self.specific]
+        self._add(self.group.mean_gradients(self.specific, own), self.scale)
+        return ones if weights is None else weights.detach()
+
+    def _write_shared(self, update: Tensor, keep_sparse: bool) -> None:
+        rows = self._sparse if keep_sparse and self.group.size == 1 else {}
+        parts = [(p, update[self._spans[p]].view_as(p)) for p in self.shared]
+        self._add(((p, _only_rows(part, rows[p]) if p in rows else part) for p, part in parts), self.scale)
+
+    def _write_below(self, update: Tensor) -> None:
+        """One backward pass from the balanced gradient of the features to the shared parameters."""
+        factor = self.scale * self.group.size  # the mean over ranks comes below
+        parts = torch.split(update, [shape.numel() for shape, _ in self._shapes])
+        seeds = [(x.view(shape) * factor).to(dtype) for x, (shape, dtype) in zip(parts, self._shapes, strict=True)]
+        with clear_errors():
+            found = torch.autograd.grad(
+                self.features, self.shared, seeds, allow_unused=True, retain_graph=self.retain_graph
+            )
+        self._add(self.group.mean_gradients(self.shared, found))
+
+    def _write_weighted(self, weights: Tensor, ones: Tensor, weighs_losses: bool) -> None:
+        """One backward pass over the weighted sum of the losses.
+
+        Gradients on parameters that a single loss reaches must not be weighted: its weight is divided out again, where
+        that is safe; the others take a second pass.
+        """
+        self.chosen = "one backward pass over the weighted losses"
+        if weighs_losses and self._given_specific is None and (self.group.size == 1 or self.sharded):
+            # All parameters, equally: what anybody's training loop does, with every hook that listens to it.
+            with clear_errors():
+                torch.autograd.backward(self.losses, self._seeds(weights.to(ones)), retain_graph=self.retain_graph)
+            return
+        if self.sharded:
+            raise RunError(_SHARDED)
+        values = weights.tolist()
+        equal = weighs_losses or all(value == 1.0 for value in values)
+        divisors: dict[nn.Parameter, float] = {}
+        if self.specific and not equal:
+            for parameter in self.specific:
+                reach = self.graph.reach_of(parameter)
+                value = values[reach.bit_length() - 1] if reach.bit_count() == 1 else 0.0
+                if 1e-3 < abs(value) < 1e3:
+                    divisors[parameter] = value
+        again = [] if equal else [p for p in self.specific if p not in divisors]
+        first = [*self.shared, *(p for p in self.specific if equal or p in divisors)]
+        keep = self.retain_graph or bool(again)
+        found = [
+            g if g is None or p not in divisors else g / divisors[p]
+            for p, g in zip(first, self._backward(weights.to(ones), first, keep), strict=True)
+        ]
+        if again:
+            first = first + again
+            found += self._backward(ones, again, self.retain_graph)
+        self._add(self.group.mean_gradients(first, found))
+
+    def _backward(
+        self, weights: Tensor, inputs: list[nn.Parameter], keep: bool
+    ) -> list[Tensor | None]:
+        """Gradients of the weighted sum of the losses."""
+        seeds = self._seeds(weights)
+        with clear_errors():
+            return list(torch.autograd.grad(self.losses, inputs, seeds, allow_unused=True, retain_graph=keep))
+
+    def _seeds(self, weights: Tensor) -> list[Tensor]:
+        return [(w * self.scale).to(loss) for w, loss in zip(weights.unbind(), self.losses, strict=True)]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are in parts on several ranks (DTensor; its class costs half a second to import)."""
+        given = self.shared if self._given is None else self._given
+        return self.group.size > 1 and any(hasattr(p, "full_tensor") for p in given)
+
+    def _add(self, gradients: Iterable[tuple[nn.Parameter, Tensor]], factor: float = 1.0) -> None:
+        """Accumulate in `.grad`, as autograd does: in place, and never in memory that somebody else holds."""
+        taken: set[int] = set()
+        with torch.no_grad():
+            for parameter, found in gradients:
+                gradient = found.to(parameter.dtype)
+                if factor != 1.0:
+                    gradient = gradient * factor
+                old = parameter.grad
+                if old is None:
+                    if not gradient.is_sparse:
+                        pointer = gradient.untyped_storage().data_ptr()
+                        if pointer in taken or gradient._base is not None or not gradient.is_contiguous():
+                            gradient = gradient.clone(memory_format=torch.contiguous_format)
+                        taken.add(pointer)
+                    parameter.grad = gradient
+                elif old.is_sparse:
+                    parameter.grad = gradient + old
+                else:
+                    old += gradient
+
+    # --- Backward passes
+
+    def _collected(self) -> Tensor:
+        """Backward passes, if they were not made yet; the buffer."""
+        if self.sharded:
+            raise RunError(_SHARDED)
+        if self._buffer is None and self.features:
+            self._collect_features()
+        if self._buffer is None:
+            self._collect(self._choose())
+            if self.scale != 1.0:
+                self._check(self.gramian)  # before a balancer remembers anything of it
+        assert self._buffer is not None
+        return self._buffer
+
+    def _choose(self) -> list[LayerGradients]:
+        """The layers whose gradients are not to be formed."""
+        # Ranks would have to exchange activations: there the gradients are formed, and their mean is taken.
+        if self.mode in ("matrix", "batched") or self.group.size > 1:
+            return []
+        found = [LayerGradients(x, self.tasks, self.dtype) for x in self.graph.linear_layers(self.shared)]
+        return [x for x in found if self.mode == "layers" or x.cost() < x.cost_of_forming()]
+
+    def _collect(self, layers: list[LayerGradients]) -> None:
+        inside = {p for x in layers for p in (x.layer.weight, x.layer.bias) if p is not None}
+        self._layers, self._formed = layers, [p for p in self.shared if p not in inside]
+        size = sum(p.numel() for p in self._formed)
+        buffer = torch.zeros(self.tasks, size, dtype=self.dtype, device=self.shared[0].device)
+        for layer in layers:
+            layer.allocate()
+        if self.mode == "batched":
+            fork = self.graph.fork()
+            if fork is not None and self.graph.avoiding(self.losses, {fork.node}).intersection(self.shared):
+                fork = None  # what is shared is not all below it
+            self._passes_batched(buffer, fork)
+        else:
+            self._passes(buffer)
+        if self.scale != 1.0:
+            buffer /= self.scale
+            for layer in layers:
+                layer.rows /= self.scale
+            for kept in self._own.values():
+                kept[:] = [(task, gradient / self.scale) for task, gradient in kept]
+        self._buffer = self.group.mean(buffer)
+        how = "batched backward passes" if self.mode == "batched" else f"{self.tasks} backward passes"
+        self.chosen = f"{how}, {len(layers)} linear layers unformed, {size} of {self.size} values in the buffer"
+
+    def _passes(self, buffer: Tensor) -> None:
+        edges: list[Any] = [use.edge for x in self._layers for use in x.layer.uses]
+        for task, loss in enumerate(self.losses):
+            own = self._specific_of[task]
+            keep = self.retain_graph or task < self.tasks - 1
+            with clear_errors():
+                found = torch.autograd.grad(
+                    loss, [*edges, *self._formed, *own], torch.full_like(loss, self.scale),
+                    allow_unused=True, retain_graph=keep,
+                )
+            self._sort(task, list(found), buffer[task], len(edges), own)
+
+    def _sort(
+        self, task: int, found: Sequence[Tensor | None], row: Tensor, edges: int, own: list[nn.Parameter]
+    ) -> None:
+        """Put what one pass found where it belongs."""
+        place = 0
+        for layer in self._layers:
+            layer.put(task, found[place : place + len(layer.layer.uses)])
+            place += len(layer.layer.uses)
+        offset = 0
+        for parameter, gradient in zip(self._formed, found[edges : edges + len(self._formed)], strict=True):
+            if gradient is not None:  # a task need not reach every shared parameter
+                target = row[offset : offset + parameter.numel()].view_as(parameter)
+                if gradient.is_sparse:
+                    self._remember_rows(parameter, gradient)
+                    gradient = gradient.to_dense()
+                target.copy_(gradient)
+            offset += parameter.numel()
+        for parameter, gradient in zip(own, found[edges + len(self._formed) :], strict=True):
+            if gradient is not None:
+                self._own.setdefault(parameter, []).append((task, gradient))
+
+    def _passes_batched(self, buffer: Tensor, fork: GradientEdge | None) -> None:
+        """Each loss's pass down to the shared representation, then all of them at once below it."""
+        seeds: list[Tensor | None] = []
+        for task, loss in enumerate(self.losses):
+            own = self._specific_of[task]
+            if fork is not None or own:
+                inputs: list[Any] = [*([] if fork is None else [fork]), *own]
+                with clear_errors():
+                    found = list(torch.autograd.grad(
+                        loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
+                    ))
+                seeds += found[: len(inputs) - len(own)]
+                self._sort(task, [*[None] * len(self._formed), *found[len(inputs) - len(own) :]], buffer[task], 0, own)
+        if fork is not None:
+            outputs: list[Any] = [fork]
+            directions = torch.stack([s for s in seeds if s is not None])
+        else:
+            outputs = [torch.stack(self.losses)]
+            directions = torch.eye(self.tasks, dtype=outputs[0].dtype, device=outputs[0].device) * self.scale
+        each = 4 * sum(p.numel() * p.element_size() for p in self._formed)  # the gradients, and what is on the way
+        chunk = self.tasks if self.memory is None else max(1, int(self.memory // max(1, each)))
+        for first in range(0, self.tasks, chunk):
+            part = directions[first : first + chunk]
+            keep = self.retain_graph or first + chunk < self.tasks
+            with clear_errors():
+                found = list(torch.autograd.grad(
+                    outputs, self._formed, [part], allow_unused=True, retain_graph=keep, is_grads_batched=True
+                ))
+            for offset, task in enumerate(range(first, first + len(part))):
+                rows = [None if g is None else g[offset] for g in found]
+                self._sort(task, rows, buffer[task], 0, [])
+
+    @functools.cached_property
+    def _specific_of(self) -> list[list[nn.Parameter]]:
+        """For each loss, the specific parameters that it reaches."""
+        found: list[list[nn.Parameter]] = [[] for _ in self.losses]
+        for parameter in self.specific:
+            reach = self.graph.reach_of(parameter)
+            while reach:
+                found[reach.bit_length() - 1].append(parameter)
+                reach &= ~(1 << (reach.bit_length() - 1))
+        return found
+
+    def _collect_features(self) -> None:
+        """Gradients of the losses on the features, and of each loss on its own parameters: the heads only."""
+        rows: list[Tensor] = []
+        known: list[Tensor] = []
+        found: list[list[Tensor | None]] = []
+        for task, loss in enumerate(self.losses):
+            own = self._specific_of[task]
+            inputs: list[Any] = [*self.features, *own]
+            with clear_errors():
+                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
+                )
+            found.append(list(passed[: len(self.features)]))
+            for parameter, gradient in zip(own, passed[len(self.features) :], strict=True):
+                if gradient is not None:
+                    self._own.setdefault(parameter, []).append((task, gradient / self.scale))
+        for place in range(len(self.features)):
+            example = next((g for passed in found if (g := passed[place]) is not None), None)
+            if example is None:
+                raise RunError("a tensor of `features` is reached by no loss")
+            known.append(example)
+        self._shapes = [(k.shape, k.dtype) for k in known]
+        for at_features in found:
+            parts = [torch.zeros_like(k) if g is None else g for g, k in zip(at_features, known, strict=True)]
+            rows.append(torch.cat([part.reshape(-1).to(self.dtype) for part in parts]))
+        # On N ranks each loss is the mean of N: the gradients on this rank's features are an Nth.
+        self._buffer = torch.stack(rows).div_(self.scale * self.group.size)
+        self.chosen = f"{self.tasks} backward passes to {self._buffer.shape[1]} shared features, one below them"
+
+    def _form_layers(self, buffer: Tensor) -> Tensor:
+        """The whole matrix after all, from what the layers hold."""
+        full = buffer.new_empty(self.tasks, self.size)
+        offset = 0
+        for parameter in self._formed:
+            full[:, self._spans[parameter]] = buffer[:, offset : offset + parameter.numel()]
+            offset += parameter.numel()
+        for gradients in self._layers:
+            for task in range(self.tasks):
+                on_weight, on_bias = gradients.form(task)
+                full[task, self._spans[gradients.layer.weight]] = on_weight.flatten()
+                if gradients.layer.bias is not None:
+                    full[task, self._spans[gradients.layer.bias]] = on_bias
+        self._buffer, self._layers, self._formed = full, [], self.shared
+        return full
+
+    # --- Small things
+
+    def _remember_rows(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        rows = gradient.coalesce().indices()[0]
+        known = self._sparse.get(parameter)
+        self._sparse[parameter] = rows if known is None else torch.cat([known, rows]).unique()  # type: ignore[no-untyped-call]
+
+    def _over_ranks(self, products: Tensor) -> Tensor:
+        """Features of N ranks are parts of one batch: their inner products add up."""
+        return self.group.mean(products).mul_(self.group.size) if self.features and self.group.size > 1 else products
+
+    def _check(self, gramian: Tensor) -> None:
+        finite = torch.isfinite(gramian.diagonal())
+        if not bool(finite.all()):
+            bad = int((~finite).nonzero()[0])
+            if self.scale != 1.0:
+                raise GradientOverflowError(f"the scaled gradient of loss {bad} is not finite")
+            raise RunError(f"the gradient of loss {bad} is not finite; gradients cannot be balanced")
+
+    def _part(self, vector: Tensor, parameter: nn.Parameter) -> Tensor:
+        return vector[self._spans[parameter]].view_as(parameter)
+
+    def _take(self, vector: Tensor, parameters: list[nn.Parameter]) -> Tensor:
+        if len(parameters) == len(self.shared):
+            return vector
+        return torch.cat([vector[self._spans[p]] for p in parameters]) if parameters else vector[:0]
+
+
+def _only_rows(gradient: Tensor, rows: Tensor) -> Tensor:
+    """The dense gradient of an embedding as the sparse one that its optimiser expects."""
+    values = gradient[rows]
+    return torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False, is_coalesced=True)
+
+
+def _weighted(terms: list[tuple[float, Tensor]]) -> Tensor | None:
+    total: Tensor | None = None
+    for weight, gradient in terms:
+        term = gradient if weight == 1.0 else gradient * weight
+        total = term if total is None else total + term
+    return total
+
+
+_SHARDED = (
+    "shared parameters are sharded (DTensor, FSDP2): gradients per task cannot be formed. Keep shared parameters "
+    "whole on every rank (means over ranks are taken here), or use a balancer that weighs losses"
+)
+
+
+def gradients_of(
+    losses: Sequence[Tensor] | Mapping[str, Tensor],
+    shared: Iterable[nn.Parameter] | None,
+    specific: Iterable[nn.Parameter] | None = (),
+    *,
+    features: Tensor | Sequence[Tensor] | bool = (),
+    mode: Mode = "auto",
+    memory: int | None = None,
+    scale: float = 1.0,
+    group: Any = False,
+    retain_graph: bool = True,
+) -> LossGradients:
+    """Lazy gradients of `losses` (scalars with a graph) on `shared`, and on the way those on `specific` parameters.
+
+    Without `shared` (None): all parameters that two or more losses reach; without `specific`: all others.
+    `features`: take gradients on these tensors, through which all of `shared` is reached, not on the parameters (True:
+    where the graphs of the losses meet). `mode`: how (see `Mode`). `memory`: bytes that batched passes may take at a
+    time. `scale`: what losses are multiplied by in backward passes (a GradScaler's; all answers are without it).
+    `group`: a process group, None for all processes, False for this one alone. RunError if a loss is not finite or
+    has no graph.
+    """
+    if mode not in get_args(Mode):
+        raise OptionError(f"unknown mode {mode!r} of the gradient engine{nearest(mode, get_args(Mode))}")
+    values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
+    check_losses(values)
+    return LossGradients(
+        values,
+        None if shared is None else list(shared),
+        None if specific is None else list(specific),
+        features=features,
+        mode=mode,
+        memory=memory,
+        scale=scale,
+        group=Group(group),
+        retain_graph=retain_graph,
+    )
+
+
+def write_gradients(
+    gradients: LossGradients,
+    weights: Tensor | None,
+    vector: Tensor | None,
+    task_specific: Iterable[nn.Parameter] | None,
+    weighs_losses: bool,
+) -> Tensor:
+    """`gradients.write`, for task-specific parameters that are named only now."""
+    if task_specific is not None:
+        gradients.specific = [p for p in task_specific if p.requires_grad]
+    return gradients.write(weights, vector, weighs_losses)
