@@ -63,7 +63,7 @@ def _tensors(raw: Any) -> tuple[Tensor, Tensor]:
         return raw.inputs, raw.targets
     if isinstance(raw, tuple | list) and len(raw) == 2:
         return _tensor(raw[0]), _tensor(raw[1])
-    if callable(raw) and not hasattr(raw, "__getitem__"):
+    if callable(raw) and (isinstance(raw, type) or not hasattr(raw, "__getitem__")):
         pairs = [(_tensor(x), _tensor(y)) for x, y in raw()]
     elif hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
         pairs = [

@@ -1,0 +1,221 @@
+"""The engine and its coroutine twin on fake plugins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from crosstask import (
+    Budget,
+    CurriculumStrategy,
+    DataError,
+    ModelSpec,
+    Registry,
+    RunError,
+    Task,
+    TaskDescriptor,
+    TransferEngine,
+    UnknownComponentError,
+    create_cross_task_transfer_engine,
+)
+from crosstask.learning import fit
+from crosstask_fakes import FakeDiscoverer, FakeObserver, FakePlanner, FakeTransfer, blobs
+
+TRAIN = Budget(steps=60, learning_rate=0.02)
+FEW = Budget(steps=20, samples=12, learning_rate=0.02, evaluate_every=5)
+
+
+def engine_with(registry: Registry, **options: object) -> TransferEngine:
+    known = {"model": ModelSpec(hidden=(8,)), "train": TRAIN, "budget": FEW, "seeds": 2, "discoverers": ["fake"]}
+    return TransferEngine(registry=registry, **{**known, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def engine(registry: Registry) -> Iterator[TransferEngine]:
+    with engine_with(registry) as made:
+        for number in range(3):
+            made.register_task(blobs(f"task{number}", seed=number))
+        yield made
+
+
+def test_registering_the_nth_task_costs_n_pairs(registry: Registry) -> None:
+    discoverer = FakeDiscoverer()
+    with engine_with(registry, discoverers=[discoverer]) as engine:
+        for number in range(12):
+            before = discoverer.pairs
+            engine.register_task(Task(descriptor=TaskDescriptor(task_id=f"t{number}")))
+            assert discoverer.pairs - before == 2 * number
+        assert len(list(engine.graph.edges())) == 12 * 11
+
+
+def test_auto_discover_can_be_off(registry: Registry) -> None:
+    with engine_with(registry, auto_discover=False) as engine:
+        engine.register_task(blobs("a"))
+        engine.register_task(blobs("b"))
+        assert not list(engine.graph.edges())
+        engine.discover()
+        assert len(list(engine.graph.edges())) == 2
+
+
+def test_transfer_against_scratch(engine: TransferEngine) -> None:
+    result = engine.transfer_knowledge("task0", "task1", "fake", samples=True)
+    assert result.seeds == 2
+    assert len(result.score.values) == 2
+    assert result.scratch_curve.steps == (0, 5, 10, 15, 20)
+    assert {name.split(".")[0] for name in result.transferred} == {"trunk"}
+    assert set(result.not_transferred) == {"head.weight", "head.bias"}
+    assert engine.portfolio["task1"].descriptor.transfer_efficiency == {"task0": result.coefficient.mean}
+    assert engine.get_best_transfer_strategy("task0", "task1") == "fake"
+
+
+def test_a_head_for_the_same_classes_is_kept(engine: TransferEngine) -> None:
+    twin = blobs("twin", seed=0, classes=3)
+    twin.descriptor = TaskDescriptor(**{**_fields(twin), "classes": engine.portfolio["task0"].descriptor.classes})
+    engine.register_task(twin)
+    assert engine.transfer_knowledge("task0", "twin", "fake").not_transferred == ()
+
+
+def _fields(task: Task) -> dict:  # type: ignore[type-arg]
+    d = task.descriptor
+    return {"task_id": d.task_id, "input_shape": d.input_shape, "output_dim": d.output_dim}
+
+
+def test_curriculum_by_name_enum_and_object(engine: TransferEngine) -> None:
+    by_name = engine.generate_curriculum("task0", "fake", 2)
+    assert by_name.task_sequence == ("task2", "task0")
+    assert engine.generate_curriculum("task0", FakePlanner(), 3).task_sequence == ("task1", "task2", "task0")
+    with pytest.raises(UnknownComponentError, match="no curriculum named 'transfer_potential'"):
+        engine.generate_curriculum("task0", CurriculumStrategy.TRANSFER_POTENTIAL)
+    with pytest.raises(TypeError, match="expected a CurriculumPlanner"):
+        engine.generate_curriculum("task0", FakeTransfer())
+    with pytest.raises(DataError, match="did you mean 'task0'"):
+        engine.generate_curriculum("tsk0", "fake")
+
+
+def test_curriculum_runs_stage_by_stage(engine: TransferEngine) -> None:
+    result = engine.run_curriculum(engine.generate_curriculum("task2", "fake", 3), "fake", planner="fake")
+    assert [s.task_id for s in result.stages] == ["task0", "task1", "task2"]
+    assert result.stages[0].gain.mean == 0.0  # the first stage is training from scratch itself
+    assert result.total_steps == 60 + 60 + 20
+
+
+def test_prerequisites_take_part_and_count(registry: Registry) -> None:
+    with engine_with(registry) as engine:
+        for number in range(5):
+            needs = (f"task{number - 1}",) if number in (3, 4) else ()
+            engine.register_task(blobs(f"task{number}", seed=number, prerequisites=needs))
+        path = engine.generate_curriculum("task4", "fake", 3).task_sequence
+        assert path == ("task2", "task3", "task4")
+        with pytest.raises(DataError, match="max_tasks must be at least 3, got 2"):
+            engine.generate_curriculum("task4", "fake", 2)
+
+
+def test_synthesis_of_a_task_known_by_descriptor_only(engine: TransferEngine) -> None:
+    new = Task(descriptor=TaskDescriptor(task_id="new", input_shape=(2,), output_dim=4))
+    model = engine.synthesize_zero_shot_model(new, "fake")
+    assert model(torch.zeros(5, 2)).shape == (5, 4)
+    assert set(model.provenance.sources) == {"task0", "task1", "task2"}
+    with pytest.raises(DataError, match="task 'new' has no"):
+        engine.judge_synthesis(model, "new")
+
+
+def test_joint_training(engine: TransferEngine) -> None:
+    module, result = engine.train_together(balancer="fake", sharing="fake", budget=Budget(steps=30, evaluate_every=10))
+    assert result.tasks == ("task0", "task1", "task2")
+    assert result.steps == (1, 10, 20, 30)
+    assert all(len(v) == 4 for v in (*result.losses.values(), *result.weights.values(), *result.conflicts.values()))
+    assert min(result.scores.values()) >= 0
+    assert len(list(module.shared_parameters())) == 2
+    with pytest.raises(DataError, match="at least two tasks"):
+        engine.train_together(["task0"], balancer="fake", sharing="fake")
+
+
+def test_a_diverging_training_names_task_and_step(registry: Registry) -> None:
+    with engine_with(registry, train=Budget(steps=50, optimizer="sgd", learning_rate=1e20)) as engine:
+        engine.register_task(blobs("wild"))
+        with pytest.raises(RunError, match=r"task 'wild': the training loss is (nan|inf) at step \d+"):
+            engine.train()
+
+
+def test_tasks_without_data_and_models_say_so(engine: TransferEngine) -> None:
+    engine.register_task(Task(descriptor=TaskDescriptor(task_id="bare", input_shape=(2,), output_dim=3)))
+    with pytest.raises(DataError, match="task 'bare' has neither a trained model nor training data"):
+        engine.transfer_knowledge("bare", "task0", "fake")
+    with pytest.raises(DataError, match="task 'bare' has no train data"):
+        engine.transfer_knowledge("task0", "bare", "fake")
+
+
+def test_a_models_own_training_is_used(engine: TransferEngine) -> None:
+    task = blobs("own", seed=7)
+    model = ModelSpec(hidden=(8,)).build(task.descriptor, 0)
+    fit(model, task, TRAIN, torch.Generator().manual_seed(0))
+    engine.register_task(task, model)
+    engine.train()
+    assert engine.portfolio["own"].model is model
+
+
+def test_an_observer_that_raises_is_named(registry: Registry) -> None:
+    class Loud(FakeObserver):
+        def task_registered(self, task: Task) -> None:
+            raise ZeroDivisionError("loud")
+
+    with engine_with(registry, observers=[Loud()]) as engine, pytest.raises(ZeroDivisionError) as caught:
+        engine.register_task(blobs("a"))
+    assert caught.value.__notes__ == ["in observer Loud"]
+
+
+def test_a_component_that_raises_in_a_worker_or_here_is_named(registry: Registry) -> None:
+    with engine_with(registry) as engine:
+        engine.register_task(blobs("a"))
+        engine.register_task(blobs("b", seed=1))
+        method = registry.create("transfer", "fake", {"fail_on": "b"})
+        with pytest.raises(ZeroDivisionError) as caught:
+            engine.transfer_knowledge("a", "b", method)
+    assert caught.value.__notes__ == ["in transfer 'fake' (crosstask-fakes 1.0)"]
+
+
+def test_exports(engine: TransferEngine, tmp_path: Path) -> None:
+    for suffix in ("json", "graphml", "gexf"):
+        assert engine.export_transfer_graph(tmp_path / f"g.{suffix}").stat().st_size > 100
+    assert engine.get_transfer_graph_metrics()["edges"] == 6
+
+
+def test_the_coroutine_engine_keeps_the_loop_free(registry: Registry) -> None:
+    async def work() -> tuple[int, float]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.001)
+                ticks += 1
+
+        ticker = asyncio.create_task(tick())
+        options = {"model": ModelSpec(hidden=(8,)), "train": TRAIN, "budget": FEW, "seeds": 2, "discoverers": ["fake"]}
+        async with create_cross_task_transfer_engine(registry=registry, **options) as engine:
+            await asyncio.gather(*(engine.register_task(blobs(f"task{n}", seed=n)) for n in range(3)))
+            await engine.discover()
+            curriculum = await engine.generate_curriculum("task2", "fake", 2)
+            result = await engine.run_curriculum(curriculum, "fake")
+            transfer = await engine.transfer_knowledge("task0", "task1", "fake")
+            model = await engine.synthesize_zero_shot_model("task1", "fake")
+            assert (await engine.judge_synthesis(model, "task1")).score is not None
+            await engine.train_together(balancer="fake", sharing="fake", budget=Budget(steps=5))
+            assert (await engine.get_transfer_graph_metrics())["tasks"] == 3
+        ticker.cancel()
+        assert transfer.target == "task1"
+        return ticks, result.stages[-1].score.mean
+
+    ticks, score = asyncio.run(work())
+    assert ticks > 5
+    assert 0 <= score <= 1
+
+
+def test_the_factory_takes_what_is_installed(registry: Registry) -> None:
+    engine = create_cross_task_transfer_engine(registry=registry)
+    assert engine.engine.discoverers == []  # neither skills nor probe nor gnn among the fakes
+    asyncio.run(engine.close())
