@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import attrs
 import pluggy
 
-from crosstask.errors import CrosstaskError, PluginError
+from crosstask.errors import CrosstaskError, PluginError, nearest
 from crosstask.options import options_of
 
 if TYPE_CHECKING:
@@ -23,17 +24,30 @@ hookimpl = pluggy.HookimplMarker("crosstask")
 """pluggy's marker. Components need it only for wrappers: `@hookimpl(wrapper=True)`."""
 
 
-def hook(*, first: bool = False) -> Callable[[F], F]:
+def hook(*, first: bool = False, returns: type | None = None, of: type | None = None) -> Callable[[F], F]:
     """Declare a contract method as a hook spec (and its own default implementation).
 
-    A *first* hook is answered by one component; any other is answered by each.
-    Parameters of hooks have no defaults, because pluggy never passes those that do.
+    A *first* hook is answered by one component; any other is answered by each. An answer that is not an instance of
+    `returns` (of items that are `of`) is refused in the component's name. Parameters of hooks have no defaults, because
+    pluggy never passes those that do.
     """
 
     def mark(function: F) -> F:
+        function.crosstask_answer = (returns, of)  # type: ignore[attr-defined]
         return hookimpl(_spec(firstresult=first)(function))
 
     return mark
+
+
+def check_answer(component: Component, hook: str, answer: Any) -> None:
+    """PluginError in the component's name if its answer is of the wrong type."""
+    returns, of = getattr(hooks_of(type(component)).get(hook), "crosstask_answer", (None, None))
+    if returns is not None and not isinstance(answer, returns):
+        got = "nothing" if answer is None else f"a {type(answer).__name__}"
+        raise PluginError(f"{component.origin}: {hook} must return a {returns.__name__}, got {got}")
+    wrong = next((item for item in answer if not isinstance(item, of)), None) if of is not None else None
+    if of is not None and wrong is not None:
+        raise PluginError(f"{component.origin}: {hook} must return a list of {of.__name__}, got {wrong!r} in it")
 
 
 class Component(ABC):
@@ -56,8 +70,11 @@ class Component(ABC):
         super().__init_subclass__(**kwargs)
         for name, annotation in vars(cls).get("__annotations__", {}).items():
             if "ClassVar" not in str(annotation) and name in _RESERVED:
-                raise PluginError(f"{cls.__name__}: an option cannot be called {name!r}; every component has that method")
-        for name, spec in hooks_of(cls).items():
+                raise PluginError(f"{cls.__name__}: an option cannot be called {name!r}: every component has it")
+        hooks = hooks_of(cls)
+        if hooks and not cls._is_contract():
+            _refuse_misspelt(cls, hooks)
+        for name, spec in hooks.items():
             own = vars(cls).get(name)
             if own is None or own is spec:
                 continue
@@ -67,9 +84,14 @@ class Component(ABC):
             if not hasattr(own, "crosstask_impl"):
                 hookimpl(own)
 
+    @classmethod
+    def _is_contract(cls) -> bool:
+        """Whether the class declares its point itself, as contracts do."""
+        return "point" in vars(cls)
+
     @property
     def context(self) -> Context:
-        """What the component may ask for: seeds, jobs, remembered results, other components. Standalone outside a run."""
+        """What the component may ask for: seeds, jobs, remembered results, other components; small outside a run."""
         if self._context is None:
             from crosstask.context import LocalContext
 
@@ -91,7 +113,7 @@ class Component(ABC):
         if self._parts is None:
             self._parts = {}
         if option not in self._parts:
-            point, value = getattr(attrs.fields(type(self)), option).metadata["part"], getattr(self, option)
+            point, value = getattr(attrs.fields(cast(Any, type(self))), option).metadata["part"], getattr(self, option)
             chosen = value if isinstance(value, tuple) else () if value is None else (value,)
             try:
                 self._parts[option] = [self.context.resolve(point, choice) for choice in chosen]
@@ -101,7 +123,7 @@ class Component(ABC):
 
     def all_parts(self) -> dict[str, list[Any]]:
         """All components this one is made of, by option."""
-        fields = attrs.fields(type(self)) if attrs.has(type(self)) else ()
+        fields = attrs.fields(cast(Any, type(self))) if attrs.has(type(self)) else ()
         return {f.name: self.made_of(f.name) for f in fields if "part" in f.metadata}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,18 +167,38 @@ class Component(ABC):
 _RESERVED = {name for name in vars(Component) if not name.startswith("_")} - {"capabilities"}
 
 
+@functools.cache
 def hooks_of(cls: type) -> dict[str, Callable[..., Any]]:
     """Hook name -> spec function, for a contract or a class derived from one."""
-    found: dict[str, Callable[..., Any]] = {}
-    for base in reversed(cls.__mro__):
-        for name, value in vars(base).items():
-            if hasattr(value, "crosstask_spec"):
-                found[name] = value
-    return found
+    classes = [vars(base) for base in reversed(cls.__mro__)]
+    return {name: value for own in classes for name, value in own.items() if hasattr(value, "crosstask_spec")}
 
 
 def _state_fields(cls: type) -> list[attrs.Attribute[Any]]:
     return [f for f in attrs.fields(cls) if f.metadata.get("state")] if attrs.has(cls) else []
+
+
+def _refuse_misspelt(cls: type, hooks: dict[str, Callable[..., Any]]) -> None:
+    """A method that looks like a hook of the contract but is none would never be called."""
+    for name, value in vars(cls).items():
+        if not inspect.isfunction(value) or any(hasattr(base, name) for base in cls.__mro__[1:]):
+            continue
+        if hasattr(value, "crosstask_impl"):
+            point = cls.point  # type: ignore[attr-defined]
+            raise PluginError(f"{cls.__name__}.{name} is marked as a hook; {point!r} has none{nearest(name, hooks)}")
+        meant = None if name.startswith("_") else _misspelt(name, [h for h in hooks if h not in vars(cls)])
+        if meant is not None and getattr(cls, meant) is hooks[meant]:
+            raise PluginError(
+                f"{cls.__name__}.{name} is no hook of {cls.point!r}; is {meant!r} meant? "  # type: ignore[attr-defined]
+                "If not, let its name begin with an underscore"
+            )
+
+
+def _misspelt(name: str, hooks: list[str]) -> str | None:
+    """The hook that this name is one or two letters away from."""
+    from difflib import get_close_matches  # deferred, and only reached by classes with a public method of their own
+
+    return next(iter(get_close_matches(name, hooks, n=1, cutoff=0.85)), None)
 
 
 def _check_signature(cls: type, name: str, own: Callable[..., Any], spec: Callable[..., Any]) -> None:

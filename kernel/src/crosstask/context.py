@@ -106,7 +106,11 @@ class LocalContext(Context):
         self._memory[kind, key] = Remembered(payload, dict(tensors or {}))
 
     def call(self, component: Component, hook: str, **arguments: Any) -> Any:
-        return getattr(component, hook)(**arguments)
+        from crosstask.components import check_answer  # deferred: components know the context, not the reverse
+
+        answer = getattr(component, hook)(**arguments)
+        check_answer(component, hook, answer)
+        return answer
 
     def tell(self, hook: str, **arguments: Any) -> None:
         return None

@@ -4,8 +4,8 @@
     class Chain(Discoverer):
         parts: tuple[Part, ...] = part("discovery", help="in this order")
 
-In TOML such an option is a name (`"skills"`) or a table with `use` and the component's options; in Python it may also be
-an object. `Component.made_of("parts")` makes them when they are first needed, through the registry of the run.
+In TOML such an option is a name (`"skills"`) or a table with `use` and the component's options; in Python it may also
+be an object. `Component.made_of("parts")` makes them when they are first needed, through the registry of the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from crosstask.options import record
 
 @record
 class Choice:
-    """A component by name with its options. In TOML: its name, or a table with `use` where every other key is an option."""
+    """A component by name with its options. In TOML: its name, or a table with `use`, every other key an option."""
 
     use: str
     options: dict[str, Any] = attrs.field(factory=dict)
@@ -52,7 +52,7 @@ def part(point: str, default: Any = attrs.NOTHING, *, help: str) -> Any:
             return tuple(_one(item, point, f"{where}[{number}]") for number, item in enumerate(value))
         return None if value is None and field.default is None else _one(value, point, where)
 
-    converter = attrs.Converter(read, takes_self=True, takes_field=True)  # type: ignore[call-overload]
+    converter = attrs.Converter(read, takes_self=True, takes_field=True)
     return attrs.field(default=default, converter=converter, metadata={"help": help, "part": point})
 
 

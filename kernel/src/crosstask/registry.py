@@ -13,8 +13,8 @@ import importlib
 import io
 import time
 import traceback
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -53,6 +53,8 @@ class PluginRecord:
     traceback: str = ""
     notes: tuple[str, ...] = ()
     plugin: Plugin | None = None
+    conflicts: dict[str, str] = attrs.field(factory=dict)
+    """`point/name` -> why this plugin's component of that name is not used, where others offer one too."""
 
     @property
     def origin(self) -> str:
@@ -84,25 +86,24 @@ class Registry:
         if not prefer:
             return self
         made = Registry(attrs.evolve(self.settings, prefer={**self.settings.prefer, **prefer}))
-        for record in self.records:
-            copy = attrs.evolve(record)
-            if copy.status is Status.CONFLICTING:
-                copy.status, copy.reason = Status.OK, ""
-            made.records.append(copy)
+        made.records = [attrs.evolve(record) for record in self.records]
         return made
 
     def add_entry_points(self) -> None:
         """Load every manifest of the entry-point group that the settings allow."""
-        from importlib_metadata import distributions  # deferred: an empty registry does not need it
+        from importlib.metadata import distributions  # deferred: an empty registry does not need it
 
         seen = set()
         for found in distributions():
-            name = found.metadata["Name"] if _declares_plugins(found) else None
-            if name is None or name in seen:  # an earlier folder on sys.path shadows a later one
+            text = found.read_text("entry_points.txt") or ""
+            if f"[{ENTRY_POINT_GROUP}]" not in text.replace(" ", ""):
+                continue
+            name, version = _name_and_version(found)
+            if name in seen:  # an earlier folder on sys.path shadows a later one
                 continue
             seen.add(name)
-            for entry in found.entry_points.select(group=ENTRY_POINT_GROUP):
-                self._add(PluginRecord(entry.name, name, found.version, entry.value), entry.load)
+            for entry, value in _entries(text):
+                self._add(PluginRecord(entry, name, version, value), functools.partial(_load_entry, value))
 
     def register(self, plugin: Plugin, *, distribution: str = "(in process)", version: str = "") -> PluginRecord:
         """Add a plugin by hand: tests, notebooks, embedded use."""
@@ -150,37 +151,39 @@ class Registry:
 
     @functools.cached_property
     def _index(self) -> dict[tuple[str, str], list[tuple[PluginRecord, Extension]]]:
-        self._settle_conflicts()
+        """Who offers what, conflicts settled: first between plugins of one name, then between components of one name."""
+        by_name: dict[str, list[PluginRecord]] = {}
+        for record in self.records:
+            record.conflicts = {}
+            if record.status is Status.CONFLICTING:  # settled before something was added: look again
+                record.status, record.reason = Status.OK, ""
+            if record.status is Status.OK:
+                by_name.setdefault(record.name, []).append(record)
+        for name, records in by_name.items():
+            for record, reason in self._losers(records, name, f"plugin {name!r}"):
+                record.fail(Status.CONFLICTING, reason)
         index: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = {}
         for record in self.records:
             for extension in record.plugin.extensions if record.plugin else ():
                 index.setdefault((extension.point, extension.name), []).append((record, extension))
         for (point, name), offers in index.items():
             usable = [record for record, _ in offers if record.status is Status.OK]
-            if len(usable) > 1:
-                self._settle(usable, f"{point}/{name}", f"{point} {name!r}")
+            for record, reason in self._losers(usable, f"{point}/{name}", f"{point} {name!r}"):
+                record.conflicts[f"{point}/{name}"] = reason
         return index
 
-    def _settle_conflicts(self) -> None:
-        by_name: dict[str, list[PluginRecord]] = {}
-        for record in self.records:
-            if record.status is Status.OK:
-                by_name.setdefault(record.name, []).append(record)
-        for name, records in by_name.items():
-            if len(records) > 1:
-                self._settle(records, name, f"plugin {name!r}")
-
-    def _settle(self, records: list[PluginRecord], key: str, what: str) -> None:
+    def _losers(self, records: list[PluginRecord], key: str, what: str) -> list[tuple[PluginRecord, str]]:
+        """Those that may not be used because others have the same name, with the reason; all, if none is preferred."""
+        if len(records) < 2:
+            return []
         origins = " and ".join(record.origin for record in records)
         preferred = self.settings.prefer.get(key)
-        if preferred is None or preferred not in [record.distribution for record in records]:
-            wrong = f" (prefer says {preferred!r}, which does not offer it)" if preferred is not None else ""
-            reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}{wrong}"
-            for record in records:
-                record.fail(Status.CONFLICTING, reason)
-        for record in records:
-            if record.distribution != preferred:
-                record.fail(Status.CONFLICTING, f"{what} is offered by {origins}; {preferred} is preferred")
+        if [record.distribution for record in records].count(preferred or "") == 1:
+            reason = f"{what} is offered by {origins}; {preferred} is preferred"
+            return [(record, reason) for record in records if record.distribution != preferred]
+        wrong = f" (prefer says {preferred!r}, which does not decide it)" if preferred is not None else ""
+        reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}{wrong}"
+        return [(record, reason) for record in records]
 
     def plugins(self) -> list[PluginRecord]:
         """Every plugin found, conflicts settled, sorted by name."""
@@ -192,7 +195,7 @@ class Registry:
         return sorted(
             name
             for (at, name), offers in self._index.items()
-            if at == point and any(record.status is Status.OK for record, _ in offers)
+            if at == point and any(_usable(record, extension) for record, extension in offers)
         )
 
     def find(self, point: str, name: str) -> tuple[PluginRecord, Extension]:
@@ -201,9 +204,11 @@ class Registry:
             raise UnknownComponentError(f"unknown extension point {point!r}{nearest(point, POINTS)}")
         offers = self._index.get((point, name), [])
         for record, extension in offers:
-            if record.status is Status.OK:
+            if _usable(record, extension):
                 return record, extension
         for record, _ in offers:
+            if conflict := record.conflicts.get(f"{point}/{name}"):
+                raise PluginError(conflict)
             raise PluginError(
                 f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}"
             )
@@ -215,7 +220,9 @@ class Registry:
             raise PluginError(
                 f"{point} {name!r}: plugin {record.name!r} of {record.origin} is {record.status.value}: {record.reason}"
             )
-        raise UnknownComponentError(f"no {point} named {name!r}{nearest(name, self.names(point))}")
+        unread = sorted(r.name for r in self.records if r.plugin is None)
+        told = f" (not loaded: {', '.join(unread)}; see `crosstask plugins doctor`)" if unread else ""
+        raise UnknownComponentError(f"no {point} named {name!r}{nearest(name, self.names(point))}{told}")
 
     def component_class(self, point: str, name: str) -> type[Component]:
         """Import a component's class. PluginError names the import string and the distribution if that fails."""
@@ -225,7 +232,11 @@ class Registry:
         contract = _import(POINTS[point], where)
         if not (isinstance(loaded, type) and issubclass(loaded, contract)):
             raise PluginError(f"{where}: {extension.target} is not a {contract.__name__} ({POINTS[point]})")
-        return loaded
+        if missing := getattr(loaded, "__abstractmethods__", None):
+            raise PluginError(f"{where}: {extension.target} does not implement {', '.join(sorted(missing))}")
+        if "__attrs_attrs__" not in vars(loaded):
+            raise PluginError(f"{where}: {extension.target} is not decorated with @crosstask.component")
+        return cast("type[Component]", loaded)
 
     def create(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         """A component by name, with its options checked."""
@@ -234,7 +245,12 @@ class Registry:
         made = self.component_class(point, name)
         record, _ = self.find(point, name)
         made._origin = f"{point} {name!r} ({record.origin})"
-        return build(made, options, f"{point} {name!r}")
+        try:
+            return build(made, options, f"{point} {name!r}")
+        except CrosstaskError:
+            raise
+        except Exception as error:  # foreign code, such as the component's own __attrs_post_init__
+            raise PluginError(f"{made._origin} cannot be made: {type(error).__name__}: {error}") from error
 
     def recipe_path(self, name: str) -> Path:
         """The TOML file of a recipe that a plugin ships."""
@@ -249,9 +265,41 @@ class Registry:
         return path
 
 
-def _declares_plugins(found: Any) -> bool:
-    text = found.read_text("entry_points.txt")
-    return bool(text) and ENTRY_POINT_GROUP in text
+def _usable(record: PluginRecord, extension: Extension) -> bool:
+    return record.status is Status.OK and f"{extension.point}/{extension.name}" not in record.conflicts
+
+
+def _name_and_version(found: Any) -> tuple[str, str]:
+    """Of a distribution, without parsing the whole of its metadata: a listing must be fast."""
+    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    fields: dict[str, str] = {}
+    for line in head.splitlines():
+        key, sign, value = line.partition(": ")
+        if sign and key in ("Name", "Version"):
+            fields.setdefault(key, value.strip())
+    folder = getattr(getattr(found, "_path", None), "name", "(unknown distribution)")
+    return fields.get("Name", folder), fields.get("Version", "")
+
+
+def _entries(text: str) -> Iterator[tuple[str, str]]:
+    """(name, value) of the entries of our group in an entry_points.txt."""
+    ours = False
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("["):
+            ours = line.strip("[] ") == ENTRY_POINT_GROUP
+        elif ours and line and not line.startswith(("#", ";")):
+            name, _, value = line.partition("=")
+            yield name.strip(), value.partition("[")[0].strip()
+
+
+def _load_entry(value: str) -> Any:
+    module, sign, attribute = value.partition(":")
+    if not all(part.isidentifier() for part in module.split(".")) or not (sign and attribute.isidentifier()):
+        raise PluginError("an entry point must look like 'package.plugin:PLUGIN'")
+    loaded = importlib.import_module(module)
+    if not hasattr(loaded, attribute):
+        raise PluginError(f"{module} has no {attribute!r}{nearest(attribute, _public(loaded))}")
+    return getattr(loaded, attribute)
 
 
 def _import(target: str, where: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from crosstask.components import Component, hooks_of
+from crosstask.components import Component, check_answer, hooks_of
 from crosstask.context import Context, Job, Remembered
 from crosstask.errors import PluginError, nearest
 from crosstask.manifest import POINTS
@@ -99,10 +99,18 @@ class Run(Context):
                 self._manager.add_hookspecs(contract)
 
     def _refuse_unknown(self, wrapper: Component) -> None:
+        """A method of a wrapper that wraps nothing would never be called."""
         known = {name for point in POINTS for name in hooks_of(_import(POINTS[point], point))}
+        wraps = False
         for name in dir(type(wrapper)):
-            if hasattr(getattr(type(wrapper), name), "crosstask_impl") and name not in known:
+            marked = getattr(getattr(type(wrapper), name), "crosstask_impl", None)
+            if marked is not None and name not in known:
                 raise PluginError(f"{wrapper.origin}: no hook {name!r}{nearest(name, known)}")
+            if name in known and not (marked or {}).get("wrapper"):
+                raise PluginError(f"{wrapper.origin}: {name} must be marked @hookimpl(wrapper=True)")
+            wraps = wraps or marked is not None
+        if not wraps:
+            raise PluginError(f"{wrapper.origin} wraps no hook; mark a method with @hookimpl(wrapper=True)")
 
     def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         return self.add(self.registry.create(point, name, options))
@@ -117,7 +125,15 @@ class Run(Context):
             self._blame(error, component)
             raise
         first = bool(getattr(self._manager.hook, hook).spec.opts.get("firstresult"))
-        return answer if first else next(iter(answer), None)
+        answer = answer if first else next(iter(answer), None)
+        try:
+            check_answer(component, hook, answer)
+        except PluginError as error:
+            for wrapper in self._components:
+                if wrapper.point == "wrapper" and hasattr(wrapper, hook):
+                    error.add_note(f"the answer passed through {wrapper.origin}")
+            raise
+        return answer
 
     def tell(self, hook: str, **arguments: Any) -> None:
         self._specify("observer")

@@ -30,7 +30,7 @@ class CurriculumPlanner(Component):
         target) are kept.
         """
 
-    @hook(first=True)
+    @hook(first=True, returns=Curriculum)
     def plan(self, portfolio: Portfolio, graph: TransferGraph, target: str, max_tasks: int) -> Curriculum:
         """A curriculum for `target` of at most `max_tasks` tasks, the target among them."""
         portfolio.check()

@@ -20,7 +20,7 @@ class Discoverer(Component):
     point: ClassVar[str] = "discovery"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=list, of=TransferEdge)
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         """Edges between tasks of the portfolio. Consider `portfolio.pairs()` only: with a focus, these are the pairs of
         one task. Add nothing to `graph`; the run does.

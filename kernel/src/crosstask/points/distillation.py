@@ -30,7 +30,7 @@ class Distiller(Component):
     point: ClassVar[str] = "distillation"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=Distilled)
     def distill(self, tasks: list[Task], samples: torch.Tensor | None) -> Distilled:
         """What these tasks (with trained models) have in common, seen on unlabelled `samples` [N, …] if it needs any."""
 

@@ -16,7 +16,7 @@ class Executor(Component):
     point: ClassVar[str] = "executor"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=Future)
     def submit(self, job: Job) -> Future[Any]:
         """Start a job. Its exception, if it raises one, is the future's."""
 

@@ -17,6 +17,6 @@ class Sampler(Component):
     point: ClassVar[str] = "sampler"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=list, of=str)
     def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
         """Tasks of the next step, at least one, in the order of `tasks`. `history` holds each task's losses so far."""

@@ -36,6 +36,6 @@ class Sharing(Component):
     point: ClassVar[str] = "sharing"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=MultiTaskModule)
     def build(self, tasks: list[Task], trunk: nn.Module) -> MultiTaskModule:
         """A module for these tasks around `trunk`, which maps a batch of inputs to features [N, F]."""

@@ -15,6 +15,6 @@ class Source(Component):
     point: ClassVar[str] = "source"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=Portfolio)
     def load(self) -> Portfolio:
         """The tasks, with their data and prerequisites; tasks held back go in as `unseen`."""

@@ -53,6 +53,6 @@ class StoreOpener(Component):
     point: ClassVar[str] = "store"
 
     @abstractmethod
-    @hook(first=True)
+    @hook(first=True, returns=Store)
     def open(self, url: str, weights: Path | None) -> Store:
         """Open or create a store. `weights` is the folder for safetensors files (a default beside the database if None)."""

@@ -31,7 +31,7 @@ class Transfer(Component):
         (`crosstask.learning.head_of` finds it); `source` is the untouched source model. Spend at most `budget.steps`.
         """
 
-    @hook(first=True)
+    @hook(first=True, returns=TransferResult)
     def transfer(self, source: Task, target: Task, budget: Budget, seeds: int, split: str) -> TransferResult:
         """Transfer from `source.model` to `target`, `seeds` times, judged on `split`. DataError if the source has no
         trained model.
