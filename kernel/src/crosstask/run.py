@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import logging
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
@@ -15,6 +13,7 @@ import pluggy
 from crosstask.components import Component, check_answer, hooks_of
 from crosstask.context import Context, Job, Remembered
 from crosstask.errors import PluginError, nearest
+from crosstask.logs import logger
 from crosstask.manifest import POINTS
 from crosstask.options import unstructure
 from crosstask.points.executor import Executor
@@ -25,16 +24,6 @@ from crosstask.registry import Registry, _import
 
 if TYPE_CHECKING:
     import torch
-
-
-def _logger() -> Any:
-    """structlog as the application set it up; if it did not, warnings only, to standard error."""
-    import structlog
-
-    if structlog.is_configured():
-        return structlog.get_logger("crosstask")
-    quiet = structlog.make_filtering_bound_logger(logging.WARNING)
-    return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=quiet)
 
 
 class Run(Context):
@@ -53,7 +42,7 @@ class Run(Context):
     ) -> None:
         self.registry, self.seed, self.run_id, self.device = registry, seed, run_id, device
         self.store = store
-        self.log = _logger().bind(run=run_id)
+        self.log = logger().bind(run=run_id)
         self._memory: dict[tuple[str, str], Remembered] = {}
         self._manager = pluggy.PluginManager("crosstask")
         self._specified: set[str] = set()

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import attrs
-import structlog
 import torch
 from torch import Tensor, nn
 
@@ -20,11 +19,11 @@ from crosstask.learning.gradients import (
     conflict_metrics,
     gradients_of,
 )
+from crosstask.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_log = structlog.get_logger("crosstask")
 
 @attrs.frozen(eq=False)
 class Direction:
@@ -138,7 +137,7 @@ class Balancer(Component):
             weights, vector = torch.ones_like(detached), None
         written = gradients.write(weights, vector, self.weighs_losses)
         if self._last is None or self._last.chosen != gradients.chosen:  # once, not on every step
-            _log.debug("task_gradients", balancer=self.origin, tasks=len(values), chosen=gradients.chosen)
+            logger().debug("task_gradients", balancer=self.origin, tasks=len(values), chosen=gradients.chosen)
         self._last = Balanced(weights=written, gramian=gradients.known_gramian, chosen=gradients.chosen)
         return written
 
