@@ -20,7 +20,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     plan = done.curriculum
     metric = words(done.metric)
     lead = (
-        f'<p class="lead">{words(plan.strategy or "A curriculum")} toward <strong>{escape(plan.target)}</strong>: '
+        f'<p class="lead">{escape(words(plan.strategy or "a curriculum").capitalize())} toward '
+        f"<strong>{escape(plan.target)}</strong>: "
         f"{len(done.stages)} stages, {number(done.total_steps)} optimiser steps in all, {escape(done.strategy)}, "
         f"{done.seeds} seeds. Each stage starts from what the stages before it left; scratch has the same budget.</p>"
     )
@@ -35,8 +36,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     ]
     height = dots_height(scores)
     series = {
-        "with transfer": ("with transfer", "more", "solid"),
-        "from scratch": ("from scratch (hollow)", "less", "solid"),
+        "with transfer": ("with transfer", "more", "full"),
+        "from scratch": ("from scratch", "less", "hollow"),
     }
     figures = [
         plot(
@@ -73,7 +74,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         )
         for name, stage in zip(names, done.stages, strict=True)
     ]
-    head = ("Stage", "Difficulty", "Needs first", f"{metric.capitalize()}", "From scratch", "Gain")
+    head = ("Stage", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
     changes = "".join(
         f"<li>before stage {change.stage + 1}, {escape(change.task_id)}: {escape(change.reason)}</li>"
         for change in plan.adjustments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crosstask.graph import TransferGraph
 from crosstask.records import LearningCurve, RunRecord
 from crosstask.report.figures import STEPS, dots, dots_height, dropdown, figure, legend, line, plot, view
-from crosstask.report.page import note, number, words
+from crosstask.report.page import escape, note, number, words
 
 TITLE = "Learning curves"
 _MOST = 24  # single transfers with the interval of each; the matrix has them all
@@ -37,7 +37,7 @@ def _curves(record: RunRecord, pairs: dict[str, tuple[LearningCurve, LearningCur
     ]
     choices = {str(number_): (name, _speed(*pairs[name])) for number_, name in enumerate(order)}
     controls = f'<div class="controls">{dropdown("group", "Show", choices)}<output aria-live="polite"></output></div>'
-    made = figure(traces, xaxis=STEPS, yaxis={"title": {"text": words(metric)}}, hovermode="x unified")
+    made = figure(traces, xaxis=STEPS, yaxis={"title": {"text": escape(words(metric))}}, hovermode="x unified")
     label = f"{words(metric)} over optimiser steps, with transfer and from scratch, for the chosen stage"
     return view(
         controls, legend({name: (name, *look) for name, look in looks.items()}), plot(made, "", label, 380)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.records import Interval
-from crosstask.report.page import color, escape, short, spread, words
+from crosstask.report.page import attribute, color, escape, short, spread, words
 
 DASHES = ("solid", "dash", "dot")
 _SERIES = [f"series{n}" for n in range(1, 8)]
 _AXIS = {
     "gridcolor": color("rule"),
     "linecolor": color("rule"),
+    "zeroline": False,
     "zerolinecolor": color("muted"),
-    "zerolinewidth": 1,
     "automargin": True,
+    "ticks": "outside",
+    "ticklen": 6,
+    "tickcolor": "rgba(0,0,0,0)",
     "title": {"font": {"size": 12, "color": color("muted")}, "standoff": 8},
     "tickfont": {"size": 12, "color": color("muted")},
 }
@@ -57,7 +60,7 @@ def plot(made: Any, caption: str, label: str, height: int) -> str:
     title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure>{title}<script type="application/json">{data}</script>'
-        f'<div class="plot" role="img" aria-label="{escape(label)}" style="height:{height}px"></div></figure>'
+        f'<div class="plot" role="img" aria-label="{attribute(label)}" style="height:{height}px"></div></figure>'
     )
 
 
@@ -69,13 +72,20 @@ def view(*parts: str, grid: bool = False, classes: str = "") -> str:
 
 
 def legend(series: Mapping[str, tuple[str, str, str]]) -> str:
-    """Buttons that hide and show: series -> text, role of its colour, dash."""
+    """Buttons that hide and show: series -> text, role of its colour, dash (or `full` and `hollow` for dots)."""
     strokes = {"solid": "", "dash": "6 3", "dot": "2 3"}
+
+    def sign(role: str, look: str) -> str:
+        if look in strokes:
+            shape = f'line x2="20" y1="5" y2="5" stroke-width="3" stroke-dasharray="{strokes[look]}"'
+            return f'<{shape} stroke="var(--{role})"/>'
+        fill = f"var(--{role})" if look == "full" else "none"
+        return f'<circle cx="10" cy="5" r="4" fill="{fill}" stroke-width="2" stroke="var(--{role})"/>'
+
     items = "".join(
-        f'<li><button type="button" aria-pressed="true" data-series="{escape(name)}">'
-        f'<svg width="20" height="8" aria-hidden="true"><line x1="0" x2="20" y1="4" y2="4" stroke-width="3" '
-        f'style="stroke:var(--{role})" stroke-dasharray="{strokes[dash]}"/></svg>{escape(text)}</button></li>'
-        for name, (text, role, dash) in series.items()
+        f'<li><button type="button" aria-pressed="true" data-series="{attribute(name)}">'
+        f'<svg width="20" height="10" aria-hidden="true">{sign(role, look)}</svg>{escape(text)}</button></li>'
+        for name, (text, role, look) in series.items()
     )
     return f'<ul class="legend" aria-label="Legend: press to hide or show">{items}</ul>'
 
@@ -83,7 +93,7 @@ def legend(series: Mapping[str, tuple[str, str, str]]) -> str:
 def dropdown(name: str, label: str, choices: Mapping[str, tuple[str, str]]) -> str:
     """value -> text and note. `name` is `group` or `focus` (see page.js)."""
     options = "".join(
-        f'<option value="{escape(value)}" data-note="{escape(note)}">{escape(text)}</option>'
+        f'<option value="{attribute(value)}" data-note="{attribute(note)}">{escape(text)}</option>'
         for value, (text, note) in choices.items()
     )
     return f'<label>{escape(label)} <select class="{name}">{options}</select></label>'
@@ -108,10 +118,12 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
                 "size": 11,
                 "color": [color(role) for _, _, role, _, _ in points],
                 "symbol": ["circle" if rank == 0 else "circle-open" for *_, rank in points],
-                "line": {"width": 2},
+                "line": {"width": 2, "color": [color(role) for _, _, role, _, _ in points]},
+                "opacity": 1,
             },
             error_x={
                 "type": "data",
+                "visible": any(v.high > v.low for _, _, _, v, _ in points),
                 "symmetric": False,
                 "array": [v.high - v.mean for _, _, _, v, _ in points],
                 "arrayminus": [v.mean - v.low for _, _, _, v, _ in points],
@@ -120,7 +132,8 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
                 "color": color("muted"),
             },
             text=[
-                f"<b>{escape(name)}</b><br>{words(label)}: {spread(v, signed=signed)}" for _, name, _, v, _ in points
+                f"<b>{escape(name)}</b><br>{escape(words(label))}: {spread(v, signed=signed)}"
+                for _, name, _, v, _ in points
             ],
             hovertemplate="%{text}<extra></extra>",
             meta={"series": [label]},
@@ -131,12 +144,12 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
     ticks = {"tickvals": list(range(len(rows))), "ticktext": [short(name) for name, _ in rows]}
     return figure(
         traces,
-        xaxis={"title": {"text": axis}, "zeroline": signed},
-        yaxis={**ticks, "range": [len(rows) - 0.5, -0.5], "showgrid": False, "zeroline": False},
+        xaxis={"title": {"text": escape(axis)}, "zeroline": signed},
+        yaxis={**ticks, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
     )
 
 
-def dots_height(rows: Sequence[object]) -> int:
+def dots_height(rows: Collection[object]) -> int:
     return 76 + 38 * len(rows)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import networkx as nx
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
@@ -13,8 +14,8 @@ from crosstask.report.figures import dropdown, figure, legend, plot, view
 from crosstask.report.page import color, details, escape, interval, note, number, short, table, words
 
 TITLE = "Transfer graph"
-_SPAN = 10  # points of an edge: nine of its curve, and the gap to the next
-_ARROW = 5  # which of them carries the arrow
+_POINTS = 9  # of the curve of an edge
+_MIDDLE = slice(3, 6)
 
 
 def render(record: RunRecord, graph: TransferGraph) -> str:
@@ -22,9 +23,9 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     if not edges:
         return note("No relation between tasks has been discovered yet, so there is no graph to draw.")
     tasks = graph.task_ids
-    used = {edge.relation for edge in edges}
+    used = Counter(edge.relation for edge in edges)
     series = {
-        f"relation {relation.value}": (relation.value.replace("_", " "), relation.value, "solid")
+        f"relation {relation.value}": (f"{words(relation.value)} {used[relation]}", relation.value, "solid")
         for relation in RelationType
         if relation in used
     }
@@ -37,17 +38,19 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         'aria-label="Hide edges whose coefficient is nearer to zero than this"></label>'
     )
     choices = {"": ("all tasks", ""), **{str(n): (task, "") for n, task in enumerate(tasks)}}
-    controls = f'<div class="controls">{slider}{dropdown("focus", "Edges of", choices)}<output aria-live="polite"></output></div>'
+    focus = dropdown("focus", "Edges of", choices)
+    controls = f'<div class="controls">{slider}{focus}<output aria-live="polite"></output></div>'
     made = figure(
         [*_edge_traces(record, graph, edges), _task_trace(record, graph)],
-        xaxis={"visible": False, "range": [-1.18, 1.18]},
-        yaxis={"visible": False, "range": [-1.14, 1.2]},
+        xaxis={"visible": False, "range": [-1.04, 1.04]},
+        yaxis={"visible": False, "range": [-1.08, 1.16]},
+        margin={"l": 52, "r": 52, "t": 0, "b": 0},
         hoverdistance=14,
     )
     label = f"Graph of {len(tasks)} tasks and {len(edges)} transfer edges. The table below lists the strongest."
     lead = (
-        '<p class="lead">An arrow runs from the task that was learned first to the one that it helps or hurts; the wider, '
-        "the stronger. Point at a task or an edge for its numbers; click a task to see its edges alone.</p>"
+        '<p class="lead">An arrow runs from the task that was learned first to the one that it helps or hurts; the '
+        "wider, the stronger. Point at a task or an edge for its numbers; click a task to see its edges alone.</p>"
     )
     return lead + view(controls, legend(series), plot(made, "", label, 620), classes="halo") + _strongest(edges)
 
@@ -71,8 +74,11 @@ def _positions(record: RunRecord, graph: TransferGraph) -> dict[str, tuple[float
     spread: list[list[float]] = []
     for axis in (0, 1):
         values = [float(spring[task][axis]) for task in graph.task_ids]
-        low, high = min(values), max(values)
-        spread.append([2 * (v - low) / (high - low) - 1 if high > low else 0.0 for v in values])
+        low, high, ranked = min(values), max(values), sorted(values)
+        # half way to even spacing: a lone outlier would otherwise press all others, and their names, together
+        spread.append(
+            [(v - low) / (high - low) + ranked.index(v) / (len(values) - 1) - 1 if high > low else 0.0 for v in values]
+        )
     return {task: (x, y) for task, x, y in zip(graph.task_ids, *spread, strict=True)}
 
 
@@ -84,67 +90,82 @@ def _edge_traces(record: RunRecord, graph: TransferGraph, edges: list[TransferEd
     for edge in edges:
         level = round(5 * abs(edge.transfer_coefficient))
         alike.setdefault((level, edge.evidence is Evidence.MEASURED, edge.relation), []).append(edge)
-    traces = []
+    lines, arrows = [], []
     for (level, measured, relation), group in sorted(alike.items(), key=lambda item: item[0][0]):
-        xs: list[float | None] = []
-        ys: list[float | None] = []
-        for edge in group:
-            (x0, y0), (x1, y1) = at[edge.source], at[edge.target]
-            # bent to its left, so that the edge back, bent to its own left, lies beside it
-            bx, by = (x0 + x1) / 2 - 0.14 * (y1 - y0), (y0 + y1) / 2 + 0.14 * (x1 - x0)
-            for t in (n / (_SPAN - 2) for n in range(_SPAN - 1)):
-                xs.append(round((1 - t) ** 2 * x0 + 2 * t * (1 - t) * bx + t**2 * x1, 3))
-                ys.append(round((1 - t) ** 2 * y0 + 2 * t * (1 - t) * by + t**2 * y1, 3))
-            xs.append(None)
-            ys.append(None)
-        sizes = [8 + level if n == _ARROW else 0 for n in range(_SPAN)]
+        curves = [_curve(at[edge.source], at[edge.target]) for edge in group]
+        meta = {
+            "series": [f"relation {relation.value}", "measured" if measured else "estimated"],
+            "edges": [[abs(e.transfer_coefficient), index[e.source], index[e.target]] for e in group],
+        }
         paint = color(relation.value)
-        traces.append(
+        lines.append(
             go.Scatter(
-                x=xs,
-                y=ys,
-                mode="lines+markers",
+                **_joined(curves), mode="lines", hoverinfo="skip", opacity=0.85,
                 line={"width": 1 + 0.9 * level, "color": paint, "dash": "solid" if measured else "dot"},
-                marker={
-                    "symbol": "arrow", "angleref": "previous", "color": paint, "opacity": 1,
-                    "size": sizes * len(group), "line": {"width": 0},
-                },
-                opacity=0.85,
-                text=[describe(graph, edge) for edge in group],
-                hovertemplate="%{text}<extra></extra>",
-                meta={
-                    "series": [f"relation {relation.value}", "measured" if measured else "estimated"],
-                    "span": _SPAN,
-                    "edges": [[abs(e.transfer_coefficient), index[e.source], index[e.target]] for e in group],
-                },
+                meta={**meta, "span": _POINTS + 1},
             )
         )  # fmt: skip
-    return traces
+        # The mouse finds the middle of an edge only: near its ends it would find it where the reader means the task.
+        # The arrow stands on the last of these points and takes its angle from the one before, in pixels.
+        arrows.append(
+            go.Scatter(
+                **_joined([curve[_MIDDLE] for curve in curves]), mode="markers",
+                marker={
+                    "symbol": "arrow", "angleref": "previous", "color": paint, "opacity": 1,
+                    "size": [0, 0, 10 + 1.4 * level, 0] * len(group), "line": {"width": 0},
+                },
+                text=[describe(graph, edge) for edge in group], hovertemplate="%{text}<extra></extra>",
+                meta={**meta, "span": 4},
+            )
+        )  # fmt: skip
+    return [*lines, *arrows]
+
+
+def _curve(start: tuple[float, float], end: tuple[float, float]) -> list[tuple[float, float]]:
+    """Points from start to end, bent to the left, so that the edge back, bent to its own left, lies beside it."""
+    (x0, y0), (x1, y1) = start, end
+    bx, by = (x0 + x1) / 2 - 0.14 * (y1 - y0), (y0 + y1) / 2 + 0.14 * (x1 - x0)
+    return [
+        (
+            round((1 - t) ** 2 * x0 + 2 * t * (1 - t) * bx + t**2 * x1, 3),
+            round((1 - t) ** 2 * y0 + 2 * t * (1 - t) * by + t**2 * y1, 3),
+        )
+        for t in (n / (_POINTS - 1) for n in range(_POINTS))
+    ]
+
+
+def _joined(curves: list[list[tuple[float, float]]]) -> dict[str, list[float | None]]:
+    """The coordinates of several curves in one trace, with a gap after each."""
+    axes: dict[str, list[float | None]] = {"x": [], "y": []}
+    for curve in curves:
+        for name, values in zip(axes, zip(*curve, strict=True), strict=True):
+            axes[name] += [*values, None]
+    return axes
 
 
 def describe(graph: TransferGraph, edge: TransferEdge) -> str:
     """What is known of a pair: its strongest edge first, then what else was found of it."""
     coefficient = interval(edge.transfer_coefficient, edge.low, edge.high, signed=True)
     gains = {
-        "gain in the metric": number(edge.accuracy_gain, signed=True),
-        "times faster": number(edge.convergence_speed_gain),
-        "times fewer samples": number(edge.sample_efficiency_gain),
+        "{} gain in the metric": number(edge.accuracy_gain, signed=True),
+        "{} times faster": number(edge.convergence_speed_gain),
+        "{} times fewer samples": number(edge.sample_efficiency_gain),
     }
     lines = [
         f"<b>{short(edge.source, 40)} → {short(edge.target, 40)}</b>",
         f"coefficient {coefficient}",
         f"{words(edge.relation.value)}, {edge.evidence.value}"
         + (f" by {escape(edge.found_by)}" if edge.found_by else ""),
-        *(f"{name} {value}" for name, value in gains.items() if value != "–"),
+        *(name.format(value) for name, value in gains.items() if value != "–"),
     ]
     if edge.best_strategy:
         lines.append(f"best strategy {escape(edge.best_strategy)}")
-    others = (data["edge"] for data in graph.networkx[edge.source][edge.target].values())
-    for other in others:
-        if other is not edge:
-            lines.append(
-                f"also {number(other.transfer_coefficient, signed=True)}, {other.evidence.value} by {escape(other.found_by)}"
-            )
+    pair = graph.networkx[edge.source][edge.target].values()
+    lines += [
+        f"also {number(e.transfer_coefficient, signed=True)}, {e.evidence.value} by {escape(e.found_by)}"
+        for e in (data["edge"] for data in pair)
+        if e is not edge
+    ]
     return "<br>".join(lines)
 
 
@@ -161,10 +182,11 @@ def _task_trace(record: RunRecord, graph: TransferGraph) -> go.Scatter:
         ]
         lines = [
             f"<b>{short(known.task_name, 40)}</b>" + (" (the curriculum's target)" if task == goal else ""),
-            f"{words(known.task_type)}, domain {escape(known.domain)}",
+            f"{escape(words(known.task_type))}, domain {escape(known.domain)}",
             f"skills: {escape(', '.join(known.required_skills)) or '–'}",
             f"training samples: {number(known.sample_count)}",
-            f"best sources: {', '.join(sources) or '–'}",
+            "best sources:" if sources else "nothing is known to help it",
+            *sources,  # a line each: a phone is narrow
         ]
         texts.append("<br>".join(lines))
     return go.Scatter(
@@ -173,6 +195,7 @@ def _task_trace(record: RunRecord, graph: TransferGraph) -> go.Scatter:
         mode="markers+text",
         text=[short(task) for task in graph.task_ids],
         textposition="top center",
+        cliponaxis=False,
         textfont={"size": 12, "color": color("ink")},
         marker={
             "size": [13 + 13 * given[task] / most for task in graph.task_ids],

@@ -7,7 +7,7 @@ from typing import Any
 
 from crosstask.graph import TransferGraph
 from crosstask.records import RunRecord
-from crosstask.report.page import escape, interval, note, number, table, words
+from crosstask.report.page import escape, note, number, table, words
 
 TITLE = "Run"
 
@@ -15,7 +15,7 @@ TITLE = "Run"
 def render(record: RunRecord, graph: TransferGraph) -> str:
     minutes, seconds = divmod(record.seconds, 60)
     facts = {
-        "Status": f'<span class="status {escape(record.status)}">{escape(record.status)}</span>',
+        "Status": f'<span class="status {record.status}">{record.status}</span>',
         "Run": escape(record.run_id),
         "Seed": str(record.seed),
         "Started": escape(record.started[:19].replace("T", " ")) or "–",
@@ -26,7 +26,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     items = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     problem = f'<p class="problem"><strong>What went wrong.</strong> {escape(record.error)}</p>' if record.error else ""
     if record.summary:
-        rows = [(words(name), *_cells(value)) for name, value in record.summary.items()]
+        rows = [(escape(words(name)), *_cells(value)) for name, value in record.summary.items()]
         summary = table("Summary", ("", "Value", "95 % interval"), rows)
     else:
         summary = note("There is no summary: the run had not come to its end when this report was written.")
@@ -39,7 +39,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
 def _cells(value: Any) -> tuple[str, str]:
     if isinstance(value, Mapping) and "mean" in value:
         mean, low, high = value["mean"], value.get("low"), value.get("high")
-        return number(mean), interval(mean, low, high).partition(" ")[2].strip("[]") or "–"
+        return number(mean), "–" if low is None or high is None else f"{number(low)} to {number(high)}"
     if isinstance(value, bool):
         return ("yes" if value else "no"), ""
     if isinstance(value, int | float | None):

@@ -56,7 +56,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         )
     )  # fmt: skip
     ticks = {"tickvals": list(range(len(tasks))), "ticktext": [short(task, 18) for task in tasks]}
-    axis = {**ticks, "showgrid": False, "zeroline": False, "constrain": "domain"}
+    axis = {**ticks, "showgrid": False, "constrain": "domain"}
     made = figure(
         traces,
         xaxis={**axis, "side": "top", "tickangle": -90, "title": {"text": "target"}, "range": [-0.5, len(tasks) - 0.5]},
@@ -68,9 +68,9 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         },
     )  # fmt: skip
     lead = (
-        '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was measured; '
-        "a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole 95 % interval "
-        f"lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
+        '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
+        "measured; a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole "
+        f"95 % interval lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
     )
     label = f"Matrix of transfer coefficients, {len(measured)} measured and {len(guessed)} estimated"
     return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks))))

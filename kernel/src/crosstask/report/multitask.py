@@ -5,7 +5,7 @@ from __future__ import annotations
 from crosstask.graph import TransferGraph
 from crosstask.records import Interval, RunRecord
 from crosstask.report.figures import STEPS, dots, dots_height, figure, legend, line, plot, style, view
-from crosstask.report.page import escape, note
+from crosstask.report.page import escape, note, words
 
 TITLE = "Multi-task training"
 
@@ -15,8 +15,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     if done is None:
         return note("No tasks were trained together in this run.")
     lead = (
-        f'<p class="lead">{len(done.tasks)} tasks share one model ({escape(done.sharing)}); their gradients are balanced by '
-        f"<strong>{escape(done.balancer)}</strong>.</p>"
+        f'<p class="lead">{len(done.tasks)} tasks share one model ({escape(done.sharing)}); their gradients are '
+        f"balanced by <strong>{escape(done.balancer)}</strong>.</p>"
     )
     looks = {task: style(n) for n, task in enumerate(done.tasks)}
     figures = []
@@ -44,8 +44,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
                             xaxis=STEPS,
                             yaxis={"zeroline": True},
                         ),
-                        metric.replace("_", " ").capitalize(),
-                        f"{metric.replace('_', ' ')} over optimiser steps",
+                        words(metric).capitalize(),
+                        f"{words(metric)} over optimiser steps",
                         240,
                     )
                     for metric, values in done.conflicts.items()
@@ -62,7 +62,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         if task in done.scores or task in done.single_task_scores
     ]  # fmt: skip
     if rows:
-        series = {"together": ("together", "more", "solid"), "alone": ("alone (hollow)", "less", "solid")}
+        series = {"together": ("together", "more", "full"), "alone": ("alone", "less", "hollow")}
         caption = "Test score of each task"
         made = plot(dots(rows, "score"), caption, f"{caption}, trained together and alone", dots_height(rows))
         parts.append(view(legend(series), made))

@@ -2,7 +2,8 @@
 // again, with the colours of the theme and without what the controls hide. What a trace says in its `meta`:
 //   series  what hides it, when one of these buttons is not pressed
 //   group   the choice of the dropdown that shows it
-//   edges   [strength, source, target] of each edge it holds, `span` points each; `text` is given once an edge
+//   edges   [strength, source, target] of each edge it holds, `span` points each. Lines and arrows are two traces
+//           that hold the same edges; the arrows have the `text`, one for each edge
 //   tasks   its points are tasks: a click on one shows the edges of that task alone
 "use strict";
 (() => {
@@ -14,8 +15,8 @@
   function onlyEdges(trace, kept) {
     const { edges, span } = trace.meta;
     const points = (list) => edges.flatMap((e, i) => (kept(e) ? list.slice(i * span, (i + 1) * span) : []));
-    trace.text = edges.flatMap((e, i) => (kept(e) ? Array(span).fill(trace.text[i]) : []));
-    trace.marker.size = points(trace.marker.size);
+    if (trace.text) trace.text = edges.flatMap((e, i) => (kept(e) ? Array(span).fill(trace.text[i]) : []));
+    if (trace.marker) trace.marker.size = points(trace.marker.size);
     trace.x = points(trace.x);
     trace.y = points(trace.y);
     return trace;
@@ -40,12 +41,10 @@
         !(meta.series || []).some((name) => hidden.has(name)) && (!meta.group || meta.group === group.value);
       for (const { source, place } of figures) {
         const { data, layout } = read(source);
-        known += data.reduce((sum, trace) => sum + (trace.meta?.edges?.length || 0), 0);
-        const traces = data.filter(wanted).map((trace) => {
-          if (!trace.meta?.edges) return trace;
-          shown += trace.meta.edges.filter(kept).length;
-          return onlyEdges(trace, kept);
-        });
+        const arrows = ({ meta, text }) => (meta?.edges && text ? meta.edges : []);
+        known += data.flatMap(arrows).length;
+        shown += data.filter(wanted).flatMap(arrows).filter(kept).length;
+        const traces = data.filter(wanted).map((trace) => (trace.meta?.edges ? onlyEdges(trace, kept) : trace));
         // a finger that drags over a figure wants to scroll the page
         if (!matchMedia("(pointer: fine)").matches) layout.dragmode = false;
         Plotly.react(place, traces, layout, config);
@@ -55,7 +54,8 @@
     }
 
     draw();
-    for (const control of [slider, focus, group]) control?.addEventListener("input", draw);
+    slider?.addEventListener("input", draw);
+    for (const choice of [focus, group]) choice?.addEventListener("change", draw);
     for (const button of buttons) {
       button.addEventListener("click", () => {
         button.ariaPressed = String(button.ariaPressed === "false");

@@ -52,7 +52,12 @@ def color(role: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Text from data, safe in HTML, in attributes and in plotly's labels (which read a subset of HTML)."""
+    """Text from data, safe between tags, and in plotly's labels: these read a subset of HTML, but no `&quot;`."""
+    return html.escape(str(text), quote=False)
+
+
+def attribute(text: object) -> str:
+    """Text from data, safe as the value of an attribute."""
     return html.escape(str(text))
 
 
@@ -63,8 +68,8 @@ def short(text: str, length: int = 24) -> str:
 
 
 def words(name: str) -> str:
-    """`sample_efficiency_gain` as a person writes it."""
-    return escape(name.replace("_", " "))
+    """`sample_efficiency_gain` as a person writes it; not yet escaped."""
+    return name.replace("_", " ")
 
 
 def number(value: object, *, signed: bool = False) -> str:

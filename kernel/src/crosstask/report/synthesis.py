@@ -19,8 +19,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     made = done.provenance
     confidence = f" The method's own confidence is {number(made.confidence)}." if made.confidence is not None else ""
     lead = (
-        f'<p class="lead">A model for <strong>{escape(done.task_id)}</strong>, which the run never trained on, was made by '
-        f"{words(made.strategy)}.{confidence}</p>"
+        f'<p class="lead">A model for <strong>{escape(done.task_id)}</strong>, which the run never trained on, '
+        f"was made by {escape(words(made.strategy))}.{confidence}</p>"
     )
     sources = sorted(made.sources.items(), key=lambda item: -abs(item[1]))
     metric = words(done.metric or "score")
@@ -28,28 +28,28 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     known = {name: value for name, value in scores.items() if value is not None}
     figures = []
     if sources:
-        figures.append(_bars(dict(sources), "weight", "What it was made from", "Weight of each source task", "more"))
+        figures.append(_bars(dict(sources), "weight", "What it was made from", "Weight of each source task"))
     if known:
         label = ", ".join(f"{name} {number(value)}" for name, value in known.items())
-        figures.append(_bars(known, metric, f"{metric.capitalize()} on the test split", label, "accent"))
+        figures.append(_bars(known, metric, f"{metric.capitalize()} on the test split", label))
     nothing = "" if known else note("The unseen task has no test split, so the model could not be judged.")
     remarks = "".join(note(escape(remark)) for remark in made.notes)
     return lead + view(*figures, grid=True) + nothing + remarks
 
 
-def _bars(values: dict[str, float], axis: str, caption: str, label: str, role: str) -> str:
+def _bars(values: dict[str, float], axis: str, caption: str, label: str) -> str:
     bars = go.Bar(
         x=list(values.values()), y=list(range(len(values))), orientation="h", width=0.5,
-        marker={"color": color(role), "cornerradius": 3},
+        marker={"color": color("more"), "cornerradius": 3},
         text=[number(float(value)) for value in values.values()], textposition="auto", insidetextanchor="end",
         hovertext=[escape(name) for name in values], hovertemplate="%{hovertext}: %{x:.3f}<extra></extra>",
     )  # fmt: skip
     made = figure(
         [bars],
-        xaxis={"title": {"text": axis}, "rangemode": "tozero"},
+        xaxis={"title": {"text": escape(axis)}, "rangemode": "tozero", "zeroline": True},
         yaxis={
             "tickvals": list(range(len(values))), "ticktext": [short(name) for name in values],
-            "range": [len(values) - 0.5, -0.5], "showgrid": False, "zeroline": False,
+            "range": [len(values) - 0.5, -0.5], "showgrid": False,
         },
     )  # fmt: skip
     return plot(made, caption, label, dots_height(values))
