@@ -1,0 +1,214 @@
+"""The `weighted_ensemble` synthesizer."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstask.errors import DataError
+from crosstask.graph import TransferGraph
+from crosstask.learning.training import device_of, fit, predict
+from crosstask.learning.transferring import receive
+from crosstask.options import component, option
+from crosstask.points.synthesis import Synthesizer
+from crosstask.records import Budget, Provenance
+from crosstask.tasks import Task, TaskDescriptor
+from crosstask_ensemble.module import Ensemble
+
+Owners = list[tuple[Task, int]]
+"""Models that have one output of the new task, each with the place of that output among its own."""
+
+
+@component
+class WeightedEnsemble(Synthesizer):
+    """Related models as one, each with a weight that follows from its transfer coefficient to the new task.
+
+    Classification: a class of the new task gets the weighted average of its raw logits over the models that own a
+    class of that name. The logits of each model are centred and divided by their root mean square, measured on the
+    unlabelled inputs if there are any, else on the source's own training data. A class is taken from models of the
+    new task's own domain if one has it, and from others only if none does. Regression: the weighted average of the
+    outputs of all regression models with as many outputs.
+
+    Weights are exp(coefficient / temperature), summing to one for each class. Left out, and named in the provenance's
+    notes: models for another input shape or type, without any of the classes, or with a coefficient of `minimum` or
+    less. DataError names a class that no model knows, and says why each source was left out if none is left.
+
+    With inputs and `distill_steps`, one network of the most important member's architecture is trained to give the
+    ensemble's answers, and returned instead: as cheap to run as a single model.
+    """
+
+    temperature: float = option(0.05, gt=0, help="small: the best model decides; large: all count the same")
+    top: int | None = option(None, ge=1, help="for each class, use only the best so many models")
+    minimum: float = option(0.0, ge=-1, lt=1, help="leave out models with a transfer coefficient up to this")
+    same_domain: bool = option(True, help="use models of other domains only for classes that no other model has")
+    distill_steps: int = option(0, ge=0, help="optimiser steps of distillation into one model (0: none)")
+    distill_rate: float = option(1e-3, gt=0, help="learning rate of the distillation")
+
+    def synthesize(
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+    ) -> nn.Module:
+        if inputs is not None and new_task.input_shape and tuple(inputs.shape[1:]) != new_task.input_shape:
+            given = tuple(inputs.shape[1:])
+            raise DataError(
+                f"task {new_task.task_id!r} has inputs {new_task.input_shape}, the unlabelled ones have {given}"
+            )
+        known = {t.task_id: _coefficient(graph, t.task_id, new_task.task_id) for t in sources}
+        left_out = {t.task_id: reason for t in sources if (reason := self._unfit(new_task, t, known[t.task_id]))}
+        fitting = [t for t in sources if t.task_id not in left_out]
+        owners = self._owners(new_task, fitting, left_out, known)
+        used = [t for t in fitting if any(t is owner for group in owners for owner, _ in group)]
+        left_out |= {t.task_id: "others are nearer" for t in fitting if t not in used}
+        weights = [self._weights([known[t.task_id] or 0.0 for t, _ in group]) for group in owners]
+        ensemble = _assemble(new_task, used, owners, weights, inputs)
+        importance = {t.task_id: 0.0 for t in used}
+        for group, own in zip(owners, weights, strict=True):
+            for (task, _), weight in zip(group, own, strict=True):
+                importance[task.task_id] += weight / len(owners)
+        ensemble.provenance = Provenance(
+            strategy="weighted_ensemble",
+            new_task=new_task.task_id,
+            sources=importance,
+            notes=(*_far(new_task, owners), *(f"{t} left out: {why}" for t, why in sorted(left_out.items()))),
+            confidence=_confidence(new_task, owners, known),
+        )
+        if self.distill_steps and inputs is not None:
+            first = max(used, key=lambda t: importance[t.task_id])
+            return self._distilled(new_task, ensemble, first, inputs)
+        return ensemble
+
+    def _unfit(self, new_task: TaskDescriptor, source: Task, coefficient: float | None) -> str | None:
+        its = source.descriptor
+        if source.model is None:
+            return "has no trained model"
+        if its.task_type != new_task.task_type:
+            return f"is a {its.task_type} task"
+        if its.input_shape and new_task.input_shape and its.input_shape != new_task.input_shape:
+            return f"takes inputs {its.input_shape}"
+        if new_task.task_type == "regression":
+            if its.output_dim != new_task.output_dim:
+                return f"has {its.output_dim} outputs"
+        elif not set(its.classes) & set(new_task.classes):
+            return "has none of the classes"
+        if coefficient is not None and coefficient <= self.minimum:
+            return f"is not expected to help ({coefficient:+.2f})"
+        return None
+
+    def _owners(
+        self,
+        new_task: TaskDescriptor,
+        fitting: list[Task],
+        left_out: dict[str, str],
+        known: dict[str, float | None],
+    ) -> list[Owners]:
+        """For each output of the new task, the models that have it, best first, and its place in them."""
+        why = "; ".join(f"{t} {reason}" for t, reason in left_out.items())
+        if new_task.task_type == "regression":
+            found = [[(t, k) for t in fitting] for k in range(new_task.output_dim or 0)]
+            names = [f"output {k}" for k in range(len(found))]
+        else:
+            has = [{c: j for j, c in enumerate(t.descriptor.classes)} for t in fitting]
+            names = [f"class {c!r}" for c in new_task.classes]
+            found = [[(t, own[c]) for t, own in zip(fitting, has, strict=True) if c in own] for c in new_task.classes]
+        if not found:
+            raise DataError(f"task {new_task.task_id!r}: an ensemble needs the names of its classes, or its output_dim")
+        if missing := [name for name, group in zip(names, found, strict=True) if not group]:
+            rest = f" ({why})" if why else ""
+            raise DataError(f"task {new_task.task_id!r}: no source knows {', '.join(missing)}{rest}")
+        if self.same_domain:
+            found = [[o for o in group if o[0].descriptor.domain == new_task.domain] or group for group in found]
+        ranked = [sorted(group, key=lambda o: (-(known[o[0].task_id] or 0.0), o[0].task_id)) for group in found]
+        return [group[: self.top] for group in ranked]
+
+    def _weights(self, coefficients: list[float]) -> list[float]:
+        best = max(coefficients)
+        powers = [math.exp((c - best) / self.temperature) for c in coefficients]
+        return [power / sum(powers) for power in powers]
+
+    def _distilled(self, new_task: TaskDescriptor, ensemble: Ensemble, first: Task, inputs: Tensor) -> nn.Module:
+        assert first.model is not None
+        seed = self.context.seed_for("distill", new_task.task_id)
+        classes = new_task.task_type == "classification"
+        lesson = Task(
+            descriptor=attrs.evolve(new_task, task_type="imitation", classes=(), output_dim=ensemble.outputs),
+            train=(inputs, predict(ensemble, inputs)),
+            loss=_soft_loss if classes else functional.mse_loss,
+            metric=lambda outputs, targets: -functional.mse_loss(outputs, targets),
+        )
+        student, _, _ = receive(first.model, lesson, seed, keep_head=False)
+        budget = Budget(steps=self.distill_steps, learning_rate=self.distill_rate)
+        fit(student, lesson, budget, torch.Generator().manual_seed(seed), curve_split=None)
+        note = f"distilled into the architecture of {first.task_id} on {len(inputs)} unlabelled inputs"
+        made = ensemble.provenance
+        student.provenance = attrs.evolve(made, notes=(note, *made.notes))  # type: ignore[assignment]
+        return student
+
+
+def _assemble(
+    new_task: TaskDescriptor,
+    used: list[Task],
+    owners: list[Owners],
+    weights: list[list[float]],
+    inputs: Tensor | None,
+) -> Ensemble:
+    models, shares, scales = [], [], []
+    centred = new_task.task_type != "regression"
+    for task in used:
+        model = task.model
+        assert model is not None
+        size = len(task.descriptor.classes) if centred else len(owners)
+        share = torch.zeros(size, len(owners))
+        for k, (group, own) in enumerate(zip(owners, weights, strict=True)):
+            for (owner, j), weight in zip(group, own, strict=True):
+                if owner is task:
+                    share[j, k] = weight
+        models.append(model)
+        shares.append(share.to(device_of(model)))
+        scales.append(_scale(task, model, inputs) if centred else 1.0)
+    return Ensemble(models, shares, scales, centred)
+
+
+def _scale(task: Task, model: nn.Module, inputs: Tensor | None) -> float:
+    """Root mean square of a model's centred logits; 1 if there is nothing to measure it on."""
+    if inputs is None and task.has_data("train"):
+        inputs = task.data("train").inputs
+    if inputs is None:
+        return 1.0
+    logits = predict(model, inputs)
+    return max(float((logits - logits.mean(dim=1, keepdim=True)).square().mean().sqrt()), 1e-6)
+
+
+def _soft_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets.softmax(dim=1))
+
+
+def _coefficient(graph: TransferGraph, source: str, target: str) -> float | None:
+    edge = graph.edge(source, target)
+    return None if edge is None else edge.transfer_coefficient
+
+
+def _far(new_task: TaskDescriptor, owners: list[Owners]) -> list[str]:
+    """Notes on the classes that only models of another domain have."""
+    names = new_task.classes or tuple(f"output {k}" for k in range(len(owners)))
+    far = [n for n, group in zip(names, owners, strict=True) if not _near(new_task, group)]
+    return [f"{', '.join(far)}: known from other domains only"] if far else []
+
+
+def _near(new_task: TaskDescriptor, group: Owners) -> bool:
+    return any(t.descriptor.domain == new_task.domain for t, _ in group)
+
+
+def _confidence(new_task: TaskDescriptor, owners: list[Owners], known: dict[str, float | None]) -> float | None:
+    """The weakest class counts: the best coefficient among its models, halved if all are of another domain. None
+    where the graph says nothing of one of them.
+    """
+    found = []
+    for group in owners:
+        coefficients = [c for t, _ in group if (c := known[t.task_id]) is not None]
+        if not coefficients:
+            return None
+        found.append(max(coefficients) * (1.0 if _near(new_task, group) else 0.5))
+    return max(0.0, min(found))
