@@ -42,8 +42,9 @@ def relative_gain(score: float, scratch: float, best: float = 1.0) -> float:
     """The transfer coefficient in [-1, 1] of two scores between 0 and `best`.
 
     A gain counts as the share of the distance from scratch to the best that it closed; a loss as the share of what
-    scratch reached that it gave away. 0 is no difference, 1 a perfect score, -1 everything lost.
+    scratch reached that it gave away, or of that same distance where it is larger: near the bottom a small loss is not
+    blown up, and chance differences cancel. 0 is no difference, 1 a perfect score.
     """
     if score >= scratch:
         return min(1.0, (score - scratch) / (best - scratch)) if best > scratch else 0.0
-    return max(-1.0, (score - scratch) / scratch) if scratch > 0 else -1.0
+    return max(-1.0, (score - scratch) / max(scratch, best - scratch))
