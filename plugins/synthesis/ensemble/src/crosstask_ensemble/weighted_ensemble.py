@@ -202,13 +202,13 @@ def _near(new_task: TaskDescriptor, group: Owners) -> bool:
 
 
 def _confidence(new_task: TaskDescriptor, owners: list[Owners], known: dict[str, float | None]) -> float | None:
-    """The weakest class counts: the best coefficient among its models, halved if all are of another domain. None
-    where the graph says nothing of one of them.
+    """The weakest class counts: the best coefficient among its models, a quarter of it if all are of another domain
+    (on digits such ensembles are hardly better than chance). None where the graph says nothing of one of them.
     """
     found = []
     for group in owners:
         coefficients = [c for t, _ in group if (c := known[t.task_id]) is not None]
         if not coefficients:
             return None
-        found.append(max(coefficients) * (1.0 if _near(new_task, group) else 0.5))
+        found.append(max(coefficients) * (1.0 if _near(new_task, group) else 0.25))
     return max(0.0, min(found))
