@@ -24,9 +24,7 @@ NOT_SOURCES = shutil.ignore_patterns("__pycache__", ".*", "tests")
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **variables: str) -> str:
-    kept = {
-        name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CROSSTASK_RELEASE")
-    }
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CROSSTASK_RELEASE")}
     done = subprocess.run(command, env=kept | variables, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -99,7 +97,7 @@ def test_release_pins_the_members_also_when_built_from_its_sdist(checkout: Path,
 
 class Environment:
     def __init__(self, folder: Path) -> None:
-        run(sys.executable, "-m", "venv", folder / "venv")
+        run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
         self.python = folder / "venv" / "bin" / "python"
         # Links, because the members installed here must not be seen; outside the environment, so that pip
         # never follows one in order to remove something
@@ -112,9 +110,11 @@ class Environment:
         site = next(folder.glob("venv/lib/python*/site-packages"))
         (site / "borrowed.pth").write_text(f"{borrowed}\n", "utf-8")
 
+    def pip(self, *arguments: str | Path) -> None:
+        run(sys.executable, "-m", "pip", "--python", self.python, *arguments)
+
     def install(self, *arguments: str | Path) -> None:
-        pip = [self.python, "-m", "pip", "install", "--no-build-isolation", "-c", ROOT / "constraints.txt"]
-        run(*pip, *arguments)
+        self.pip("install", "--no-build-isolation", "-c", ROOT / "constraints.txt", *arguments)
 
     def ask(self, code: str) -> set[str]:
         return set(run(self.python, "-c", code).splitlines())
@@ -180,7 +180,7 @@ def test_editable_installation_imports_the_checkout(checkout: Path, fresh: Envir
     assert fresh.origins(packages(checkout)) == {str(folder / "src") for folder in members(checkout).values()}
     assert fresh.ask("import sys; print(len(sys.path) - len(set(sys.path)))") == {"0"}
     run(fresh.python.with_name("crosstask"), "--help")
-    run(fresh.python, "-m", "pip", "uninstall", "-y", "crosstask")
+    fresh.pip("uninstall", "-y", "crosstask")
     assert {Path(origin).name for origin in fresh.origins(packages(checkout))} == {"site-packages"}
 
 
