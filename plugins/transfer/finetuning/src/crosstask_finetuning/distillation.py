@@ -22,8 +22,8 @@ from crosstask_finetuning.partial import fit_head
 class Distillation(Transfer):
     """Fine-tuning in which the source model is the teacher (Hinton et al. 2015, section 2).
 
-    - Same classes in both tasks: adds weight * T² * KL(teacher's softmax at temperature T || student's). The T² keeps the
-      strength of the gradient as T changes. For regression: weight * mean squared difference of the outputs.
+    - Same classes in both tasks: adds weight * T² * KL(teacher's softmax at temperature T || student's). The T² keeps
+      the strength of the gradient as T changes. For regression: weight * mean squared difference of the outputs.
     - Other label spaces have no soft labels in common: adds weight * mean squared difference of the features that the
       heads receive (as hints: Romero et al. 2015, equation 1), and the head is fitted first, as in `lp_ft`.
 

@@ -1,0 +1,388 @@
+"""What each method leaves alone, what it changes, what it spends, and what it gains on real digits."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstask.errors import DataError
+from crosstask.learning import training
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import head_of, trunk_parameters
+from crosstask.learning.training import fit
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget
+from crosstask.registry import Registry
+from crosstask.tasks import Task, TaskDescriptor
+from crosstask_finetuning import (
+    L2SP,
+    LPFT,
+    Distillation,
+    FeatureExtraction,
+    FineTuning,
+    GradualUnfreezing,
+)
+from crosstask_finetuning.distillation import soft_label_loss
+from crosstask_finetuning.partial import Partial
+from crosstask_finetuning.plugin import PLUGIN
+
+METHODS = [Distillation, FeatureExtraction, FineTuning, GradualUnfreezing, L2SP, LPFT]
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+@cache
+def digits(view: str = "plain", keep: tuple[int, ...] = tuple(range(10))) -> Task:
+    """Real digits: `plain`, `dim` (half the contrast) or `permuted`; only the digits in `keep`, labelled 0, 1, …"""
+    raw = load_digits()
+    order = np.random.default_rng(0).permutation(len(raw.target))
+    images, labels = torch.tensor(raw.images[order] / 16, dtype=torch.float32), torch.tensor(raw.target[order])
+    if view == "dim":
+        images = 0.25 + images / 2
+    if view == "permuted":
+        images = images.flatten(1)[:, np.random.default_rng(1).permutation(64)].view_as(images)
+    chosen = torch.isin(labels, torch.tensor(keep))
+    images, labels = images[chosen][:, None], torch.searchsorted(torch.tensor(keep), labels[chosen])
+    one, two = 2 * len(labels) // 5, 3 * len(labels) // 5
+    parts = {"train": slice(0, one), "validation": slice(one, two), "test": slice(two, None)}
+    descriptor = TaskDescriptor(
+        task_id=f"{view}-{len(keep)}",
+        input_shape=(1, 8, 8),
+        output_dim=len(keep),
+        classes=tuple(map(str, keep)),
+    )
+    return Task(descriptor=descriptor, **{name: (images[part], labels[part]) for name, part in parts.items()})
+
+
+@cache
+def trained(view: str = "plain", keep: tuple[int, ...] = tuple(range(10))) -> Task:
+    """The same with a model that has learned it."""
+    task = copy.copy(digits(view, keep))
+    task.model = ModelSpec(hidden=(64, 64)).build(task.descriptor, seed=0)
+    fit(task.model, task, Budget(steps=300, learning_rate=3e-3), torch.Generator().manual_seed(0), curve_split=None)
+    return task
+
+
+class Normed(nn.Module):
+    """A network with BatchNorm and dropout in the trunk."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        low, high = nn.Linear(64, 32), nn.Linear(32, 32)
+        self.trunk = nn.Sequential(nn.Flatten(), low, nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), high, nn.ReLU())
+        self.head = nn.Linear(32, outputs)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.head(self.trunk(inputs))
+        return out
+
+
+def normed(outputs: int = 10) -> nn.Module:
+    model = Normed(outputs)
+    with torch.no_grad():
+        model.trunk[2].running_mean.uniform_(-1, 1)
+    return model
+
+
+def learn(method: Transfer, model: nn.Module, source: nn.Module, task: Task, **budget: Any) -> training.History:
+    budget = {"steps": 20, "samples": 50, "learning_rate": 3e-3, "evaluate_every": 5} | budget
+    return method.learn(model, source, task, Budget(**budget), torch.Generator().manual_seed(1))
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(before: dict[str, Tensor], after: dict[str, Tensor]) -> bool:
+    return all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("build", [normed, lambda: copy.deepcopy(trained().model)], ids=["batch norm", "mlp"])
+def test_feature_extraction_leaves_the_trunk_bit_for_bit(build: Any) -> None:
+    model = build()
+    trunk, head = state(model.trunk), state(model.head)
+    learn(FeatureExtraction(), model, copy.deepcopy(model), digits())
+    assert same(trunk, state(model.trunk)), "weights and running statistics"
+    assert not same(head, state(model.head))
+    assert all(p.requires_grad for p in model.parameters()), "nothing stays frozen afterwards"
+    assert model.trunk.training
+
+
+def test_feature_extraction_equals_a_linear_model_on_the_features() -> None:
+    """An independent twin: compute the features once, then train a linear layer on them."""
+    model, source = copy.deepcopy(trained().model), trained().model
+    assert model is not None
+    assert source is not None
+    head = copy.deepcopy(head_of(model))
+    learn(FeatureExtraction(rate=2.0), model, source, digits("dim"), steps=15)
+    task = digits("dim")
+    with torch.no_grad():
+        features = source.trunk(task.data("train").inputs)
+    descriptor = TaskDescriptor(task_id="features", output_dim=10)
+    flat = Task(descriptor=descriptor, train=(features, task.data("train").targets))
+    budget = Budget(steps=15, samples=50, learning_rate=6e-3)
+    fit(head, flat, budget, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(head.weight, head_of(model).weight)
+
+
+@each_method
+def test_no_method_exceeds_its_budget(method: type[Transfer], monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in (1, 2, 7, 20):
+        spent: list[int] = []
+        for kind in (torch.optim.Adam, torch.optim.SGD):
+            monkeypatch.setattr(kind, "step", _counting(kind.step, spent))
+        model = copy.deepcopy(trained().model)
+        history = learn(method(), model, trained().model, digits("dim"), steps=steps)
+        monkeypatch.undo()
+        assert len(spent) == len(history.losses) == history.steps[-1] == steps
+        assert history.steps == sorted(set(history.steps))
+
+
+def _counting(real: Any, spent: list[int]) -> Any:
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        spent.append(1)
+        return real(self, *args, **kwargs)
+
+    return step
+
+
+@each_method
+def test_only_the_samples_of_the_budget_are_seen(method: type[Transfer]) -> None:
+    task = digits("dim")
+    poisoned = Task(
+        descriptor=task.descriptor,
+        train=(task.data("train").inputs.clone(), task.data("train").targets.flip(0)),
+        validation=task.validation,
+    )
+    poisoned.data("train").inputs[:30] = task.data("train").inputs[:30]
+    poisoned.data("train").targets[:30] = task.data("train").targets[:30]
+    models = [copy.deepcopy(trained().model) for _ in range(2)]
+    for model, data in zip(models, (task, poisoned), strict=True):
+        learn(method(), model, trained().model, data, samples=30)
+    assert same(state(models[0]), state(models[1]))
+
+
+@each_method
+def test_same_seed_same_answer_and_the_source_is_untouched(method: type[Transfer]) -> None:
+    source = trained()
+    before = state(source.model)
+    results = [method().transfer(source, digits("dim"), Budget(steps=10, samples=40), 2, "validation") for _ in "ab"]
+    assert results[0] == results[1]
+    assert same(before, state(source.model))
+    assert all(p.requires_grad for p in source.model.parameters())
+
+
+@each_method
+@pytest.mark.parametrize("outputs", [10, 5])
+def test_models_with_batch_norm_work(method: type[Transfer], outputs: int) -> None:
+    source = copy.copy(digits())
+    source.model = normed()
+    target = digits("dim", tuple(range(outputs)))
+    result = method().transfer(source, target, Budget(steps=12, samples=40, batch_size=8), 2, "validation")
+    assert 0 <= result.score.mean <= 1
+
+
+@each_method
+def test_other_optimisers_and_dtypes(method: type[Transfer]) -> None:
+    model = copy.deepcopy(trained().model).double()
+    task = digits("dim")
+    double = Task(
+        descriptor=task.descriptor,
+        train=(task.data("train").inputs, task.data("train").targets),
+        validation=task.validation,
+    )
+    torch.set_default_dtype(torch.float64)
+    try:
+        learn(method(), model, copy.deepcopy(model), double, optimizer="sgd", steps=5)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(p.dtype is torch.float64 for p in model.parameters())
+
+
+def test_lp_ft_beats_scratch_with_forty_samples() -> None:
+    budget = Budget(steps=60, samples=40, learning_rate=3e-3, batch_size=20)
+    result = LPFT().transfer(trained(), digits("dim"), budget, 5, "test")
+    assert result.coefficient.low > 0.1
+    assert result.score.low > result.scratch_score.high
+    assert not result.negative
+    assert result.convergence_speed_gain is not None
+    assert result.convergence_speed_gain > 1
+
+
+def test_negative_transfer_is_flagged() -> None:
+    """Frozen features of digits are worse for permuted pixels than learning from scratch."""
+    budget = Budget(steps=60, samples=50, learning_rate=3e-3, batch_size=25)
+    result = FeatureExtraction().transfer(trained(), digits("permuted"), budget, 4, "test")
+    assert result.negative
+    assert result.coefficient.mean < -0.1
+
+
+def test_lp_ft_fits_the_head_first() -> None:
+    model = copy.deepcopy(trained().model)
+    seen = []
+    before = state(model.trunk)
+    head_of(model).register_forward_pre_hook(
+        lambda m, args: seen.append(same(before, state(model.trunk))) if torch.is_grad_enabled() else None
+    )
+    learn(LPFT(head_share=0.25), model, trained().model, digits("dim"), steps=20)
+    assert seen == [True] * 6 + [False] * 14, "five steps of the head, and the sixth starts from there"
+
+
+def test_gradual_unfreezing_goes_from_the_top_down() -> None:
+    model = nn.Sequential()
+    for name, module in [
+        ("flat", nn.Flatten()),
+        ("low", nn.Linear(64, 16)),
+        ("middle", nn.Linear(16, 16)),
+        ("high", nn.Linear(16, 16)),
+        ("head", nn.Linear(16, 10)),
+    ]:
+        model.add_module(name, module)
+    start = {name: p.clone() for name, p in model.named_parameters() if name.endswith("weight")}
+    moved = []
+
+    def look(module: nn.Module, args: Any) -> None:
+        if torch.is_grad_enabled():
+            now = dict(model.named_parameters())
+            moved.append([n.split(".")[0] for n, p in start.items() if not torch.equal(p, now[n])])
+
+    model.register_forward_pre_hook(look)
+    learn(GradualUnfreezing(stages=4), model, copy.deepcopy(model), digits(), steps=8)
+    assert moved[1:3] == [["head"]] * 2
+    assert moved[3:5] == [["high", "head"]] * 2
+    assert moved[5:7] == [["middle", "high", "head"]] * 2
+    assert moved[7] == ["low", "middle", "high", "head"]
+
+
+class Line(nn.Module):
+    """y = w x, with the weight where a trunk has it; the head is an identity that is never trained."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.trunk = nn.Linear(3, 1, bias=False)
+        self.head = nn.Linear(1, 1, bias=False).requires_grad_(False)
+        with torch.no_grad():
+            self.trunk.weight.copy_(weight)
+            self.head.weight.fill_(1.0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.head(self.trunk(inputs))
+        return out
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 10.0])
+def test_l2_sp_reaches_the_closed_form(alpha: float) -> None:
+    """Least squares with a pull to w0: w = (2/n XᵀX + alpha)⁻¹ (2/n Xᵀy + alpha w0)."""
+    rng = torch.Generator().manual_seed(0)
+    x, w0 = torch.randn(40, 3, generator=rng), torch.tensor([[1.0, -2.0, 0.5]])
+    y = x @ torch.tensor([[2.0], [0.0], [-1.0]])
+    task = Task(descriptor=TaskDescriptor(task_id="line", task_type="regression", output_dim=1), train=(x, y))
+    model, source = Line(w0), Line(w0)
+    method = L2SP(alpha=alpha, beta=0.0, head_share=0.0)
+    learn(method, model, source, task, steps=600, batch_size=40, samples=None, optimizer="sgd", learning_rate=0.02)
+    gram = 2 / 40 * x.T @ x + alpha * torch.eye(3)
+    expected = torch.linalg.solve(gram, 2 / 40 * x.T @ y + alpha * w0.T)
+    torch.testing.assert_close(model.trunk.weight.T, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_l2_sp_decays_new_weights_to_zero_and_pulls_old_ones_to_the_source() -> None:
+    source = trained().model
+    ends = {}
+    for alpha, beta in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
+        model = copy.deepcopy(source)
+        nn.init.normal_(model.head.weight)
+        learn(L2SP(alpha=alpha, beta=beta), model, source, digits("dim"), steps=60)
+        pairs = zip(trunk_parameters(model), trunk_parameters(source), strict=True)
+        away = sum(float((a - b).detach().square().sum()) for a, b in pairs)
+        ends[alpha, beta] = away, float(model.head.weight.detach().square().sum())
+    assert ends[1.0, 0.0][0] < 0.5 * ends[0.0, 0.0][0]
+    assert ends[0.0, 1.0][1] < 0.8 * ends[0.0, 0.0][1]
+
+
+def test_soft_label_loss_by_its_definition() -> None:
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(6, 4, generator=rng), torch.randn(6, 4, generator=rng)
+    for temperature in (1.0, 4.0):
+        p, q = functional.softmax(teacher / temperature, 1), functional.softmax(student / temperature, 1)
+        expected = temperature**2 * (p * (p / q).log()).sum(1).mean()
+        torch.testing.assert_close(soft_label_loss(student, teacher, temperature), expected)
+    assert soft_label_loss(teacher, teacher, 4.0).abs() < 1e-6
+
+
+def test_soft_label_gradients_keep_their_size_as_the_temperature_grows() -> None:
+    """For large T the gradient tends to that of half the squared difference of centred logits, over C."""
+    rng = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(1, 5, generator=rng, requires_grad=True), torch.randn(1, 5, generator=rng)
+    (gradient,) = torch.autograd.grad(soft_label_loss(student, teacher, 1000.0), student)
+    difference = (student - student.mean()) - (teacher - teacher.mean())
+    torch.testing.assert_close(gradient, difference.detach() / 5, atol=1e-3, rtol=1e-2)
+
+
+def test_distillation_keeps_the_student_near_the_teacher() -> None:
+    teacher = trained().model
+    shift = digits("dim").data("validation").inputs
+    gaps = {}
+    for weight in (0.0, 10.0):
+        student = copy.deepcopy(teacher)
+        learn(Distillation(weight=weight), student, teacher, digits("dim"), steps=60)
+        with torch.no_grad():
+            gaps[weight] = float(soft_label_loss(student(shift), teacher(shift), 1.0))
+    assert gaps[10.0] < 0.7 * gaps[0.0]
+
+
+def test_distillation_between_label_spaces_keeps_to_the_features() -> None:
+    teacher, task = trained().model, digits("dim", (0, 1, 2))
+    inputs = task.data("validation").inputs
+    gaps = {}
+    for weight in (0.0, 10.0):
+        student = copy.deepcopy(teacher)
+        student.head = nn.Linear(64, 3)
+        learn(Distillation(weight=weight), student, teacher, task, steps=60)
+        with torch.no_grad():
+            gaps[weight] = float(functional.mse_loss(student.trunk(inputs), teacher.trunk(inputs)))
+    assert gaps[10.0] < 0.7 * gaps[0.0]
+
+
+def test_distillation_from_features_of_another_shape_is_refused() -> None:
+    teacher, student = Normed(10), Normed(3)
+    student.trunk.append(nn.Linear(32, 16))
+    student.head = nn.Linear(16, 3)
+    with pytest.raises(DataError, match=r"teacher and student have features of shape \(32,\) and \(16,\)"):
+        learn(Distillation(head_share=0.0), student, teacher, digits("dim", (0, 1, 2)))
+
+
+def test_regression_works_and_distils_outputs() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 5, generator=rng)
+    y = x[:, :1] - 2 * x[:, 1:2]
+    descriptor = TaskDescriptor(task_id="values", task_type="regression", input_shape=(5,), output_dim=1)
+    task = Task(descriptor=descriptor, train=(x, y), validation=(x, y))
+    task.model = ModelSpec(hidden=(16,)).build(descriptor, seed=0)
+    fit(task.model, task, Budget(steps=200, learning_rate=1e-2), torch.Generator().manual_seed(0))
+    for method in METHODS:
+        result = method().transfer(task, task, Budget(steps=10), 2, "validation")
+        assert result.metric == "r2"
+        assert result.score.mean > result.scratch_score.mean
+
+
+def test_a_part_trains_alone() -> None:
+    model = normed()
+    part = Partial(model, [model.head])
+    part.train()
+    assert (model.head.training, model.trunk.training, model.trunk[2].training) == (True, False, False)
+    part.eval()
+    assert not model.head.training
+
+
+def test_found_by_name() -> None:
+    registry = Registry()
+    registry.register(PLUGIN)
+    assert len(registry.names("transfer")) == 6
+    assert registry.create("transfer", "lp_ft", {"head_share": 0.2}).head_share == 0.2
