@@ -208,6 +208,8 @@ class LossGradients(TaskGradients):
             pairs = zip(self.specific, found, strict=True)
             self._own = {p: [(0, g / self.scale)] for p, g in pairs if g is not None}
         update = self.assemble(weights, vector)
+        if update is vector:  # the balancer's own: `.grad` must not share its memory
+            update = update.clone()
         if self.features:
             self._write_below(update)
         else:
@@ -220,7 +222,8 @@ class LossGradients(TaskGradients):
     def _write_shared(self, update: Tensor, keep_sparse: bool) -> None:
         rows = self._sparse if keep_sparse and self.group.size == 1 else {}
         parts = [(p, update[self._spans[p]].view_as(p)) for p in self.shared]
-        self._add(((p, _only_rows(part, rows[p]) if p in rows else part) for p, part in parts), self.scale)
+        # Parts of one vector that nobody else has: they can be `.grad` as they are.
+        self._add([(p, _only_rows(part, rows[p]) if p in rows else part) for p, part in parts], self.scale, own=True)
 
     def _write_below(self, update: Tensor) -> None:
         """One backward pass from the balanced gradient of the features to the shared parameters."""
@@ -285,8 +288,10 @@ class LossGradients(TaskGradients):
         given = self.shared if self._given is None else self._given
         return self.group.size > 1 and any(hasattr(p, "full_tensor") for p in given)
 
-    def _add(self, gradients: Iterable[tuple[nn.Parameter, Tensor]], factor: float = 1.0) -> None:
-        """Accumulate in `.grad`, as autograd does: in place, and never in memory that somebody else holds."""
+    def _add(
+        self, gradients: Iterable[tuple[nn.Parameter, Tensor]], factor: float = 1.0, *, own: bool = False
+    ) -> None:
+        """Accumulate in `.grad`, as autograd does: in place, and never in memory that somebody else may hold."""
         taken: set[int] = set()
         with torch.no_grad():
             for parameter, found in gradients:
@@ -295,11 +300,12 @@ class LossGradients(TaskGradients):
                     gradient = gradient * factor
                 old = parameter.grad
                 if old is None:
-                    if not gradient.is_sparse:
-                        pointer = gradient.untyped_storage().data_ptr()
-                        if pointer in taken or gradient._base is not None or not gradient.is_contiguous():
+                    if not own and not gradient.is_sparse:
+                        storage = gradient.untyped_storage()
+                        whole = storage.nbytes() == gradient.numel() * gradient.element_size()
+                        if storage.data_ptr() in taken or not whole or not gradient.is_contiguous():
                             gradient = gradient.clone(memory_format=torch.contiguous_format)
-                        taken.add(pointer)
+                        taken.add(storage.data_ptr())
                     parameter.grad = gradient
                 elif old.is_sparse:
                     parameter.grad = gradient + old
@@ -431,8 +437,6 @@ class LossGradients(TaskGradients):
 
     def _collect_features(self) -> None:
         """Gradients of the losses on the features, and of each loss on its own parameters: the heads only."""
-        rows: list[Tensor] = []
-        known: list[Tensor] = []
         found: list[list[Tensor | None]] = []
         for task, loss in enumerate(self.losses):
             own = self._specific_of[task]
@@ -445,17 +449,18 @@ class LossGradients(TaskGradients):
             for parameter, gradient in zip(own, passed[len(self.features) :], strict=True):
                 if gradient is not None:
                     self._own.setdefault(parameter, []).append((task, gradient / self.scale))
-        for place in range(len(self.features)):
-            example = next((g for passed in found if (g := passed[place]) is not None), None)
+        blocks = []
+        for at_feature in zip(*found, strict=True):
+            example = next((g for g in at_feature if g is not None), None)
             if example is None:
                 raise RunError("a tensor of `features` is reached by no loss")
-            known.append(example)
-        self._shapes = [(k.shape, k.dtype) for k in known]
-        for at_features in found:
-            parts = [torch.zeros_like(k) if g is None else g for g, k in zip(at_features, known, strict=True)]
-            rows.append(torch.cat([part.reshape(-1).to(self.dtype) for part in parts]))
-        # On N ranks each loss is the mean of N: the gradients on this rank's features are an Nth.
-        self._buffer = torch.stack(rows).div_(self.scale * self.group.size)
+            self._shapes.append((example.shape, example.dtype))
+            rows = [torch.zeros_like(example) if g is None else g for g in at_feature]
+            blocks.append(torch.stack(rows).flatten(1).to(self.dtype))
+        self._buffer = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        if self.scale * self.group.size != 1.0:
+            # On N ranks each loss is the mean of N: the gradients on this rank's features are an Nth.
+            self._buffer /= self.scale * self.group.size
         self.chosen = f"{self.tasks} backward passes to {self._buffer.shape[1]} shared features, one below them"
 
     def _form_layers(self, buffer: Tensor) -> Tensor:
