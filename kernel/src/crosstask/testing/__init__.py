@@ -1,0 +1,42 @@
+"""The conformance kit: every check of a contract, for the component that you wrote.
+
+    from crosstask.testing import conformance
+    from crosstask_mine import Mine
+
+    test_conformance = conformance(Mine, options={"rate": 0.5})
+
+That is a whole test module. `run_checks` does the same without pytest, and so does `crosstask plugins check NAME`.
+The pytest plugin (installed with the kernel) adds the marker `conformance` and the fixture `small_portfolio`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_PUBLIC = {
+    "Check": "kit",
+    "CheckFailure": "kit",
+    "Kit": "kit",
+    "Outcome": "kit",
+    "checks_of": "kit",
+    "conformance": "kit",
+    "run_checks": "kit",
+    "small_graph": "tasks",
+    "small_portfolio": "tasks",
+    "small_task": "tasks",
+    "trained": "tasks",
+}
+
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'crosstask.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"crosstask.testing.{_PUBLIC[name]}"), name)
+
+
+if TYPE_CHECKING:
+    from crosstask.testing.kit import Check, CheckFailure, Kit, Outcome, checks_of, conformance, run_checks
+    from crosstask.testing.tasks import small_graph, small_portfolio, small_task, trained

@@ -1,0 +1,1 @@
+"""The checks of each contract: one file, one `KIT` per extension point."""

@@ -1,0 +1,106 @@
+"""Checks of executors."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from crosstask.context import Job
+from crosstask.testing.compare import difference, plain
+from crosstask.testing.kit import Call, Kit, expect
+
+TIMEOUT = 120
+
+
+def square(number: int) -> int:
+    """A job."""
+    return number * number
+
+
+def mean_of(values: torch.Tensor) -> torch.Tensor:
+    """A job with tensors."""
+    return values.mean(dim=0)
+
+
+def fail(text: str) -> None:
+    """A job that fails."""
+    raise LookupError(text)
+
+
+class ExecutorKit(Kit):
+    """Jobs are run, whatever they return or raise comes back. One pool is made per check, so there are few."""
+
+    point = "executor"
+
+    def inputs(self) -> dict[str, Any]:
+        return {"jobs": [Job(square, (n,), label=str(n)) for n in range(6)]}
+
+    def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
+        futures = [call("submit", job=job) for job in inputs["jobs"]]
+        return [future.result(TIMEOUT) for future in futures]
+
+    # What a job does is not the executor's: these would start a pool each to find out nothing.
+    check_same_seed_same_answer = None  # type: ignore[assignment]
+    check_global_random_numbers_untouched = None  # type: ignore[assignment]
+    check_state_round_trip = None  # type: ignore[assignment]
+    check_state_is_a_snapshot = None  # type: ignore[assignment]
+    check_inputs_untouched = None  # type: ignore[assignment]
+    check_wrappers_see_it = None  # type: ignore[assignment]
+    check_runs = None  # type: ignore[assignment]
+
+    def check_works_outside_a_run(self) -> None:
+        """Used directly, without any run, it answers."""
+        component = self.make()
+        try:
+            expect(component.submit(Job(square, (3,))).result(TIMEOUT) == 9, f"{self.name} gives another result")
+        finally:
+            component.shutdown()
+
+    def check_picklable(self) -> None:
+        """It can be sent to another process before its first job."""
+        import pickle
+
+        copied = pickle.loads(pickle.dumps(self.make()))  # noqa: S301 -- made here
+        expect(copied.options() == self.make().options(), f"{self.name} has other options after pickling")
+
+    def check_results_and_exceptions_come_back(self) -> None:
+        """In a run, each job's result comes with its number, tensors too; a job's exception is raised with its text."""
+        component = self.make()
+        values = torch.arange(12.0).reshape(4, 3)
+        jobs = [*self.inputs()["jobs"], Job(mean_of, (values,))]
+        with self.run(component) as run:
+            run.executor = component
+            try:
+                self._try(component, jobs, values, run)
+            finally:
+                component.shutdown()
+
+    def _try(self, component: Any, jobs: list[Job], values: torch.Tensor, run: Any) -> None:
+        found = dict(run.jobs(iter(jobs)))
+        expect(sorted(found) == list(range(len(jobs))), f"{self.name}: results {sorted(found)} of {len(jobs)} jobs")
+        wanted = {number: number * number for number in range(6)} | {6: mean_of(values)}
+        told = difference(plain(wanted), plain(found), "results")
+        expect(told is None, f"{self.name}: {told}")
+        future = component.submit(Job(fail, ("no luck",)))
+        expect(isinstance(future, Future), f"{self.name}.submit returned a {type(future).__name__}, not a Future")
+        error = future.exception(TIMEOUT)
+        expect(isinstance(error, LookupError), f"{self.name}: the job raised LookupError, its future has {error!r}")
+        expect("no luck" in str(error), f"{self.name}: the exception lost its message: {error!r}")
+
+    def check_capacity(self) -> None:
+        """`capacity()` is a whole number, at least 1."""
+        capacity = self.make().capacity()
+        whole = isinstance(capacity, int) and not isinstance(capacity, bool) and math.isfinite(capacity)
+        expect(whole and capacity >= 1, f"{self.name}.capacity() is {capacity!r}")
+
+    def check_shutdown(self) -> None:
+        """`shutdown()` may be called before the first job, and twice."""
+        component = self.make()
+        component.shutdown()
+        component.shutdown()
+
+
+KIT = ExecutorKit

@@ -1,0 +1,255 @@
+"""The smallest component of each contract that does all that the contract says: nothing that one would use.
+
+Wrappers are checked around them, and tests of the kernel and of the kit itself can use them as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from crosstask.components import Component, hookimpl
+from crosstask.context import Job, run_now
+from crosstask.errors import DataError, OptionError, nearest
+from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.modules import seeded
+from crosstask.learning.training import History, fit
+from crosstask.options import component, option, state
+from crosstask.points.balancer import Balancer
+from crosstask.points.curriculum import CurriculumPlanner
+from crosstask.points.discovery import Discoverer
+from crosstask.points.distillation import Distilled, Distiller
+from crosstask.points.executor import Executor
+from crosstask.points.observer import Observer
+from crosstask.points.sampler import Sampler
+from crosstask.points.sharing import MultiTaskModule, Sharing
+from crosstask.points.source import Source
+from crosstask.points.store import Store, StoreOpener
+from crosstask.points.synthesis import Synthesizer
+from crosstask.points.transfer import Transfer
+from crosstask.points.wrapper import Wrapper
+from crosstask.records import Budget, MetaKnowledge, Provenance
+from crosstask.store.sql import SqlStore
+from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.testing.tasks import small_portfolio
+
+
+@component
+class ReferenceBalancer(Balancer):
+    """The mean of the gradients."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"permutation_invariant", "scale_equivariant", "linear_under_scaling", "convex_weights"}
+    )
+    scale: float = option(1.0, gt=0, le=1, help="factor of the update")
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        return torch.full_like(losses, self.scale / len(losses))
+
+
+@component
+class ReferencePlanner(CurriculumPlanner):
+    """Easy tasks first."""
+
+    def rank(self, portfolio: Portfolio, graph: TransferGraph, target: str, candidates: list[str]) -> list[str]:
+        return sorted(candidates, key=lambda t: (portfolio[t].descriptor.complexity, t))
+
+
+@component
+class ReferenceDiscoverer(Discoverer):
+    """Tasks of one domain help each other."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"descriptors_only"})
+    coefficient: float = option(0.5, ge=-1, le=1, help="of two tasks of one domain")
+
+    def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
+        return [
+            TransferEdge(
+                source=source.task_id,
+                target=target.task_id,
+                transfer_coefficient=self.coefficient,
+                found_by="reference",
+            )
+            for source, target in portfolio.pairs()
+            if source.descriptor.domain == target.descriptor.domain
+        ]
+
+
+@component
+class ReferenceDistiller(Distiller):
+    """How large weights are on average."""
+
+    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+        models = [task.model for task in tasks if task.model is not None]
+        if not models:
+            raise DataError("nothing to distil: no task has a trained model")
+        sizes = torch.stack([nn.utils.parameters_to_vector(m.parameters()).detach().norm() for m in models])
+        named = tuple(task.task_id for task in tasks if task.model is not None)
+        knowledge = MetaKnowledge(kind="prior", source_tasks=named, seed=self.context.seed)
+        return Distilled(knowledge=knowledge, tensors={"norm": sizes.mean()})
+
+    def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
+        if not 0 <= rate <= 1:
+            raise OptionError(f"rate must be between 0 and 1, got {rate}")
+        changed = copy.deepcopy(model)
+        with torch.no_grad():
+            own = nn.utils.parameters_to_vector(changed.parameters()).norm()
+            for parameter in changed.parameters():
+                parameter.mul_(1 + rate * (knowledge.tensors["norm"].to(own) / own - 1))
+        return changed
+
+
+@component
+class ReferenceExecutor(Executor):
+    """Here and now."""
+
+    def submit(self, job: Job) -> Future[Any]:
+        return run_now(job)
+
+
+@component
+class ReferenceObserver(Observer):
+    """Counts stages."""
+
+    stages: int = state(0)
+
+    def stage_started(self, stage: str, total: int | None) -> None:
+        self.stages += 1
+
+
+@component
+class ReferenceSampler(Sampler):
+    """One task at random."""
+
+    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+        if not tasks:
+            raise DataError("no tasks to draw from")
+        return [tasks[int(torch.randint(len(tasks), (1,), generator=rng))]]
+
+
+class Heads(MultiTaskModule):
+    """A trunk and a linear head per task."""
+
+    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.trunk, self.heads = trunk, nn.ModuleDict(heads)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for task_id in inputs:
+            if task_id not in self.heads:
+                raise DataError(f"no head for task {task_id!r}{nearest(task_id, self.heads)}")
+        return {task_id: self.heads[task_id](self.trunk(batch)) for task_id, batch in inputs.items()}
+
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        return self.trunk.parameters()
+
+    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
+        return self.heads[task_id].parameters()
+
+
+@component
+class ReferenceSharing(Sharing):
+    """One trunk, a head per task."""
+
+    def build(self, tasks: list[Task], trunk: nn.Module) -> MultiTaskModule:
+        if not tasks:
+            raise DataError("no tasks to build heads for")
+        heads = {}
+        weight = next(trunk.parameters())
+        for task in tasks:
+            with torch.no_grad(), seeded(self.context.seed_for("head", task.task_id)):
+                example = torch.zeros(2, *task.descriptor.input_shape).to(weight)
+                width = trunk(example).shape[1]
+                heads[task.task_id] = nn.Linear(width, task.descriptor.output_dim or 1).to(weight)
+        return Heads(trunk, heads)
+
+
+@component
+class ReferenceSource(Source):
+    """The small tasks of the kit."""
+
+    def load(self) -> Portfolio:
+        return small_portfolio(models=False)
+
+
+@component
+class ReferenceStore(StoreOpener):
+    """The kernel's own."""
+
+    def open(self, url: str, weights: Path | None) -> Store:
+        return SqlStore(url, weights)
+
+
+class First(nn.Module):
+    """A model for another task: its outputs cut, or filled with zeros, to the number wanted."""
+
+    def __init__(self, model: nn.Module, outputs: int, provenance: Provenance) -> None:
+        super().__init__()
+        self.model, self.outputs, self.provenance = model, outputs, provenance
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.model(inputs)[:, : self.outputs]
+        return nn.functional.pad(found, (0, self.outputs - found.shape[1]))
+
+
+@component
+class ReferenceSynthesizer(Synthesizer):
+    """The model of the source that helps most."""
+
+    def synthesize(
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+    ) -> nn.Module:
+        trained = [task for task in sources if task.model is not None]
+        if not trained:
+            raise DataError(f"task {new_task.task_id!r}: no source has a trained model")
+        best = max(trained, key=lambda t: (graph.coefficient(t.task_id, new_task.task_id), t.task_id))
+        told = Provenance(strategy=self.origin, new_task=new_task.task_id, sources={best.task_id: 1.0})
+        return First(copy.deepcopy(best.model), new_task.output_dim or 1, told)  # type: ignore[arg-type]
+
+
+@component
+class ReferenceTransfer(Transfer):
+    """Train all of it."""
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        return fit(model, task, budget, generator)
+
+
+@component
+class ReferenceWrapper(Wrapper):
+    """Halves every coefficient."""
+
+    @hookimpl(wrapper=True)
+    def discover(self, portfolio: Portfolio, graph: TransferGraph) -> Any:
+        edges = yield
+        return [attrs.evolve(e, transfer_coefficient=e.transfer_coefficient / 2) for e in edges]
+
+
+REFERENCES: dict[str, type[Component]] = {
+    cls.point: cls
+    for cls in (
+        ReferenceBalancer,
+        ReferencePlanner,
+        ReferenceDiscoverer,
+        ReferenceDistiller,
+        ReferenceExecutor,
+        ReferenceObserver,
+        ReferenceSampler,
+        ReferenceSharing,
+        ReferenceSource,
+        ReferenceStore,
+        ReferenceSynthesizer,
+        ReferenceTransfer,
+        ReferenceWrapper,
+    )
+}
