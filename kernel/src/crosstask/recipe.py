@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import attrs
 
 from crosstask.errors import OptionError, PluginError, RecipeError, nearest
 from crosstask.learning.models import ModelSpec
-from crosstask.options import build, option, record
+from crosstask.options import build, option, record, unstructure
 from crosstask.parts import Choice
 from crosstask.records import Budget
 
@@ -81,6 +81,27 @@ class Resolved:
     recipe: Recipe
     values: dict[str, Any]
     origins: dict[str, str]
+
+    def table(self) -> dict[str, tuple[Any, str]]:
+        """Dotted key -> (value, origin) of every value, those left at their defaults too."""
+        own = {key: value for key, value in self.values.items() if key != "extends"}
+        found = {key: (value, self.origins.get(key, "recipe")) for key, value in _leaves(own)}
+        given = list(found)
+        for long_key, value in _leaves(unstructure(self.recipe)):
+            key = long_key.replace(".options", "")  # as it is written in TOML
+            if not long_key.endswith(".options") and not any(
+                key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in given
+            ):
+                found[key] = (value, "default")
+        return found
+
+
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> Resolved:

@@ -151,7 +151,7 @@ class Registry:
 
     @functools.cached_property
     def _index(self) -> dict[tuple[str, str], list[tuple[PluginRecord, Extension]]]:
-        """Who offers what, conflicts settled: first between plugins of one name, then between components of one name."""
+        """Who offers what. Conflicts are settled between plugins of one name, then between components of one name."""
         by_name: dict[str, list[PluginRecord]] = {}
         for record in self.records:
             record.conflicts = {}

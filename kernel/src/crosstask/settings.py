@@ -29,13 +29,16 @@ class Settings:
 
     def refuses(self, *names: str) -> str | None:
         """Why a plugin with these names (its own, its distribution's) may not load; None if it may."""
-        for name in names:
-            for pattern in self.deny:
-                if fnmatchcase(name, pattern):
-                    return f"denied by {pattern!r} ({self.origins.get('deny', 'settings')})"
-        if self.allow and not any(fnmatchcase(name, pattern) for name in names for pattern in self.allow):
+        if pattern := self.matches("deny", *names):
+            return f"denied by {pattern!r} ({self.origins.get('deny', 'settings')})"
+        if self.allow and not self.matches("allow", *names):
             return f"not in the allow list ({self.origins.get('allow', 'settings')})"
         return None
+
+    def matches(self, key: str, *names: str) -> str | None:
+        """The first pattern of `allow` or `deny` that one of the names matches."""
+        patterns: tuple[str, ...] = getattr(self, key)
+        return next((p for p in patterns for name in names if fnmatchcase(name, p)), None)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:

@@ -109,7 +109,7 @@ def added(total: Tensor | None, term: Tensor | None, factor: float) -> Tensor | 
 
 @component
 class Normalise(Balancer):
-    """Weights that give every task's gradient the same norm: 1, or the mean of the norms. A zero gradient stays zero."""
+    """Weights that give every task's gradient the same norm: 1, or the mean of the norms. Zero gradients stay zero."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant"})
 

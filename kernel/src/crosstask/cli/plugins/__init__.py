@@ -1,0 +1,26 @@
+"""`crosstask plugins`: one file per subcommand, imported when it is used."""
+
+from __future__ import annotations
+
+import click
+
+from crosstask.cli.common import json_option
+from crosstask.cli.lazy import LazyGroup
+
+_COMMANDS = {
+    "list": "Every plugin found, what it offers, and what is wrong with those that cannot be used.",
+    "info": "What a plugin or component is: options, documentation, source, licence.",
+    "why": "Why a plugin or component can or cannot be used.",
+    "doctor": "What was found where, what is wrong with it, and what to do.",
+}
+
+
+@click.group(cls=LazyGroup, package=__name__, table=_COMMANDS, invoke_without_command=True)
+@json_option
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the installed plugins, or inspect them."""
+    if ctx.invoked_subcommand is None:
+        from crosstask.cli.plugins.list import show
+
+        show(as_json)

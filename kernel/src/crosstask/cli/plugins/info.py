@@ -1,0 +1,121 @@
+"""`crosstask plugins info NAME`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crosstask.cli.common import emit_json, json_option
+
+if TYPE_CHECKING:
+    from crosstask.manifest import Extension
+    from crosstask.registry import PluginRecord, Registry
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def command(name: str, as_json: bool) -> None:
+    """What the plugin or component NAME is; `balancer/rgb` where two extension points share a name."""
+    from crosstask.registry import Registry
+
+    registry = Registry.installed()
+    described = [describe_offer(registry, record, extension) for record, extension in offers(registry, name)]
+    if as_json:
+        emit_json(described)
+        return
+    for item in described:
+        click.echo(_text(item))
+
+
+def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension | None]]:
+    """Every (plugin, component) that `name` may mean; a plugin that offers nothing readable comes with None."""
+    from crosstask.errors import UnknownComponentError, nearest
+
+    found: list[tuple[PluginRecord, Extension | None]] = []
+    known: set[str] = set()
+    for record in registry.plugins():
+        known.add(record.name)
+        if record.plugin is None and name in (record.name, record.distribution):
+            found.append((record, None))
+        for extension in record.plugin.extensions if record.plugin else ():
+            known.add(extension.name)
+            if name in (record.name, record.distribution, extension.name, f"{extension.point}/{extension.name}"):
+                found += [(record, extension)]
+    if not found:
+        raise UnknownComponentError(f"no plugin or component named {name!r}{nearest(name, known)}")
+    return found
+
+
+def describe_offer(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
+    """A component as JSON. A component that cannot be imported is described as far as its manifest goes."""
+    from crosstask.errors import PluginError
+    from crosstask.manifest import RECIPE
+    from crosstask.options import describe
+
+    item: dict[str, Any] = {
+        "plugin": record.name,
+        "distribution": record.distribution,
+        "version": record.version,
+        "licence": licence(record.distribution),
+        "status": record.status.value,
+        "reason": record.reason,
+    }
+    if extension is None:
+        return item
+    item |= {
+        "point": extension.point,
+        "name": extension.name,
+        "target": extension.target,
+        "summary": extension.summary,
+        "source": extension.source,
+    }
+    if extension.point == RECIPE:
+        return item
+    try:
+        made = registry.component_class(extension.point, extension.name)
+    except PluginError as error:
+        return item | {"reason": str(error)}
+    options = describe(made)
+    for option in options:
+        option["default"] = "nothing" if option["default"] is None else option["default"]
+    return item | {
+        "capabilities": sorted(made.capabilities),
+        "options": options,
+        "documentation": inspect.cleandoc(made.__doc__ or ""),
+    }
+
+
+def licence(distribution: str) -> str:
+    """Of a distribution, as its metadata say: the SPDX expression, the older field, or the classifier."""
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    try:
+        fields = metadata(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+    classifiers = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier") or () if c.startswith("License ::")]
+    found = [fields[key] for key in ("License-Expression", "License") if key in fields] + classifiers
+    return found[0].splitlines()[0] if found and found[0] else "unknown"
+
+
+def _text(item: dict[str, Any]) -> str:
+    what = f"{item['point']} {item['name']}" if "point" in item else f"plugin {item['plugin']}"
+    lines = [f"{what}  ({item['distribution']} {item['version']}, licence {item['licence']}, {item['status']})"]
+    lines += [f"  {item[key]}" for key in ("reason", "summary") if item.get(key)]
+    if item.get("source"):
+        lines.append(f"  source: {item['source']}")
+    if item.get("target"):
+        lines.append(f"  code: {item['target']}")
+    if item.get("capabilities"):
+        lines.append(f"  capabilities: {', '.join(item['capabilities'])}")
+    if item.get("options"):
+        lines.append("  options:")
+    for option in item.get("options", ()):
+        rules = f" ({option['bounds']})" if option["bounds"] else ""
+        lines.append(f"    {option['name']}: {option['type']} = {option['default']}{rules}  {option['help']}".rstrip())
+    if item.get("documentation"):
+        lines += ["", *(f"    {line}".rstrip() for line in item["documentation"].splitlines())]
+    return "\n".join([*lines, ""])

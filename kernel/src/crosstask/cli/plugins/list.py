@@ -1,0 +1,63 @@
+"""`crosstask plugins list`, which is also what `crosstask plugins` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crosstask.cli.common import emit_json, json_option
+
+if TYPE_CHECKING:
+    from crosstask.registry import PluginRecord
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """Every plugin found, what it offers, and what is wrong with those that cannot be used."""
+    show(as_json)
+
+
+def show(as_json: bool) -> None:
+    """Plain text: a table library costs more than finding the plugins does."""
+    from crosstask.registry import Registry
+
+    rows = Registry.installed().plugins()
+    if as_json:
+        emit_json([row(record) for record in rows])
+        return
+    width = max((len(r.name) for r in rows), default=0)
+    origin = max((len(r.origin) for r in rows), default=0)
+    for record in rows:
+        click.echo(f"{record.name:<{width}}  {record.origin:<{origin}}  {told(record)}")
+    if not rows:
+        click.echo("no plugins are installed")
+
+
+def told(record: PluginRecord) -> str:
+    """What a plugin offers, or in a line why it cannot be used."""
+    if record.reason:
+        return f"{record.status.value.upper()}: {record.reason.splitlines()[0]}"
+    offers: dict[str, list[str]] = {}
+    for extension in record.plugin.extensions if record.plugin else ():
+        mark = " (CONFLICTING)" if f"{extension.point}/{extension.name}" in record.conflicts else ""
+        offers.setdefault(extension.point, []).append(extension.name + mark)
+    return "; ".join(f"{point}: {', '.join(names)}" for point, names in offers.items())
+
+
+def row(record: PluginRecord) -> dict[str, Any]:
+    """A plugin as JSON."""
+    return {
+        "name": record.name,
+        "distribution": record.distribution,
+        "version": record.version,
+        "status": record.status.value,
+        "reason": record.reason,
+        "notes": list(record.notes),
+        "conflicts": record.conflicts,
+        "extensions": [
+            {"point": e.point, "name": e.name, "target": e.target, "summary": e.summary, "source": e.source}
+            for e in (record.plugin.extensions if record.plugin else ())
+        ],
+    }

@@ -1,0 +1,76 @@
+"""`crosstask plugins why NAME`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crosstask.cli.common import emit_json, json_option
+
+if TYPE_CHECKING:
+    from crosstask.manifest import Extension
+    from crosstask.registry import PluginRecord, Registry
+    from crosstask.settings import Settings
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def command(name: str, as_json: bool) -> None:
+    """Why the plugin or component NAME can or cannot be used, and what decided it."""
+    from crosstask.cli.plugins.info import offers
+    from crosstask.registry import Registry
+
+    registry = Registry.installed()
+    answers = [_why(registry, record, extension) for record, extension in offers(registry, name)]
+    if as_json:
+        emit_json(answers)
+        return
+    for answer in answers:
+        click.echo(f"{answer['what']} of {answer['origin']}: {'usable' if answer['usable'] else 'NOT usable'}")
+        for line in answer["because"]:
+            click.echo(f"  {line}")
+
+
+def _why(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
+    from crosstask.errors import PluginError
+    from crosstask.manifest import RECIPE
+    from crosstask.registry import Status
+
+    what = f"{extension.point} {extension.name!r}" if extension else f"plugin {record.name!r}"
+    found = f"found as entry point {record.name} = {record.entry_point}" if record.entry_point else "added by hand"
+    because = [found, *decided(registry.settings, record)]
+    usable = record.status is Status.OK
+    if not usable:
+        because.append(f"{record.status.value}: {record.reason}")
+    elif extension is not None and (conflict := record.conflicts.get(f"{extension.point}/{extension.name}")):
+        usable = False
+        because.append(f"conflicting: {conflict}")
+    elif extension is not None:
+        try:
+            if extension.point == RECIPE:
+                registry.recipe_path(extension.name)
+            else:
+                registry.component_class(extension.point, extension.name)
+            because.append(f"{extension.target} can be imported")
+        except PluginError as error:
+            usable = False
+            because.append(str(error))
+    return {"what": what, "origin": record.origin, "usable": usable, "because": because}
+
+
+def decided(settings: Settings, record: PluginRecord) -> list[str]:
+    """The settings that touch a plugin, with where each comes from."""
+    names = (record.name, record.distribution)
+    lines = []
+    if settings.allow:
+        verdict = "names it" if settings.matches("allow", *names) else "does not name it"
+        lines.append(f"the allow list ({settings.origins.get('allow', 'settings')}) {verdict}")
+    if pattern := settings.matches("deny", *names):
+        lines.append(f"the deny list ({settings.origins.get('deny', 'settings')}) names it: {pattern!r}")
+    offered = {f"{e.point}/{e.name}" for e in (record.plugin.extensions if record.plugin else ())} | {record.name}
+    for key, distribution in settings.prefer.items():
+        if key in offered:
+            lines.append(f"prefer ({settings.origins.get('prefer', 'settings')}): {key} = {distribution}")
+    return lines or ["no setting names it"]
