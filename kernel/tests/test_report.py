@@ -75,7 +75,7 @@ def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, Transfe
     path = [first, "inverted", "blurred", "has_loop", "parity"]
     stages = tuple(
         StageResult(
-            stage=n, task_id=t, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
+            stage=n + 1, task_id=t, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
             gain=around(0.04 * n, 0.02), curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
             scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
         )
@@ -84,7 +84,7 @@ def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, Transfe
     plan = Curriculum(
         target="parity", task_sequence=tuple(path), strategy="transfer_potential",
         task_difficulties={t: 0.2 + 0.1 * n for n, t in enumerate(path)}, prerequisites={"parity": (first, "has_loop")},
-        adjustments=(Adjustment(stage=2, task_id="blurred", reason="the stage before it fell short"),),
+        adjustments=(Adjustment(stage=3, task_id="blurred", reason="the stage before it fell short"),),
     )  # fmt: skip
     transfers = tuple(
         TransferResult(
@@ -98,20 +98,21 @@ def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, Transfe
     steps = tuple(range(0, 200, 5))
     record = RunRecord(
         run_id="2f6c1a9e", name="Digits: what helps parity?", status="finished", seed=seed, seconds=83.4,
-        started="2025-03-04T10:22:31+00:00", versions={"crosstask": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
-        recipe={"source": {"name": "digits"}, "curriculum": {"target": "parity", "max_tasks": 5}},
+        started="2025-03-04T10:22:31+00:00",
+        versions={"python": "3.11.2", "torch": "2.13.0", "crosstask-kernel": "0.1.0", "crosstask-rgb": "0.1.0"},
+        recipe={"seeds": 3, "source": {"name": "digits"}, "curriculum": {"target": "parity", "max_tasks": 5}},
         summary={
             "pairs_measured": 126, "target": "parity", "target_accuracy": {"mean": 0.94, "low": 0.91, "high": 0.97},
             "scratch_accuracy": {"mean": 0.88, "low": 0.85, "high": 0.91}, "unseen_accuracy": 0.71,
             "not_measured": None,
         },
-        discovery={"seeds": 3, "pairs_left": 56},
+        discovery={"pairs_left": 56},
         curriculum=CurriculumResult(
             curriculum=plan, strategy="fine_tuning", metric="accuracy", stages=stages, total_steps=1000, seeds=3
         ),
         curriculum_baselines={
-            "from_scratch": {"mean": 0.88, "low": 0.85, "high": 0.91},
-            "random_order": {"mean": 0.91, "low": 0.87, "high": 0.95},
+            "from scratch": {"mean": 0.88, "low": 0.85, "high": 0.91},
+            "best single source: has_loop": {"mean": 0.91, "low": 0.87, "high": 0.95},
         },
         transfers=transfers,
         synthesis=SynthesisResult(

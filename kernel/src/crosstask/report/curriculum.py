@@ -20,12 +20,12 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     plan = done.curriculum
     metric = words(done.metric)
     lead = (
-        f'<p class="lead">{escape(words(plan.strategy or "a curriculum").capitalize())} toward '
-        f"<strong>{escape(plan.target)}</strong>: "
-        f"{len(done.stages)} stages, {number(done.total_steps)} optimiser steps in all, {escape(done.strategy)}, "
-        f"{done.seeds} seeds. Each stage starts from what the stages before it left; scratch has the same budget.</p>"
+        f'<p class="lead">Toward <strong>{escape(plan.target)}</strong> in {len(done.stages)} stages and '
+        f"{number(done.total_steps)} optimiser steps, over {number(done.seeds)} seeds. Order: "
+        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each stage starts from what the "
+        "stages before it left, and training from scratch has the same budget.</p>"
     )
-    names = [f"{stage.stage + 1} · {stage.task_id}" for stage in done.stages]
+    names = [f"{stage.stage} · {stage.task_id}" for stage in done.stages]
     scores = [
         (name, [("with transfer", "more", stage.score), ("from scratch", "less", stage.scratch_score)])
         for name, stage in zip(names, done.stages, strict=True)
@@ -59,7 +59,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     }
     if others:
         rows = [("this curriculum", [("with transfer", "more", target.score)])]
-        rows += [(name.replace("_", " "), [("baseline", "muted", value)]) for name, value in others.items()]
+        rows += [(name, [("baseline", "muted", value)]) for name, value in others.items()]
         caption = f"{target.task_id} by other ways"
         label = f"{metric} on {target.task_id} by this curriculum and by each baseline"
         figures.append(plot(dots(rows, metric), caption, label, dots_height(rows)))
@@ -76,7 +76,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     ]
     head = ("Stage", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
     changes = "".join(
-        f"<li>before stage {change.stage + 1}, {escape(change.task_id)}: {escape(change.reason)}</li>"
+        f"<li>before stage {change.stage}, {escape(change.task_id)}: {escape(change.reason)}</li>"
         for change in plan.adjustments
     )
     adjusted = f"<p>Changed while it ran:</p><ul>{changes}</ul>" if changes else ""

@@ -15,7 +15,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     pairs: dict[str, tuple[LearningCurve, LearningCurve]] = {}
     done = record.curriculum
     for stage in done.stages if done else ():
-        pairs[f"stage {stage.stage + 1} · {stage.task_id}"] = stage.curve, stage.scratch_curve
+        pairs[f"stage {stage.stage} · {stage.task_id}"] = stage.curve, stage.scratch_curve
     for transfer in record.transfers:
         name = f"{transfer.source} → {transfer.target}, {transfer.strategy}"
         pairs[name] = transfer.curve, transfer.scratch_curve
@@ -46,7 +46,7 @@ def _curves(record: RunRecord, pairs: dict[str, tuple[LearningCurve, LearningCur
 
 def _target(record: RunRecord) -> str:
     stages = record.curriculum.stages if record.curriculum else ()
-    return f"stage {stages[-1].stage + 1} · {stages[-1].task_id}" if stages else ""
+    return f"stage {stages[-1].stage} · {stages[-1].task_id}" if stages else ""
 
 
 def _speed(curve: LearningCurve, scratch: LearningCurve) -> str:

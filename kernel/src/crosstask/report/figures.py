@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -141,12 +142,17 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
         for label, points in series.items()
     ]
     # positions and tick texts rather than categories: two long names may be cut to the same text
-    ticks = {"tickvals": list(range(len(rows))), "ticktext": [short(name) for name, _ in rows]}
+    ticks = {"tickvals": list(range(len(rows))), "ticktext": [_two_lines(name) for name, _ in rows]}
     return figure(
         traces,
         xaxis={"title": {"text": escape(axis)}, "zeroline": signed},
         yaxis={**ticks, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
     )
+
+
+def _two_lines(name: str) -> str:
+    parts = textwrap.wrap(name, 22, break_long_words=False, max_lines=2, placeholder=" …")
+    return "<br>".join(map(short, parts))
 
 
 def dots_height(rows: Collection[object]) -> int:

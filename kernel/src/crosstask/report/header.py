@@ -14,6 +14,12 @@ TITLE = "Run"
 
 def render(record: RunRecord, graph: TransferGraph) -> str:
     minutes, seconds = divmod(record.seconds, 60)
+    # the built-in plugins have the kernel's version; every one is listed at the end of the page
+    shown = [
+        f"{name} {version}"
+        for name, version in record.versions.items()
+        if name == "crosstask-kernel" or not name.startswith("crosstask-")
+    ]
     facts = {
         "Status": f'<span class="status {record.status}">{record.status}</span>',
         "Run": escape(record.run_id),
@@ -21,7 +27,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         "Started": escape(record.started[:19].replace("T", " ")) or "–",
         "Duration": f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s",
         "Tasks": str(len(graph.task_ids)),
-        "Versions": escape(", ".join(f"{name} {version}" for name, version in record.versions.items())) or "–",
+        "Versions": escape(", ".join(shown)) or "–",
     }
     items = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     problem = f'<p class="problem"><strong>What went wrong.</strong> {escape(record.error)}</p>' if record.error else ""

@@ -26,7 +26,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     seeds = {(t.source, t.target): t.seeds for t in record.transfers}
 
     def text(edge: TransferEdge) -> str:
-        count = seeds.get((edge.source, edge.target), record.discovery.get("seeds"))
+        count = seeds.get((edge.source, edge.target), record.recipe.get("seeds"))
         known = edge.evidence is Evidence.MEASURED and isinstance(count, int)
         return describe(graph, edge) + (f"<br>{count} seeds" if known else "")
 
