@@ -163,7 +163,7 @@ def check_requirements(recipe: Recipe, registry: Registry) -> None:
         if not usable:
             why = f"{found[0].origin} is {found[0].status.value}: {found[0].reason}" if found else "it is not installed"
             told = "" if found else f". Try: pip install '{name}{wanted}'"
-            raise RecipeError(f"the recipe requires plugin {name} {wanted}; {why}{told}")
+            raise RecipeError(f"the recipe requires plugin {name}{' ' if wanted else ''}{wanted}; {why}{told}")
         has = usable[0]
         if wanted and not (has.version and has.version in allowed):
             raise RecipeError(

@@ -176,6 +176,7 @@ class Registry:
         """Those that may not be used because others have the same name, with the reason; all, if none is preferred."""
         if len(records) < 2:
             return []
+        records = sorted(records, key=lambda record: record.origin)  # however the file system lists them
         origins = " and ".join(record.origin for record in records)
         preferred = self.settings.prefer.get(key)
         if [record.distribution for record in records].count(preferred or "") == 1:
@@ -209,6 +210,8 @@ class Registry:
         for record, _ in offers:
             if conflict := record.conflicts.get(f"{point}/{name}"):
                 raise PluginError(conflict)
+            if record.status is Status.CONFLICTING:
+                raise PluginError(f"{point} {name!r} cannot be used: {record.reason}")
             raise PluginError(
                 f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}"
             )
