@@ -298,7 +298,8 @@ def test_l2_sp_decays_new_weights_to_zero_and_pulls_old_ones_to_the_source() -> 
     for alpha, beta in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0)):
         model = copy.deepcopy(source)
         nn.init.normal_(model.head.weight)
-        learn(L2SP(alpha=alpha, beta=beta), model, source, digits("dim"), steps=60)
+        method = L2SP(alpha=alpha, beta=beta, head_share=0.0)
+        learn(method, model, source, digits("dim"), steps=60, optimizer="sgd", learning_rate=0.01)
         pairs = zip(trunk_parameters(model), trunk_parameters(source), strict=True)
         away = sum(float((a - b).detach().square().sum()) for a, b in pairs)
         ends[alpha, beta] = away, float(model.head.weight.detach().square().sum())

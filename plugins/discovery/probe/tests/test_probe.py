@@ -1,0 +1,330 @@
+"""What the probe measures, in what order, how often, and that nothing finished is measured again."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from crosstask.context import Context, LocalContext
+from crosstask.errors import DataError
+from crosstask.executors import ProcessExecutor
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.training import History, fit
+from crosstask.options import component
+from crosstask.points.observer import Observer
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget
+from crosstask.registry import Registry
+from crosstask.run import Run
+from crosstask.store import open_store
+from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_probe import Probe
+from crosstask_probe.plugin import PLUGIN
+from crosstask_probe.probe import most_promising, weights_digest
+
+CALLS: list[str] = []
+
+
+@component
+class Counting(Transfer):
+    """Fine-tuning that counts; stops the process, as it were, before its `fail_at`-th training."""
+
+    fail_at: int | None = None
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        if self.fail_at is not None and len(CALLS) == self.fail_at:
+            raise KeyboardInterrupt
+        CALLS.append(task.task_id)
+        return fit(model, task, budget, generator)
+
+
+class Fakes(LocalContext):
+    """A context whose only transfer method is the counting one."""
+
+    fail_at: int | None = None
+
+    def component(self, point: str, name: str, options: Any = None) -> Any:
+        made = Counting(fail_at=self.fail_at)
+        made.bind(self)
+        return made
+
+    def tell(self, hook: str, **arguments: Any) -> None:
+        self.told = [*getattr(self, "told", []), (hook, arguments)]
+
+
+@pytest.fixture(autouse=True)
+def reset() -> None:
+    CALLS.clear()
+
+
+@cache
+def images() -> tuple[torch.Tensor, torch.Tensor]:
+    raw = load_digits()
+    order = np.random.default_rng(0).permutation(len(raw.target))[:400]
+    return torch.tensor(raw.images[order] / 16, dtype=torch.float32), torch.tensor(raw.target[order])
+
+
+def task(name: str, labels: torch.Tensor, *, learned: bool = True, **descriptor: Any) -> Task:
+    inputs = images()[0][:, None]
+    outputs = int(labels.max()) + 1
+    made = Task(
+        descriptor=TaskDescriptor(task_id=name, input_shape=(1, 8, 8), output_dim=outputs, **descriptor),
+        train=(inputs[:250], labels[:250]),
+        validation=(inputs[250:], labels[250:]),
+    )
+    if learned:
+        made.model = ModelSpec(hidden=(32,)).build(made.descriptor, seed=0)
+        budget = Budget(steps=150, learning_rate=1e-2)
+        fit(made.model, made, budget, torch.Generator().manual_seed(0), curve_split=None)
+    return made
+
+
+@cache
+def learned() -> list[Task]:
+    truth = images()[1]
+    noise = truth[torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))]
+    return [task("ten", truth), task("parity", truth % 2), task("noise", noise)]
+
+
+def world(**more: Any) -> Portfolio:
+    return Portfolio(copy.deepcopy(learned()), **more)
+
+
+def probe(context: Context | None = None, **options: Any) -> Probe:
+    made = Probe(**({"seeds": 2, "steps": 20} | options))
+    made.bind(context or Fakes())
+    return made
+
+
+def graph_of(portfolio: Portfolio, **edges: float) -> TransferGraph:
+    graph = TransferGraph(t.descriptor for t in portfolio)
+    for pair, coefficient in edges.items():
+        source, target = pair.split("_to_")
+        graph.add(TransferEdge(source=source, target=target, transfer_coefficient=coefficient))
+    return graph
+
+
+def test_every_pair_is_measured_with_its_interval() -> None:
+    portfolio = world()
+    edges = probe().discover(portfolio, graph_of(portfolio))
+    assert [(e.source, e.target) for e in edges] == [(s.task_id, t.task_id) for s, t in portfolio.pairs()]
+    assert len(CALLS) == 6 * 2
+    for edge in edges:
+        assert edge.evidence is Evidence.MEASURED
+        assert edge.found_by == "probe"
+        assert edge.best_strategy == "lp_ft"
+        assert edge.low <= edge.transfer_coefficient <= edge.high
+        assert edge.uncertainty > 0
+    graph = graph_of(portfolio)
+    for edge in edges:
+        graph.add(edge)
+    assert graph.edge("ten", "parity") is not None
+
+
+def test_the_coefficient_by_hand() -> None:
+    """One pair, written out with nothing of the probe."""
+    from crosstask.learning.metrics import relative_gain
+    from crosstask.learning.training import evaluate
+    from crosstask.learning.transferring import fresh_model, receive
+
+    portfolio = world()
+    context = Fakes()
+    source, target = portfolio["ten"], portfolio["parity"]
+    budget = Budget(steps=20, batch_size=25, learning_rate=3e-3, samples=50, evaluate_every=10)
+    gains = []
+    for number in range(2):
+        seed = context.seed_for("transfer", "parity", number)
+        control, (learner, _, _) = fresh_model(source.model, target, seed), receive(source.model, target, seed, False)
+        for model in (control, learner):
+            fit(model, target, budget, torch.Generator().manual_seed(seed))
+        gains.append(relative_gain(evaluate(learner, target, "validation"), evaluate(control, target, "validation")))
+    edges = probe(context).discover(portfolio, graph_of(portfolio))
+    found = next(e for e in edges if (e.source, e.target) == ("ten", "parity"))
+    assert found.transfer_coefficient == pytest.approx(sum(gains) / 2)
+    assert found.uncertainty == pytest.approx(abs(gains[0] - gains[1]) / 2)
+
+
+def test_nothing_is_measured_twice() -> None:
+    context, portfolio = Fakes(), world()
+    first = probe(context).discover(portfolio, graph_of(portfolio))
+    CALLS.clear()
+    assert probe(context).discover(portfolio, graph_of(portfolio)) == first
+    assert CALLS == []
+    probe(context, steps=21).discover(portfolio, graph_of(portfolio))
+    assert len(CALLS) == 12, "another budget is another measurement"
+
+
+def test_a_new_task_costs_its_own_pairs() -> None:
+    context, portfolio = Fakes(), world()
+    probe(context).discover(portfolio, graph_of(portfolio))
+    portfolio.add(task("low", (images()[1] > 4).long()))
+    CALLS.clear()
+    edges = probe(context).discover(portfolio.focused("low"), graph_of(portfolio))
+    assert len(edges) == 6
+    assert len(CALLS) == 6 * 2
+    CALLS.clear()
+    assert len(probe(context).discover(portfolio, graph_of(portfolio))) == 12
+    assert CALLS == []
+
+
+@pytest.mark.parametrize("fail_at", [1, 5, 10])
+def test_a_killed_run_repeats_no_finished_pair(fail_at: int, tmp_path: Any) -> None:
+    """The second process sees only the file that the first one left."""
+    portfolio, whole = world(), probe().discover(world(), graph_of(world()))
+
+    class Stored(Fakes):
+        store = open_store(str(tmp_path / "store.db"))
+
+        def recall(self, kind: str, key: str) -> Any:
+            return self.store.get(kind, key)
+
+        def remember(self, kind: str, key: str, payload: Any, tensors: Any = None) -> None:
+            self.store.put(kind, key, payload, tensors=tensors)
+
+    CALLS.clear()
+    killed = Stored()
+    killed.fail_at = fail_at
+    with pytest.raises(KeyboardInterrupt):
+        probe(killed).discover(portfolio, graph_of(portfolio))
+    killed.store.close()
+    finished = [*CALLS]
+    CALLS.clear()
+    Stored.store = open_store(str(tmp_path / "store.db"))
+    resumed = Stored()
+    resumed.fail_at = None
+    # A fake's options are part of the key, as any method's are: the same method goes on.
+    resumed.component = lambda *a, **k: _bound(Counting(fail_at=fail_at), resumed)  # type: ignore[method-assign]
+    CALLS.extend(["-"] * 100)  # so that it does not fail again
+    edges = probe(resumed).discover(portfolio, graph_of(portfolio))
+    assert len(CALLS) - 100 == 12 - 2 * (len(finished) // 2), "only the pair that was cut off is done again"
+    assert [e.transfer_coefficient for e in edges] == [e.transfer_coefficient for e in whole]
+    resumed.store.close()
+
+
+def _bound(made: Transfer, context: Context) -> Transfer:
+    made.bind(context)
+    return made
+
+
+def test_a_budget_of_pairs_takes_the_most_promising_of_every_target() -> None:
+    portfolio = world()
+    hints = {"ten_to_parity": 0.9, "noise_to_parity": 0.8, "parity_to_ten": 0.3, "parity_to_noise": 0.1}
+    context = Fakes()
+    made = probe(context, max_pairs=4)
+    edges = made.discover(portfolio, graph_of(portfolio, **hints))
+    assert {(e.source, e.target) for e in edges} == {
+        ("ten", "parity"),
+        ("parity", "ten"),
+        ("parity", "noise"),
+        ("noise", "parity"),
+    }
+    assert made.skipped == [
+        ("noise", "ten", "more than max_pairs = 4"),
+        ("ten", "noise", "more than max_pairs = 4"),
+    ]
+    assert any("2 pairs left out" in a.get("detail", "") for _, a in context.told)
+    order = most_promising(list(portfolio.pairs()), graph_of(portfolio, **hints))
+    assert [(s.task_id, t.task_id) for s, t in order][:3] == [("ten", "parity"), ("parity", "ten"), ("parity", "noise")]
+
+
+def test_progress_is_told() -> None:
+    context, portfolio = Fakes(), world()
+    probe(context).discover(portfolio, graph_of(portfolio))
+    hooks = [hook for hook, _ in context.told]
+    assert hooks == ["stage_started", *["stage_progress"] * 6, "stage_finished"]
+    assert context.told[0][1] == {"stage": "probe", "total": 6}
+
+
+def test_what_cannot_be_measured_is_said() -> None:
+    portfolio = world(unseen=[task("hidden", images()[1] % 3, learned=False)])
+    portfolio.add(Task(descriptor=TaskDescriptor(task_id="bare", output_dim=2)))
+    portfolio.add(task("raw", images()[1] % 3, learned=False))
+    made = probe()
+    edges = made.discover(portfolio, graph_of(portfolio))
+    assert len(edges) == 6 + 3
+    assert ("raw", "ten", "task 'raw' has no trained model") in made.skipped
+    assert ("ten", "bare", "task 'bare' has no train data") in made.skipped
+    assert not any("hidden" in (e.source, e.target) for e in edges)
+    with pytest.raises(DataError, match="'hidden' is held back as unseen"):
+        probe().discover(portfolio.focused("hidden"), graph_of(portfolio))
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    portfolio = Portfolio(Task(descriptor=TaskDescriptor(task_id=t, output_dim=2)) for t in "ab")
+    with pytest.raises(DataError, match=r"no pair .* can be measured: task 'a' has no trained model; task 'b'"):
+        probe().discover(portfolio, graph_of(portfolio))
+
+
+def test_another_input_shape_is_left_out() -> None:
+    portfolio = world()
+    wide = TaskDescriptor(task_id="wide", input_shape=(5,), output_dim=2)
+    portfolio.add(Task(descriptor=wide, train=(torch.ones(4, 5), [0, 1, 0, 1]), validation=(torch.ones(2, 5), [0, 1])))
+    made = probe()
+    assert len(made.discover(portfolio, graph_of(portfolio))) == 6
+    assert ("ten", "wide", "the model of 'ten' takes inputs (1, 8, 8), 'wide' has (5,)") in made.skipped
+
+
+def test_one_seed_says_that_it_knows_no_interval() -> None:
+    portfolio = world()
+    edge = probe(seeds=1).discover(portfolio, graph_of(portfolio))[0]
+    assert (edge.low, edge.high, edge.uncertainty) == (-1.0, 1.0, 1.0)
+
+
+def test_a_retrained_source_is_measured_anew() -> None:
+    portfolio = world()
+    before = weights_digest(portfolio["ten"].model)
+    with torch.no_grad():
+        portfolio["ten"].model.head.bias[0] += 1e-3
+    assert weights_digest(portfolio["ten"].model) != before
+
+
+class Listening(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def stage_progress(self, stage: str, detail: str) -> None:
+        self.heard.append(detail)
+
+
+def test_the_same_in_one_process_and_in_two() -> None:
+    methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with lp_ft, which it has")
+    registry = Registry()
+    registry.register(methods.PLUGIN)
+    registry.register(PLUGIN)
+    portfolio = world()
+    found = []
+    for executor in (None, ProcessExecutor(workers=2)):
+        listening = Listening()
+        with Run(registry, seed=3, executor=executor, observers=[listening]) as run:
+            made = run.component("discovery", "probe", {"seeds": 2, "steps": 20})
+            found.append(run.call(made, "discover", portfolio=portfolio, graph=graph_of(portfolio)))
+        assert len(listening.heard) == 6
+    assert found[0] == found[1]
+
+
+def test_real_transfer_is_found_and_the_control_gives_none() -> None:
+    methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with lp_ft, which it has")
+    registry = Registry()
+    registry.register(methods.PLUGIN)
+    truth = images()[1]
+    low = task("low", truth.clamp_max(5), learned=False)
+    portfolio = world()
+    portfolio.add(low)
+    edges = probe(LocalContext(registry=registry), steps=60, seeds=5).discover(portfolio, graph_of(portfolio))
+    found = {(e.source, e.target): e for e in edges}
+    assert found["ten", "low"].low > 0.1, "labels that the ten classes determine"
+    for edge in edges:
+        if edge.target == "noise":
+            assert abs(edge.transfer_coefficient) < 0.06, "nothing helps to learn random labels"
