@@ -130,11 +130,17 @@ class Balancer(Component):
             retain_graph=retain_graph,
         )
         detached = gradients.group.mean(torch.stack([loss.detach() for loss in values]))
+        mine = [(p, p.grad) for p in self.parameters()] if scale != 1.0 else []
+        for parameter, _ in mine:
+            parameter.grad = None
         try:
             answer = self.context.call(self, "balance", losses=detached, gradients=gradients)
             weights, vector = parts(answer, len(values), self.origin)
         except GradientOverflowError:
             weights, vector = torch.ones_like(detached), None
+        for parameter, before in mine:  # the scaler will divide these gradients too
+            now = None if parameter.grad is None else parameter.grad * scale
+            parameter.grad = now if before is None else before if now is None else before + now
         written = gradients.write(weights, vector, self.weighs_losses)
         if self._last is None or self._last.chosen != gradients.chosen:  # once, not on every step
             logger().debug("task_gradients", balancer=self.origin, tasks=len(values), chosen=gradients.chosen)
