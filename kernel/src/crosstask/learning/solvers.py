@@ -31,6 +31,19 @@ def gram_array(gradients: TaskGradients) -> Array:
     return (gramian + gramian.T) / 2
 
 
+def rounding_of(gradients: TaskGradients) -> float:
+    """The machine precision that the Gram matrix was computed with."""
+    return float(torch.finfo(gradients.gramian.dtype).eps)
+
+
+def check_tasks(origin: str, remembered: int, given: int) -> None:
+    """RunError unless a balancer that keeps something for each task is given as many tasks as before."""
+    if remembered != given:
+        raise RunError(
+            f"{origin}: remembers {remembered} tasks, was given {given}; balance the same tasks in every step"
+        )
+
+
 def to_array(values: Tensor) -> Array:
     """A float64 copy on the CPU."""
     return values.detach().to("cpu", torch.float64, copy=True).numpy()
@@ -77,10 +90,13 @@ class UnitGramian:
     live: NDArray[np.bool_]
     """Which of the T tasks have a gradient; `cosines` [K, K] and `norms` [K] are those of them."""
 
+    ridge: float
+
     @classmethod
-    def of(cls, gradients: TaskGradients) -> UnitGramian:
-        """From lazy gradients; asks for the Gram matrix only."""
-        return cls.from_array(gram_array(gradients), torch.finfo(gradients.gramian.dtype).eps)
+    def of(cls, gradients: TaskGradients, scale: Array | None = None) -> UnitGramian:
+        """From lazy gradients, each multiplied by `scale` [T] if given; asks for the Gram matrix only."""
+        gramian = gram_array(gradients)
+        return cls.from_array(gramian if scale is None else gramian * np.outer(scale, scale), rounding_of(gradients))
 
     @classmethod
     def from_array(cls, gramian: Array, rounding: float = 2.3e-16) -> UnitGramian:
@@ -89,8 +105,9 @@ class UnitGramian:
         live = norms > 0
         norms = norms[live]
         cosines = gramian[np.ix_(live, live)] / np.outer(norms, norms)
-        np.fill_diagonal(cosines, 1 + max(1e-10, 4 * rounding * len(gramian)))
-        return cls(cosines, norms, live)
+        ridge = max(1e-10, 4 * rounding * len(gramian))
+        np.fill_diagonal(cosines, 1 + ridge)
+        return cls(cosines, norms, live, ridge)
 
     def weights(self, units: Array) -> Array:
         """Weights [T] of the gradients from weights [K] of the unit gradients; a zero gradient gets 0."""
@@ -100,7 +117,7 @@ class UnitGramian:
 
 
 def nonnegative_qp(matrix: Array, linear: Array, free: NDArray[np.bool_] | None = None) -> Array:
-    """For each column q of `linear` [T, K] the x >= 0 that minimises x·Hx/2 + q·x, with H = `matrix` positive definite: [T, K].
+    """For each column q of `linear` [T, K] the x >= 0 that minimises x·Hx/2 + q·x, H = `matrix` positive definite.
 
     Block principal pivoting (Kim & Park 2011, algorithm 2) for all columns at once: exact up to rounding. A column that
     makes no progress (gradients of nearly full dependence) is finished by the active-set method of Lawson & Hanson.
@@ -165,25 +182,28 @@ def _active_set(matrix: Array, q: Array, x: Array, tolerance: float) -> Array:
 
 
 def min_norm_weights(gramian: UnitGramian) -> Array:
-    """Convex weights [T] of the shortest vector in the convex hull of the gradients; all on the zero ones if there are any."""
+    """Convex weights [T] of the shortest vector in the hull of the gradients; all on the zero ones if there are any."""
     if not gramian.live.all():
         dead = (~gramian.live).astype(np.float64)
         return dead / dead.sum()
-    # x minimising x·Gx/2 - Σx has Gx >= 1, with equality where x > 0: x / Σx meets the conditions of the shortest vector.
+    # x minimising x·Gx/2 - Σx has Gx >= 1, with equality where x > 0: x / Σx meets the conditions of the shortest one.
     raw = gramian.weights(nonnegative_qp(gramian.cosines, -1 / gramian.norms[:, None])[:, 0])
     return raw / raw.sum()
 
 
 def proportional_weights(matrix: Array, rates: Array, power: float, start: Array | None = None) -> Array:
-    """The x > 0 [T] with H x = rates · x^-power, for positive definite H and positive rates, by Newton's method.
+    """The x > 0 [T] with H x = rates · x^-power, H positive definite and rates positive, by Newton's method.
 
-    It is the minimum of the strictly convex x·Hx/2 - Σ rates ψ(x), ψ' = x^-power, so steps are cut back until that falls.
+    It is the minimum of the strictly convex x·Hx/2 - Σ rates ψ(x), ψ' = x^-power, so steps are cut back until that
+    falls.
     """
 
     def value(x: Array) -> float:
         barrier = np.log(x) if power == 1 else x ** (1 - power) / (1 - power)
         return float(x @ matrix @ x / 2 - rates @ barrier)
 
+    if not len(rates):
+        return rates
     x = rates ** (1 / (1 + power)) if start is None else start
     x = x * ((rates @ x ** (1 - power)) / (x @ matrix @ x)) ** (1 / (1 + power))  # the best multiple of the start
     height = value(x)
@@ -216,8 +236,9 @@ def project_to_simplex(values: Array) -> Array:
     return np.maximum(values - excess[last], 0)
 
 
-def pseudo_solve(matrix: Array, right: Array, rounding: float = 1e-10) -> Array:
-    """The shortest least-squares solution of `matrix` x = `right`, for a symmetric matrix; tiny eigenvalues count as zero."""
+def pseudo_solve(matrix: Array, right: Array, ridge: float) -> Array:
+    """The shortest least-squares solution of H x = `right`, where `matrix` is the symmetric H plus a ridge."""
     values, vectors = np.linalg.eigh(matrix)
-    kept = values > rounding * len(values) * values.max(initial=0)
+    values = values - ridge
+    kept = values > ridge
     return (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ right)

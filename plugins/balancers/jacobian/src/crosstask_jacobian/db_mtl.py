@@ -1,0 +1,52 @@
+"""Losses and gradients on one scale."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from crosstask import component, option, state
+from crosstask.errors import RunError
+from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.solvers import check_tasks, gram_array, inverse, norms_of, to_array, to_tensor
+from crosstask.points.balancer import Balancer, Direction
+
+
+@component
+class DBMTL(Balancer):
+    """Averaged gradients of the logarithms of the losses, all stretched to the length of the longest, and summed.
+
+    u_i ← g_i/L_i + beta_k (u_i - g_i/L_i) with beta_k = beta / k^beta_decay in step k, and the update is Σ (max |u| /
+    |u_i|) u_i. With `beta` 0 only the Gram matrix is needed, else the u_i [T, D] are kept (state). The first step
+    starts from its own gradients. Task-specific parameters get their own task's plain gradient. RunError if a loss is
+    not positive, or if the number of tasks changes.
+
+    Source: Lin et al. 2023, *Dual-Balancing for Multi-Task Learning*, arXiv:2308.12029, equations 2 to 4, algorithm 1.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant", "needs_losses"})
+
+    beta: float = option(0.9, help="how much of the averaged gradients is kept", ge=0, lt=1)
+    beta_decay: float = option(0.5, help="power of the step by which beta is divided", ge=0)
+
+    average: Tensor | None = state()
+    updates: int = state(0)
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
+        values = to_array(losses)
+        if not (values > 0).all():
+            raise RunError(f"{self.origin}: losses must be positive for their logarithm, got {values.tolist()}")
+        self.updates += 1
+        if not self.beta:
+            norms = norms_of(gram_array(gradients)) / values
+            return to_tensor(norms.max() * inverse(norms) / values, losses)
+        matrix = gradients.matrix / losses[:, None].to(gradients.matrix)
+        if self.average is not None:
+            check_tasks(self.origin, len(self.average), len(matrix))
+            keep = self.beta / self.updates**self.beta_decay
+            matrix = matrix.lerp_(self.average.to(matrix), keep)
+        self.average = matrix
+        norms = to_array(matrix.norm(dim=1))
+        return Direction(vector=to_tensor(np.asarray(norms.max() * inverse(norms)), matrix) @ matrix)

@@ -1,0 +1,57 @@
+"""The bargaining solution of the tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crosstask import component, option, state
+from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.solvers import UnitGramian, gram_array, proportional_weights, to_array, to_tensor
+from crosstask.points.balancer import Balancer
+
+
+@component
+class NashMTL(Balancer):
+    """The update that maximises the product of the tasks' gains: positive weights with G α = 1/α, G the Gram matrix.
+
+    Solved exactly by Newton's method on the strictly convex α·Gα/2 - Σ log α, started from the last solution; the
+    authors' code approximates it by a sequence of conic programs. Every task gains, and scaling one task's loss changes
+    nothing but the overall scale. As in their code α is that of G divided by its Frobenius norm, and the update is cut
+    back to length `max_norm`. Between two `update_interval`s the last weights are used again. A zero gradient gets
+    weight 0.
+
+    Source: Navon et al. 2022, *Multi-Task Learning as a Bargaining Game*, arXiv:2202.01017, claim 3.1, algorithm 1.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "non_conflicting"})
+
+    max_norm: float = option(1.0, help="longest update; 0 for no limit", ge=0)
+    update_interval: int = option(1, help="solve for the weights every so many updates", ge=1)
+
+    weights: Tensor | None = state()
+    updates: int = state(0)
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        known = self.weights if self.weights is not None and len(self.weights) == len(losses) else None
+        self.updates += 1
+        if known is not None and (self.updates - 1) % self.update_interval:
+            return known.to(losses)
+        unit = UnitGramian.of(gradients)
+        start = None if known is None else to_array(known)[unit.live] * unit.norms
+        found = unit.weights(
+            proportional_weights(
+                unit.cosines, np.ones(len(unit.norms)), 1.0, start if start is not None and (start > 0).all() else None
+            )
+        )
+        gramian = gram_array(gradients)
+        found = found * math.sqrt(float(np.linalg.norm(gramian)))
+        length = math.sqrt(max(float(found @ gramian @ found), 0.0))
+        if 0 < self.max_norm < length:
+            found = found * (self.max_norm / length)
+        self.weights = torch.from_numpy(found)
+        return to_tensor(found, losses)

@@ -1,0 +1,115 @@
+"""What this distribution offers."""
+
+from crosstask.manifest import Extension, Plugin
+
+PLUGIN = Plugin(
+    name="jacobian",
+    extensions=[
+        Extension(
+            "balancer",
+            "aligned_mtl",
+            "crosstask_jacobian.aligned_mtl:AlignedMTL",
+            summary="Makes the task gradients orthogonal and equally long",
+            source="Senushkin et al. 2023, arXiv:2305.19000",
+        ),
+        Extension(
+            "balancer",
+            "cagrad",
+            "crosstask_jacobian.cagrad:CAGrad",
+            summary="Near the mean gradient, the update whose worst task gains most",
+            source="Liu et al. 2021, arXiv:2110.14048",
+        ),
+        Extension(
+            "balancer",
+            "config",
+            "crosstask_jacobian.config:ConFIG",
+            summary="The direction with equal cosines to all tasks",
+            source="Liu, Chu, Thuerey 2024, arXiv:2408.11104",
+        ),
+        Extension(
+            "balancer",
+            "db_mtl",
+            "crosstask_jacobian.db_mtl:DBMTL",
+            summary="Averaged gradients of log losses, all equally long",
+            source="Lin et al. 2023, arXiv:2308.12029",
+        ),
+        Extension(
+            "balancer",
+            "dualproj",
+            "crosstask_jacobian.dualproj:DualProj",
+            summary="Projects the mean gradient onto the cone that harms no task",
+            source="Lopez-Paz & Ranzato 2017, arXiv:1706.08840",
+        ),
+        Extension(
+            "balancer",
+            "excess_mtl",
+            "crosstask_jacobian.excess_mtl:ExcessMTL",
+            summary="Loss weights that follow what each task still has to gain",
+            source="He et al. 2024, ICML",
+        ),
+        Extension(
+            "balancer",
+            "fairgrad",
+            "crosstask_jacobian.fairgrad:FairGrad",
+            summary="The alpha-fair allocation of the tasks' gains",
+            source="Ban & Ji 2024, arXiv:2402.15638",
+        ),
+        Extension(
+            "balancer",
+            "graddrop",
+            "crosstask_jacobian.graddrop:GradDrop",
+            summary="Keeps the gradients of one random sign for each parameter",
+            source="Chen et al. 2020, arXiv:2010.06808",
+        ),
+        Extension(
+            "balancer",
+            "gradvac",
+            "crosstask_jacobian.gradvac:GradVac",
+            summary="Turns gradients until their cosines are what they used to be",
+            source="Wang et al. 2021, arXiv:2010.05874",
+        ),
+        Extension(
+            "balancer",
+            "imtl_g",
+            "crosstask_jacobian.imtl_g:IMTLG",
+            summary="The update with equal projections on all task gradients",
+            source="Liu et al. 2021, Towards Impartial Multi-task Learning, ICLR",
+        ),
+        Extension(
+            "balancer",
+            "mgda",
+            "crosstask_jacobian.mgda:MGDA",
+            summary="The shortest vector in the convex hull of the gradients",
+            source="Désidéri 2012; Sener & Koltun 2018, arXiv:1810.04650",
+        ),
+        Extension(
+            "balancer",
+            "moco",
+            "crosstask_jacobian.moco:MoCo",
+            summary="MGDA's weights on slowly followed gradients",
+            source="Fernando et al. 2023, ICLR",
+        ),
+        Extension(
+            "balancer",
+            "nash_mtl",
+            "crosstask_jacobian.nash_mtl:NashMTL",
+            summary="The bargaining solution: maximises the product of the gains",
+            source="Navon et al. 2022, arXiv:2202.01017",
+        ),
+        Extension(
+            "balancer",
+            "sdmgrad",
+            "crosstask_jacobian.sdmgrad:SDMGrad",
+            summary="Common descent near a chosen direction",
+            source="Xiao, Ban, Ji 2023, arXiv:2305.18409",
+        ),
+        Extension(
+            "balancer",
+            "upgrad",
+            "crosstask_jacobian.upgrad:UPGrad",
+            summary="Projects every gradient onto the cone that harms no task",
+            source="Quinton & Rey 2024, arXiv:2406.16232",
+        ),
+    ],
+    api=(1, 0),
+)
