@@ -10,7 +10,17 @@ import attrs
 from crosstask.errors import PluginError, nearest
 
 API_VERSION = (1, 0)
-"""(major, minor) of the contracts. A new optional hook raises the minor number, any other change the major one."""
+"""(major, minor) of the contracts, the version that a plugin states in `Plugin.api`.
+
+The rule: a plugin works with every kernel of the same major number whose minor number is not below its own. So
+
+- the minor number is raised by what a plugin written before does not notice: a new extension point, a new hook or public
+  method with a default (an optional one), a new capability;
+- the major number is raised, and the minor set to 0, by everything else: a hook or method renamed or removed, its
+  parameters, its *first* or *each*, the type of its answer changed, something made abstract, a public field gone.
+
+`kernel/tests/test_api_version.py` compares the contracts with `kernel/tests/contracts.json` and says which number is due.
+"""
 
 ENTRY_POINT_GROUP = "crosstask.plugins"
 

@@ -63,7 +63,8 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
             items = [item.strip() for item in text.split(",") if item.strip()]
             if key == "prefer" and not all("=" in item for item in items):
                 raise OptionError(f"{variable} must look like name=distribution,…; got {text!r}")
-            values[key] = dict(item.split("=", 1) for item in items) if key == "prefer" else tuple(items)
+            pairs = [item.partition("=") for item in items]
+            values[key] = {k.strip(): v.strip() for k, _, v in pairs} if key == "prefer" else tuple(items)
             origins[key] = variable
     return Settings(**values, origins=origins)
 
