@@ -18,6 +18,7 @@ from crosstask import (
     RunError,
     Task,
     TaskDescriptor,
+    TransferEdge,
     TransferEngine,
     UnknownComponentError,
     create_cross_task_transfer_engine,
@@ -219,3 +220,16 @@ def test_the_factory_takes_what_is_installed(registry: Registry) -> None:
     engine = create_cross_task_transfer_engine(registry=registry)
     assert engine.engine.discoverers == []  # neither skills nor probe nor gnn among the fakes
     asyncio.run(engine.close())
+
+
+def test_compatible_tasks_grow_from_the_strongest_pair(registry: Registry) -> None:
+    with engine_with(registry, discoverers=[]) as engine:
+        for name in "abcd":
+            engine.register_task(blobs(name))
+        engine.register_task(Task(descriptor=TaskDescriptor(task_id="bare")))
+        assert engine.compatible_tasks() == []
+        known = {"ab": 0.6, "ba": 0.4, "ac": 0.3, "cb": 0.3, "ad": 0.5, "da": -0.6, "cd": -0.5}
+        for (source, target), value in known.items():
+            engine.graph.add(TransferEdge(source=source, target=target, transfer_coefficient=value))
+        assert engine.compatible_tasks() == ["a", "b", "c"]
+        assert engine.compatible_tasks(minimum=0.35) == ["a", "b"]

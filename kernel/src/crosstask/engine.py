@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -457,30 +458,31 @@ class TransferEngine:
 
     # Joint training ---------------------------------------------------------------------------------------------------
 
-    def compatible_tasks(self, tasks: Iterable[str] | None = None) -> list[str]:
-        """Tasks worth training together: data of the input shape that is most common, helped by or helping another
-        (a coefficient of at least 0.2), and no measured negative transfer among them (the worst offender goes first).
+    def compatible_tasks(self, minimum: float = HELPS / 2) -> list[str]:
+        """Tasks worth training together, by the transfer graph; in the portfolio's order.
+
+        Among tasks with data of the commonest input shape, the group grows from the pair that helps one another most,
+        always by the task whose mean coefficient from and to the group is highest, while that is at least `minimum`.
         """
-        chosen = [t for t in (self.portfolio.ids if tasks is None else tasks) if self.portfolio[t].has_data()]
-        shapes = [self.portfolio[t].descriptor.input_shape for t in chosen]
+        able = [t.task_id for t in self.portfolio if t.has_data()]
+        shapes = [self.portfolio[t].descriptor.input_shape for t in able]
         common = max(shapes, key=shapes.count, default=())
-        chosen = [t for t, shape in zip(chosen, shapes, strict=True) if shape == common]
+        able = [t for t, shape in zip(able, shapes, strict=True) if shape == common]
 
-        def helps(t: str) -> bool:
-            return any(
-                max(self.graph.coefficient(t, o), self.graph.coefficient(o, t)) >= HELPS for o in chosen if o != t
-            )
+        def mutual(task: str, group: Iterable[str]) -> float:
+            between = [self.graph.coefficient(*pair) for other in group for pair in ((task, other), (other, task))]
+            return sum(between) / len(between)
 
-        chosen = [t for t in chosen if helps(t)]
-        while True:
-            hurt: dict[str, int] = {}
-            for edge in self.graph.negative_transfer():
-                if edge.source in chosen and edge.target in chosen:
-                    for end in (edge.source, edge.target):
-                        hurt[end] = hurt.get(end, 0) + 1
-            if not hurt:
-                return chosen
-            chosen.remove(max(chosen, key=lambda t: hurt.get(t, 0)))
+        pairs = [(mutual(a, [b]), [a, b]) for a, b in itertools.combinations(able, 2)]
+        strength, group = max(pairs, default=(-1.0, []), key=lambda pair: pair[0])
+        if strength < minimum:
+            return []
+        while rest := [(mutual(t, group), t) for t in able if t not in group]:
+            strength, best = max(rest)
+            if strength < minimum:
+                break
+            group.append(best)
+        return [t for t in able if t in group]
 
     def train_together(
         self,

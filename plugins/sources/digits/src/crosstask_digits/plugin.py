@@ -12,5 +12,6 @@ PLUGIN = Plugin(
             summary="Twelve tasks on 1797 real images of handwritten digits, and one held back as unseen",
             source="Alpaydin, Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository",
         ),
+        Extension("recipe", "demo", "crosstask_digits:demo.toml", summary="Everything once, on digits, in two minutes"),
     ],
 )
