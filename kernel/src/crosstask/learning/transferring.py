@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import attrs
 import numpy as np
 import torch
 from torch import nn
@@ -34,15 +33,26 @@ def key_of(*parts: object) -> str:
 
 
 def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
-    """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`."""
-    model = copy.deepcopy(source)
+    """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable.
+
+    DataError names a layer that holds weights but cannot draw them anew (`reset_parameters`): a control that kept
+    what the source has learned would be none.
+    """
+    model = copy.deepcopy(source).requires_grad_(True)
     if task.descriptor.output_dim is None:
         raise DataError(f"task {task.task_id!r}: output_dim is needed to give it a head")
     replace_head(model, task.descriptor.output_dim, seed)
     with seeded(seed):
-        for module in model.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
+        for name, module in model.named_modules():
+            # torch's attention and transformers have the method under its private name
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
                 reset()
+            elif any(True for _ in module.parameters(recurse=False)):
+                what = f"layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+                raise DataError(
+                    f"{what} holds weights of its own: give it a method reset_parameters() that draws them anew"
+                )
     return model
 
 
@@ -123,12 +133,12 @@ def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
 
 def architecture(model: nn.Module) -> str:
     """The layers of a model as text, without its head: what scratch and transfer have in common."""
-    head = head_of(model)
-    return "\n".join(
-        f"{name}:{module}"
-        for name, module in model.named_modules()
-        if module is not head and not list(module.children())
-    )
+    inside = {id(module) for module in head_of(model).modules()}
+    lines = []
+    for name, module in model.named_modules():
+        if id(module) not in inside:
+            lines.append(f"{name}:{type(module).__qualname__ if list(module.children()) else module}")
+    return "\n".join(lines)
 
 
 def transfer_scores(
