@@ -238,8 +238,8 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="validation"):
         MultiTaskTrainer(Shared(tasks), tasks, Smoothed(), Budget(), Listening(), patience=1)
     others = digits()[:1]
+    other = MultiTaskTrainer(Shared(others), others, Smoothed(), Budget(), Listening())
     with pytest.raises(DataError, match="state is of tasks"):
-        other = MultiTaskTrainer(Shared(others), others, Smoothed(), Budget(), Listening())
         other.load_state_dict(trainer().state_dict())
     with pytest.raises(StoreError, match="cannot read"):
         trainer().load(tmp_path / "nothing")

@@ -1,0 +1,55 @@
+"""Drawing tasks with probabilities that are renewed now and then."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from crosstask.options import component, option, state
+from crosstask.points.sampler import Sampler
+
+
+@component
+class Adaptive(Sampler):
+    """Base of the samplers that draw by how tasks are doing: p_t = softmax(score_t / temperature).
+
+    Tasks without any loss yet come first. Probabilities are renewed every `update_frequency` steps, from the mean of
+    each task's losses over (at most) the last so many of its steps.
+    """
+
+    temperature: float = option(1.0, gt=0, help="high: nearly uniform; low: nearly always the task with the top score")
+    update_frequency: int = option(100, ge=1, help="steps between two looks at the losses")
+    tasks_per_step: int = option(1, ge=1, help="how many different tasks take part in a step")
+
+    step: int = state(0)
+    probabilities: dict[str, float] | None = state(None)
+
+    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+        waiting = [task for task in tasks if not history.get(task)]
+        if waiting:
+            return draw(waiting, [1.0] * len(waiting), self.tasks_per_step, rng)
+        known = self.probabilities
+        if known is None or set(known) != set(tasks) or self.step % self.update_frequency == 0:
+            scores = [self.score(history[task]) for task in tasks]
+            weights = torch.softmax(torch.tensor(scores, dtype=torch.float64) / self.temperature, 0).tolist()
+            known = self.probabilities = dict(zip(tasks, weights, strict=True))
+        self.step += 1
+        return draw(tasks, [known[task] for task in tasks], self.tasks_per_step, rng)
+
+    def recent(self, losses: list[float]) -> float:
+        """Mean of the latest losses."""
+        latest = losses[-self.update_frequency :]
+        return sum(latest) / len(latest)
+
+    @abstractmethod
+    def score(self, losses: list[float]) -> float:
+        """How much a task with these losses needs to be trained: higher, more often."""
+
+
+def draw(tasks: list[str], weights: list[float], count: int, rng: torch.Generator) -> list[str]:
+    """`count` different tasks (all, if there are fewer), in their order, with probability as their weights."""
+    # A task whose probability has vanished must still be there to draw when all others are taken.
+    chances = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-12)
+    chosen = torch.multinomial(chances, min(count, len(tasks)), generator=rng).tolist()
+    return [tasks[number] for number in sorted(chosen)]
