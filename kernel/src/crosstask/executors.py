@@ -18,7 +18,7 @@ from crosstask.points.executor import Executor
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch uses one thread: results do not depend on the number of cores, and workers do not fight for them."""
+    """Inside, torch uses one thread: results do not depend on the number of cores, workers do not fight."""
     import torch
 
     before = torch.get_num_threads()
@@ -53,8 +53,8 @@ class ProcessExecutor(Executor):
             # Spawned, because a forked copy of a process in which torch has started threads can hang.
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.capacity(), mp_context=context, initializer=_start_worker)
-        # Pickled here rather than by the pool: its own pickler would put every tensor into shared memory and hold a file
-        # descriptor for each.
+        # Pickled here rather than by the pool: its own pickler would put every tensor into shared memory and hold a
+        # file descriptor for each.
         packed = self._pool.submit(_work, pickle.dumps((job.function, job.args)))
         return _Unpacked(packed)
 
@@ -78,7 +78,7 @@ class _Unpacked(Future[Any]):
         elif error := packed.exception():
             self.set_exception(error)
         else:
-            self.set_result(pickle.loads(packed.result()))
+            self.set_result(pickle.loads(packed.result()))  # noqa: S301 -- written by our own worker
 
 
 def _start_worker() -> None:
@@ -89,5 +89,5 @@ def _start_worker() -> None:
 
 
 def _work(packed: bytes) -> bytes:
-    function, args = pickle.loads(packed)
+    function, args = pickle.loads(packed)  # noqa: S301 -- written by the process that started this one
     return pickle.dumps(function(*args))

@@ -59,7 +59,7 @@ HELPS = 0.2
 def relation_type(
     coefficient: float, source: TaskDescriptor | None = None, target: TaskDescriptor | None = None
 ) -> RelationType:
-    """Relation of a pair. Between 0.2 and 0.5 tasks of different types, or without a common skill, are complementary."""
+    """Relation of a pair. From 0.2 to 0.5 tasks of different types, or without a common skill, are complementary."""
     if coefficient < 0:
         return RelationType.ANTAGONISTIC
     if coefficient < HELPS:
@@ -307,7 +307,7 @@ class TransferGraph:
         return graph
 
     def export(self, path: str | Path) -> Path:
-        """Write .json, .graphml or .gexf, by suffix. All three hold every edge and descriptor, and `load` reads them."""
+        """Write .json, .graphml or .gexf, by suffix. Each holds every edge and descriptor, and `load` reads it."""
         path = Path(path)
         if path.suffix == ".json":
             path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")

@@ -42,8 +42,8 @@ def run_recipe(
     """Run a recipe and write run.json, graph.json, graph.graphml, report.html and the store to `out`.
 
     Every measurement is kept as soon as it is done: a run that is killed and started again repeats none of them, and
-    with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe. RecipeError and RunError say what
-    is wrong before any work is done: unknown components or options, a folder that cannot be written.
+    with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe. RecipeError and RunError say
+    what is wrong before any work is done: unknown components or options, a folder that cannot be written.
     """
     registry = registry or Registry.installed()
     out = Path(out)

@@ -1,4 +1,4 @@
-"""What a plugin says about itself. Importing a manifest must cost next to nothing: it names code, it does not import it."""
+"""What a plugin says about itself. Importing a manifest costs next to nothing: it names code and imports none."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ API_VERSION = (1, 0)
 
 The rule: a plugin works with every kernel of the same major number whose minor number is not below its own. So
 
-- the minor number is raised by what a plugin written before does not notice: a new extension point, a new hook or public
-  method with a default (an optional one), a new capability;
+- the minor number is raised by what a plugin written before does not notice: a new extension point, a new hook or
+  public method with a default (an optional one), a new capability;
 - the major number is raised, and the minor set to 0, by everything else: a hook or method renamed or removed, its
   parameters, its *first* or *each*, the type of its answer changed, something made abstract, a public field gone.
 
-`kernel/tests/test_api_version.py` compares the contracts with `kernel/tests/contracts.json` and says which number is due.
+`kernel/tests/test_api_version.py` compares the contracts with `kernel/tests/contracts.json`: it says which is due.
 """
 
 ENTRY_POINT_GROUP = "crosstask.plugins"
@@ -50,7 +50,8 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+")
 def _check_name(instance: object, attribute: attrs.Attribute[str], value: object) -> None:
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise PluginError(
-            f"{type(instance).__name__}: {attribute.name} must be lower-case letters, digits, '_', '+' or '-', got {value!r}"
+            f"{type(instance).__name__}: {attribute.name} must be lower-case letters, digits, '_', '+' or '-', "
+            f"got {value!r}"
         )
 
 

@@ -1,6 +1,6 @@
-"""For mypy (`plugins = ["crosstask.mypy_plugin"]`): `component` and `record` make attrs classes, `option` and `state` fields.
+"""For mypy (`plugins = ["crosstask.mypy_plugin"]`): `component`, `record` make attrs classes, `option`, `state` fields.
 
-Other type checkers read the same from `dataclass_transform`; mypy needs this to see positional defaults and `attrs.evolve`.
+Other type checkers read the same from `dataclass_transform`; mypy needs this: positional defaults, `attrs.evolve`.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def record(cls: type[T]) -> type[T]:
 
 @functools.cache
 def hints(cls: type) -> dict[str, Any]:
-    """Resolved annotations of a class's options, computed once. A type imported only for type checkers is not checked."""
+    """Resolved annotations of a class's options, computed once. Types that only type checkers import go unchecked."""
     found: dict[str, Any] = {}
     for field in attrs.fields(cls):
         owner = next((c for c in cls.__mro__ if field.name in vars(c).get("__annotations__", ())), cls)

@@ -38,7 +38,7 @@ class SynthesisPart:
 
 @record
 class MultitaskPart:
-    """The joint training stage: tasks (those found compatible, if none are named), balancer, sharing, sampler, budget."""
+    """The joint training stage: tasks (if none are named, those compatible), balancer, sharing, sampler, budget."""
 
     tasks: tuple[str, ...] = ()
     balancer: Choice = attrs.field(factory=lambda: Choice(use="equal"))
@@ -193,7 +193,7 @@ def _line_of(text: str, message: str) -> str:
 def _merge(
     into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str = ""
 ) -> None:
-    """Tables merge key by key, except that choosing another component drops the old one's options; lists are replaced."""
+    """Tables merge key by key, except that choosing another component drops the old options; lists are replaced."""
     for key, value in new.items():
         dotted = f"{prefix}{key}"
         old = into.get(key)

@@ -1,4 +1,4 @@
-"""What a run produces, as immutable values with a JSON round trip. Each carries the seed and the options that made it."""
+"""What a run produces: immutable values with a JSON round trip that carry the seed and the options that made them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LearningCurve:
 class TransferResult:
     """One transfer against from-scratch training with the same budget and seeds.
 
-    `coefficient` is `crosstask.learning.metrics.relative_gain`, in [-1, 1]; `performance_gain` is in the metric's units.
+    `coefficient` is `crosstask.learning.metrics.relative_gain`, in [-1, 1]; `performance_gain` has the metric's units.
     `convergence_speed_gain`: steps from scratch / steps with transfer to the metric that scratch ends with, and
     `sample_efficiency_gain`: samples likewise; None where transfer never reaches it or it was not measured.
     """
@@ -128,7 +128,7 @@ class Adjustment:
 
 @record
 class Curriculum:
-    """An order of tasks; the target comes last. `task_difficulties` and `expected_performance` are per task id, 0..1."""
+    """An order of tasks; the target comes last. `task_difficulties`, `expected_performance`: 0..1 per task id."""
 
     target: str
     task_sequence: tuple[str, ...]

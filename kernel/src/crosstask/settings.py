@@ -44,7 +44,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Read the user's `crosstask/config.toml`, the `[tool.crosstask]` of the nearest pyproject.toml, the environment.
 
-    The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (names or globs, comma separated), CROSSTASK_PREFER (name=distribution).
+    The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (globs, with commas), CROSSTASK_PREFER (name=distribution).
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}

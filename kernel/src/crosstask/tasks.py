@@ -1,4 +1,4 @@
-"""Tasks: what is known of one (`TaskDescriptor`), what it can be learned from (`Task`), and a set of them (`Portfolio`)."""
+"""Tasks: what is known of one (`TaskDescriptor`), what it is learned from (`Task`), a set of them (`Portfolio`)."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ class Task:
 
 
 class Portfolio:
-    """Tasks by id, in the order they were added. `unseen` tasks can be looked up but are not iterated, paired or learned.
+    """Tasks by id, in the order they were added. `unseen` tasks can be looked up; they are not paired or learned.
 
     Adding one costs O(1); prerequisites may be added later and are checked by `check`.
     """

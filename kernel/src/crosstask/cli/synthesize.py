@@ -46,6 +46,6 @@ def command(
     for note in result.provenance.notes:
         click.echo(note)
     click.echo(
-        f"{result.metric}: {shown(result.score)} without training, {shown(result.full_training_score)} with full training"
+        f"{result.metric}: {shown(result.score)} untrained, {shown(result.full_training_score)} with full training"
     )
     click.echo(f"weights: {path}")

@@ -16,7 +16,7 @@ from crosstask.tasks import TaskDescriptor, TensorData
 def read_split(raw: Any, descriptor: TaskDescriptor, split: str) -> TensorData:
     """`raw` (a pair, a Dataset or a loader factory) as tensors, checked against the descriptor.
 
-    DataError for no samples, other lengths, another input shape, values that are not finite, labels outside the classes.
+    DataError for no samples, other lengths, another input shape, values that are not finite, labels that are no class.
     """
     where = f"task {descriptor.task_id!r}, {split} data"
     try:
@@ -88,7 +88,7 @@ def _tensor(value: Any) -> Tensor:
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Index tensors of `size` samples (all, if fewer) without end: every epoch a new permutation, the rest carried over."""
+    """Index tensors of `size` samples (all, if fewer) without end: each epoch a new order, the rest carried over."""
     size = min(size, count)
     rest = torch.empty(0, dtype=torch.long)
     while True:

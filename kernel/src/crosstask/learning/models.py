@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import math
 from collections import OrderedDict
 
@@ -50,7 +51,7 @@ class ModelSpec:
     def _mlp(self, shape: tuple[int, ...]) -> list[nn.Module]:
         widths = (math.prod(shape), *self.hidden)
         layers: list[nn.Module] = [nn.Flatten()]
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]
         return layers
 
@@ -62,11 +63,12 @@ class ModelSpec:
         smallest = min(task.input_shape[1:])
         if smallest < 2 ** len(self.hidden):
             raise DataError(
-                f"task {task.task_id!r}: {len(self.hidden)} poolings need images of at least {2 ** len(self.hidden)} pixels, got {smallest}"
+                f"task {task.task_id!r}: {len(self.hidden)} poolings need images of at least {2 ** len(self.hidden)} "
+                f"pixels, got {smallest}"
             )
         widths = (task.input_shape[0], *self.hidden)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         return [*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()]
 

@@ -63,7 +63,7 @@ def _resolve(
         kind = task.descriptor.task_type
         if kind not in _BY_TYPE:
             raise DataError(
-                f"task {task.task_id!r} of type {kind!r} needs a {what} of its own: a function or one of {sorted(known)}"
+                f"task {task.task_id!r} of type {kind!r} needs its own {what}: a function or one of {sorted(known)}"
             )
         chosen = _BY_TYPE[kind][place]
     if isinstance(chosen, str):

@@ -32,7 +32,7 @@ class Distiller(Component):
     @abstractmethod
     @hook(first=True, returns=Distilled)
     def distill(self, tasks: list[Task], samples: torch.Tensor | None) -> Distilled:
-        """What these tasks (with trained models) have in common, seen on unlabelled `samples` [N, …] if it needs any."""
+        """What these tasks (with trained models) have in common, seen on unlabelled `samples` [N, …] if needed."""
 
     @abstractmethod
     @hook(first=True)

@@ -55,4 +55,4 @@ class StoreOpener(Component):
     @abstractmethod
     @hook(first=True, returns=Store)
     def open(self, url: str, weights: Path | None) -> Store:
-        """Open or create a store. `weights` is the folder for safetensors files (a default beside the database if None)."""
+        """Open or create a store. `weights` is the folder for safetensors files (None: beside the database)."""

@@ -74,7 +74,7 @@ class SqlStore(Store):
 
     def _prepare(self) -> None:
         with self._engine.begin() as connection:
-            # Two processes may open a new store at once: the loser of the race finds the tables there on its second look.
+            # Two processes may open a new store at once: the loser of the race finds the tables there afterwards.
             try:
                 _metadata.create_all(connection)
             except sa.exc.DBAPIError:
@@ -85,7 +85,7 @@ class SqlStore(Store):
             version = connection.execute(sa.select(sa.func.max(_about.c.version))).scalar_one()
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"the store {self.url} was written by a newer crosstask (its version is {version}, this one reads up to "
+                f"the store {self.url} was written by a newer crosstask (version {version}; this one reads up to "
                 f"{SCHEMA_VERSION}); upgrade crosstask or use another store"
             )
 
@@ -159,7 +159,7 @@ class SqlStore(Store):
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(temporary, path)
+                Path(temporary).replace(path)
             except OSError as error:
                 raise StoreError(f"cannot write weights to {self.weights}: {error.strerror or error}") from error
         return name
