@@ -12,6 +12,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import random
 import statistics
 import time
 import warnings
@@ -149,7 +150,7 @@ class Problem:
         return step
 
 
-def methods_of(problem: Problem, kind: str) -> Iterator[tuple[str, Callable[[], None]]]:
+def methods_of(problem: Problem) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "plain", problem.plain
     yield "T passes", problem.passes
     yield "T passes + copy + read", problem.passes_copied_and_read
@@ -169,18 +170,27 @@ def methods_of(problem: Problem, kind: str) -> Iterator[tuple[str, Callable[[], 
 # --- Measuring
 
 
-def medians(steps: dict[str, Callable[[], None]], rounds: int, model: nn.Module | None = None) -> dict[str, float]:
-    """CPU seconds of each step, one after the other in every round."""
+def measure(
+    steps: dict[str, Callable[[], object]], base: str, rounds: int, model: nn.Module | None = None
+) -> tuple[float, dict[str, float]]:
+    """Median CPU seconds of `base`, and of each step relative to `base` in the same round.
+
+    Every round has its own random order: what runs before a step (caches, freed memory) matters.
+    """
+    order, shuffle = list(steps), random.Random(0)
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
-        for name, step in steps.items():
+        shuffle.shuffle(order)
+        for name in order:
             if model is not None:
                 model.zero_grad(set_to_none=True)
             start = time.process_time()
-            step()
+            steps[name]()
             if number:  # the first round warms up
                 taken[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    first = taken[base]
+    relative = {n: statistics.median(t / f for t, f in zip(v, first, strict=True)) for n, v in taken.items()}
+    return statistics.median(first), relative
 
 
 def peak(step: Callable[[], None], model: nn.Module) -> float:
@@ -240,10 +250,10 @@ def report_trunk(kind: str, columns: tuple[int, ...], rounds: int, with_memory: 
     for tasks in columns:
         problem = Problem(kind, tasks)
         values = problem.values
-        steps = dict(methods_of(problem, kind))
-        times = medians(steps, rounds, problem.model)
+        steps = dict(methods_of(problem))
+        plain_seconds, times = measure(steps, "plain", rounds, problem.model)
         for name, seconds in times.items():
-            relative.setdefault(name, {})[tasks] = f"{seconds / times['plain']:.2f}"
+            relative.setdefault(name, {})[tasks] = f"{seconds:.2f}"
             if f"TorchJD {name}" in times:
                 default, best = times[f"TorchJD {name}"] / seconds, times[f"TorchJD {name}, chunk 1"] / seconds
                 against.setdefault(name, {})[tasks] = f"{default:.1f} / {best:.1f}"
@@ -253,7 +263,7 @@ def report_trunk(kind: str, columns: tuple[int, ...], rounds: int, with_memory: 
                 extra = peak(step, problem.model) - plain
                 floats = extra * 2**20 / 4 / problem.values
                 memory.setdefault(name, {})[tasks] = f"{extra:.0f} ({floats:.1f} D)"
-        print(f"… {kind}, T = {tasks}: plain step {1000 * times['plain']:.1f} ms", flush=True)
+        print(f"… {kind}, T = {tasks}: plain step {1000 * plain_seconds:.1f} ms", flush=True)
     print(f"\n### {kind} trunk, {values:,} shared parameters: step relative to a plain one\n")
     print(table(relative, columns, "method"))
     for row in (key for key in TARGETS if key.split()[0] == kind or key == "features"):
@@ -294,11 +304,11 @@ def report_aggregation(tasks: int, values: int, rounds: int) -> None:
     for name, make in PEERS.items():
         steps[f"TorchJD {name}"] = lambda aggregator=make(tasks): aggregator(matrix)
     steps["rgb in parameter space"] = lambda: rgb_in_parameter_space(matrix)
-    times = medians(steps, rounds)  # type: ignore[arg-type]
+    one_read, times = measure(steps, "one read", rounds)
     print(f"### Aggregation alone, [{tasks}, {values:,}]: in reads of the matrix\n\n| method | reads |\n|---|---|")
     for name, seconds in times.items():
-        print(f"| {name} | {seconds / times['one read']:.1f} |")
-    print(f"\nTo reach: 5 reads; RGB 30 times faster than in parameter space. One read: {1e3 * times['one read']:.1f} ms")
+        print(f"| {name} | {seconds:.1f} |")
+    print(f"\nTo reach: 5 reads; RGB 30 times faster than in parameter space. One read: {1e3 * one_read:.1f} ms")
 
 
 def main() -> None:

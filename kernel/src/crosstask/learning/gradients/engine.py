@@ -379,8 +379,13 @@ class LossGradients(TaskGradients):
         for layer in self._layers:
             layer.put(task, found[place : place + len(layer.layer.uses)])
             place += len(layer.layer.uses)
+        on_formed = found[edges : edges + len(self._formed)]
+        parts = [g.reshape(-1) for g in on_formed if g is not None and g.layout is torch.strided and g.dtype is row.dtype]
+        if parts and len(parts) == len(on_formed):  # nearly always: one copy instead of many
+            torch.cat(parts, out=row)
+            on_formed = [None] * len(parts)
         offset = 0
-        for parameter, gradient in zip(self._formed, found[edges : edges + len(self._formed)], strict=True):
+        for parameter, gradient in zip(self._formed, on_formed, strict=True):
             if gradient is not None:  # a task need not reach every shared parameter
                 target = row[offset : offset + parameter.numel()].view_as(parameter)
                 if gradient.is_sparse:
