@@ -185,10 +185,10 @@ def min_norm_weights(gramian: UnitGramian) -> Array:
     """Convex weights [T] of the shortest vector in the hull of the gradients; all on the zero ones if there are any."""
     if not gramian.live.all():
         dead = (~gramian.live).astype(np.float64)
-        return dead / dead.sum()
+        return np.asarray(dead / dead.sum())
     # x minimising x·Gx/2 - Σx has Gx >= 1, with equality where x > 0: x / Σx meets the conditions of the shortest one.
     raw = gramian.weights(nonnegative_qp(gramian.cosines, -1 / gramian.norms[:, None])[:, 0])
-    return raw / raw.sum()
+    return np.asarray(raw / raw.sum())
 
 
 def proportional_weights(matrix: Array, rates: Array, power: float, start: Array | None = None) -> Array:
@@ -233,7 +233,7 @@ def project_to_simplex(values: Array) -> Array:
     ordered = np.sort(values)[::-1]
     excess = (np.cumsum(ordered) - 1) / np.arange(1, len(values) + 1)
     last = int(np.flatnonzero(ordered > excess)[-1])
-    return np.maximum(values - excess[last], 0)
+    return np.asarray(np.maximum(values - excess[last], 0))
 
 
 def pseudo_solve(matrix: Array, right: Array, ridge: float) -> Array:
@@ -241,4 +241,4 @@ def pseudo_solve(matrix: Array, right: Array, ridge: float) -> Array:
     values, vectors = np.linalg.eigh(matrix)
     values = values - ridge
     kept = values > ridge
-    return (vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ right)
+    return np.asarray((vectors[:, kept] / values[kept]) @ (vectors[:, kept].T @ right))

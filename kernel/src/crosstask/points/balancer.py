@@ -87,7 +87,10 @@ class Balancer(Component):
         return lazy.assemble(*parts(self.balance(losses, lazy), len(gradients), self.origin))
 
     def parameters(self) -> list[nn.Parameter]:
-        """Parameters of the balancer that the model's optimiser should train (for example log variances)."""
+        """Parameters of the balancer that the model's optimiser should train (for example log variances).
+
+        `balance` adds to their `.grad`, by a new tensor.
+        """
         return []
 
     @final

@@ -117,6 +117,25 @@ def test_learned_scales_in_a_training_loop() -> None:
     assert (state != 0).all()
 
 
+def test_learned_scales_are_trained_alike_with_a_gradient_scaler() -> None:
+    found = []
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        shared = nn.Parameter(torch.tensor([1.0, 2.0]))
+        balancer = Uncertainty()
+        optimizer = torch.optim.SGD([shared, *balancer.parameters()], lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            for _ in range(2):  # gradients of two batches accumulate
+                balancer.backward([shared.square().sum(), shared.sum() + 3], [shared], [], scaler=scaler)
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+        found.append(torch.cat([shared.detach(), *balancer.state_dict().values()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
 def test_fixed_and_its_errors() -> None:
     close(Fixed(weights=(1.0, 2.0, 0.0)).balance(torch.ones(3).double(), NONE), torch.tensor([1.0, 2.0, 0.0]).double())
     with pytest.raises(RunError, match="has 2 weights for 3 tasks"):
@@ -137,7 +156,7 @@ def test_dwa_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("distribution", "spread"), [("normal", 0.16), ("uniform", 0.06), ("dirichlet", 0.24), ("bernoulli", 0.3)]
+    ("distribution", "spread"), [("normal", 0.22), ("uniform", 0.06), ("dirichlet", 0.24), ("bernoulli", 0.3)]
 )
 def test_random_weights_are_uniform_on_average(distribution: str, spread: float) -> None:
     balancer = RLW(distribution=distribution)

@@ -46,9 +46,9 @@ class GradNorm(Balancer):
     learning_rate: float = option(0.025, help="step size for the weights", gt=0)
     optimizer: Literal["adam", "sgd"] = option("adam", help="how the weights are trained")
 
-    weights: Tensor | None = state()
-    initial: Tensor | None = state()
-    moments: Tensor | None = state()
+    weights: Tensor | None = state(None)
+    initial: Tensor | None = state(None)
+    moments: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

@@ -31,7 +31,7 @@ class DBMTL(Balancer):
     beta: float = option(0.9, help="how much of the averaged gradients is kept", ge=0, lt=1)
     beta_decay: float = option(0.5, help="power of the step by which beta is divided", ge=0)
 
-    average: Tensor | None = state()
+    average: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:

@@ -32,9 +32,9 @@ class ExcessMTL(Balancer):
     rate: float = option(0.01, help="step size of the weights", gt=0)
     warmup: int = option(1, help="updates with uniform weights, over which the first excess risk is averaged", ge=1)
 
-    squares: Tensor | None = state()
-    initial: Tensor | None = state()
-    weights: Tensor | None = state()
+    squares: Tensor | None = state(None)
+    initial: Tensor | None = state(None)
+    weights: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

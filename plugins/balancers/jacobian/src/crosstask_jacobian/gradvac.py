@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crosstask import component, option, state
@@ -32,7 +33,7 @@ class GradVac(Balancer):
 
     beta: float = option(0.01, help="how fast the running mean of the cosines moves", ge=0, le=1)
 
-    similarity: Tensor | None = state()
+    similarity: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
@@ -48,7 +49,7 @@ class GradVac(Balancer):
         return to_tensor(made.sum(axis=0), losses)
 
 
-def vaccinate(gramian: Array, order: np.ndarray, target: Array, beta: float) -> tuple[Array, Array]:
+def vaccinate(gramian: Array, order: NDArray[np.intp], target: Array, beta: float) -> tuple[Array, Array]:
     """Coefficients [T, T] of the turned gradients in the original ones, and the new running cosines [T, T].
 
     Row i of `order` [T, T] is a permutation of all tasks; its own place in it is skipped.

@@ -34,8 +34,8 @@ class MoCo(Balancer):
     gamma_decay: float = option(0.5, help="power of the step by which gamma is divided", ge=0)
     rho: float = option(0.0, help="pull of the weights toward uniform", ge=0)
 
-    followed: Tensor | None = state()
-    weights: Tensor | None = state()
+    followed: Tensor | None = state(None)
+    weights: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Direction:

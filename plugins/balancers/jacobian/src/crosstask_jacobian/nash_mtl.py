@@ -33,7 +33,7 @@ class NashMTL(Balancer):
     max_norm: float = option(1.0, help="longest update; 0 for no limit", ge=0)
     update_interval: int = option(1, help="solve for the weights every so many updates", ge=1)
 
-    weights: Tensor | None = state()
+    weights: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

@@ -37,7 +37,7 @@ class SDMGrad(Balancer):
     momentum: float = option(0.5, help="their momentum", ge=0, lt=1)
     preferences: tuple[float, ...] | None = option(None, help="weight of each task; equal if not given", gt=0)
 
-    weights: Tensor | None = state()
+    weights: Tensor | None = state(None)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         gramian = gram_array(gradients)

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crosstask import component, state
@@ -43,7 +44,7 @@ class PCGrad(Balancer):
         return to_tensor(surgery(gramian, draws.numpy().argsort(axis=1)).sum(axis=0), losses)
 
 
-def surgery(gramian: Array, order: Array) -> Array:
+def surgery(gramian: Array, order: NDArray[np.intp]) -> Array:
     """Coefficients [T, T]: row i says how task i's projected gradient is made from the original ones.
 
     Row i of `order` [T, T] is a permutation of all tasks; its own place in it is skipped.

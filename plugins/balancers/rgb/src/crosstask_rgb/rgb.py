@@ -55,9 +55,9 @@ class RGB(Balancer):
     update_interval: int = option(1, help="solve for the angles every so many updates", ge=1)
     adaptive: bool = option(False, help="1 to 10 angle steps, from how unevenly losses change, in place of alpha_steps")
 
-    consensus: Tensor | None = state()
-    angles: Tensor | None = state()
-    last_losses: Tensor | None = state()
+    consensus: Tensor | None = state(None)
+    angles: Tensor | None = state(None)
+    last_losses: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:

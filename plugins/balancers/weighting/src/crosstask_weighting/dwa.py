@@ -30,9 +30,9 @@ class DWA(Balancer):
     temperature: float = option(2.0, help="larger is nearer to equal weights", gt=0)
     interval: int = option(100, help="steps that a mean is taken over", ge=1)
 
-    total: Tensor | None = state()
-    last_mean: Tensor | None = state()
-    mean_before: Tensor | None = state()
+    total: Tensor | None = state(None)
+    last_mean: Tensor | None = state(None)
+    mean_before: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import adam_step, check_tasks, to_array, to_tensor
+from crosstask.learning.solvers import Array, adam_step, check_tasks, to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 TINY = 1e-8
@@ -41,9 +41,9 @@ class FAMO(Balancer):
     weight_decay: float = option(1e-3, help="decay of the logits", ge=0)
     minimum: tuple[float, ...] | None = option(None, help="lowest possible loss of each task; 0 if not given")
 
-    logits: Tensor | None = state()
-    moments: Tensor | None = state()
-    last_losses: Tensor | None = state()
+    logits: Tensor | None = state(None)
+    moments: Tensor | None = state(None)
+    last_losses: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
@@ -63,7 +63,7 @@ class FAMO(Balancer):
         self._follow(self._above(losses))
         self.last_losses = None
 
-    def _above(self, losses: Tensor) -> np.ndarray:
+    def _above(self, losses: Tensor) -> Array:
         values = to_array(losses)
         if self.logits is not None:
             check_tasks(self.origin, len(self.logits), len(values))
@@ -74,7 +74,7 @@ class FAMO(Balancer):
             raise RunError(f"{self.origin}: losses must be above their minimum, got {values.tolist()}")
         return height
 
-    def _follow(self, height: np.ndarray) -> None:
+    def _follow(self, height: Array) -> None:
         assert self.last_losses is not None
         assert self.logits is not None
         logits = to_array(self.logits)
@@ -88,6 +88,6 @@ class FAMO(Balancer):
         self.logits, self.moments = torch.from_numpy(logits), torch.from_numpy(moments)
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
+def _softmax(values: Array) -> Array:
     raised = np.exp(values - values.max())
-    return raised / raised.sum()
+    return np.asarray(raised / raised.sum())

@@ -30,7 +30,7 @@ class IMTLL(Balancer):
 
     initial: float = option(0.0, help="log scale at the start")
 
-    log_scales: Tensor | None = state()
+    log_scales: Tensor | None = state(None)
     _parameter: nn.Parameter = attrs.field(factory=empty_parameter, init=False, repr=False)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

@@ -38,7 +38,7 @@ class STCH(Balancer):
     ideal: tuple[float, ...] | None = option(None, help="best possible loss of each task; 0 if not given")
     warmup: int = option(0, help="steps that make the reference for relative losses; 0 for plain losses", ge=0)
 
-    reference: Tensor | None = state()
+    reference: Tensor | None = state(None)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:

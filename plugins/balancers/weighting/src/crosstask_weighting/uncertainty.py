@@ -31,7 +31,7 @@ class Uncertainty(Balancer):
 
     initial: float = option(0.0, help="log variance at the start")
 
-    log_variances: Tensor | None = state()
+    log_variances: Tensor | None = state(None)
     _parameter: nn.Parameter = attrs.field(factory=empty_parameter, init=False, repr=False)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
