@@ -204,7 +204,7 @@ class LossGradients(TaskGradients):
             self._write_weighted(weights.detach(), ones, weighs_losses)
             return weights.detach()
         if self.specific and not self.formed:  # a direction out of nothing but losses
-            found = self._backward(ones, self.specific, self.retain_graph)
+            found = self._backward(ones, self.specific, self.retain_graph or weights is not None)
             pairs = zip(self.specific, found, strict=True)
             self._own = {p: [(0, g / self.scale)] for p, g in pairs if g is not None}
         update = self.assemble(weights, vector)
@@ -282,11 +282,10 @@ class LossGradients(TaskGradients):
     def _seeds(self, weights: Tensor) -> list[Tensor]:
         return [(w * self.scale).to(loss) for w, loss in zip(weights.unbind(), self.losses, strict=True)]
 
-    @property
+    @functools.cached_property
     def sharded(self) -> bool:
-        """Whether parameters are in parts on several ranks (DTensor; its class costs half a second to import)."""
-        given = self.shared if self._given is None else self._given
-        return self.group.size > 1 and any(hasattr(p, "full_tensor") for p in given)
+        """Whether parameters are in parts on several ranks."""
+        return self.group.sharded(self.shared)
 
     def _add(
         self, gradients: Iterable[tuple[nn.Parameter, Tensor]], factor: float = 1.0, *, own: bool = False
@@ -380,7 +379,7 @@ class LossGradients(TaskGradients):
             layer.put(task, found[place : place + len(layer.layer.uses)])
             place += len(layer.layer.uses)
         on_formed = found[edges : edges + len(self._formed)]
-        parts = [g.reshape(-1) for g in on_formed if g is not None and g.layout is torch.strided and g.dtype is row.dtype]
+        parts = [g.reshape(-1) for g in on_formed if g is not None and not g.is_sparse and g.dtype is row.dtype]
         if parts and len(parts) == len(on_formed):  # nearly always: one copy instead of many
             torch.cat(parts, out=row)
             on_formed = [None] * len(parts)
