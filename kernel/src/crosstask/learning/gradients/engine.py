@@ -203,8 +203,8 @@ class LossGradients(TaskGradients):
         if weights is not None and vector is None and not self.formed:
             self._write_weighted(weights.detach(), ones, weighs_losses)
             return weights.detach()
-        if self.specific and not self.formed:  # a direction out of nothing but losses
-            found = self._backward(ones, self.specific, self.retain_graph or weights is not None)
+        if weights is None and self.specific and not self.formed:  # a direction out of nothing but losses
+            found = self._backward(ones, self.specific, self.retain_graph)
             pairs = zip(self.specific, found, strict=True)
             self._own = {p: [(0, g / self.scale)] for p, g in pairs if g is not None}
         update = self.assemble(weights, vector)
