@@ -1,4 +1,6 @@
-"""Speed and memory of gradient balancing, beside TorchJD: python tests/benchmarks/balancers.py [--quick]
+"""Speed and memory of gradient balancing beside TorchJD.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/balancers.py [--quick]
 
 Every step is a forward pass, the backward passes and what is between them. Methods take turns within each round of one
 process, so that whatever else the machine does hits all of them alike; figures are medians of CPU time on one thread.
@@ -6,9 +8,11 @@ process, so that whatever else the machine does hits all of them alike; figures 
 
 import argparse
 import ctypes
+import functools
 import gc
 import importlib
 import importlib.metadata
+import itertools
 import math
 import os
 import platform
@@ -18,9 +22,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = "1"
 
 import structlog
 import torch
@@ -87,7 +88,7 @@ def trunk_and_inputs(kind: str) -> tuple[nn.Module, Tensor, int]:
         return trunk, torch.randn(128, 512), 512
     if kind == "conv":
         widths, layers = (3, 16, 32, 64), []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 128), nn.ReLU()), torch.randn(32, 3, 32, 32), 128
     return Pooled(), torch.randn(32, 16, 64), 64
@@ -300,9 +301,9 @@ def report_aggregation(tasks: int, values: int, rounds: int) -> None:
     steps: dict[str, Callable[[], object]] = {"one read": lambda: matrix @ vector}
     for name, target in OURS.items():
         if (found := load(target)) is not None:
-            steps[name] = lambda balancer=found(): balancer.combine(matrix)
+            steps[name] = functools.partial(found().combine, matrix)
     for name, make in PEERS.items():
-        steps[f"TorchJD {name}"] = lambda aggregator=make(tasks): aggregator(matrix)
+        steps[f"TorchJD {name}"] = functools.partial(make(tasks), matrix)
     steps["rgb in parameter space"] = lambda: rgb_in_parameter_space(matrix)
     one_read, times = measure(steps, "one read", rounds)
     print(f"### Aggregation alone, [{tasks}, {values:,}]: in reads of the matrix\n\n| method | reads |\n|---|---|")
@@ -322,7 +323,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))  # INFO: no line for each choice
-    warnings.filterwarnings("ignore", module="cvxpy|torchjd")
+    warnings.filterwarnings("ignore", module="cvxpy|torchjd|torch.autograd")  # TorchJD's solvers and batched passes
     trunks = given.trunks or (("mlp",) if given.quick else ("mlp", "conv", "transformer"))
     columns = tuple(given.tasks or ((2, 8, 40) if given.quick else TASKS))
     rounds = given.rounds or (3 if given.quick else 9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,6 +30,22 @@ class Group:
             distributed.all_reduce(tensor, group=self.group)
             tensor /= self.size
         return tensor
+
+    def sharded(self, parameters: Sequence[nn.Parameter]) -> bool:
+        """Whether some parameters are in parts on several ranks, or are what FSDP2 gathered of such for this step.
+
+        `.grad` of the latter is not what the optimiser looks at, and nothing about them says what they are.
+        """
+        if self.size == 1:
+            return False
+        if any(hasattr(p, "full_tensor") for p in parameters):  # a DTensor, whose class costs half a second to import
+            return True
+        fsdp = sys.modules.get("torch.distributed.fsdp._fully_shard._fully_shard")
+        if fsdp is None or not getattr(fsdp, "cls_to_fsdp_cls", True):  # nothing was ever sharded in this process
+            return False
+        holders = (h if isinstance(h, dict) else vars(h) for h in gc.get_referrers(*parameters) if _inspectable(h))
+        gathered = {id(h["_unsharded_param"]) for h in holders if "_unsharded_param" in h}
+        return any(id(p) in gathered for p in parameters)
 
     def check(self, *numbers: int) -> None:
         """RunError unless every rank has the same numbers (of losses, of parameters)."""
@@ -68,3 +86,7 @@ def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
     if gradient is None:
         return parameter.new_zeros(parameter.numel())
     return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1)
+
+
+def _inspectable(holder: object) -> bool:
+    return isinstance(holder, dict) or hasattr(holder, "__dict__")
