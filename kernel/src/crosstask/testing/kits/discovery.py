@@ -73,7 +73,7 @@ class DiscoveryKit(Kit):
         task = next(iter(self.inputs()["portfolio"]))
         alone = Portfolio([task])
         edges = self.edges(alone, TransferGraph([task.descriptor]))
-        expect(edges == [], f"{self.name} finds {len(edges or ())} edges among one task")
+        expect(not edges, f"{self.name} finds {len(edges or ())} edges among one task")
 
     def check_empty_graph(self) -> None:
         """It works, or says what it needs, when no discoverer came before it."""

@@ -72,11 +72,8 @@ class ExecutorKit(Kit):
         values = torch.arange(12.0).reshape(4, 3)
         jobs = [*self.inputs()["jobs"], Job(mean_of, (values,))]
         with self.run(component) as run:
-            run.executor = component
-            try:
-                self._try(component, jobs, values, run)
-            finally:
-                component.shutdown()
+            run.executor = component  # the run stops it
+            self._try(component, jobs, values, run)
 
     def _try(self, component: Any, jobs: list[Job], values: torch.Tensor, run: Any) -> None:
         found = dict(run.jobs(iter(jobs)))

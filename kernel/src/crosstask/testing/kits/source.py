@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crosstask.tasks import SPLITS, Portfolio
+from crosstask.tasks import Portfolio
 from crosstask.testing.compare import plain
 from crosstask.testing.kit import Call, Kit, expect
 
@@ -47,14 +47,6 @@ class SourceKit(Kit):
             expect(first is not second, f"{self.name}.load returned the same portfolio twice")
             changed = plain(_prints(second)) != expected
         expect(not changed, f"{self.name}.load returned tasks that were changed since they were first loaded")
-
-    def check_data_can_be_read(self) -> None:
-        """Every split that a task has can be read, and agrees with the task's descriptor."""
-        portfolio = self.loaded()
-        for task in [*portfolio, *portfolio.unseen]:
-            for split in SPLITS:
-                if task.has_data(split):
-                    task.data(split)
 
     def check_descriptors_are_complete(self) -> None:
         """A task with data says its input shape, its number of outputs, and how many training samples it has."""

@@ -118,18 +118,6 @@ class TransferKit(Kit):
         ]
         expect(not frozen, f"{self.name} leaves {', '.join(frozen[:3])} frozen; undo what you set")
 
-    def check_source_untouched(self) -> None:
-        """`learn` leaves the source model as it was."""
-        inputs = self.inputs()
-        source, task = inputs["source"].model, inputs["targets"][0]
-        before = plain(source)
-        component = self.make()
-        receiver, _, _ = receive(source, task, 0, keep_head=False)
-        with self.run(component):
-            component.learn(receiver, source, task, BUDGET, torch.Generator().manual_seed(0))
-        found = difference(before, plain(source), "source")
-        expect(found is None, f"{self.name}.learn changes the source model: {found}")
-
     def check_needs_a_trained_source(self) -> None:
         """A source without a model is refused with a DataError that names it."""
         inputs, component = self.inputs(), self.make()

@@ -1,0 +1,1295 @@
+"""The conformance kit catches what it says: for each check, a wrong component that it fails, and no other check does.
+
+Each is the reference component of its contract with one thing wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import itertools
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crosstask.components import Component, hookimpl
+from crosstask.context import Job, LocalContext, Remembered, run_now
+from crosstask.errors import OptionError, PluginError
+from crosstask.graph import TransferEdge
+from crosstask.learning.training import History, fit
+from crosstask.learning.transferring import measure_transfer
+from crosstask.manifest import POINTS
+from crosstask.options import component, state
+from crosstask.points.balancer import Direction
+from crosstask.points.distillation import Distilled
+from crosstask.points.observer import Observer
+from crosstask.points.store import Store
+from crosstask.points.wrapper import Wrapper
+from crosstask.records import MetaKnowledge, Provenance
+from crosstask.store.sql import SqlStore
+from crosstask.tasks import Portfolio
+from crosstask.testing import checks_of, conformance, run_checks, small_portfolio
+from crosstask.testing import references as right
+
+NONE: frozenset[str] = frozenset()
+WRONG: list[Any] = []
+
+
+def caught_by(check: str, **given: Any) -> Any:
+    """Put a wrong component into the table."""
+
+    def note(cls: type[Component]) -> type[Component]:
+        made = component(cls)
+        made.__doc__ = made.__doc__ or "Wrong."
+        WRONG.append(pytest.param(check, made, given, id=f"{made.point}-{check}-{made.__name__}"))
+        return made
+
+    return note
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_right_component_passes_every_check(point: str) -> None:
+    outcomes = run_checks(right.REFERENCES[point])
+    assert [(o.name, o.message) for o in outcomes if o.status not in ("passed", "skipped")] == []
+    assert sum(o.status == "passed" for o in outcomes) >= 9
+
+
+# Every component
+
+
+@component
+class Silent(right.ReferenceDiscoverer):
+    pass
+
+
+WRONG.append(pytest.param("check_documented", Silent, {}, id="documented-class"))
+
+
+@caught_by("check_documented")
+class OptionWithoutHelp(right.ReferenceDiscoverer):
+    speed: float = attrs.field(default=1.0)
+
+
+@caught_by("check_signatures")
+class OtherNames(right.ReferencePlanner):
+    def rank(self, tasks: Any, graph: Any, goal: str, candidates: list[str]) -> list[str]:
+        return super().rank(tasks, graph, goal, candidates)
+
+
+@caught_by("check_capabilities")
+class Misspelt(right.ReferenceDiscoverer):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"descriptor_only"})
+
+
+@caught_by("check_unknown_option_refused")
+class TakesAnything(right.ReferenceDiscoverer):
+    def __init__(self, coefficient: float = 0.5, **ignored: Any) -> None:
+        self.__attrs_init__(coefficient=coefficient)
+
+
+@caught_by("check_options_checked")
+class Unchecked(right.ReferenceDiscoverer):
+    speed: float = attrs.field(default=1.0, converter=lambda value: value, metadata={"help": "of what"})
+
+
+@caught_by("check_options_checked")
+class BoundsForgotten(right.ReferenceDiscoverer):
+    speed: float = attrs.field(default=1.0, metadata={"help": "of what", "bounds": "> 0"})
+
+
+@caught_by("check_options_round_trip", options={"coefficient": 0.25})
+class Forgetful(right.ReferenceDiscoverer):
+    def options(self) -> dict[str, Any]:
+        return {}
+
+
+@caught_by("check_options_round_trip")
+class NotJson(right.ReferenceDiscoverer):
+    def options(self) -> dict[str, Any]:
+        return {"coefficient": torch.tensor(0.5)}
+
+
+@caught_by("check_runs")
+class FailsTheFirstTime(right.ReferenceDiscoverer):
+    warm: ClassVar[bool] = False
+
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        cls = type(self)
+        if not cls.warm:
+            cls.warm = True
+            raise RuntimeError("the cache is cold")
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_wrappers_see_it")
+class KeepsToItself(right.ReferenceDiscoverer):
+    def bind(self, context: Any) -> None:
+        self._context = LocalContext(seed=context.seed)
+
+
+@caught_by("check_works_outside_a_run")
+class NeedsARun(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        self.context.log.debug("at work")  # type: ignore[attr-defined]
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_same_seed_same_answer")
+class UsesGlobalSeed(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        with torch.random.fork_rng(devices=[]):
+            value = float(torch.rand(()))
+        return [attrs.evolve(edge, transfer_coefficient=value) for edge in super().discover(portfolio, graph)]
+
+
+@caught_by("check_global_random_numbers_untouched")
+class DrawsGlobally(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        torch.rand(1)
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_inputs_untouched")
+class AddsToTheGraph(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        edges = super().discover(portfolio, graph)
+        for edge in edges:
+            graph.add(edge)
+        return edges
+
+
+@caught_by("check_picklable")
+class HoldsAFunction(right.ReferenceDiscoverer):
+    helper: Any = attrs.field(init=False, factory=lambda: lambda: None)
+
+
+@caught_by("check_state_round_trip")
+class CountsInSecret(right.ReferenceDiscoverer):
+    count: int = attrs.field(init=False, default=0)
+
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        self.count += 1
+        value = 0.5 / self.count
+        return [attrs.evolve(edge, transfer_coefficient=value) for edge in super().discover(portfolio, graph)]
+
+
+@caught_by("check_state_round_trip")
+class StateIsAnObject(right.ReferenceDiscoverer):
+    where: Any = state(factory=lambda: Path("somewhere"))
+
+
+@caught_by("check_state_is_a_snapshot")
+class StateIsALiveList(right.ReferenceDiscoverer):
+    seen: list[int] = state(factory=list)
+
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        self.seen.append(len(portfolio))
+        return super().discover(portfolio, graph)
+
+
+# Discovery
+
+
+@caught_by("check_returns_edges")
+class TeachesTheUnseen(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        edges = super().discover(portfolio, graph)
+        if portfolio.focus is None and len(portfolio) > 1 and portfolio["moons"].has_data() and any(graph.all_edges()):
+            edges.append(attrs.evolve(edges[0], target="mirrored"))
+        return edges
+
+
+@caught_by("check_says_who_found_it")
+class Anonymous(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        return [attrs.evolve(edge, found_by="") for edge in super().discover(portfolio, graph)]
+
+
+@caught_by("check_says_who_found_it")
+class Twice(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        return super().discover(portfolio, graph) * 2
+
+
+@caught_by("check_interval_holds_the_coefficient")
+class OutsideItsInterval(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        return [attrs.evolve(edge, low=0.6, high=0.9) for edge in super().discover(portfolio, graph)]
+
+
+@caught_by("check_focus_honoured")
+class IgnoresFocus(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        pairs = itertools.permutations(portfolio.ids, 2)
+        return [TransferEdge(source=s, target=t, transfer_coefficient=0.1, found_by="x") for s, t in pairs]
+
+
+@caught_by("check_one_task_has_no_edges")
+class NeedsTwoTasks(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        assert portfolio.ids[1]
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_empty_graph")
+class NeedsEdges(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        if len(portfolio) > 1:
+            max(edge.transfer_coefficient for edge in graph.all_edges())
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_missing_data_said")
+class NeedsModels(right.ReferenceDiscoverer):
+    capabilities: ClassVar[frozenset[str]] = NONE
+
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        for task in portfolio:
+            list(task.model.parameters())
+        return super().discover(portfolio, graph)
+
+
+@caught_by("check_descriptors_only")
+class LooksAtModels(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        return [] if next(iter(portfolio)).model is None else super().discover(portfolio, graph)
+
+
+@caught_by("check_descriptors_only")
+class ReadsData(right.ReferenceDiscoverer):
+    def discover(self, portfolio: Any, graph: Any) -> list[TransferEdge]:
+        for task in portfolio:
+            if task.has_data():
+                task.data()
+        return super().discover(portfolio, graph)
+
+
+def other_edges(portfolio: Portfolio, graph: Any) -> list[TransferEdge]:
+    return right.ReferenceDiscoverer(coefficient=0.4).discover(portfolio, graph)
+
+
+@caught_by("check_agrees_with_twin", twin=other_edges)
+class DiscovererUnlikeItsTwin(right.ReferenceDiscoverer):
+    pass
+
+
+# Curricula
+
+
+@caught_by("check_target_comes_last")
+class TargetFirst(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        path = super().plan(portfolio, graph, target, max_tasks)
+        if portfolio[target].descriptor.prerequisites:
+            return path
+        return attrs.evolve(path, task_sequence=(target, *path.task_sequence[:-1]))
+
+    def next_task(self, curriculum: Any, history: Any) -> Any:
+        done = {stage.task_id for stage in history}
+        last = [curriculum.target] if curriculum.target not in done else []
+        return next(
+            (t for t in [*curriculum.task_sequence, *last] if t not in done and t != curriculum.target),
+            (last or [None])[0],
+        )
+
+
+@caught_by("check_tasks_are_the_portfolios")
+class TakesUnseenTasks(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        path = super().plan(portfolio, graph, target, max_tasks)
+        more = ("mirrored",) if len(path.task_sequence) < max_tasks else ()
+        return attrs.evolve(path, task_sequence=(*more, *path.task_sequence))
+
+
+@caught_by("check_prerequisites_come_first")
+class Backwards(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        path = super().plan(portfolio, graph, target, max_tasks)
+        return attrs.evolve(path, task_sequence=(*path.task_sequence[-2::-1], target))
+
+    def next_task(self, curriculum: Any, history: Any) -> Any:
+        done = {stage.task_id for stage in history}
+        return next((t for t in (*curriculum.task_sequence[-2::-1], curriculum.target) if t not in done), None)
+
+
+@caught_by("check_max_tasks_kept")
+class OneTooMany(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        return super().plan(portfolio, graph, target, max_tasks + 1)
+
+
+@caught_by("check_rank_orders_candidates")
+class RanksTheTarget(right.ReferencePlanner):
+    def rank(self, portfolio: Any, graph: Any, target: str, candidates: list[str]) -> list[str]:
+        return [*super().rank(portfolio, graph, target, candidates), target]
+
+
+@caught_by("check_next_task_ends_at_the_target")
+class NeverArrives(right.ReferencePlanner):
+    def next_task(self, curriculum: Any, history: Any) -> Any:
+        found = super().next_task(curriculum, history)
+        return None if found == curriculum.target else found
+
+
+@caught_by("check_next_task_keeps_prerequisites")
+class HardestFirst(right.ReferencePlanner):
+    def next_task(self, curriculum: Any, history: Any) -> Any:
+        done = {stage.task_id for stage in history}
+        return next((t for t in (*curriculum.task_sequence[-2::-1], curriculum.target) if t not in done), None)
+
+
+@caught_by("check_unknown_target_refused")
+class GuessesTheTarget(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        return super().plan(portfolio, graph, target if target in portfolio else portfolio.ids[0], max_tasks)
+
+
+@caught_by("check_too_few_tasks_refused")
+class StretchesTheLimit(right.ReferencePlanner):
+    def plan(self, portfolio: Any, graph: Any, target: str, max_tasks: int) -> Any:
+        return super().plan(portfolio, graph, target, max_tasks or len(portfolio))
+
+
+def as_given(portfolio: Any, graph: Any, target: str, candidates: list[str]) -> list[str]:
+    return candidates
+
+
+@caught_by("check_agrees_with_twin", twin=as_given)
+class PlannerUnlikeItsTwin(right.ReferencePlanner):
+    pass
+
+
+# Transfer
+
+
+@caught_by("check_result_says_what_was_done")
+class SaysAnotherSplit(right.ReferenceTransfer):
+    def transfer(self, source: Any, target: Any, budget: Any, seeds: int, split: str) -> Any:
+        return attrs.evolve(super().transfer(source, target, budget, seeds, split), split="train")
+
+
+@caught_by("check_budget_kept")
+class OneStepMore(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        history = super().learn(model, source, task, budget, generator)
+        torch.optim.SGD(model.parameters(), lr=1e-3).step()
+        return history
+
+
+@caught_by("check_history_is_consistent")
+class HistoryWithNan(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        history = super().learn(model, source, task, budget, generator)
+        history.losses[0] = math.nan
+        return history
+
+
+@caught_by("check_history_is_consistent")
+class HistoryTooLong(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        history = super().learn(model, source, task, budget, generator)
+        history.steps[-1] += 1000
+        return history
+
+
+@caught_by("check_trains_the_receiver")
+class TrainsACopy(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        return fit(copy.deepcopy(model), task, budget, generator)
+
+
+@caught_by("check_receiver_left_usable")
+class LeavesItFrozen(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        history = super().learn(model, source, task, budget, generator)
+        next(model.parameters()).requires_grad_(False)
+        return history
+
+
+@caught_by("check_inputs_untouched")
+class TrainsTheSource(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        with torch.no_grad():
+            next(source.parameters()).mul_(1.001)
+        return super().learn(model, source, task, budget, generator)
+
+
+@caught_by("check_needs_a_trained_source")
+class NeedsNothing(right.ReferenceTransfer):
+    def transfer(self, source: Any, target: Any, budget: Any, seeds: int, split: str) -> Any:
+        return measure_transfer(self, source, target, budget, seeds, split)
+
+
+@caught_by("check_float64")
+class SinglePrecisionOnly(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        history = super().learn(model, source, task, budget, generator)
+        model.float()
+        return history
+
+
+def learns_twice(model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+    fit(model, task, budget, generator)
+    return fit(model, task, budget, generator)
+
+
+@caught_by("check_agrees_with_twin", twin=learns_twice)
+class TransferUnlikeItsTwin(right.ReferenceTransfer):
+    pass
+
+
+# Synthesis
+
+
+class Changed(nn.Module):
+    """Another module's outputs, changed by a function."""
+
+    def __init__(self, module: nn.Module, change: Any) -> None:
+        super().__init__()
+        self.module, self.change = module, change
+        self.provenance = getattr(module, "provenance", None)
+
+    def forward(self, inputs: Any) -> Any:
+        return self.change(self.module(inputs))
+
+
+@caught_by("check_outputs_of_the_new_task")
+class OneOutputMore(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        made = super().synthesize(new_task, sources, graph, inputs)
+        return made if inputs is None else Changed(made, lambda out: nn.functional.pad(out, (0, 1)))
+
+
+@caught_by("check_each_input_on_its_own")
+class CentresTheBatch(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        return Changed(super().synthesize(new_task, sources, graph, inputs), lambda out: out - out.mean(dim=0))
+
+
+@caught_by("check_provenance")
+class FromNowhere(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        made = super().synthesize(new_task, sources, graph, inputs)
+        del made.provenance
+        return made
+
+
+@caught_by("check_provenance")
+class FromStrangers(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        made: Any = super().synthesize(new_task, sources, graph, inputs)
+        made.provenance = Provenance(strategy="x", new_task=new_task.task_id, sources={"stranger": 1.0})
+        return made
+
+
+@caught_by("check_works_without_inputs")
+class NeedsInputs(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        inputs.mean()
+        return super().synthesize(new_task, sources, graph, inputs)
+
+
+def nothing(new_task: Any) -> nn.Module:
+    told = Provenance(strategy="x", new_task=new_task.task_id, sources={})
+    return right.First(nn.Flatten(), new_task.output_dim, told)
+
+
+@caught_by("check_no_sources_refused")
+class MadeOfNothing(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        return super().synthesize(new_task, sources, graph, inputs) if sources else nothing(new_task)
+
+
+@caught_by("check_untrained_sources_refused")
+class MadeOfUntrained(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        if sources and not any(task.model for task in sources):
+            return nothing(new_task)
+        return super().synthesize(new_task, sources, graph, inputs)
+
+
+@caught_by("check_float64")
+class AnswersInFloat32(right.ReferenceSynthesizer):
+    def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+        return Changed(super().synthesize(new_task, sources, graph, inputs), lambda out: out.float())
+
+
+def synthesized_otherwise(new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
+    return Changed(right.ReferenceSynthesizer().synthesize(new_task, sources, graph, inputs), lambda out: -out)
+
+
+@caught_by("check_agrees_with_twin", twin=synthesized_otherwise)
+class SynthesizerUnlikeItsTwin(right.ReferenceSynthesizer):
+    pass
+
+
+# Sharing
+
+
+class ChangedHeads(right.Heads):
+    """Heads whose forward pass, or whose parameters, `Altered` changes."""
+
+    def __init__(self, inner: right.Heads) -> None:
+        super().__init__(inner.trunk, dict(inner.heads.items()))
+
+
+class Altered(right.ReferenceSharing):
+    """Builds modules of another class."""
+
+    module: ClassVar[Any] = ChangedHeads
+
+    def build(self, tasks: Any, trunk: Any) -> Any:
+        return self.module(super().build(tasks, trunk))
+
+
+def altered(check: str, **given: Any) -> Any:
+    """Wraps a module class in a sharing component and puts that into the table."""
+
+    def note(module: type) -> type:
+        made = component(type(f"Builds{module.__name__}", (Altered,), {"module": module, "__doc__": "Wrong."}))
+        # Where pickle finds it
+        made.__module__, made.__qualname__ = __name__, made.__name__
+        globals()[made.__name__] = made
+        WRONG.append(pytest.param(check, made, given, id=f"sharing-{check}-{module.__name__}"))
+        return module
+
+    return note
+
+
+@altered("check_outputs_of_each_task")
+class AndOneForAll(ChangedHeads):
+    def forward(self, inputs: Any) -> Any:
+        out = super().forward(inputs)
+        return {**out, "all": next(iter(out.values()))} if len(out) == 5 else out
+
+
+@altered("check_subset_of_tasks")
+class DependsOnCompany(ChangedHeads):
+    def forward(self, inputs: Any) -> Any:
+        return {task: out * len(inputs) for task, out in super().forward(inputs).items()}
+
+
+@altered("check_outputs_are_logits")
+class Probabilities(ChangedHeads):
+    def forward(self, inputs: Any) -> Any:
+        return {task: out.softmax(dim=1) for task, out in super().forward(inputs).items()}
+
+
+@altered("check_parameters_are_shared_or_of_one_task")
+class ForgetsAParameter(ChangedHeads):
+    def shared_parameters(self) -> Iterator[nn.Parameter]:
+        return itertools.islice(super().shared_parameters(), 1, None)
+
+
+@altered("check_gradients_reach_their_parameters")
+class SwapsHeads(ChangedHeads):
+    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
+        names = list(self.heads)
+        return super().task_parameters(names[names.index(task_id) - 1])
+
+
+@altered("check_unknown_task_refused")
+class AnswersForAnyTask(ChangedHeads):
+    def forward(self, inputs: Any) -> Any:
+        known = {task: batch for task, batch in inputs.items() if task in self.heads}
+        return {task: torch.zeros(len(batch), 1) for task, batch in inputs.items()} | super().forward(known)
+
+
+@altered("check_float64")
+class GivesFloat32(ChangedHeads):
+    def forward(self, inputs: Any) -> Any:
+        return {task: out.float() for task, out in super().forward(inputs).items()}
+
+
+@caught_by("check_module_state_round_trip")
+class WeightsOutsideTheState(right.ReferenceSharing):
+    def build(self, tasks: Any, trunk: Any) -> Any:
+        made = Offset(super().build(tasks, trunk))
+        made.offset = float(torch.rand((), generator=self.context.generator("offset")))
+        return made
+
+
+class Offset(ChangedHeads):
+    offset: float
+
+    def forward(self, inputs: Any) -> Any:
+        return {task: out + self.offset for task, out in super().forward(inputs).items()}
+
+
+@caught_by("check_no_tasks_refused")
+class BuildsForNobody(right.ReferenceSharing):
+    def build(self, tasks: Any, trunk: Any) -> Any:
+        return super().build(tasks, trunk) if tasks else right.Heads(trunk, {})
+
+
+def built_otherwise(tasks: Any, trunk: Any) -> Any:
+    return DependsOnCompany(right.ReferenceSharing().build(tasks, trunk))
+
+
+@caught_by("check_agrees_with_twin", twin=built_otherwise)
+class SharingUnlikeItsTwin(right.ReferenceSharing):
+    pass
+
+
+# Samplers
+
+
+@caught_by("check_draws_some_of_the_tasks")
+class DrawsTwice(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        return super().sample(tasks, history, rng) * (2 if len(tasks) > 1 else 1)
+
+
+@caught_by("check_keeps_the_order")
+class LastFirst(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        super().sample(tasks, history, rng)
+        return list(reversed(tasks))
+
+
+@caught_by("check_every_task_has_a_chance")
+class NeverTheLast(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        return super().sample(tasks[: max(1, len(tasks) - 1)] if tasks else [], history, rng)
+
+
+@caught_by("check_works_at_the_start")
+class NeedsALoss(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        sum(history[task][-1] for task in tasks)
+        return super().sample(tasks, history, rng)
+
+
+@caught_by("check_one_task")
+class ScornsOneTask(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        return [] if len(tasks) == 1 else super().sample(tasks, history, rng)
+
+
+@caught_by("check_no_tasks_refused")
+class DrawsNothing(right.ReferenceSampler):
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        return super().sample(tasks, history, rng) if tasks else []
+
+
+@caught_by("check_draws_from_the_generator_given")
+class OwnGenerator(right.ReferenceSampler):
+    count: int = state(0)
+
+    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
+        self.count += 1
+        return super().sample(tasks, history, self.context.generator("sample", self.count))
+
+
+def draws_all(tasks: Any, history: Any, rng: Any) -> list[str]:
+    return list(tasks)
+
+
+@caught_by("check_agrees_with_twin", twin=draws_all)
+class SamplerUnlikeItsTwin(right.ReferenceSampler):
+    pass
+
+
+# Sources
+
+
+@caught_by("check_portfolio_is_consistent")
+class UnknownPrerequisite(right.ReferenceSource):
+    def load(self) -> Portfolio:
+        portfolio = super().load()
+        task = portfolio["moons"]
+        task.descriptor = attrs.evolve(task.descriptor, prerequisites=("suns",))
+        return portfolio
+
+
+@caught_by("check_loads_anew")
+class LoadsOnce(right.ReferenceSource):
+    loaded: Any = attrs.field(init=False, default=None)
+
+    def load(self) -> Portfolio:
+        if self.loaded is None:
+            self.loaded = super().load()
+        return self.loaded
+
+
+@caught_by("check_descriptors_are_complete")
+class ShapeUnsaid(right.ReferenceSource):
+    def load(self) -> Portfolio:
+        portfolio = super().load()
+        portfolio["moons"].descriptor = attrs.evolve(portfolio["moons"].descriptor, input_shape=())
+        return portfolio
+
+
+@caught_by("check_can_be_judged")
+class TrainingDataOnly(right.ReferenceSource):
+    def load(self) -> Portfolio:
+        portfolio = super().load()
+        portfolio["moons"].validation = portfolio["moons"].test = None
+        return portfolio
+
+
+@caught_by("check_agrees_with_twin", twin=lambda: Portfolio(list(small_portfolio(models=False))[:2]))
+class SourceUnlikeItsTwin(right.ReferenceSource):
+    pass
+
+
+# Distillation
+
+
+@caught_by("check_knowledge_says_where_it_comes_from")
+class SourcesUnsaid(right.ReferenceDistiller):
+    def distill(self, tasks: Any, samples: Any) -> Distilled:
+        found = super().distill(tasks, samples)
+        return attrs.evolve(found, knowledge=attrs.evolve(found.knowledge, source_tasks=()))
+
+
+@caught_by("check_knowledge_can_be_stored")
+class NotForJson(right.ReferenceDistiller):
+    def distill(self, tasks: Any, samples: Any) -> Distilled:
+        found = super().distill(tasks, samples)
+        return attrs.evolve(found, knowledge=attrs.evolve(found.knowledge, options={"x": math.inf}))
+
+
+@caught_by("check_applies_what_was_stored")
+class Remembers(right.ReferenceDistiller):
+    norm: Any = state()
+
+    def distill(self, tasks: Any, samples: Any) -> Distilled:
+        found = super().distill(tasks, samples)
+        self.norm = found.tensors["norm"]
+        return found
+
+    def apply(self, model: Any, knowledge: Any, rate: float) -> nn.Module:
+        return super().apply(model, attrs.evolve(knowledge, tensors={"norm": self.norm}), rate)
+
+
+@caught_by("check_rate_zero_changes_nothing")
+class AlwaysALittle(right.ReferenceDistiller):
+    def apply(self, model: Any, knowledge: Any, rate: float) -> nn.Module:
+        return super().apply(model, knowledge, 0.1 if rate == 0 else rate)
+
+
+@caught_by("check_apply_makes_a_copy")
+class SharesWeights(right.ReferenceDistiller):
+    def apply(self, model: Any, knowledge: Any, rate: float) -> nn.Module:
+        return nn.Sequential(model) if rate == 1 else super().apply(model, knowledge, rate)
+
+
+@caught_by("check_outputs_keep_their_shape")
+class CutsOutputs(right.ReferenceDistiller):
+    def apply(self, model: Any, knowledge: Any, rate: float) -> nn.Module:
+        changed = super().apply(model, knowledge, rate)
+        return Changed(changed, lambda out: out[:, :1]) if rate == 0.3 else changed
+
+
+@caught_by("check_rate_checked")
+class AnyRate(right.ReferenceDistiller):
+    def apply(self, model: Any, knowledge: Any, rate: float) -> nn.Module:
+        return super().apply(model, knowledge, rate if 0 <= rate <= 1 else 0.5)
+
+
+@caught_by("check_no_tasks_refused")
+class DistilsNothing(right.ReferenceDistiller):
+    def distill(self, tasks: Any, samples: Any) -> Distilled:
+        if tasks:
+            return super().distill(tasks, samples)
+        return Distilled(knowledge=MetaKnowledge(kind="prior", source_tasks=()), tensors={"norm": torch.ones(())})
+
+
+def distilled_otherwise(tasks: Any, samples: Any) -> Distilled:
+    return attrs.evolve(right.ReferenceDistiller().distill(tasks, samples), tensors={"norm": torch.zeros(())})
+
+
+@caught_by("check_agrees_with_twin", twin=distilled_otherwise)
+class DistillerUnlikeItsTwin(right.ReferenceDistiller):
+    pass
+
+
+# Executors
+
+
+@caught_by("check_results_and_exceptions_come_back")
+class OwnException(right.ReferenceExecutor):
+    def submit(self, job: Job) -> Any:
+        future = run_now(job)
+        if future.exception():
+            future = run_now(Job(_fail))
+        return future
+
+
+def _fail() -> None:
+    raise RuntimeError("a worker failed")
+
+
+@caught_by("check_capacity")
+class NoCapacity(right.ReferenceExecutor):
+    def capacity(self) -> int:
+        return 0
+
+
+@caught_by("check_shutdown")
+class StopsOnce(right.ReferenceExecutor):
+    stopped: bool = state(False)
+
+    def shutdown(self) -> None:
+        if self.stopped:
+            raise RuntimeError("stopped already")
+        self.stopped = True
+
+
+@caught_by("check_works_outside_a_run")
+class ExecutorNeedsARun(right.ReferenceExecutor):
+    def submit(self, job: Job) -> Any:
+        self.context.log.debug(job.label)  # type: ignore[attr-defined]
+        return super().submit(job)
+
+
+# Stores
+
+
+class Opens(right.ReferenceStore):
+    """Opens another store."""
+
+    store: ClassVar[Any] = SqlStore
+
+    def open(self, url: str, weights: Path | None) -> Store:
+        return self.store(url, weights)
+
+
+@caught_by("check_get_what_was_put")
+class LosesTasks(Opens):
+    class store(SqlStore):
+        def get(self, kind: str, key: str) -> Remembered | None:
+            return None if kind == "tasks" else super().get(kind, key)
+
+
+@caught_by("check_entry_kept_unless_replaced")
+class AlwaysReplaces(Opens):
+    class store(SqlStore):
+        def put(self, *args: Any, replace: bool = False, **rest: Any) -> None:
+            super().put(*args, replace=True, **rest)
+
+
+@caught_by("check_entries_in_order")
+class NewestFirst(Opens):
+    class store(SqlStore):
+        def entries(self, kind: str) -> Iterator[Any]:
+            return reversed(list(super().entries(kind)))
+
+
+@caught_by("check_kept_after_closing")
+class ForgetsAtTheEnd(Opens):
+    class store(SqlStore):
+        def close(self) -> None:
+            for key, _ in list(self.entries("models")):
+                self.delete("models", key)
+            super().close()
+
+
+@caught_by("check_threads")
+class OneThreadOnly(Opens):
+    class store(SqlStore):
+        def put(self, *args: Any, **rest: Any) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                raise RuntimeError("this store belongs to another thread")
+            super().put(*args, **rest)
+
+
+@caught_by("check_unknown_kind_refused")
+class AnyKind(Opens):
+    class store(SqlStore):
+        def put(self, kind: str, *args: Any, **rest: Any) -> None:
+            super().put("tasks" if "such" in kind else kind, *args, **rest)
+
+
+# Observers
+
+
+@caught_by("check_listens")
+class HearsNothing(Observer):
+    """Deaf."""
+
+
+@caught_by("check_told_by_a_run")
+class TalksBack(right.ReferenceObserver):
+    def run_started(self, record: Any) -> Any:
+        return record.run_id
+
+
+@caught_by("check_any_part_of_a_run")
+class NeedsTheStart(right.ReferenceObserver):
+    open: dict[str, int] = state(factory=dict)
+
+    def stage_started(self, stage: str, total: int | None) -> None:
+        self.open = {**self.open, stage: 0}
+
+    def stage_finished(self, stage: str, result: Any) -> None:
+        rest = dict(self.open)
+        rest.pop(stage)
+        self.open = rest
+
+
+@caught_by("check_failure_is_only_heard")
+class ReraisesFailure(right.ReferenceObserver):
+    def run_finished(self, record: Any, error: BaseException | None) -> None:
+        if error is not None:
+            raise RuntimeError("the run failed") from error
+
+
+# Wrappers
+
+
+@caught_by("check_wraps_known_hooks")
+class WrapsNothing(Wrapper):
+    """Idle."""
+
+
+@caught_by("check_contract_kept")
+class TakesTheNamesAway(right.ReferenceWrapper):
+    @hookimpl(wrapper=True)
+    def discover(self, portfolio: Any, graph: Any) -> Any:
+        return [attrs.evolve(edge, found_by="") for edge in (yield)]
+
+
+# Balancers
+
+
+class Plain(right.ReferenceBalancer):
+    """The mean, without claims."""
+
+    capabilities: ClassVar[frozenset[str]] = NONE
+
+
+@caught_by("check_answers_weights_or_a_direction")
+class ScalarDirection(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return Direction(weights=super().balance(losses, gradients), vector=torch.zeros((), dtype=losses.dtype))
+
+
+@caught_by("check_updates_are_finite")
+class BreaksDown(Plain):
+    count: int = state(0)
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        self.count += 1
+        if self.count == 3 and len(losses) == 9:
+            return Direction(vector=torch.full_like(gradients.matrix[0], math.inf))
+        return super().balance(losses, gradients)
+
+
+@caught_by("check_keeps_dtype_and_device")
+class AlwaysDouble(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return Direction(vector=gradients.matrix.mean(dim=0).double())
+
+
+@caught_by("check_single_precision_agrees")
+class OtherwiseInSingle(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return super().balance(losses, gradients) * (1.1 if losses.dtype == torch.float32 else 1)
+
+
+@caught_by("check_zero_gradients")
+class DividesByLength(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return 1 / gradients.matrix.norm(dim=1)
+
+
+@caught_by("check_one_task")
+class UphillAlone(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return super().balance(losses, gradients) * (-1 if len(losses) == 1 else 1)
+
+
+@caught_by("check_backward_agrees_with_combine")
+class CombinesOtherwise(Plain):
+    def combine(self, gradients: Tensor) -> Tensor:
+        return gradients.sum(dim=0)
+
+
+class Forgetting(Plain):
+    """Takes gradients away before it adds its own."""
+
+    def backward(self, losses: Any, shared: Any = None, *rest: Any, **named: Any) -> Tensor:  # type: ignore[misc]
+        for parameter in shared:
+            parameter.grad = None
+        return super().backward(losses, shared, *rest, **named)
+
+
+@caught_by("check_backward_leaves_other_gradients")
+class ForgetsGradients(Forgetting):
+    pass
+
+
+@caught_by("check_number_of_tasks_may_change")
+class FixedNumber(Plain):
+    kept: Tensor | None = state()
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        weights = super().balance(losses, gradients)
+        self.kept = weights if self.kept is None else (self.kept + weights) / 2
+        return self.kept
+
+
+@caught_by("check_nan_is_not_hidden")
+class HidesNan(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return Direction(vector=gradients.matrix.nan_to_num().mean(dim=0))
+
+
+def weights_by_length(losses: Tensor, gradients: Any) -> Tensor:
+    return 1 / (1 + gradients.matrix.norm(dim=1))
+
+
+@caught_by("check_permutation_invariant")
+class FirstCountsMore(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant"})
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        weights = super().balance(losses, gradients)
+        weights[0] *= 2
+        return weights
+
+
+@caught_by("check_scale_equivariant")
+class LengthCounts(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"scale_equivariant"})
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return weights_by_length(losses, gradients)
+
+
+@caught_by("check_linear_under_scaling")
+class LengthCountsToo(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"linear_under_scaling"})
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return weights_by_length(losses, gradients)
+
+
+@caught_by("check_non_conflicting")
+class MeanConflicts(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"non_conflicting"})
+
+
+@caught_by("check_convex_weights")
+class SumNotMean(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"convex_weights"})
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return torch.ones_like(losses)
+
+
+@caught_by("check_seed_matters_only_if_claimed")
+class DrawsUnannounced(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        draws = torch.rand(len(losses), generator=self.context.generator("weights"), dtype=torch.float64)
+        return draws.to(losses)
+
+
+@caught_by("check_seed_matters_only_if_claimed")
+class DrawsNothingAtAll(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"stochastic"})
+
+
+@caught_by("check_losses_matter_only_if_claimed")
+class LooksAtLosses(Plain):
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        return losses.clone()
+
+
+@caught_by("check_agrees_with_twin", twin=lambda gradients: gradients.sum(dim=0))
+class BalancerUnlikeItsTwin(Plain):
+    pass
+
+
+for _cls in (Altered, Opens, Plain):
+    _cls.__doc__ = _cls.__doc__ or ""
+
+
+@pytest.mark.parametrize(("check", "wrong", "given"), WRONG)
+def test_wrong_component_fails_that_check_and_no_other(
+    check: str, wrong: type[Component], given: dict[str, Any]
+) -> None:
+    outcomes = run_checks(wrong, **given)
+    failed = {outcome.name: outcome.message for outcome in outcomes if not outcome.ok}
+    assert set(failed) == {check}, failed
+    assert failed[check].strip()
+
+
+def test_every_check_has_a_wrong_component() -> None:
+    caught = {(wrong.point, check) for check, wrong, _ in (p.values for p in WRONG)}
+    general = {check for _, check in caught} | {
+        "check_manifest_is_light",  # with a package of its own, below
+        "check_manifest_offers_the_component",
+        "check_cuda",  # needs a GPU to be run at all
+    }
+    for point, reference in right.REFERENCES.items():
+        own = {c.name for c in checks_of(reference, twin=lambda: None)}
+        # A check is shown to fail at the point that defines it; general ones at some point.
+        from crosstask.testing.kit import Kit
+
+        for name in own:
+            assert (point, name) in caught or ((hasattr(Kit, name) or name == "check_cuda") and name in general), (
+                point,
+                name,
+            )
+
+
+# Manifests, each in a package of its own
+
+GOOD = """
+    from crosstask.manifest import Extension, Plugin
+
+    PLUGIN = Plugin("{name}", [Extension("discovery", "x", "{package}.code:Found", summary="Finds", source="")])
+"""
+CODE = """
+    from crosstask.options import component
+    from crosstask.testing.references import ReferenceDiscoverer
+
+    @component
+    class Found(ReferenceDiscoverer):
+        '''Finds.'''
+"""
+MANIFESTS = {
+    "heavy": ("check_manifest_is_light", "import torch" + GOOD, "imports"),
+    "loud": ("check_manifest_is_light", "print('hello')" + GOOD, "prints 'hello"),
+    "slow": ("check_manifest_is_light", "sum(i * i for i in range(20_000_000))" + GOOD, "s of CPU time"),
+    "foreign": ("check_manifest_offers_the_component", GOOD.replace(":Found", ":Other"), "does not offer Found"),
+    "wrong_point": ("check_manifest_offers_the_component", GOOD.replace("discovery", "source"), "declared as 'source'"),
+    "future": ("check_manifest_offers_the_component", GOOD.replace('"")])', '"")], api=(9, 0))'), "API (9, 0)"),
+    "terse": ("check_manifest_offers_the_component", GOOD.replace('"Finds"', '""'), "no summary"),
+    "no_plugin": ("check_manifest_offers_the_component", "PLUGIN = 3", "is a int, not a Plugin"),
+    "fine": (None, GOOD, ""),
+}
+
+
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_manifests(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check, text, message = MANIFESTS[kind]
+    package = f"crosstask_selftest_{kind}"
+    folder = tmp_path / package
+    folder.mkdir()
+    (folder / "__init__.py").write_text("", "utf-8")
+    head, _, rest = text.partition("\n") if not text.startswith("\n") else ("", "", text)
+    manifest = head + "\n" + textwrap.dedent(rest)
+    manifest = manifest.replace("{name}", kind.replace("_", "-")).replace("{package}", package)
+    (folder / "plugin.py").write_text(manifest, "utf-8")
+    (folder / "code.py").write_text(textwrap.dedent(CODE) + "\nOther = int\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    made = importlib.import_module(f"{package}.code").Found
+    failed = {o.name: o.message for o in run_checks(made) if not o.ok}
+    assert set(failed) == ({check} if check else set()), failed
+    assert check is None or message in failed[check]
+
+
+# Expected failures, and what is refused
+
+
+def test_expected_failure_is_not_one_and_strict_ones_must_fail() -> None:
+    reason = {"check_says_who_found_it": "old code"}
+    found = {o.name: o.status for o in run_checks(Anonymous, expected_failures=reason)}
+    assert found["check_says_who_found_it"] == "expected"
+    strict = {o.name: o for o in run_checks(right.ReferenceDiscoverer, expected_failures=reason)}
+    assert strict["check_says_who_found_it"].status == "unexpected"
+    assert "old code" in strict["check_says_who_found_it"].message
+    assert not strict["check_says_who_found_it"].ok
+    lax = {o.name: o.ok for o in run_checks(right.ReferenceDiscoverer, expected_failures=reason, strict=False)}
+    assert all(lax.values())
+
+
+def test_expected_failures_need_a_known_check_and_a_reason() -> None:
+    with pytest.raises(OptionError, match="no check 'check_says_who_found'; did you mean 'check_says_who_found_it'"):
+        run_checks(Anonymous, expected_failures={"check_says_who_found": "old code"})
+    with pytest.raises(OptionError, match="'check_says_who_found_it' needs a reason, got ' '"):
+        conformance(Anonymous, expected_failures={"check_says_who_found_it": " "})
+
+
+def test_only_components_can_be_checked() -> None:
+    with pytest.raises(PluginError, match="not a component; derive it from a contract"):
+        run_checks(int)  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match="says it is a 'balancer' but does not derive from Balancer"):
+        run_checks(type("X", (Component,), {"point": "balancer"}))
+
+
+def test_unclaimed_capabilities_and_a_missing_twin_make_no_checks() -> None:
+    names = {c.name for c in checks_of(Plain)}
+    assert "check_convex_weights" not in names
+    assert "check_agrees_with_twin" not in names
+    assert "check_convex_weights" in {c.name for c in checks_of(right.ReferenceBalancer)}
+    assert "check_agrees_with_twin" in {c.name for c in checks_of(Plain, twin=lambda gradients: gradients.mean(dim=0))}
+
+
+@pytest.mark.parametrize("reference", right.REFERENCES.values(), ids=lambda r: r.point)
+def test_checks_say_what_they_check(reference: type[Component]) -> None:
+    for check in checks_of(reference, twin=lambda: None):
+        assert check.summary.endswith((".", "none."))
+        assert check.name.startswith("check_")
+
+
+def test_with_pytest_each_check_is_a_named_test(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text(
+        textwrap.dedent(
+            """
+            import attrs
+            from crosstask.options import component
+            from crosstask.testing import conformance
+            from crosstask.testing.references import ReferenceSampler, ReferenceObserver
+
+            @component
+            class Twice(ReferenceSampler):
+                '''Wrong.'''
+                def sample(self, tasks, history, rng):
+                    return super().sample(tasks, history, rng) * (2 if len(tasks) > 1 else 1)
+
+            test_right = conformance(ReferenceSampler)
+            test_wrong = conformance(Twice)
+            test_known = conformance(Twice, expected_failures={"check_draws_some_of_the_tasks": "draws twice"})
+            test_strict = conformance(ReferenceSampler, expected_failures={"check_one_task": "not so"})
+            test_lax = conformance(ReferenceSampler, expected_failures={"check_one_task": "not so"}, strict=False)
+
+            def test_other(small_portfolio):
+                assert small_portfolio["moons"].model is not None
+            """
+        ),
+        "utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "crosstask.testing.pytest_plugin", "--strict-markers", "-rA", "-q"]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "-o", "addopts=", "test_mine.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    lines = done.stdout.splitlines()
+    failed = sorted(line.split(" - ")[0] for line in lines if line.startswith("FAILED"))
+    assert failed == [
+        "FAILED test_mine.py::test_strict[check_one_task]",
+        "FAILED test_mine.py::test_wrong[check_draws_some_of_the_tasks]",
+    ], done.stdout
+    assert "PASSED test_mine.py::test_right[check_keeps_the_order]" in lines
+    assert "PASSED test_mine.py::test_other" in lines
+    assert any("test_known[check_draws_some_of_the_tasks] - draws twice" in line for line in lines)
+    assert any(line.startswith("XPASS test_mine.py::test_lax[check_one_task]") for line in lines)
+    assert "CheckFailure: sampler Twice.sample drew a task twice" in done.stdout
+
+
+def test_pytest_plugin_is_light() -> None:
+    code = "import sys, crosstask.testing.pytest_plugin; print({'torch', 'numpy', 'networkx'} & set(sys.modules))"
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
