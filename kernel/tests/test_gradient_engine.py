@@ -403,6 +403,32 @@ def test_features_are_found_where_batches_part() -> None:
     assert float(off.abs().max()) == 0.0  # other samples: nothing in common
 
 
+def test_features_used_twice_by_a_task_and_by_two_tasks_together() -> None:
+    torch.manual_seed(0)
+    trunk = double_trunk(nn.Linear(4, 6), nn.Tanh())
+    features = trunk(torch.randn(5, 4).double())
+    own = [(features * features).sum(), (features.sin() + features.relu()).sum(), features[:2].sum()]
+    joint = features.exp()
+    for losses, passes in ((own, "one backward pass"), ([*own, joint.sum(), joint.pow(2).sum()], "5 backward")):
+        rows = torch.stack([torch.autograd.grad(x, features, retain_graph=True)[0].flatten() for x in losses])
+        gradients = gradients_of(losses, trunk.parameters(), features=features)
+        torch.testing.assert_close(gradients.matrix, rows)
+        assert passes in gradients.chosen
+
+
+def test_a_hook_on_the_features_counts_once() -> None:
+    trunk = double_trunk(nn.Linear(4, 6), nn.Tanh())
+    features = trunk(torch.randn(5, 4).double())
+    features.register_hook(lambda gradient: 3 * gradient)
+    losses = [features.sum(), features.pow(2).sum()]
+    expected = torch.tensor([1.0, 2.0]).double() @ naive(losses, list(trunk.parameters()))
+    Asking(asks="gramian").backward(losses, trunk.parameters(), features=features, retain_graph=True)
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in trunk.parameters()]), expected)
+    joint = features.exp()
+    with pytest.raises(RunError, match="applied twice"):
+        Asking(asks="gramian").backward([joint.sum(), joint.pow(2).sum()], trunk.parameters(), features=features)
+
+
 def test_features_that_do_not_carry_everything_are_refused() -> None:
     one, two = nn.Linear(4, 4), nn.Linear(4, 4)
     hidden = one(torch.randn(3, 4))

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.gradients.base import TaskGradients
@@ -441,18 +441,8 @@ class LossGradients(TaskGradients):
 
     def _collect_features(self) -> None:
         """Gradients of the losses on the features, and of each loss on its own parameters: the heads only."""
-        found: list[list[Tensor | None]] = []
-        for task, loss in enumerate(self.losses):
-            own = self._specific_of[task]
-            inputs: list[Any] = [*self.features, *own]
-            with clear_errors():
-                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
-                    loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
-                )
-            found.append(list(passed[: len(self.features)]))
-            for parameter, gradient in zip(own, passed[len(self.features) :], strict=True):
-                if gradient is not None:
-                    self._own.setdefault(parameter, []).append((task, gradient / self.scale))
+        users = self._users()
+        found = self._pass_by_pass() if users is None else self._in_one_pass(users)
         blocks = []
         for at_feature in zip(*found, strict=True):
             example = next((g for g in at_feature if g is not None), None)
@@ -465,7 +455,65 @@ class LossGradients(TaskGradients):
         if self.scale * self.group.size != 1.0:
             # On N ranks each loss is the mean of N: the gradients on this rank's features are an Nth.
             self._buffer /= self.scale * self.group.size
-        self.chosen = f"{self.tasks} backward passes to {self._buffer.shape[1]} shared features, one below them"
+        passes = f"{self.tasks} backward passes" if users is None else "one backward pass"
+        self.chosen = f"{passes} to {self._buffer.shape[1]} shared features, one below them"
+
+    def _users(self) -> list[tuple[Any, int]] | None:
+        """Who uses the features, if each user and each specific parameter belongs to a single loss."""
+        if len(self.features) != 1 or any(self.graph.reach_of(p).bit_count() != 1 for p in self.specific):
+            return None
+        given = self.features[0]
+        return self.graph.users_of(get_gradient_edge(given) if isinstance(given, Tensor) else given)
+
+    def _in_one_pass(self, users: list[tuple[Any, int]]) -> list[list[Tensor | None]]:
+        """One pass for all losses, that catches what each user of the features sends down before it is summed."""
+        caught: list[list[Tensor | None]] = [[None] for _ in self.losses]
+
+        def catch(number: int, place: int) -> Callable[[tuple[Tensor | None, ...], object], None]:
+            def hook(inputs: tuple[Tensor | None, ...], _: object) -> None:
+                gradient, known = inputs[place], caught[number][0]
+                caught[number][0] = gradient if known is None or gradient is None else known + gradient
+
+            return hook
+
+        handles = [
+            node.register_hook(catch(self.graph.reach[node].bit_length() - 1, place)) for node, place in users
+        ]
+        inputs: list[Any] = [*self.features, *self.specific]
+        seeds = [torch.full_like(loss, self.scale) for loss in self.losses]
+        try:
+            with clear_errors():
+                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    self.losses, inputs, seeds, allow_unused=True, retain_graph=True
+                )
+        finally:
+            for handle in handles:
+                handle.remove()
+        for parameter, gradient in zip(self.specific, passed[1:], strict=True):
+            if gradient is not None:
+                number = self.graph.reach_of(parameter).bit_length() - 1
+                self._own.setdefault(parameter, []).append((number, self._unscaled(gradient)))
+        return caught
+
+    def _pass_by_pass(self) -> list[list[Tensor | None]]:
+        if any(isinstance(f, Tensor) and f._backward_hooks for f in self.features):
+            raise RunError("a backward hook on the features would be applied twice: put it on what they are made of")
+        found: list[list[Tensor | None]] = []
+        for task, loss in enumerate(self.losses):
+            own = self._specific_of[task]
+            inputs: list[Any] = [*self.features, *own]
+            with clear_errors():
+                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
+                    loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
+                )
+            found.append(list(passed[: len(self.features)]))
+            for parameter, gradient in zip(own, passed[len(self.features) :], strict=True):
+                if gradient is not None:
+                    self._own.setdefault(parameter, []).append((task, self._unscaled(gradient)))
+        return found
+
+    def _unscaled(self, gradient: Tensor) -> Tensor:
+        return gradient if self.scale == 1.0 else gradient / self.scale
 
     def _form_layers(self, buffer: Tensor) -> Tensor:
         """The whole matrix after all, from what the layers hold."""

@@ -100,6 +100,12 @@ class Graph:
             return None
         return GradientEdge(node, output)
 
+    def users_of(self, edge: GradientEdge) -> list[tuple[Node, int]] | None:
+        """Nodes that take a tensor as this argument; None if one of them is part of more than one loss."""
+        wanted = (edge.node, edge.output_nr)
+        found = [(node, place) for node, below in self._edges.items() for place, x in enumerate(below) if x == wanted]
+        return found if all(self.reach[node].bit_count() == 1 for node, _ in found) else None
+
     def avoiding(self, losses: Sequence[Tensor], blocked: set[Node]) -> set[nn.Parameter]:
         """Parameters that some loss reaches without passing through any of the `blocked` nodes."""
         seen, stack = set(blocked), [loss.grad_fn for loss in losses]
