@@ -11,6 +11,9 @@ from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
 from crosstask.points.balancer import Balancer, Direction
 
+BLOCK = 2**14
+"""Parameters done at once on a CPU."""
+
 
 @component
 class GradDrop(Balancer):
@@ -35,8 +38,20 @@ class GradDrop(Balancer):
         matrix = gradients.matrix
         generator = torch.Generator(matrix.device).manual_seed(self.context.seed_for("graddrop", self.updates))
         self.updates += 1
-        total, size = matrix.sum(dim=0), torch.linalg.vector_norm(matrix, ord=1, dim=0)
-        draw = torch.rand(size.shape, generator=generator, dtype=torch.float32, device=size.device)
-        positive = total + size > 2 * draw * size  # P > draw, without 0/0
+        draw = torch.rand(matrix.shape[1], generator=generator, dtype=torch.float32, device=matrix.device)
+        return Direction(vector=drop(matrix, draw, self.leak))
+
+
+def drop(matrix: Tensor, draw: Tensor, leak: float) -> Tensor:
+    """The update [D] for gradients [T, D] and uniform draws [D], block by block so that a block stays in the cache."""
+    made = torch.empty_like(matrix[0])
+    ones = torch.ones_like(matrix[:, 0])
+    width = BLOCK if matrix.device.type == "cpu" else matrix.shape[1]
+    for start in range(0, matrix.shape[1], max(width, 1)):
+        block = slice(start, start + width)
+        part = matrix[:, block]
+        total, size = ones @ part, ones @ part.abs()
+        positive = total + size > 2 * draw[block] * size  # P > draw, without 0/0
         kept = torch.where(positive, total + size, total - size) / 2
-        return Direction(vector=torch.lerp(kept, total, self.leak) if self.leak else kept)
+        made[block] = torch.lerp(kept, total, leak) if leak else kept
+    return made

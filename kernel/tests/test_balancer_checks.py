@@ -1,0 +1,129 @@
+"""The checks of balancers pass a right balancer, and each of them catches the fault that it is there for."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from crosstask import component, state
+from crosstask.learning.gradients import TaskGradients
+from crosstask.points.balancer import Balancer, Direction
+from crosstask.testing import balancers as checks
+
+
+@component
+class Mean(Balancer):
+    """Right in everything it claims."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {"permutation_invariant", "scale_equivariant", "linear_under_scaling", "convex_weights"}
+    )
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        return torch.full_like(losses, 1 / len(losses))
+
+
+def faulty(answer: Callable[[Balancer, Tensor, TaskGradients], Tensor | Direction]) -> type[Balancer]:
+    @component
+    class Faulty(Balancer):
+        seen: int = state(0)
+        kept: list[float] = state(factory=list)
+        hidden = 0
+
+        def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
+            return answer(self, losses, gradients)
+
+    return Faulty
+
+
+def first_only(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return torch.eye(len(losses), dtype=losses.dtype)[0]
+
+
+def doubled(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    gradients.matrix.mul_(2)
+    return torch.ones_like(losses)
+
+
+def in_double(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Direction:
+    return Direction(vector=gradients.matrix.double().sum(dim=0))
+
+
+def too_short(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Direction:
+    return Direction(vector=gradients.matrix[0, :2])
+
+
+def by_norms(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return 1 / gradients.gramian.diagonal().sqrt()  # zero gradients give 0/0
+
+
+def noisy(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return torch.rand(len(losses), dtype=losses.dtype)
+
+
+def backwards(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return -torch.ones_like(losses)
+
+
+def forgetful(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    balancer.hidden += 1
+    return torch.full_like(losses, balancer.hidden)
+
+
+def in_place(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    balancer.kept.append(1.0)
+    return torch.ones_like(losses)
+
+
+def by_losses(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return 1 / losses
+
+
+def seeded(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    draws = torch.rand(len(losses), generator=balancer.context.generator("x"), dtype=torch.float64)
+    return draws.to(losses)
+
+
+def unlike(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return torch.ones_like(losses) * (1 if losses.dtype == torch.float64 else 2)
+
+
+def only_directly(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    return torch.ones_like(losses) * (1 if type(gradients).__name__ == "MatrixGradients" else 2)
+
+
+@pytest.mark.parametrize("check", checks.checks_of(Mean), ids=lambda check: check.__name__)
+def test_a_right_balancer_passes(check: checks.Check) -> None:
+    check(Mean)
+
+
+@pytest.mark.parametrize(
+    ("check", "answer"),
+    [
+        (checks.check_shapes, too_short),
+        (checks.check_keeps_dtype_and_device, in_double),
+        (checks.check_single_precision_agrees, unlike),
+        (checks.check_inputs_untouched, doubled),
+        (checks.check_zero_gradients, by_norms),
+        (checks.check_one_task, backwards),
+        (checks.check_same_seed_same_answer, noisy),
+        (checks.check_global_generator_untouched, noisy),
+        (checks.check_state_round_trip, forgetful),
+        (checks.check_state_is_a_snapshot, in_place),
+        (checks.check_backward_agrees_with_combine, only_directly),
+        (checks.check_permutation_invariant, first_only),
+        (checks.check_scale_equivariant, by_norms),
+        (checks.check_non_conflicting, backwards),
+        (checks.check_linear_under_scaling, by_norms),
+        (checks.check_convex_weights, backwards),
+        (checks.check_stochastic, first_only),
+        (checks.check_not_stochastic, seeded),
+        (checks.check_ignores_losses, by_losses),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_fault_is_caught(check: checks.Check, answer: Callable[..., Tensor | Direction]) -> None:
+    with pytest.raises(AssertionError):
+        check(faulty(answer))
