@@ -51,9 +51,18 @@ def test_who_knows_more_helps_more() -> None:
 
 def test_weights_by_hand() -> None:
     source = {"required_skills": ("a",), "domain": "x/y"}
-    target = {"required_skills": ("a", "b"), "domain": "x/z"}
-    assert coefficient(source, target, skills=3.0, domain=1.0, highest=1.0) == pytest.approx(3 / 4 * 0.5 + 1 / 4 * 0.5)
-    assert coefficient(source, target, skills=1.0, domain=0.0, highest=1.0) == pytest.approx(0.5)
+    target = {"required_skills": ("a", "b"), "domain": "x/y"}
+    assert coefficient(source, target, skills=3.0, domain=1.0, highest=1.0, sharpness=1.0) == pytest.approx(
+        3 / 4 * 0.5 + 1 / 4 * 1.0
+    )
+    assert coefficient(source, target, skills=1.0, domain=0.0, highest=1.0, sharpness=1.0) == pytest.approx(0.5)
+
+
+def test_sharpness_is_a_power() -> None:
+    half = FULL | {"required_skills": ("strokes", "logic"), "classes": ("a", "c")}
+    plain = coefficient(FULL, half, highest=1.0, sharpness=1.0)
+    assert 0.3 < plain < 0.9
+    assert coefficient(FULL, half, highest=0.8, sharpness=3.0) == pytest.approx(0.8 * plain**3)
 
 
 def test_other_types_share_less() -> None:
@@ -63,7 +72,9 @@ def test_other_types_share_less() -> None:
 
 
 def test_input_shapes() -> None:
-    assert coefficient({"input_shape": (3, 8, 8)}, {"input_shape": (3, 8, 4)}, highest=1.0) == pytest.approx(0.5)
+    assert coefficient(
+        {"input_shape": (3, 8, 8)}, {"input_shape": (3, 8, 4)}, highest=1.0, sharpness=1.0
+    ) == pytest.approx(0.5)
     assert coefficient({"input_shape": (3, 8, 8)}, {"input_shape": (192,)}) == 0
 
 

@@ -16,15 +16,14 @@ from crosstask.tasks import Portfolio, TaskDescriptor
 class Skills(Discoverer):
     """Estimates how much one task helps another from their descriptors alone; needs neither data nor models.
 
-    The coefficient is a weighted mean of what the descriptors allow to compare, each in [0, 1] and seen from
-    the target: the share of its skills, of its knowledge and of its class names that the source has, the
-    share of the path of its domain (`digits/rotated`) that they have in common, and how near the input shapes
-    are. The share is of what the *target* needs: a task that needs little gets all of it from one that knows
-    much, and not the other way round. Tasks of different types share at most `other_type` of it.
+    The coefficient is highest * share^sharpness, where the share is a weighted mean of what the descriptors allow to
+    compare, each in [0, 1] and seen from the target: the share of its skills, of its knowledge and of its class names
+    that the source has, the share of the path of its domain (`digits/rotated`) that they have in common, and how near
+    the input shapes are. The share is of what the *target* needs: a task that needs little gets all of it from one
+    that knows much, and not the other way round. Tasks of different types share at most `other_type` of it.
 
-    The uncertainty is `spread` (see the README for how it was measured), and the larger the less there was to
-    compare. Nothing in a descriptor can show that a task hurts another one, so no coefficient is negative:
-    measure that.
+    The uncertainty is `spread` (measured, see the README), and the larger the less there was to compare. Nothing in a
+    descriptor can show that a task hurts another one, so no coefficient is negative: measure that.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"descriptors_only"})
@@ -36,7 +35,8 @@ class Skills(Discoverer):
     dimensions: float = option(1.0, ge=0, help="weight of the likeness of the input shapes")
     other_type: float = option(0.5, ge=0, le=1, help="factor for tasks of different types")
     highest: float = option(0.9, gt=0, le=1, help="coefficient of a task that has all that the target needs")
-    spread: float = option(0.2, gt=0, help="standard error where everything could be compared")
+    sharpness: float = option(3.0, gt=0, help="power of the share; large: a part of what is needed helps little")
+    spread: float = option(0.3, gt=0, help="standard error where everything could be compared")
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         return [self._edge(s.descriptor, t.descriptor) for s, t in portfolio.pairs()]
@@ -69,9 +69,9 @@ class Skills(Discoverer):
         total = sum(weight for weight, _ in found)
         if known == 0:
             return 0.0, 0.0
-        coefficient = sum(weight * share for weight, share in found if share is not None) / known
+        mean = sum(weight * share for weight, share in found if share is not None) / known
         factor = 1.0 if source.task_type == target.task_type else self.other_type
-        return self.highest * factor * coefficient, known / total
+        return self.highest * factor * mean**self.sharpness, known / total
 
 
 def contained(needed: Sequence[str], known: Sequence[str]) -> float | None:

@@ -41,7 +41,7 @@ class WeightedEnsemble(Synthesizer):
     ensemble's answers, and returned instead: as cheap to run as a single model.
     """
 
-    temperature: float = option(0.05, gt=0, help="small: the best model decides; large: all count the same")
+    temperature: float = option(0.1, gt=0, help="small: the best model decides; large: all count the same")
     top: int | None = option(None, ge=1, help="for each class, use only the best so many models")
     minimum: float = option(0.0, ge=-1, lt=1, help="leave out models with a transfer coefficient up to this")
     same_domain: bool = option(True, help="use models of other domains only for classes that no other model has")
