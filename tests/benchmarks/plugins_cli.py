@@ -3,8 +3,8 @@
     python tests/benchmarks/plugins_cli.py [--plugins 100] [--repeats 15] [--check 150]
 
 The plugins are folders as pip leaves them (a package with a manifest, a dist-info) on a path of their own, beside
-whatever is installed. The three commands take turns, so that a change of the machine's speed meets all alike; the figures
-are medians of user plus system time of the child processes.
+whatever is installed. The three commands take turns, so that a change of the machine's speed meets all alike; the
+figures are medians of user plus system time of the child processes.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ The public names load on first use: importing crosstask imports neither torch no
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
 
 __version__ = "0.1.0"
 
@@ -81,12 +82,7 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'crosstask' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"crosstask.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazily(__name__, _PUBLIC)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,6 +90,8 @@ def progress(quiet: bool) -> Iterator[list[Any]]:
 
 def emit_json(value: Any) -> None:
     """Print any record as JSON."""
+    import json
+
     from crosstask.options import unstructure
 
     click.echo(json.dumps(unstructure(value), indent=1, allow_nan=False))

@@ -1,15 +1,20 @@
 """Loss weighting."""
 
-from crosstask_weighting.dwa import DWA
-from crosstask_weighting.equal import Equal
-from crosstask_weighting.famo import FAMO
-from crosstask_weighting.fixed import Fixed
-from crosstask_weighting.gls import GLS
-from crosstask_weighting.imtl_l import IMTLL
-from crosstask_weighting.rlw import RLW
-from crosstask_weighting.scale_invariant import ScaleInvariant
-from crosstask_weighting.stch import STCH
-from crosstask_weighting.uncertainty import Uncertainty
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
+
+if TYPE_CHECKING:
+    from crosstask_weighting.dwa import DWA
+    from crosstask_weighting.equal import Equal
+    from crosstask_weighting.famo import FAMO
+    from crosstask_weighting.fixed import Fixed
+    from crosstask_weighting.gls import GLS
+    from crosstask_weighting.imtl_l import IMTLL
+    from crosstask_weighting.rlw import RLW
+    from crosstask_weighting.scale_invariant import ScaleInvariant
+    from crosstask_weighting.stch import STCH
+    from crosstask_weighting.uncertainty import Uncertainty
 
 __all__ = [
     "DWA",
@@ -23,3 +28,19 @@ __all__ = [
     "ScaleInvariant",
     "Uncertainty",
 ]
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "DWA": "dwa",
+        "Equal": "equal",
+        "FAMO": "famo",
+        "Fixed": "fixed",
+        "GLS": "gls",
+        "IMTLL": "imtl_l",
+        "RLW": "rlw",
+        "ScaleInvariant": "scale_invariant",
+        "STCH": "stch",
+        "Uncertainty": "uncertainty",
+    },
+)
