@@ -146,6 +146,17 @@ def test_a_store_that_cannot_be_opened(url: str) -> None:
         open_store(url)
 
 
+def test_a_store_in_memory_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = open_store(":memory:")
+    made.put("models", "k", 1, tensors={"w": torch.ones(2)})
+    assert torch.equal(made.get("models", "k").tensors["w"], torch.ones(2))  # type: ignore[union-attr]
+    folder = made.weights  # type: ignore[attr-defined]
+    made.close()
+    assert not folder.exists()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "s.db").write_text("not a database, " * 100)
     with pytest.raises(StoreError, match="cannot open the store"):

@@ -18,6 +18,7 @@ from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError, RecipeError, RunError
+from crosstask.graph import Evidence
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.points.observer import Observer
@@ -259,8 +260,19 @@ class _Job:
         self.engine.discover()
         skipped = {d.origin: list(s) for d in self.engine.discoverers if (s := getattr(d, "skipped", None))}
         metrics = self.engine.get_transfer_graph_metrics()
-        found = {"metrics": metrics, "skipped": skipped, "seconds": time.perf_counter() - started}
-        self._update(discovery=found)
+        measured = [edge for edge in self.engine.graph.edges() if edge.evidence is Evidence.MEASURED]
+        found = {
+            "metrics": metrics,
+            "measured": [
+                {"source": e.source, "target": e.target, "mean": e.transfer_coefficient, "low": e.low, "high": e.high}
+                for e in measured
+            ],
+            "gives": _means((edge.source, edge.transfer_coefficient) for edge in measured),
+            "receives": _means((edge.target, edge.transfer_coefficient) for edge in measured),
+            "skipped": skipped,
+            "seconds": time.perf_counter() - started,
+        }
+        self._update(discovery=unstructure(found))
         self._summarise(
             tasks=len(self.engine.portfolio),
             unseen_tasks=len(self.engine.portfolio.unseen),
@@ -355,6 +367,14 @@ class _Job:
                 write_report(self.record, self.engine.graph, self.out / "report.html")
         except OSError as error:
             raise RunError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+
+def _means(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Mean coefficient per task."""
+    by_task: dict[str, list[float]] = {}
+    for task_id, value in values:
+        by_task.setdefault(task_id, []).append(value)
+    return {task_id: sum(known) / len(known) for task_id, known in by_task.items()}
 
 
 def _ratio(part: float | None, whole: float | None) -> float | None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
+_MEMORY = (None, "", ":memory:")
 
 _metadata = sa.MetaData()
 _about = sa.Table("crosstask", _metadata, sa.Column("version", sa.Integer, primary_key=True))
@@ -53,16 +54,13 @@ class SqlStore(Store):
     """See `Store`. Weight files are named by the digest of their content and written under a temporary name first."""
 
     def __init__(self, url: str, weights: Path | None = None) -> None:
-        path: Path | None = None
-        if "://" not in url:
-            path, url = Path(url), f"sqlite:///{url}"
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         try:
-            parsed = sa.make_url(url)
-            if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
-                path = Path(parsed.database)
-                path.parent.mkdir(parents=True, exist_ok=True)
+            parsed = sa.make_url(url if "://" in url else f"sqlite:///{url}")
             self._engine = sa.create_engine(parsed, **_engine_options(parsed))
-            self.weights = weights or (path.with_suffix(".weights") if path else Path("crosstask.weights"))
+            if parsed.get_backend_name() == "sqlite" and parsed.database not in _MEMORY:
+                Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+            self.weights = weights or self._default_weights()
             self.url = parsed.render_as_string(hide_password=True)
             self._prepare()
         except sa.exc.ArgumentError:
@@ -71,6 +69,16 @@ class SqlStore(Store):
             ) from None
         except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
             raise StoreError(f"cannot open the store {url!r}: {_cause(error)}") from error
+
+    def _default_weights(self) -> Path:
+        """A folder beside an SQLite file, in the current folder for a server, for a while if all is in memory."""
+        url = self._engine.url
+        if url.get_backend_name() != "sqlite":
+            return Path("crosstask.weights")
+        if url.database in _MEMORY:
+            self._temporary = tempfile.TemporaryDirectory(prefix="crosstask-")
+            return Path(self._temporary.name)
+        return Path(str(url.database)).with_suffix(".weights")
 
     def _prepare(self) -> None:
         with self._engine.begin() as connection:
@@ -143,6 +151,8 @@ class SqlStore(Store):
 
     def close(self) -> None:
         self._engine.dispose()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _write(self, tensors: Mapping[str, torch.Tensor]) -> str:
         from safetensors.torch import save
@@ -198,7 +208,7 @@ def _engine_options(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() != "sqlite":
         return {"pool_pre_ping": True}
     options: dict[str, Any] = {"connect_args": {"timeout": 60}}  # another process may be writing
-    if url.database in (None, "", ":memory:"):
+    if url.database in _MEMORY:
         options["poolclass"] = sa.pool.StaticPool  # every connection must see the same memory
         options["connect_args"]["check_same_thread"] = False
     return options
