@@ -276,7 +276,8 @@ class _Job:
         self._summarise(
             tasks=len(self.engine.portfolio),
             unseen_tasks=len(self.engine.portfolio.unseen),
-            measured_pairs=metrics["evidence"].get("measured", 0),
+            measured_pairs=len(measured),
+            pairs_left_out=sum(map(len, skipped.values())),
             mean_coefficient=metrics["mean_coefficient"],
             strongest_helper=metrics["hubs"][0] if metrics["hubs"] else None,
             negative_transfer_pairs=len(self.engine.graph.negative_transfer()),
