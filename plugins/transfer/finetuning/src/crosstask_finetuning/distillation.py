@@ -30,8 +30,8 @@ class Distillation(Transfer):
     DataError if the features differ in shape, too. The teacher stays in evaluation mode.
     """
 
-    temperature: float = option(4.0, gt=0, help="softness T of the labels")
-    weight: float = option(1.0, ge=0, help="strength of the teacher beside the true labels")
+    temperature: float = option(2.0, gt=0, help="softness T of the labels")
+    weight: float = option(0.1, ge=0, help="strength of the teacher beside the true labels")
     head_share: float = option(0.5, ge=0, lt=1, help="share of the steps for a new head alone")
     head_rate: float = option(10.0, gt=0, help="learning rate of a new head alone, as a multiple of the budget's")
 
