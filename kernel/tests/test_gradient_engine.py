@@ -395,6 +395,28 @@ def test_gradients_on_features() -> None:
         assert "15 shared features" in balancer.last.chosen
 
 
+def test_a_direction_on_features_from_losses_alone() -> None:
+    @component
+    class Blind(Balancer):
+        def balance(self, losses: Tensor, gradients: TaskGradients) -> Direction:
+            return Direction(vector=torch.ones(15).double())
+
+    trunk, heads = double_trunk(nn.Linear(4, 3)), heads_of(3, 2)
+    features = trunk(torch.randn(5, 4).double())
+    expected = torch.autograd.grad(features.sum(), list(trunk.parameters()), retain_graph=True)
+    Blind().backward(losses_on(features, heads), trunk.parameters(), features=features)
+    for parameter, gradient in zip(trunk.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+    assert all(p.grad is not None for p in heads.parameters())
+
+
+def test_loss_weighting_reads_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses, shared = wide()
+    monkeypatch.setattr("crosstask.learning.gradients.engine.Graph", None)
+    Weighing().backward(losses, shared)
+    assert all(p.grad is not None for p in shared)
+
+
 def test_features_are_found_where_batches_part() -> None:
     losses, shared = split_batches()
     gradients = gradients_of(losses, shared, features=True)

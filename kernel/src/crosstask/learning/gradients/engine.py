@@ -11,19 +11,20 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from crosstask.errors import OptionError, RunError, nearest
+from crosstask.learning.gradients.accumulate import accumulate, only_rows, weighted_sum
 from crosstask.learning.gradients.base import TaskGradients
 from crosstask.learning.gradients.checks import GradientOverflowError, check_losses, check_parameters, clear_errors
 from crosstask.learning.gradients.collective import Group
 from crosstask.learning.gradients.graph import Graph, shared_leaves
 from crosstask.learning.gradients.layers import LayerGradients
+from crosstask.learning.gradients.passes import Passes, scaled_seeds
 
 Mode = Literal["auto", "layers", "matrix", "batched"]
 """`layers`: from the inputs and output gradients of all linear layers. `matrix`: form every gradient, pass by pass.
@@ -57,8 +58,6 @@ class LossGradients(TaskGradients):
         self._layers: list[LayerGradients] = []
         self._formed: list[nn.Parameter] = []  # parameters whose gradients are in the buffer
         self._buffer: Tensor | None = None
-        self._sparse: dict[nn.Parameter, Tensor] = {}  # touched rows, for embeddings with sparse gradients
-        self._own: dict[nn.Parameter, list[tuple[int, Tensor]]] = {}  # gradients on task-specific parameters
         self._gramian: Tensor | None = None
         self._shapes: list[tuple[torch.Size, torch.dtype]] = []  # of the features
 
@@ -115,6 +114,10 @@ class LossGradients(TaskGradients):
         return found
 
     @functools.cached_property
+    def _passes(self) -> Passes:
+        return Passes(self.losses, self.graph, self.specific, self.scale, self.retain_graph)
+
+    @functools.cached_property
     def size(self) -> int:
         """D, the number of shared values."""
         return sum(p.numel() for p in self.shared)
@@ -139,7 +142,7 @@ class LossGradients(TaskGradients):
     @property
     def matrix(self) -> Tensor:
         if self._buffer is None and not self.features and not self.sharded:
-            self._collect([])
+            self._buffer = self._collect([])
         buffer = self._collected()
         if self._layers:
             buffer = self._form_layers(buffer)
@@ -203,10 +206,12 @@ class LossGradients(TaskGradients):
         if weights is not None and vector is None and not self.formed:
             self._write_weighted(weights.detach(), ones, weighs_losses)
             return weights.detach()
+        if self.features:
+            self._collected()  # a direction without a look at the gradients is one on the features all the same
+        own = self._passes.own
         if weights is None and self.specific and not self.formed:  # a direction out of nothing but losses
-            found = self._backward(ones, self.specific, self.retain_graph)
-            pairs = zip(self.specific, found, strict=True)
-            self._own = {p: [(0, g / self.scale)] for p, g in pairs if g is not None}
+            found = self._passes.weighted(ones, self.specific, self.retain_graph)
+            own = {p: [(0, g / self.scale)] for p, g in zip(self.specific, found, strict=True) if g is not None}
         update = self.assemble(weights, vector)
         if update is vector:  # the balancer's own: `.grad` must not share its memory
             update = update.clone()
@@ -215,26 +220,23 @@ class LossGradients(TaskGradients):
         else:
             self._write_shared(update, keep_sparse=vector is None)
         scale = weights.tolist() if weighs_losses and weights is not None else [1.0] * self.tasks
-        own = [_weighted([(scale[task], g) for task, g in self._own.get(p, ())]) for p in self.specific]
-        self._add(self.group.mean_gradients(self.specific, own), self.scale)
+        sums = [weighted_sum([(scale[task], g) for task, g in own.get(p, ())]) for p in self.specific]
+        accumulate(self.group.mean_gradients(self.specific, sums), self.scale)
         return ones if weights is None else weights.detach()
 
     def _write_shared(self, update: Tensor, keep_sparse: bool) -> None:
-        rows = self._sparse if keep_sparse and self.group.size == 1 else {}
+        rows = self._passes.sparse if keep_sparse and self.group.size == 1 else {}
         parts = [(p, update[self._spans[p]].view_as(p)) for p in self.shared]
-        # Parts of one vector that nobody else has: they can be `.grad` as they are.
-        self._add([(p, _only_rows(part, rows[p]) if p in rows else part) for p, part in parts], self.scale, own=True)
+        found = [(p, only_rows(part, rows[p]) if p in rows else part) for p, part in parts]
+        accumulate(found, self.scale, exclusive=True)  # parts of one vector that nobody else has
 
     def _write_below(self, update: Tensor) -> None:
         """One backward pass from the balanced gradient of the features to the shared parameters."""
         factor = self.scale * self.group.size  # the mean over ranks comes below
         parts = torch.split(update, [shape.numel() for shape, _ in self._shapes])
         seeds = [(x.view(shape) * factor).to(dtype) for x, (shape, dtype) in zip(parts, self._shapes, strict=True)]
-        with clear_errors():
-            found = torch.autograd.grad(
-                self.features, self.shared, seeds, allow_unused=True, retain_graph=self.retain_graph
-            )
-        self._add(self.group.mean_gradients(self.shared, found))
+        found = self._passes.below(self.features, self.shared, seeds)
+        accumulate(self.group.mean_gradients(self.shared, found))
 
     def _write_weighted(self, weights: Tensor, ones: Tensor, weighs_losses: bool) -> None:
         """One backward pass over the weighted sum of the losses.
@@ -244,9 +246,10 @@ class LossGradients(TaskGradients):
         """
         self.chosen = "one backward pass over the weighted losses"
         if weighs_losses and self._given_specific is None and (self.group.size == 1 or self.sharded):
+            seeds = scaled_seeds(weights.to(ones), self.losses, self.scale)
             # All parameters, equally: what anybody's training loop does, with every hook that listens to it.
             with clear_errors():
-                torch.autograd.backward(self.losses, self._seeds(weights.to(ones)), retain_graph=self.retain_graph)
+                torch.autograd.backward(self.losses, seeds, retain_graph=self.retain_graph)
             return
         if self.sharded:
             raise RunError(_SHARDED)
@@ -264,52 +267,17 @@ class LossGradients(TaskGradients):
         keep = self.retain_graph or bool(again)
         found = [
             g if g is None or p not in divisors else g / divisors[p]
-            for p, g in zip(first, self._backward(weights.to(ones), first, keep), strict=True)
+            for p, g in zip(first, self._passes.weighted(weights.to(ones), first, keep), strict=True)
         ]
         if again:
             first = first + again
-            found += self._backward(ones, again, self.retain_graph)
-        self._add(self.group.mean_gradients(first, found))
-
-    def _backward(
-        self, weights: Tensor, inputs: list[nn.Parameter], keep: bool
-    ) -> list[Tensor | None]:
-        """Gradients of the weighted sum of the losses."""
-        seeds = self._seeds(weights)
-        with clear_errors():
-            return list(torch.autograd.grad(self.losses, inputs, seeds, allow_unused=True, retain_graph=keep))
-
-    def _seeds(self, weights: Tensor) -> list[Tensor]:
-        return [(w * self.scale).to(loss) for w, loss in zip(weights.unbind(), self.losses, strict=True)]
+            found += self._passes.weighted(ones, again, self.retain_graph)
+        accumulate(self.group.mean_gradients(first, found))
 
     @functools.cached_property
     def sharded(self) -> bool:
         """Whether parameters are in parts on several ranks."""
         return self.group.sharded(self.shared)
-
-    def _add(
-        self, gradients: Iterable[tuple[nn.Parameter, Tensor]], factor: float = 1.0, *, own: bool = False
-    ) -> None:
-        """Accumulate in `.grad`, as autograd does: in place, and never in memory that somebody else may hold."""
-        taken: set[int] = set()
-        with torch.no_grad():
-            for parameter, found in gradients:
-                gradient = found.to(parameter.dtype)
-                if factor != 1.0:
-                    gradient = gradient * factor
-                old = parameter.grad
-                if old is None:
-                    if not own and not gradient.is_sparse:
-                        storage = gradient.untyped_storage()
-                        whole = storage.nbytes() == gradient.numel() * gradient.element_size()
-                        if storage.data_ptr() in taken or not whole or not gradient.is_contiguous():
-                            gradient = gradient.clone(memory_format=torch.contiguous_format)
-                        taken.add(storage.data_ptr())
-                    parameter.grad = gradient
-                elif old.is_sparse:
-                    parameter.grad = gradient + old
-                else:
-                    old += gradient
 
     # --- Backward passes
 
@@ -317,13 +285,10 @@ class LossGradients(TaskGradients):
         """Backward passes, if they were not made yet; the buffer."""
         if self.sharded:
             raise RunError(_SHARDED)
-        if self._buffer is None and self.features:
-            self._collect_features()
         if self._buffer is None:
-            self._collect(self._choose())
+            self._buffer = self._collect_features() if self.features else self._collect(self._choose())
             if self.scale != 1.0:
                 self._check(self.gramian)  # before a balancer remembers anything of it
-        assert self._buffer is not None
         return self._buffer
 
     def _choose(self) -> list[LayerGradients]:
@@ -334,7 +299,7 @@ class LossGradients(TaskGradients):
         found = [LayerGradients(x, self.tasks, self.dtype) for x in self.graph.linear_layers(self.shared)]
         return [x for x in found if self.mode == "layers" or x.cost() < x.cost_of_forming()]
 
-    def _collect(self, layers: list[LayerGradients]) -> None:
+    def _collect(self, layers: list[LayerGradients]) -> Tensor:
         inside = {p for x in layers for p in (x.layer.weight, x.layer.bias) if p is not None}
         self._layers, self._formed = layers, [p for p in self.shared if p not in inside]
         size = sum(p.numel() for p in self._formed)
@@ -342,107 +307,20 @@ class LossGradients(TaskGradients):
         for layer in layers:
             layer.allocate()
         if self.mode == "batched":
-            fork = self.graph.fork()
-            if fork is not None and self.graph.avoiding(self.losses, {fork.node}).intersection(self.shared):
-                fork = None  # what is shared is not all below it
-            self._passes_batched(buffer, fork)
+            self._passes.batched(self._formed, buffer, self.memory)
         else:
-            self._passes(buffer)
+            self._passes.one_by_one(layers, self._formed, buffer)
         if self.scale != 1.0:
             buffer /= self.scale
             for layer in layers:
                 layer.rows /= self.scale
-            for kept in self._own.values():
-                kept[:] = [(task, gradient / self.scale) for task, gradient in kept]
-        self._buffer = self.group.mean(buffer)
         how = "batched backward passes" if self.mode == "batched" else f"{self.tasks} backward passes"
         self.chosen = f"{how}, {len(layers)} linear layers unformed, {size} of {self.size} values in the buffer"
+        return self.group.mean(buffer)
 
-    def _passes(self, buffer: Tensor) -> None:
-        edges: list[Any] = [use.edge for x in self._layers for use in x.layer.uses]
-        for task, loss in enumerate(self.losses):
-            own = self._specific_of[task]
-            keep = self.retain_graph or task < self.tasks - 1
-            with clear_errors():
-                found = torch.autograd.grad(
-                    loss, [*edges, *self._formed, *own], torch.full_like(loss, self.scale),
-                    allow_unused=True, retain_graph=keep,
-                )
-            self._sort(task, list(found), buffer[task], len(edges), own)
-
-    def _sort(
-        self, task: int, found: Sequence[Tensor | None], row: Tensor, edges: int, own: list[nn.Parameter]
-    ) -> None:
-        """Put what one pass found where it belongs."""
-        place = 0
-        for layer in self._layers:
-            layer.put(task, found[place : place + len(layer.layer.uses)])
-            place += len(layer.layer.uses)
-        on_formed = found[edges : edges + len(self._formed)]
-        parts = [g.reshape(-1) for g in on_formed if g is not None and not g.is_sparse and g.dtype is row.dtype]
-        if parts and len(parts) == len(on_formed):  # nearly always: one copy instead of many
-            torch.cat(parts, out=row)
-            on_formed = [None] * len(parts)
-        offset = 0
-        for parameter, gradient in zip(self._formed, on_formed, strict=True):
-            if gradient is not None:  # a task need not reach every shared parameter
-                target = row[offset : offset + parameter.numel()].view_as(parameter)
-                if gradient.is_sparse:
-                    self._remember_rows(parameter, gradient)
-                    gradient = gradient.to_dense()
-                target.copy_(gradient)
-            offset += parameter.numel()
-        for parameter, gradient in zip(own, found[edges + len(self._formed) :], strict=True):
-            if gradient is not None:
-                self._own.setdefault(parameter, []).append((task, gradient))
-
-    def _passes_batched(self, buffer: Tensor, fork: GradientEdge | None) -> None:
-        """Each loss's pass down to the shared representation, then all of them at once below it."""
-        seeds: list[Tensor | None] = []
-        for task, loss in enumerate(self.losses):
-            own = self._specific_of[task]
-            if fork is not None or own:
-                inputs: list[Any] = [*([] if fork is None else [fork]), *own]
-                with clear_errors():
-                    found = list(torch.autograd.grad(
-                        loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
-                    ))
-                seeds += found[: len(inputs) - len(own)]
-                self._sort(task, [*[None] * len(self._formed), *found[len(inputs) - len(own) :]], buffer[task], 0, own)
-        if fork is not None:
-            outputs: list[Any] = [fork]
-            directions = torch.stack([s for s in seeds if s is not None])
-        else:
-            outputs = [torch.stack(self.losses)]
-            directions = torch.eye(self.tasks, dtype=outputs[0].dtype, device=outputs[0].device) * self.scale
-        each = 4 * sum(p.numel() * p.element_size() for p in self._formed)  # the gradients, and what is on the way
-        chunk = self.tasks if self.memory is None else max(1, int(self.memory // max(1, each)))
-        for first in range(0, self.tasks, chunk):
-            part = directions[first : first + chunk]
-            keep = self.retain_graph or first + chunk < self.tasks
-            with clear_errors():
-                found = list(torch.autograd.grad(
-                    outputs, self._formed, [part], allow_unused=True, retain_graph=keep, is_grads_batched=True
-                ))
-            for offset, task in enumerate(range(first, first + len(part))):
-                rows = [None if g is None else g[offset] for g in found]
-                self._sort(task, rows, buffer[task], 0, [])
-
-    @functools.cached_property
-    def _specific_of(self) -> list[list[nn.Parameter]]:
-        """For each loss, the specific parameters that it reaches."""
-        found: list[list[nn.Parameter]] = [[] for _ in self.losses]
-        for parameter in self.specific:
-            reach = self.graph.reach_of(parameter)
-            while reach:
-                found[reach.bit_length() - 1].append(parameter)
-                reach &= ~(1 << (reach.bit_length() - 1))
-        return found
-
-    def _collect_features(self) -> None:
+    def _collect_features(self) -> Tensor:
         """Gradients of the losses on the features, and of each loss on its own parameters: the heads only."""
-        users = self._users()
-        found = self._pass_by_pass() if users is None else self._in_one_pass(users)
+        found, how = self._passes.to_features(self.features)
         blocks = []
         for at_feature in zip(*found, strict=True):
             example = next((g for g in at_feature if g is not None), None)
@@ -451,69 +329,12 @@ class LossGradients(TaskGradients):
             self._shapes.append((example.shape, example.dtype))
             rows = [torch.zeros_like(example) if g is None else g for g in at_feature]
             blocks.append(torch.stack(rows).flatten(1).to(self.dtype))
-        self._buffer = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        buffer = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         if self.scale * self.group.size != 1.0:
             # On N ranks each loss is the mean of N: the gradients on this rank's features are an Nth.
-            self._buffer /= self.scale * self.group.size
-        passes = f"{self.tasks} backward passes" if users is None else "one backward pass"
-        self.chosen = f"{passes} to {self._buffer.shape[1]} shared features, one below them"
-
-    def _users(self) -> list[tuple[Any, int]] | None:
-        """Who uses the features, if each user and each specific parameter belongs to a single loss."""
-        if len(self.features) != 1 or any(self.graph.reach_of(p).bit_count() != 1 for p in self.specific):
-            return None
-        given = self.features[0]
-        return self.graph.users_of(get_gradient_edge(given) if isinstance(given, Tensor) else given)
-
-    def _in_one_pass(self, users: list[tuple[Any, int]]) -> list[list[Tensor | None]]:
-        """One pass for all losses, that catches what each user of the features sends down before it is summed."""
-        caught: list[list[Tensor | None]] = [[None] for _ in self.losses]
-
-        def catch(number: int, place: int) -> Callable[[tuple[Tensor | None, ...], object], None]:
-            def hook(inputs: tuple[Tensor | None, ...], _: object) -> None:
-                gradient, known = inputs[place], caught[number][0]
-                caught[number][0] = gradient if known is None or gradient is None else known + gradient
-
-            return hook
-
-        handles = [
-            node.register_hook(catch(self.graph.reach[node].bit_length() - 1, place)) for node, place in users
-        ]
-        inputs: list[Any] = [*self.features, *self.specific]
-        seeds = [torch.full_like(loss, self.scale) for loss in self.losses]
-        try:
-            with clear_errors():
-                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
-                    self.losses, inputs, seeds, allow_unused=True, retain_graph=True
-                )
-        finally:
-            for handle in handles:
-                handle.remove()
-        for parameter, gradient in zip(self.specific, passed[1:], strict=True):
-            if gradient is not None:
-                number = self.graph.reach_of(parameter).bit_length() - 1
-                self._own.setdefault(parameter, []).append((number, self._unscaled(gradient)))
-        return caught
-
-    def _pass_by_pass(self) -> list[list[Tensor | None]]:
-        if any(isinstance(f, Tensor) and f._backward_hooks for f in self.features):
-            raise RunError("a backward hook on the features would be applied twice: put it on what they are made of")
-        found: list[list[Tensor | None]] = []
-        for task, loss in enumerate(self.losses):
-            own = self._specific_of[task]
-            inputs: list[Any] = [*self.features, *own]
-            with clear_errors():
-                passed: tuple[Tensor | None, ...] = torch.autograd.grad(
-                    loss, inputs, torch.full_like(loss, self.scale), allow_unused=True, retain_graph=True
-                )
-            found.append(list(passed[: len(self.features)]))
-            for parameter, gradient in zip(own, passed[len(self.features) :], strict=True):
-                if gradient is not None:
-                    self._own.setdefault(parameter, []).append((task, self._unscaled(gradient)))
-        return found
-
-    def _unscaled(self, gradient: Tensor) -> Tensor:
-        return gradient if self.scale == 1.0 else gradient / self.scale
+            buffer /= self.scale * self.group.size
+        self.chosen = f"{how} to {buffer.shape[1]} shared features, one below them"
+        return buffer
 
     def _form_layers(self, buffer: Tensor) -> Tensor:
         """The whole matrix after all, from what the layers hold."""
@@ -532,11 +353,6 @@ class LossGradients(TaskGradients):
         return full
 
     # --- Small things
-
-    def _remember_rows(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        rows = gradient.coalesce().indices()[0]
-        known = self._sparse.get(parameter)
-        self._sparse[parameter] = rows if known is None else torch.cat([known, rows]).unique()  # type: ignore[no-untyped-call]
 
     def _over_ranks(self, products: Tensor) -> Tensor:
         """Features of N ranks are parts of one batch: their inner products add up."""
@@ -557,20 +373,6 @@ class LossGradients(TaskGradients):
         if len(parameters) == len(self.shared):
             return vector
         return torch.cat([vector[self._spans[p]] for p in parameters]) if parameters else vector[:0]
-
-
-def _only_rows(gradient: Tensor, rows: Tensor) -> Tensor:
-    """The dense gradient of an embedding as the sparse one that its optimiser expects."""
-    values = gradient[rows]
-    return torch.sparse_coo_tensor(rows[None], values, gradient.shape, check_invariants=False, is_coalesced=True)
-
-
-def _weighted(terms: list[tuple[float, Tensor]]) -> Tensor | None:
-    total: Tensor | None = None
-    for weight, gradient in terms:
-        term = gradient if weight == 1.0 else gradient * weight
-        total = term if total is None else total + term
-    return total
 
 
 _SHARDED = (
