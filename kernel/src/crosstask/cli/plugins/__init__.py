@@ -12,6 +12,8 @@ _COMMANDS = {
     "info": "What a plugin or component is: options, documentation, source, licence.",
     "why": "Why a plugin or component can or cannot be used.",
     "doctor": "What was found where, what is wrong with it, and what to do.",
+    "check": "Check that a plugin or component does what its contract says.",
+    "new": "Write a new plugin: a small working one of any extension point, with tests.",
 }
 
 

@@ -1,0 +1,108 @@
+"""`crosstask plugins new POINT NAME`."""
+
+from __future__ import annotations
+
+import json
+import keyword
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import click
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@click.command()
+@click.argument("point")
+@click.argument("name")
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Folder to make the project in.  [default: here]",
+)
+def command(point: str, name: str, into: Path) -> None:
+    """Write a new plugin: a small working component of the extension point POINT, its tests and its packaging.
+
+    NAME is in lower case with dashes, as in `my-balancer`; the distribution will be `crosstask-my-balancer`.
+    """
+    folder = scaffold(point, name, into)
+    click.echo(f"wrote {folder}")
+    click.echo(f"next: pip install -e '{folder}[test]' && pytest {folder}")
+
+
+def scaffold(point: str, name: str, into: Path) -> Path:
+    """Write the project and return its folder. PluginError if the point or the name cannot be used."""
+    from crosstask.errors import PluginError
+
+    templates = _templates()
+    _check_point(point, templates)
+    name = name.removeprefix("crosstask-")
+    _check_name(name, point)
+    project = {_renamed(path, point, name): text for path, text in templates[point].items()}
+    camel = _camel(name)
+    for path, text in project.items():
+        # The class would hide something that the template uses under that name.
+        if path.endswith(".py") and re.search(rf"\b{camel}\b", text):
+            raise PluginError(f"a plugin cannot be named {name!r}: its class would be {camel}, a name that it needs")
+    folder = into / f"crosstask-{name}"
+    if folder.exists():
+        raise PluginError(f"{folder} exists already; choose another name, or another folder with --into")
+    try:
+        for path, text in project.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(_kernel_of_today(_renamed(text, point, name)), encoding="utf-8")
+    except OSError as error:
+        raise PluginError(f"cannot write {error.filename}: {error.strerror}") from None
+    return folder
+
+
+def _templates() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = json.loads(files("crosstask.cli").joinpath("templates.json").read_text("utf-8"))
+    return found
+
+
+def _check_point(point: str, templates: dict[str, dict[str, str]]) -> None:
+    from crosstask.errors import PluginError, nearest
+
+    if point not in templates:
+        raise PluginError(f"unknown extension point {point!r}{nearest(point, templates)}")
+
+
+def _check_name(name: str, point: str) -> None:
+    from crosstask.errors import PluginError
+    from crosstask.registry import Registry
+
+    if not _NAME.fullmatch(name):
+        likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
+        hint = f"; try {likely!r}" if _NAME.fullmatch(likely) else ""
+        raise PluginError(
+            f"a plugin's name is lower-case words joined by dashes, such as 'my-{point}', got {name!r}{hint}"
+        )
+    if keyword.iskeyword(name) or keyword.iskeyword(_camel(name)):
+        raise PluginError(f"{name!r} is a word of the language Python; try 'my-{name}'")
+    for record in Registry.installed().plugins():
+        if record.name == name:
+            raise PluginError(f"a plugin named {name!r} is installed already ({record.origin}); names must differ")
+
+
+def _camel(name: str) -> str:
+    return "".join(word.capitalize() for word in name.split("-"))
+
+
+def _renamed(text: str, point: str, name: str) -> str:
+    """The template's names (example-balancer, example_balancer, ExampleBalancer) made those of the plugin."""
+    text = text.replace(f"example-{point}", name).replace(f"example_{point}", name.replace("-", "_"))
+    return text.replace(f"Example{point.capitalize()}", _camel(name))
+
+
+def _kernel_of_today(text: str) -> str:
+    """Ask for the kernel that wrote the project, whatever the template's own requirement is."""
+    from crosstask import __version__
+
+    major, minor = __version__.split(".")[:2]
+    return re.sub(
+        r"crosstask-kernel>=[\d.]+,<[\d.]+", f"crosstask-kernel>={major}.{minor},<{major}.{int(minor) + 1}", text
+    )
