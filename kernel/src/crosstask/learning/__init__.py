@@ -1,7 +1,7 @@
 """What every torch plugin needs, once: training, evaluation, task gradients, module surgery, learning curves."""
 
 from crosstask.learning.data import batches, read_split
-from crosstask.learning.gradients import TaskGradients, conflict_metrics, gradients_of
+from crosstask.learning.gradients import ConflictMonitor, TaskGradients, conflict_metrics, gradients_of
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import (
@@ -18,6 +18,7 @@ from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.learning.training import History, evaluate, fit, predict
 
 __all__ = [
+    "ConflictMonitor",
     "Headless",
     "History",
     "ModelSpec",
