@@ -25,6 +25,7 @@ from crosstask.learning.transferring import (
     transfer_scores,
     without_model,
 )
+from crosstask.logs import logger
 from crosstask.options import component, option, state, structure, unstructure
 from crosstask.points.discovery import Discoverer
 from crosstask.points.transfer import Transfer
@@ -68,7 +69,8 @@ class Probe(Discoverer):
         pairs = self._choose(portfolio, graph)
         self.context.tell("stage_started", stage="probe", total=len(pairs))
         if self.skipped:
-            self.context.tell("stage_progress", stage="probe", detail=f"{len(self.skipped)} pairs left out")
+            reasons = sorted({reason for *_, reason in self.skipped})
+            logger().info("pairs left out", discoverer=self.origin, count=len(self.skipped), reasons=reasons)
         results = self._measure(method, pairs)
         edges = [self._edge(s.descriptor, t.descriptor, r) for (s, t), r in zip(pairs, results, strict=True)]
         self.context.tell("stage_finished", stage="probe", result=None)
