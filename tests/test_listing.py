@@ -122,7 +122,7 @@ def test_doctor(broken: Path) -> None:
 
 def test_doctor_takes_a_denied_plugin_as_wished(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CROSSTASK_DENY", "worn,exits,fine")
-    status, told, _ = crosstask("plugins", "doctor", "--json", path=broken)
+    _, told, _ = crosstask("plugins", "doctor", "--json", path=broken)
     found = json.loads(told)
     assert found["settings"] == {"deny": {"value": ["worn", "exits", "fine"], "from": "CROSSTASK_DENY"}}
     assert {item["status"] for item in found["plugins"] if item["name"] in ("worn", "exits")} == {"denied"}

@@ -124,3 +124,12 @@ def test_ctrl_c_is_not_swallowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     record = registry_module.PluginRecord("y", "y-dist", "1", "y:PLUGIN")
     with pytest.raises(KeyboardInterrupt):
         registry._load(record, lambda: registry_module._load_entry("y:PLUGIN"))
+
+
+def test_where_one_component_comes_from_says_nothing_of_another_of_its_class() -> None:
+    from crosstask.executors import SerialExecutor
+
+    registry = Registry()
+    registry.register(offering("x", SERIAL), distribution="x-dist", version="3")
+    registry.create("executor", "here")
+    assert SerialExecutor().origin == "executor SerialExecutor"

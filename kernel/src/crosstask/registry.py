@@ -242,15 +242,16 @@ class Registry:
         """A component by name, with its options checked."""
         from crosstask.options import build  # deferred: listing plugins needs no options
 
-        made = self.component_class(point, name)
         record, _ = self.find(point, name)
-        made._origin = f"{point} {name!r} ({record.origin})"
+        origin = f"{point} {name!r} ({record.origin})"
         try:
-            return build(made, options, f"{point} {name!r}")
+            made = build(self.component_class(point, name), options, f"{point} {name!r}")
         except CrosstaskError:
             raise
         except Exception as error:  # foreign code, such as the component's own __attrs_post_init__
-            raise PluginError(f"{made._origin} cannot be made: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{origin} cannot be made: {type(error).__name__}: {error}") from error
+        made._origin = origin
+        return made
 
     def recipe_path(self, name: str) -> Path:
         """The TOML file of a recipe that a plugin ships."""
