@@ -1,14 +1,18 @@
-"""Every method of the package does what the contract and its capabilities say."""
+"""Every method of the package, also with other options, does what the contract and its capabilities say."""
 
 import pytest
 
 import crosstask_jacobian
 from crosstask.points.balancer import Balancer
+from crosstask.testing import conformance
 from crosstask.testing.balancers import Check, checks_of
 from crosstask_jacobian.plugin import PLUGIN
 
-CASES = [(getattr(crosstask_jacobian, name), {}) for name in crosstask_jacobian.__all__]
-CASES += [
+METHODS = [getattr(crosstask_jacobian, name) for name in crosstask_jacobian.__all__]
+for _method in METHODS:
+    globals()[f"test_{_method.__name__}"] = conformance(_method)
+
+CASES: list[tuple[type[Balancer], dict[str, object]]] = [
     (crosstask_jacobian.DBMTL, {"beta": 0.0}),
     (crosstask_jacobian.NashMTL, {"max_norm": 0.0, "update_interval": 2}),
     (crosstask_jacobian.AlignedMTL, {"scale": "median"}),
@@ -31,6 +35,6 @@ def test_contract(method: type[Balancer], options: dict[str, object], check: Che
 
 def test_the_manifest_names_every_method() -> None:
     targets = {extension.target for extension in PLUGIN.extensions}
-    modules = {method.__module__: method.__name__ for method, _ in CASES}
+    modules = {method.__module__: method.__name__ for method in METHODS}
     assert targets == {f"{module}:{name}" for module, name in modules.items()}
     assert all(extension.target.split(":")[0].endswith(f".{extension.name}") for extension in PLUGIN.extensions)

@@ -48,7 +48,7 @@ class Twin:
         (2, {}),
         (3, {"lambd": 0.1, "lr_inner": 2.0}),
         (8, {"alpha_steps": 20, "lr_inner": 5.0}),
-        (40, {"mu": 0.5}),
+        (16, {"mu": 0.5}),
     ],
 )
 def test_ten_updates_agree_with_the_twin(tasks: int, options: dict[str, float]) -> None:

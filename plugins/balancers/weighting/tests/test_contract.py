@@ -1,4 +1,4 @@
-"""Every method of the package does what the contract and its capabilities say, from losses alone."""
+"""Every method, also with other options, does what the contract and its capabilities say, from losses alone."""
 
 import pytest
 import torch
@@ -6,11 +6,15 @@ import torch
 import crosstask_weighting
 from crosstask.learning.gradients import TaskGradients
 from crosstask.points.balancer import Balancer
+from crosstask.testing import conformance
 from crosstask.testing.balancers import Check, checks_of
 from crosstask_weighting.plugin import PLUGIN
 
-CASES = [(getattr(crosstask_weighting, name), {}) for name in crosstask_weighting.__all__ if name != "Fixed"]
-CASES += [
+METHODS = [getattr(crosstask_weighting, name) for name in crosstask_weighting.__all__ if name != "Fixed"]
+for _method in METHODS:  # `Fixed` has weights for one number of tasks only: see test_values.py
+    globals()[f"test_{_method.__name__}"] = conformance(_method)
+
+CASES: list[tuple[type[Balancer], dict[str, object]]] = [
     (crosstask_weighting.DWA, {"interval": 1}),
     (crosstask_weighting.STCH, {"warmup": 2}),
     *((crosstask_weighting.RLW, {"distribution": name}) for name in ("uniform", "dirichlet", "bernoulli")),
@@ -45,7 +49,7 @@ class Untouchable(TaskGradients):
         return self.matrix
 
 
-@pytest.mark.parametrize(("method", "options"), CASES)
+@pytest.mark.parametrize(("method", "options"), [*((method, {}) for method in METHODS), *CASES])
 def test_losses_are_enough(method: type[Balancer], options: dict[str, object]) -> None:
     balancer = method(**options)
     assert balancer.weighs_losses

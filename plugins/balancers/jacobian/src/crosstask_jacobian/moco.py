@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from crosstask import component, option, state
-from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import check_tasks, project_to_simplex, to_array, to_tensor
+from crosstask.learning.gradients import MatrixGradients, TaskGradients
+from crosstask.learning.solvers import check_tasks, gram_array, project_to_simplex, to_array, to_tensor
 from crosstask.points.balancer import Balancer, Direction
 
 
@@ -48,7 +48,7 @@ class MoCo(Balancer):
             check_tasks(self.origin, len(self.followed), count)
             followed = torch.lerp(self.followed.to(matrix), matrix, self.beta / self.updates**self.beta_decay)
             weights = to_array(self.weights)
-        gramian = to_array(followed @ followed.T)
+        gramian = gram_array(MatrixGradients(followed))
         rate = self.gamma / self.updates**self.gamma_decay
         weights = project_to_simplex(weights - rate * (gramian @ weights + self.rho * weights))
         self.followed, self.weights = followed, torch.from_numpy(weights)
