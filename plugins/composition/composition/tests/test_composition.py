@@ -214,6 +214,7 @@ def test_sequence_and_blend_do_what_they_say() -> None:
     gradients = torch.tensor([[2.0, 0.0], [0.0, 5.0]])
     product = balancers.Sequence(parts=[Weighs(weights=(3, 1)), Weighs(weights=(1, 2)), Weighs(weights=(1, 1))])
     torch.testing.assert_close(product.combine(gradients), torch.tensor([6.0, 10.0]))
+    torch.testing.assert_close(product.balance(torch.ones(2), MatrixGradients(gradients)), torch.tensor([3.0, 2.0]))
     chosen = balancers.Sequence(parts=[Weighs(weights=(3, 1)), Longest()])
     torch.testing.assert_close(chosen.combine(gradients), torch.tensor([6.0, 0.0]))
     torch.testing.assert_close(balancers.Sequence(parts=[Longest()]).combine(gradients), torch.tensor([0.0, 5.0]))

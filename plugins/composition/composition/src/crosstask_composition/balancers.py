@@ -70,7 +70,7 @@ class Sequence(Balancer):
         weights, vector = parts(last.balance(losses, seen), gradients.tasks, last.origin)
         if weights is not None:
             weights = weights * total.to(weights)
-        return Direction(vector=vector, weights=weights)
+        return whole(weights, vector)
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for stage in self.made_of("parts") for parameter in stage.parameters()]
@@ -94,10 +94,15 @@ class Blend(Balancer):
             own_weights, own_vector = parts(balancer.balance(losses, gradients), gradients.tasks, balancer.origin)
             weights = added(weights, own_weights, share / sum(shares))
             vector = added(vector, own_vector, share / sum(shares))
-        return Direction(vector=vector, weights=weights)
+        return whole(weights, vector)
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for balancer in self.made_of("parts") for parameter in balancer.parameters()]
+
+
+def whole(weights: Tensor | None, vector: Tensor | None) -> Tensor | Direction:
+    """Plain weights where there is nothing else, as wrappers expect of a balancer that weighs."""
+    return weights if weights is not None and vector is None else Direction(vector=vector, weights=weights)
 
 
 def added(total: Tensor | None, term: Tensor | None, factor: float) -> Tensor | None:
