@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from crosstask.errors import OptionError, RunError
-from crosstask.learning.gradients import ConflictMonitor, TaskGradients, conflict_metrics, gradients_of, shared_leaves
+from crosstask.learning.gradients import (
+    ConflictMonitor,
+    MatrixGradients,
+    TaskGradients,
+    conflict_metrics,
+    gradients_of,
+    shared_leaves,
+)
 from crosstask.options import component
 from crosstask.points.balancer import Balancer, Direction
 
@@ -366,6 +373,11 @@ def test_the_graph_is_freed_unless_it_is_to_be_kept() -> None:
     Asking(asks="gramian").backward(losses, shared)
     with pytest.raises(RunError, match="retain_graph"):
         Asking(asks="gramian").backward(losses, shared)
+
+
+def test_inner_products_of_long_rows() -> None:
+    matrix = torch.randn(3, 200_001, dtype=torch.double)
+    torch.testing.assert_close(MatrixGradients(matrix).gramian, matrix @ matrix.T)
 
 
 # --- Features

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 
@@ -46,7 +47,7 @@ class MatrixGradients(TaskGradients):
 
     @functools.cached_property
     def gramian(self) -> Tensor:
-        return self._matrix @ self._matrix.T
+        return inner_products(self._matrix)
 
     def dot(self, vector: Tensor) -> Tensor:
         return self._matrix @ vector
@@ -57,3 +58,16 @@ class MatrixGradients(TaskGradients):
             assert vector is not None
             return vector
         return total if vector is None else total.add_(vector)
+
+
+def inner_products(matrix: Tensor) -> Tensor:
+    """`matrix @ matrix.T`; on a CPU in pieces that stay in its cache, where long rows would be read again and again."""
+    if matrix.device.type != "cpu" or matrix.shape[1] <= _PIECE:
+        return matrix @ matrix.T
+    found = matrix.new_zeros(len(matrix), len(matrix))
+    for piece in torch.split(matrix, _PIECE, dim=1):
+        found.addmm_(piece, piece.T)
+    return found
+
+
+_PIECE = 65536

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.gradients.accumulate import accumulate, only_rows, weighted_sum
-from crosstask.learning.gradients.base import TaskGradients
+from crosstask.learning.gradients.base import TaskGradients, inner_products
 from crosstask.learning.gradients.checks import GradientOverflowError, check_losses, check_parameters, clear_errors
 from crosstask.learning.gradients.collective import Group
 from crosstask.learning.gradients.graph import Graph, shared_leaves
@@ -152,7 +152,7 @@ class LossGradients(TaskGradients):
     def gramian(self) -> Tensor:
         if self._gramian is None:
             buffer = self._collected()
-            self._gramian = self._over_ranks(buffer @ buffer.T)
+            self._gramian = self._over_ranks(inner_products(buffer))
             for layer in self._layers:
                 self._gramian += layer.gramian()
         self._check(self._gramian)
