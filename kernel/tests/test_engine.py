@@ -11,6 +11,7 @@ import torch
 
 from crosstask import (
     Budget,
+    Curriculum,
     CurriculumStrategy,
     DataError,
     ModelSpec,
@@ -21,9 +22,12 @@ from crosstask import (
     TransferEdge,
     TransferEngine,
     UnknownComponentError,
+    component,
     create_cross_task_transfer_engine,
+    option,
 )
 from crosstask.learning import fit
+from crosstask.records import StageResult
 from crosstask_fakes import FakeDiscoverer, FakeObserver, FakePlanner, FakeTransfer, blobs
 
 TRAIN = Budget(steps=60, learning_rate=0.02)
@@ -233,3 +237,27 @@ def test_compatible_tasks_grow_from_the_strongest_pair(registry: Registry) -> No
             engine.graph.add(TransferEdge(source=source, target=target, transfer_coefficient=value))
         assert engine.compatible_tasks() == ["a", "b", "c"]
         assert engine.compatible_tasks(minimum=0.35) == ["a", "b"]
+
+
+@component
+class Hasty(FakePlanner):
+    """Skips what was planned once the learner does well, or stops too soon."""
+
+    stop: bool = option(False, help="end before the target")
+
+    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
+        if history and self.stop:
+            return None
+        done = [stage.task_id for stage in history]
+        return None if curriculum.target in done else (curriculum.target if done else curriculum.task_sequence[0])
+
+
+def test_what_a_planner_changed_while_it_ran_is_recorded(engine: TransferEngine) -> None:
+    curriculum = engine.generate_curriculum("task2", "fake", 3)
+    result = engine.run_curriculum(curriculum, "fake", planner=Hasty())
+    assert result.curriculum.task_sequence == ("task0", "task2")
+    (change,) = result.curriculum.adjustments
+    assert (change.stage, change.task_id) == (2, "task2")
+    assert "where task1 was planned" in change.reason
+    with pytest.raises(DataError, match="ended before 'task2'"):
+        engine.run_curriculum(curriculum, "fake", planner=Hasty(stop=True))

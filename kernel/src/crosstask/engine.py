@@ -49,6 +49,7 @@ from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
 from crosstask.records import (
+    Adjustment,
     Budget,
     Curriculum,
     CurriculumResult,
@@ -315,17 +316,24 @@ class TransferEngine:
         models: list[nn.Module | None] = [None] * len(seeds)
         history: list[StageResult] = []
         path: list[str] = []
+        adjustments: list[Adjustment] = []
         total = 0
         while (task_id := self._next(curriculum, history, chooser)) is not None:
             task, previous = self.portfolio[task_id], self.portfolio[path[-1]] if path else None
             budget = self.budget if task_id == curriculum.target else self.train_budget
+            planned = next(t for t in (*curriculum.task_sequence, None) if t not in path)
+            if task_id != planned:
+                reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
+                adjustments.append(Adjustment(stage=len(path) + 1, task_id=task_id, reason=reason))
             path.append(task_id)
             total += budget.steps
             models, result = self._stage(method, models, previous, task, budget, seeds, path)
             history.append(result)
             self.run.tell("stage_progress", stage="curriculum", detail=task_id)
+        if curriculum.target not in path:
+            raise DataError(f"{chooser.origin if chooser else 'the curriculum'} ended before {curriculum.target!r}")
         done = CurriculumResult(
-            curriculum=attrs.evolve(curriculum, task_sequence=tuple(path)),
+            curriculum=attrs.evolve(curriculum, task_sequence=tuple(path), adjustments=tuple(adjustments)),
             strategy=method.origin,
             metric=metric_name(self.portfolio[curriculum.target]),
             stages=tuple(history),
