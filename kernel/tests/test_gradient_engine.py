@@ -571,6 +571,24 @@ def test_the_scaler_skips_a_step_whose_gradients_overflow(asks: str) -> None:
     assert scaler.get_scale() < 1e38
 
 
+@pytest.mark.parametrize("asks", ["nothing", "gramian", "matrix"])
+def test_losses_in_one_tensor(asks: str) -> None:
+    torch.manual_seed(0)
+    trunk, heads = double_trunk(nn.Linear(4, 3), nn.Tanh()), heads_of(3, 3)
+    losses = losses_on(trunk(torch.randn(5, 4).double()), heads)
+    on_heads = torch.autograd.grad(sum(losses), list(heads.parameters()), retain_graph=True)
+    expected = torch.tensor([1.0, 2.0, 3.0]).double() @ naive(losses, list(trunk.parameters()))
+    stacked = torch.stack(losses)
+    with pytest.raises(RunError, match="stacked into one tensor"):
+        Asking(asks=asks).backward(stacked)
+    with pytest.raises(RunError, match="stacked into one tensor"):
+        Asking(asks=asks).backward([stacked[0], stacked[1]])
+    Asking(asks=asks).backward(stacked, trunk.parameters())
+    torch.testing.assert_close(torch.cat([p.grad.flatten() for p in trunk.parameters()]), expected)
+    for parameter, gradient in zip(heads.parameters(), on_heads, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 # --- Errors
 
 

@@ -72,6 +72,11 @@ class LossGradients(TaskGradients):
     def shared(self) -> list[nn.Parameter]:
         """Parameters whose gradients are balanced: those given, or those that two or more losses reach."""
         if self._given is None:
+            if self.graph.stacked:
+                raise RunError(
+                    "the losses were stacked into one tensor, whose graph says nothing about which loss reaches what: "
+                    "give them as a list, or name the `shared` parameters"
+                )
             found = shared_leaves(self.losses, self.graph)[0]
         else:
             found = list(dict.fromkeys(p for p in self._given if p.requires_grad))

@@ -38,7 +38,8 @@ class LinearLayer:
 class Graph:
     """The joint graph of several losses, walked once.
 
-    `reach` of a node is a bit mask of the losses that it has a part in.
+    `reach` of a node is a bit mask of the losses that it has a part in. `stacked`: the losses are parts of one tensor
+    that they were put into before, so that each reaches whatever any of them does.
     """
 
     def __init__(self, losses: Sequence[Tensor]) -> None:
@@ -49,6 +50,8 @@ class Graph:
         self._users: dict[Node, list[tuple[Node, int]]] = {}
         for number, loss in enumerate(losses):
             self.reach[get_gradient_edge(loss).node] |= 1 << number
+        roots = [get_gradient_edge(loss).node for loss in losses]
+        self.stacked = len(losses) > 1 and any(_parts_a_stack(root) for root in roots)
         self.leaves: dict[nn.Parameter, Node] = {}
         for node in reversed(order):  # losses first: all users of a node come before it
             mask, edges = self.reach[node], self._edges[node]
@@ -178,6 +181,11 @@ class Graph:
 
 
 _FOLLOWED = frozenset({"torch::autograd::AccumulateGrad", "TBackward0", "ToCopyBackward0"})
+
+
+def _parts_a_stack(root: Node) -> bool:
+    below = root.next_functions[0][0] if root.name() in ("UnbindBackward0", "SelectBackward0") else None
+    return below is not None and below.name() in ("StackBackward0", "CatBackward0")
 
 
 def _left_factor(node: Node, place: int) -> Tensor | None:
