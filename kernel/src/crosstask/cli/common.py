@@ -6,8 +6,9 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+import attrs
 import click
 
 if TYPE_CHECKING:
@@ -16,13 +17,51 @@ if TYPE_CHECKING:
     from crosstask.engine import TransferEngine
     from crosstask.recipe import Recipe
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables; no progress bars.")
 
 
-def run_options(function: F) -> F:
-    """Options of every command that works on a recipe's tasks."""
+@attrs.frozen
+class Wanted:
+    """The options that every command working on a recipe's tasks has."""
+
+    out: Path
+    overrides: tuple[str, ...]
+    store: str | None
+    device: str
+    as_json: bool
+
+    @contextlib.contextmanager
+    def engine(self, reference: str) -> Iterator[tuple[TransferEngine, Recipe]]:
+        """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted."""
+        from crosstask.job import check_components, check_requirements, engine_for, load_portfolio
+        from crosstask.recipe import load_recipe
+        from crosstask.registry import Registry
+        from crosstask.store import open_store
+
+        registry = Registry.installed()
+        recipe = load_recipe(reference, registry, self.overrides).recipe
+        registry = registry.preferring(recipe.prefer)
+        check_requirements(recipe, registry)
+        check_components(recipe, registry)
+        opened = open_store(self.store or str(self.out / "store.db"), self.out / "weights", registry)
+        with (
+            progress(self.as_json) as observers,
+            engine_for(recipe, registry, opened, self.device, observers) as engine,
+        ):
+            engine.register(load_portfolio(recipe, engine))
+            yield engine, recipe
+
+
+def run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `Wanted`; the function receives them as one argument, `wanted`."""
+
+    @functools.wraps(function)
+    def gathered(
+        out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool, **others: Any
+    ) -> None:
+        function(wanted=Wanted(out, overrides, store, device, as_json), **others)
+
+    decorated: Callable[..., None] = gathered
     for decorate in (
         json_option,
         click.option("--device", default="cpu", show_default=True, help="torch device to train on."),
@@ -36,11 +75,11 @@ def run_options(function: F) -> F:
             help="Folder for results and the store.",
         ),
     ):
-        function = decorate(function)
-    return function
+        decorated = decorate(decorated)
+    return decorated
 
 
-def task_options(function: F) -> F:
+def task_options(function: Callable[..., None]) -> Callable[..., None]:
     """`run_options` and the recipe whose tasks to use."""
     with_recipe = click.option(
         "--recipe",
@@ -50,27 +89,6 @@ def task_options(function: F) -> F:
         help="Recipe file or name: tasks, model, budgets.",
     )
     return with_recipe(run_options(function))
-
-
-@contextlib.contextmanager
-def engine_of(
-    reference: str, overrides: tuple[str, ...], out: Path, store: str | None, device: str, as_json: bool
-) -> Iterator[tuple[TransferEngine, Recipe]]:
-    """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted."""
-    from crosstask.job import check_components, check_requirements, engine_for, load_portfolio
-    from crosstask.recipe import load_recipe
-    from crosstask.registry import Registry
-    from crosstask.store import open_store
-
-    registry = Registry.installed()
-    recipe = load_recipe(reference, registry, overrides).recipe
-    registry = registry.preferring(recipe.prefer)
-    check_requirements(recipe, registry)
-    check_components(recipe, registry)
-    opened = open_store(store or str(out / "store.db"), out / "weights", registry)
-    with progress(as_json) as observers, engine_for(recipe, registry, opened, device, observers) as engine:
-        engine.register(load_portfolio(recipe, engine))
-        yield engine, recipe
 
 
 @contextlib.contextmanager

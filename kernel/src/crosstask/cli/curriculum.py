@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
 
 
 @click.command()
@@ -26,14 +26,10 @@ def command(
     max_tasks: int,
     graph_path: Path | None,
     reference: str,
-    out: Path,
-    overrides: tuple[str, ...],
-    store: str | None,
-    device: str,
-    as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Plan an order of tasks that ends with TARGET."""
-    with engine_of(reference, overrides, out, store, device, as_json) as (engine, _):
+    with wanted.engine(reference) as (engine, _):
         if graph_path is not None:
             from crosstask.graph import TransferGraph
 
@@ -41,7 +37,7 @@ def command(
         else:
             engine.discover()
         curriculum = engine.generate_curriculum(target, strategy, max_tasks)
-    if as_json:
+    if wanted.as_json:
         emit_json(curriculum)
         return
     from rich.table import Table

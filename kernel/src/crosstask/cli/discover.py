@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
 
 
 @click.command()
 @task_options
 def command(
-    reference: str, out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool
+    reference: str,
+    wanted: Wanted,
 ) -> None:
     """Find out which tasks of a recipe help which; write graph.json and graph.graphml to --out."""
-    with engine_of(reference, overrides, out, store, device, as_json) as (engine, _):
+    with wanted.engine(reference) as (engine, _):
         graph = engine.discover()
         for suffix in ("json", "graphml"):
-            engine.export_transfer_graph(out / f"graph.{suffix}")
-        if as_json:
+            engine.export_transfer_graph(wanted.out / f"graph.{suffix}")
+        if wanted.as_json:
             emit_json(graph.to_json())
             return
         from rich.table import Table
@@ -30,4 +29,4 @@ def command(
             coefficient = shown(edge.transfer_coefficient)
             table.add_row(edge.source, edge.target, coefficient, between, edge.relation.value, edge.evidence.value)
         emit_table(table)
-        click.echo(f"graph: {out / 'graph.json'}")
+        click.echo(f"graph: {wanted.out / 'graph.json'}")

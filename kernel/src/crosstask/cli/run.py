@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crosstask.cli.common import emit_json, emit_table, progress, run_options, shown
+from crosstask.cli.common import Wanted, emit_json, emit_table, progress, run_options, shown
 
 if TYPE_CHECKING:
     from crosstask.records import RunRecord
@@ -17,28 +17,12 @@ if TYPE_CHECKING:
 @click.argument("reference", metavar="RECIPE", required=False)
 @click.option("--resume", is_flag=True, help="Continue the run that was started in --out; its recipe if none is given.")
 @run_options
-def command(
-    reference: str | None,
-    resume: bool,
-    out: Path,
-    overrides: tuple[str, ...],
-    store: str | None,
-    device: str,
-    as_json: bool,
-) -> None:
+def command(reference: str | None, resume: bool, wanted: Wanted) -> None:
     """Run RECIPE, a TOML file or the name of an installed recipe, and write everything it finds to --out."""
-    execute(reference, resume, out, overrides, store, device, as_json)
+    execute(reference, resume, wanted)
 
 
-def execute(
-    reference: str | None,
-    resume: bool,
-    out: Path,
-    overrides: tuple[str, ...],
-    store: str | None,
-    device: str,
-    as_json: bool,
-) -> None:
+def execute(reference: str | None, resume: bool, wanted: Wanted) -> None:
     """Run a recipe and print its summary."""
     if reference is None and not resume:
         raise click.UsageError("a RECIPE is needed, or --resume to continue the run in --out")
@@ -47,15 +31,21 @@ def execute(
     from crosstask.registry import Registry
 
     registry = Registry.installed()
-    recipe = load_recipe(reference, registry, overrides).recipe if reference else None
-    with progress(as_json) as observers:
+    recipe = load_recipe(reference, registry, wanted.overrides).recipe if reference else None
+    with progress(wanted.as_json) as observers:
         record = run_recipe(
-            recipe, out, registry=registry, store=store, resume=resume, device=device, observers=observers
+            recipe,
+            wanted.out,
+            registry=registry,
+            store=wanted.store,
+            resume=resume,
+            device=wanted.device,
+            observers=observers,
         )
-    if as_json:
+    if wanted.as_json:
         emit_json(record)
     else:
-        _show(record, out)
+        _show(record, wanted.out)
 
 
 def _show(record: RunRecord, out: Path) -> None:

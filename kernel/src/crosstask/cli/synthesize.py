@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
 
 
 @click.command()
@@ -17,24 +15,20 @@ def command(
     task: str,
     strategy: str,
     reference: str,
-    out: Path,
-    overrides: tuple[str, ...],
-    store: str | None,
-    device: str,
-    as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Make a model for the unseen TASK without training it; write its weights to --out as safetensors."""
-    with engine_of(reference, overrides, out, store, device, as_json) as (engine, _):
+    with wanted.engine(reference) as (engine, _):
         new_task = engine.portfolio[task]
         inputs = new_task.data("train").inputs if new_task.has_data() else None
         model = engine.synthesize_zero_shot_model(task, strategy, inputs)
         result = engine.judge_synthesis(model, task)
     from safetensors.torch import save_file
 
-    path = out / f"{task}.safetensors"
+    path = wanted.out / f"{task}.safetensors"
     # Cloned, because safetensors refuses tensors that share memory.
     save_file({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}, path)
-    if as_json:
+    if wanted.as_json:
         emit_json(result)
         return
     from rich.table import Table

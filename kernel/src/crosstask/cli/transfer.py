@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from crosstask.cli.common import emit_json, emit_table, engine_of, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
 
 
 @click.command()
@@ -21,18 +19,14 @@ def command(
     strategy: str | None,
     samples: bool,
     reference: str,
-    out: Path,
-    overrides: tuple[str, ...],
-    store: str | None,
-    device: str,
-    as_json: bool,
+    wanted: Wanted,
 ) -> None:
     """Measure the transfer from SOURCE to TARGET against training from scratch with the same budget and seeds."""
-    with engine_of(reference, overrides, out, store, device, as_json) as (engine, recipe):
+    with wanted.engine(reference) as (engine, recipe):
         method = engine.run.component("transfer", strategy) if strategy else None
         chosen = method or engine.run.component("transfer", recipe.transfer.use, recipe.transfer.options)
         result = engine.transfer_knowledge(source, target, chosen, samples=samples)
-    if as_json:
+    if wanted.as_json:
         emit_json(result)
         return
     from rich.table import Table
