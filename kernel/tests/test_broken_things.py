@@ -29,6 +29,7 @@ from crosstask.registry import PluginRecord, Registry
 from crosstask.run import Run
 from crosstask.settings import Settings, load_settings
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.testing import run_checks
 
 _numbers = itertools.count(1)
 
@@ -581,6 +582,18 @@ def test_state_of_another_component(site: Site) -> None:
     assert raised(lambda: made.load_state_dict({"momentum": 1})) == site.named(
         BAD + ": state has ['momentum'], expected ['steps']"
     )
+
+
+def test_conformance_kit_finds_a_component_that_changes_its_inputs(site: Site) -> None:
+    code = (
+        "@component\nclass Bad(Discoverer):\n    def discover(self, portfolio, graph):\n        s, t = portfolio.ids[:2]\n"
+        "        graph.add(TransferEdge(source=s, target=t, transfer_coefficient=0.9, found_by='bad'))\n        return []"
+    )
+    site.write(MANIFEST.replace("POINT", "discovery"), code)
+    made = site.registry().component_class("discovery", "bad")
+    (outcome,) = [outcome for outcome in run_checks(made) if "inputs_untouched" in outcome.name]
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("discovery Bad changes what it is given: inputs['graph']")
 
 
 def test_empty_task_gradients_are_refused() -> None:
