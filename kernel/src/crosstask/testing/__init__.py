@@ -11,8 +11,9 @@ The pytest plugin (installed with the kernel) adds the marker `conformance` and 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
 
 _PUBLIC = {
     "Check": "kit",
@@ -21,6 +22,7 @@ _PUBLIC = {
     "Outcome": "kit",
     "checks_of": "kit",
     "conformance": "kit",
+    "reference_registry": "references",
     "run_checks": "kit",
     "small_graph": "tasks",
     "small_portfolio": "tasks",
@@ -31,12 +33,10 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'crosstask.testing' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"crosstask.testing.{_PUBLIC[name]}"), name)
+__getattr__ = lazily(__name__, _PUBLIC)
 
 
 if TYPE_CHECKING:
     from crosstask.testing.kit import Check, CheckFailure, Kit, Outcome, checks_of, conformance, run_checks
+    from crosstask.testing.references import reference_registry
     from crosstask.testing.tasks import small_graph, small_portfolio, small_task, trained

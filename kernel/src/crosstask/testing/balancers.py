@@ -45,7 +45,8 @@ def losses_for(matrix: Tensor, step: int = 0) -> Tensor:
 def fresh(factory: Factory, seed: int = 0) -> Balancer:
     """A new balancer, bound to a context with this seed."""
     balancer = factory()
-    balancer.bind(LocalContext(seed=seed))
+    # A factory may say where a balancer made of others finds them.
+    balancer.bind(LocalContext(seed=seed, registry=getattr(factory, "registry", None)))
     return balancer
 
 

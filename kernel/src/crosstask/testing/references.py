@@ -22,6 +22,7 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.modules import seeded
 from crosstask.learning.training import History, fit
+from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option, state
 from crosstask.points.balancer import Balancer
 from crosstask.points.curriculum import CurriculumPlanner
@@ -37,6 +38,7 @@ from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
 from crosstask.records import Budget, MetaKnowledge, Provenance
+from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask.testing.tasks import small_portfolio
@@ -253,3 +255,18 @@ REFERENCES: dict[str, type[Component]] = {
         ReferenceWrapper,
     )
 }
+
+
+def reference_registry(**names: str) -> Registry:
+    """A registry with the reference components under `reference`, and under other names: `lp_ft="transfer"`.
+
+    For checking a component that asks for others by name.
+    """
+    offers = [(point, "reference") for point in REFERENCES] + [(point, name) for name, point in names.items()]
+    extensions = [
+        Extension(point, name, f"{__name__}:{REFERENCES[point].__name__}", summary="For checks.")
+        for point, name in offers
+    ]
+    registry = Registry()
+    registry.register(Plugin("reference", extensions))
+    return registry

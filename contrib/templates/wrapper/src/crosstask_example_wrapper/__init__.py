@@ -1,20 +1,12 @@
 """Trusts uncertain edges less."""
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from typing import TYPE_CHECKING, Any
-
-__all__ = ["ExampleWrapper"]
-
-
-def __getattr__(name: str) -> Any:
-    # Lazily: listing plugins imports this package, and must not import torch.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from crosstask_example_wrapper import example_wrapper
-
-    return getattr(example_wrapper, name)
-
+from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
     from crosstask_example_wrapper.example_wrapper import ExampleWrapper
+
+__all__ = ["ExampleWrapper"]
+
+__getattr__ = lazily(__name__, {"ExampleWrapper": "example_wrapper"})

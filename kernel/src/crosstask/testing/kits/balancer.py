@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -40,17 +41,24 @@ class BalancerKit(Kit):
         weights = component.backward(losses, shared, heads)
         return [answers, weights, [p.grad for p in [*shared, *heads]]]
 
+    @property
+    def factory(self) -> Callable[[], Any]:
+        """Makes balancers; says where those that are made of others find them."""
+        made = functools.partial(self.make)
+        made.registry = self.subject.registry  # type: ignore[attr-defined]
+        return made
+
     def holds(self, check: Callable[[Any], None]) -> None:
         """One of the checks of numbers, with the name of the balancer in its failure."""
         try:
-            check(self.make)
+            check(self.factory)
         except CheckFailure as failure:
             raise CheckFailure(f"{self.name}: {failure}") from None
 
     def check_answers_weights_or_a_direction(self) -> None:
         """`balance` returns finite weights [T] without a graph, or a `Direction` with a vector [D]."""
         for matrix in problems():
-            answer = fresh(self.make).balance(losses_for(matrix), MatrixGradients(matrix))
+            answer = fresh(self.factory).balance(losses_for(matrix), MatrixGradients(matrix))
             weights, vector = parts(answer, len(matrix), self.name)
             expect(isinstance(answer, Tensor | Direction), f"{self.name}.balance returned a {type(answer).__name__}")
             for what, value, shape in (("weights", weights, matrix.shape[:1]), ("vector", vector, matrix.shape[1:])):
@@ -98,7 +106,7 @@ class BalancerKit(Kit):
         for start in (first, second):
             losses, shared, heads = _problem(torch.float64)
             shared[0].grad = start.clone()
-            balancer = fresh(self.make)
+            balancer = fresh(self.factory)
             weights = balancer.backward(losses, shared, heads)
             assert shared[0].grad is not None
             found.append(shared[0].grad - start)
@@ -113,7 +121,7 @@ class BalancerKit(Kit):
 
     def check_number_of_tasks_may_change(self) -> None:
         """After a step with some tasks it answers one with others, or says why not."""
-        balancer = fresh(self.make)
+        balancer = fresh(self.factory)
         generator = torch.Generator().manual_seed(3)
         for tasks in (4, 3, 5, 4):
             matrix = torch.randn(tasks, 6, generator=generator, dtype=torch.float64)
@@ -132,7 +140,7 @@ class BalancerKit(Kit):
         matrix = torch.randn(3, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         matrix[1, 2] = torch.nan
         try:
-            found = update(fresh(self.make), matrix, losses_for(matrix))
+            found = update(fresh(self.factory), matrix, losses_for(matrix))
         except (CrosstaskError, ValueError) as error:
             expect(str(error).strip(), f"{self.name}: an error without a message")
         except Exception as error:
@@ -146,9 +154,10 @@ class BalancerKit(Kit):
             raise NotApplicableError("no CUDA device")
         for matrix in problems():
             on_gpu = matrix.to("cuda")
-            found = update(fresh(self.make), on_gpu, losses_for(on_gpu))
+            found = update(fresh(self.factory), on_gpu, losses_for(on_gpu))
             expect(found.device.type == "cuda", f"{self.name}: an update on {found.device} for gradients on cuda")
-            _close(f"{self.name} on cuda", found.cpu(), update(fresh(self.make), matrix, losses_for(matrix)), "the CPU")
+            here = update(fresh(self.factory), matrix, losses_for(matrix))
+            _close(f"{self.name} on cuda", found.cpu(), here, "the CPU")
 
     @claims("permutation_invariant")
     def check_permutation_invariant(self) -> None:
@@ -190,7 +199,7 @@ class BalancerKit(Kit):
         """Its first update is the twin's."""
         assert self.subject.twin is not None
         for matrix in problems():
-            found = update(fresh(self.make), matrix, losses_for(matrix))
+            found = update(fresh(self.factory), matrix, losses_for(matrix))
             _close(f"{self.name} for gradients {tuple(matrix.shape)}", found, self.subject.twin(matrix), "its twin")
 
 

@@ -6,6 +6,7 @@ from abc import abstractmethod
 
 import torch
 
+from crosstask.errors import DataError
 from crosstask.options import component, option, state
 from crosstask.points.sampler import Sampler
 
@@ -49,6 +50,8 @@ class Adaptive(Sampler):
 
 def draw(tasks: list[str], weights: list[float], count: int, rng: torch.Generator) -> list[str]:
     """`count` different tasks (all, if there are fewer), in their order, with probability as their weights."""
+    if not tasks:
+        raise DataError("no tasks to draw from")
     # A task whose probability has vanished must still be there to draw when all others are taken.
     chances = torch.tensor(weights, dtype=torch.float64).clamp_min(1e-12)
     chosen = torch.multinomial(chances, min(count, len(tasks)), generator=rng).tolist()

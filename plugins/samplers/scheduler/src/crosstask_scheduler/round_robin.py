@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from crosstask.errors import DataError
 from crosstask.options import component, option, state
 from crosstask.points.sampler import Sampler
 
@@ -17,6 +18,8 @@ class RoundRobin(Sampler):
     position: int = state(0)
 
     def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+        if not tasks:
+            raise DataError("no tasks to take in turn")
         count = min(self.tasks_per_step, len(tasks))
         chosen = {(self.position + offset) % len(tasks) for offset in range(count)}
         self.position = (self.position + count) % len(tasks)
