@@ -44,6 +44,12 @@ def check_tasks(origin: str, remembered: int, given: int) -> None:
         )
 
 
+def check_lasting(origin: str, gradients: TaskGradients) -> None:
+    """RunError if the gradients are those of features: what is remembered of them means nothing in the next batch."""
+    if getattr(gradients, "features", None):
+        raise RunError(f"{origin}: remembers gradients from step to step; balance parameters, not features")
+
+
 def to_array(values: Tensor) -> Array:
     """A float64 copy on the CPU."""
     return values.detach().to("cpu", torch.float64, copy=True).numpy()

@@ -73,7 +73,7 @@ def test_errors() -> None:
     with pytest.raises(RunError, match="positive"):
         balancer.balance(torch.tensor([1.0, -1.0]), MatrixGradients(torch.eye(2)))
     balancer.balance(torch.ones(2), MatrixGradients(torch.eye(2)))
-    with pytest.raises(RunError, match="2 tasks and was given 3"):
+    with pytest.raises(RunError, match="remembers 2 tasks, was given 3"):
         balancer.balance(torch.ones(3), MatrixGradients(torch.eye(3)))
     with pytest.raises(RunError, match="task 1 is not finite"):
         balancer.balance(torch.ones(2), MatrixGradients(torch.tensor([[1.0, 0.0], [float("nan"), 0.0]])))

@@ -375,6 +375,15 @@ def test_wrong_use() -> None:
             balancer.combine(draw(2, 4, 0))
 
 
+@pytest.mark.parametrize("method", [MoCo, DBMTL, ExcessMTL])
+def test_what_remembers_gradients_refuses_features(method: type[Balancer]) -> None:
+    weight, inputs = torch.nn.Parameter(torch.ones(3, 2)), draw(4, 3, 0).float()
+    features = inputs @ weight
+    losses = [features[:, 0].square().mean(), features[:, 1].square().mean()]
+    with pytest.raises(RunError, match="balance parameters, not features"):
+        method().backward(losses, [weight], [], features=features)
+
+
 PINNED = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0], [1.0, 2.0, -1.0]], dtype=torch.float64)
 
 

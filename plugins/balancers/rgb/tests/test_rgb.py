@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosstask import OptionError
+from crosstask import OptionError, RunError
 from crosstask_rgb import RGB
 
 
@@ -111,6 +111,13 @@ def test_adaptive_number_of_steps() -> None:
     assert rgb._steps(torch.tensor([1.0, 1.0])) == 1  # no change, no variability
     assert rgb._steps(torch.tensor([1.0, 3.0])) == round(1 + 9 * 1 / 2)  # changes 0 and 2: deviation 1
     assert rgb._steps(torch.tensor([1.0, 3e9])) == 10
+
+
+def test_features_are_refused() -> None:
+    weight, inputs = torch.nn.Parameter(torch.ones(3, 2)), torch.ones(4, 3)
+    features = inputs @ weight
+    with pytest.raises(RunError, match="balance parameters, not features"):
+        RGB().backward([features.sum(), features[:, 0].square().sum()], [weight], [], features=features)
 
 
 def test_state_survives() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import Array, adam_step, gram_array, norms_of, to_array, to_tensor
+from crosstask.learning.solvers import Array, adam_step, check_tasks, gram_array, norms_of, to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 LEAST = 1e-3
@@ -60,8 +60,7 @@ class GradNorm(Balancer):
             weights, initial, moments = np.ones(count), values, np.zeros((2, count))
         else:
             weights, initial, moments = map(to_array, (self.weights, self.initial, self.moments))
-        if len(weights) != count:
-            raise RunError(f"{self.origin}: has weights for {len(weights)} tasks and was given {count}")
+        check_tasks(self.origin, len(weights), count)
         answer = to_tensor(weights, losses)
         slope = slopes(weights, norms, values / initial, self.alpha)
         self.updates += 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import check_tasks, gram_array, inverse, norms_of, to_array, to_tensor
+from crosstask.learning.solvers import check_lasting, check_tasks, gram_array, inverse, norms_of, to_array, to_tensor
 from crosstask.points.balancer import Balancer, Direction
 
 
@@ -42,6 +42,7 @@ class DBMTL(Balancer):
         if not self.beta:
             norms = norms_of(gram_array(gradients)) / values
             return to_tensor(norms.max() * inverse(norms) / values, losses)
+        check_lasting(self.origin, gradients)
         matrix = gradients.matrix / losses[:, None].to(gradients.matrix)
         if self.average is not None:
             check_tasks(self.origin, len(self.average), len(matrix))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import check_tasks, to_array, to_tensor
+from crosstask.learning.solvers import check_lasting, check_tasks, to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 
@@ -38,6 +38,7 @@ class ExcessMTL(Balancer):
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        check_lasting(self.origin, gradients)
         matrix = gradients.matrix
         count = len(matrix)
         if self.squares is None or self.initial is None or self.weights is None:

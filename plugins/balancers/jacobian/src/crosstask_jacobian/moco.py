@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import MatrixGradients, TaskGradients
-from crosstask.learning.solvers import check_tasks, gram_array, project_to_simplex, to_array, to_tensor
+from crosstask.learning.solvers import check_lasting, check_tasks, gram_array, project_to_simplex, to_array, to_tensor
 from crosstask.points.balancer import Balancer, Direction
 
 
@@ -39,6 +39,7 @@ class MoCo(Balancer):
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Direction:
+        check_lasting(self.origin, gradients)
         matrix = gradients.matrix
         count = len(matrix)
         self.updates += 1

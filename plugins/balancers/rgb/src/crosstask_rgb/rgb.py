@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import Array, gram_array, inverse, norms_of, to_array, to_tensor
+from crosstask.learning.solvers import Array, check_lasting, gram_array, inverse, norms_of, to_array, to_tensor
 from crosstask.points.balancer import Balancer, Direction
 
 PARALLEL = 0.999
@@ -38,9 +38,10 @@ class RGB(Balancer):
     products of g_1 … g_T and d: one Gram matrix, one product with the d of the step before, one weighted sum
     for the new d. No array of size [T, D] is formed. State: d [D] and the angles [T].
 
-    A zero gradient stays zero and is not rotated; a task with |g_i·d| > 0.999 is not rotated; one task alone
-    gives its unit gradient. If the number of tasks changes, the angles start afresh. In steps between two
-    `update_interval`s the mean of the g_i is used, and d and the angles stay as they are.
+    A zero gradient stays zero and is not rotated; a task with |g_i·d| > 0.999 is not rotated; one task alone gives
+    its unit gradient. If the number of tasks changes, the angles start afresh. RunError for gradients on features, in
+    which d would mean nothing one batch later. In steps between two `update_interval`s the mean of the g_i is used,
+    and d and the angles stay as they are.
 
     Source: Rotation-Based Gradient Balancing (RGB), openreview.net/forum?id=l0QAezg8HX; the closed form is
     ours.
@@ -61,6 +62,7 @@ class RGB(Balancer):
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
+        check_lasting(self.origin, gradients)
         gramian = gram_array(gradients)
         lengths = inverse(norms_of(gramian))  # turns raw gradients into unit ones
         steps = self._steps(losses)
