@@ -27,6 +27,7 @@ from crosstask_jacobian import (
     GradDrop,
     GradVac,
     MoCo,
+    MoDo,
     NashMTL,
     SDMGrad,
     UPGrad,
@@ -330,6 +331,13 @@ def test_sdmgrad_of_torchjd() -> None:
         close(weights_of(ours, matrix), peer(matrix @ matrix.T))
 
 
+def test_modo_of_torchjd() -> None:
+    peer, ours = jd().MoDoWeighting(gamma=0.02, rho=0.3), MoDo(gamma=0.02, rho=0.3)
+    for seed in range(5):
+        matrix = draw(4, 20, seed)
+        close(weights_of(ours, matrix), peer(matrix @ matrix.T))
+
+
 def test_excess_mtl_of_torchjd() -> None:
     peer, ours = jd().ExcessMTLWeighting(robust_step_size=0.5, n_warmup_steps=1), ExcessMTL(rate=0.5)
     for seed in range(4):
@@ -368,7 +376,7 @@ def test_wrong_use() -> None:
         UPGrad(preferences=(1.0, 2.0)).combine(draw(3, 4, 0))
     with pytest.raises(RunError, match="losses must be positive"):
         DBMTL().balance(torch.tensor([1.0, 0.0]), MatrixGradients(torch.eye(2)))
-    for method in (GradVac, MoCo, SDMGrad, ExcessMTL, DBMTL):
+    for method in (GradVac, MoCo, MoDo, SDMGrad, ExcessMTL, DBMTL):
         balancer = method()
         balancer.combine(draw(3, 4, 0))
         with pytest.raises(RunError, match="remembers 3 tasks, was given 2"):
@@ -402,6 +410,7 @@ PINNED = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0], [1.0, 2.0, -1.0]], dty
         (GradDrop, [7.0, 4.0, -1.0]),
         (GradVac, [0.918129, 5.967836, 2.967836]),
         (MoCo, [-2.916667, 1.216667, 0.566667]),
+        (MoDo, [-2.916667, 1.216667, 0.566667]),
         (NashMTL, [0.067327, 0.942544, 0.327229]),
         (SDMGrad, [4.846154, 1.076923, 0.846154]),
         (UPGrad, [0.306043, 1.989279, 0.989279]),

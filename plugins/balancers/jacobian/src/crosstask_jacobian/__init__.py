@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from crosstask_jacobian.imtl_g import IMTLG
     from crosstask_jacobian.mgda import MGDA
     from crosstask_jacobian.moco import MoCo
+    from crosstask_jacobian.modo import MoDo
     from crosstask_jacobian.nash_mtl import NashMTL
     from crosstask_jacobian.sdmgrad import SDMGrad
     from crosstask_jacobian.upgrad import UPGrad
@@ -34,6 +35,7 @@ __all__ = [
     "GradDrop",
     "GradVac",
     "MoCo",
+    "MoDo",
     "NashMTL",
     "SDMGrad",
     "UPGrad",
@@ -54,6 +56,7 @@ __getattr__ = lazily(
         "IMTLG": "imtl_g",
         "MGDA": "mgda",
         "MoCo": "moco",
+        "MoDo": "modo",
         "NashMTL": "nash_mtl",
         "SDMGrad": "sdmgrad",
         "UPGrad": "upgrad",

@@ -91,6 +91,13 @@ PLUGIN = Plugin(
         ),
         Extension(
             "balancer",
+            "modo",
+            "crosstask_jacobian.modo:MoDo",
+            summary="MGDA's weights, one small step per update",
+            source="Chen et al. 2023, arXiv:2305.20057",
+        ),
+        Extension(
+            "balancer",
             "nash_mtl",
             "crosstask_jacobian.nash_mtl:NashMTL",
             summary="The bargaining solution: maximises the product of the gains",
