@@ -274,6 +274,14 @@ def test_everything_gets_its_gradient(build: Callable[..., object], asks: str, k
         torch.testing.assert_close(torch.cat([p.grad.flatten() for p in specific]), on_specific)
 
 
+def test_a_compiled_trunk() -> None:
+    """One node of the graph is then all there is to see; how it was compiled (here: not to machine code) is alike."""
+    torch.manual_seed(0)
+    trunk = double_trunk(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 3))
+    features = torch.compile(trunk, backend="aot_eager")(torch.randn(5, 4).double())
+    check_engine(losses_on(features, heads_of(3, 3)), list(trunk.parameters()), ("auto", "layers", "matrix"))
+
+
 def test_a_loop_of_three_lines_trains_heads_too() -> None:
     torch.manual_seed(0)
     trunk, heads = nn.Linear(4, 3), heads_of(3, 2).float()

@@ -115,7 +115,8 @@ class Balancer(Component):
         (True: on the tensor where the losses' graphs meet). `mode`, `memory`: how gradients are computed, see
         `crosstask.learning.gradients_of`. `scaler`: of mixed precision; `.grad` is scaled as it expects, and if a
         gradient overflows it is left so that the scaler skips the step. `group`: under torch.distributed, the processes
-        whose means are balanced (None: all; False: this one). RunError if a loss is not finite.
+        whose means are balanced (None: all; False: this one); do not wrap the model in DistributedDataParallel too.
+        RunError if a loss is not finite.
         """
         values = list(losses.values()) if hasattr(losses, "values") and not isinstance(losses, Tensor) else list(losses)
         scale = 1.0

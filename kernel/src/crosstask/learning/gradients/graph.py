@@ -58,7 +58,7 @@ class Graph:
             for place, (below, _) in enumerate(edges):
                 if below is not None:
                     self.reach[below] |= mask
-                    if below.name() in _FOLLOWED:
+                    if type(below).__name__ in _FOLLOWED:
                         self._users.setdefault(below, []).append((node, place))
             if not edges and hasattr(node, "variable"):
                 self.leaves[node.variable] = node
@@ -180,7 +180,7 @@ class Graph:
         return users
 
 
-_FOLLOWED = frozenset({"torch::autograd::AccumulateGrad", "TBackward0", "ToCopyBackward0"})
+_FOLLOWED = frozenset({"AccumulateGrad", "TBackward0", "ToCopyBackward0"})
 
 
 def _parts_a_stack(root: Node) -> bool:
