@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crosstask.components import check_answer, hooks_of
+from crosstask.components import check_answer, hookimpl, hooks_of
 from crosstask.context import Job, LocalContext
 from crosstask.errors import CrosstaskError, PluginError
 from crosstask.executors import SerialExecutor
@@ -16,6 +18,7 @@ from crosstask.options import component, option, state
 from crosstask.parts import Part, part
 from crosstask.points.executor import Executor
 from crosstask.points.sampler import Sampler
+from crosstask.points.wrapper import Wrapper
 from crosstask.registry import Registry
 from crosstask.run import Run
 
@@ -48,10 +51,22 @@ class Twice(Sampler):
         return chosen
 
 
+@component
+class Divides(Wrapper):
+    """Divides the weights of every balancer."""
+
+    by: float = option(2.0, gt=0, help="divisor")
+
+    @hookimpl(wrapper=True)
+    def balance(self) -> Generator[None, Any, Any]:
+        weights = yield
+        return weights / self.by
+
+
 ASKED: dict[str, Any] = {"tasks": ["a", "b"], "history": {}, "rng": None}
 
 
-def registry() -> Registry:
+def own_registry() -> Registry:
     made = Registry()
     serial = Extension("executor", "serial", "crosstask.executors:SerialExecutor")
     made.register(Plugin("x", [serial]), distribution="x-dist", version="1")
@@ -60,7 +75,7 @@ def registry() -> Registry:
 
 def test_parts_are_made_once_and_bound_to_the_run() -> None:
     whole = Twice(first=Count(), more=[Count(), Count()])
-    with Run(registry()) as run:
+    with Run(own_registry()) as run:
         assert run.call(whole, "sample", **ASKED) == ["a", "a", "a"]
         assert whole.made_of("first")[0].context is run
         assert whole.made_of("first")[0] is whole.first
@@ -92,13 +107,13 @@ def test_parts_of_parts_and_their_state() -> None:
 
 def test_a_part_that_cannot_be_found_is_named_with_its_option() -> None:
     whole = Twice(first="lost")
-    whole.bind(LocalContext(registry=registry()))
+    whole.bind(LocalContext(registry=own_registry()))
     with pytest.raises(PluginError, match=r"sampler Twice: first: no sampler named 'lost' \(there are none\)"):
         whole.sample(**ASKED)
 
 
 def test_resolve_takes_names_tables_and_objects() -> None:
-    context = LocalContext(registry=registry())
+    context = LocalContext(registry=own_registry())
     assert context.resolve("executor", "serial").origin == "executor 'serial' (x-dist 1)"
     assert isinstance(context.resolve("executor", {"use": "serial"}), SerialExecutor)
     own = SerialExecutor()
@@ -160,3 +175,28 @@ def test_local_context_keeps_and_runs() -> None:
     assert list(context.jobs([Job(max, (1, 2)), Job(min, (1, 2))])) == [(0, 2), (1, 1)]
     assert context.tell("stage_progress", stage="x", detail="y") is None
     assert context.seed_for("a", 1) == LocalContext(seed=3).seed_for("a", 1) != context.seed_for("a", 2)
+
+
+def test_a_stored_result_is_not_taken_for_one_under_a_wrapper(registry: Registry, tmp_path: Path) -> None:
+    from crosstask import Budget, ModelSpec, TransferEngine
+    from crosstask_fakes import blobs
+
+    def weights(by: float | None) -> set[float]:
+        observers = [Divides(by=by)] if by else []
+        with TransferEngine(
+            registry=registry,
+            store=tmp_path / "s.db",
+            observers=observers,
+            discoverers=[],
+            model=ModelSpec(hidden=(8,)),
+        ) as engine:
+            for number in range(2):
+                engine.register_task(blobs(f"task{number}", seed=number))
+            names = ["task0", "task1"]
+            _, result = engine.train_together(names, balancer="fake", sharing="fake", budget=Budget(steps=3))
+        return {value for values in result.weights.values() for value in values}
+
+    (plain,) = weights(None)
+    assert weights(2.0) == {plain / 2}
+    assert weights(4.0) == {plain / 4}
+    assert weights(None) == {plain}

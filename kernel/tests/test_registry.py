@@ -133,3 +133,18 @@ def test_where_one_component_comes_from_says_nothing_of_another_of_its_class() -
     registry.register(offering("x", SERIAL), distribution="x-dist", version="3")
     registry.create("executor", "here")
     assert SerialExecutor().origin == "executor SerialExecutor"
+
+
+def test_prefer_of_a_recipe_decides_for_its_run(registry: Registry, tmp_path: Path) -> None:
+    from crosstask.job import run_recipe
+    from crosstask.recipe import recipe_from
+
+    registry.register(offering("rival", ("source", "fake", "nowhere:Nothing")), distribution="rival-dist")
+    plain = {"source": "fake", "transfer": "fake", "train": {"steps": 1}, "model": {"hidden": [4]}}
+    with pytest.raises(
+        PluginError, match="source 'fake' is offered by crosstask-fakes 1.0 and rival-dist; choose with"
+    ):
+        run_recipe(recipe_from(plain), tmp_path / "a", registry=registry)
+    chosen = recipe_from(plain | {"prefer": {"source/fake": "crosstask-fakes"}})
+    assert run_recipe(chosen, tmp_path / "b", registry=registry).status == "finished"
+    assert "fake" not in registry.names("source")  # for that run only

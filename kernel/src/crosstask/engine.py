@@ -240,7 +240,7 @@ class TransferEngine:
         made = (self.model, self.train_budget) if source.model is not None else ()
         key = key_of(
             "transfer", method.origin, method.options(), made, source.fingerprint(), target.fingerprint(), budget,
-            self.seeds, self.seed,
+            self.seeds, self.seed, *self.run.wrapping(),
         )  # fmt: skip
         known = self.run.recall("transfers", key)
         if known is not None:
@@ -520,7 +520,8 @@ class TransferEngine:
         module: MultiTaskModule = _seeded_build(self.run, builder, chosen, trunk, torch_seed)
         module.to(self.run.device)
         parts = [c.origin + str(c.options()) for c in (weigher, builder, picker) if c is not None]
-        key = key_of("multitask", parts, self.model, [t.fingerprint() for t in chosen], budget, self.seed)
+        prints = [t.fingerprint() for t in chosen]
+        key = key_of("multitask", parts, self.model, prints, budget, self.seed, *self.run.wrapping())
         known = self.run.recall("models", key)
         if known is not None:
             module.load_state_dict(known.tensors)

@@ -101,6 +101,10 @@ class Run(Context):
         if not wraps:
             raise PluginError(f"{wrapper.origin} wraps no hook; mark a method with @hookimpl(wrapper=True)")
 
+    def wrapping(self) -> list[dict[str, Any]]:
+        """The wrappers of the run: part of what determines every answer, and so of the keys of stored results."""
+        return [{"wrapper": c.origin, "options": c.options()} for c in self._components if c.point == "wrapper"]
+
     def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         return self.add(self.registry.create(point, name, options))
 
