@@ -142,7 +142,7 @@ def test_prefer_of_a_recipe_decides_for_its_run(registry: Registry, tmp_path: Pa
     registry.register(offering("rival", ("source", "fake", "nowhere:Nothing")), distribution="rival-dist")
     plain = {"source": "fake", "transfer": "fake", "train": {"steps": 1}, "model": {"hidden": [4]}}
     with pytest.raises(
-        PluginError, match="source 'fake' is offered by crosstask-fakes 1.0 and rival-dist; choose with"
+        PluginError, match=r"source 'fake' is offered by crosstask-fakes 1.0 and rival-dist; choose with"
     ):
         run_recipe(recipe_from(plain), tmp_path / "a", registry=registry)
     chosen = recipe_from(plain | {"prefer": {"source/fake": "crosstask-fakes"}})
