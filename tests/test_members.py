@@ -74,6 +74,11 @@ def test_plugin_is_named_after_its_folder(folder: Path) -> None:
 
 
 @each_plugin
+def test_plugin_runs_the_conformance_kit(folder: Path) -> None:
+    assert any("conformance(" in file.read_text("utf-8") for file in folder.glob("tests/**/test_*.py"))
+
+
+@each_plugin
 def test_plugin_depends_on_the_kernel_of_its_minor_version_and_on_no_other_member(folder: Path) -> None:
     plugin = project(folder)
     major, minor, _ = map(int, plugin["version"].split("."))
