@@ -71,8 +71,8 @@ def test_contracts_are_those_of_this_version() -> None:
     recorded = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
     raised = due(recorded["contracts"], now)
     assert raised is None, (
-        f"the contracts changed: raise the {raised} number of API_VERSION {API_VERSION} (or undo the change), and record "
-        "them anew as this file says"
+        f"the contracts changed: raise the {raised} number of API_VERSION {API_VERSION} (or undo the change), and "
+        "record them anew as this file says"
     )
     assert tuple(recorded["api"]) == API_VERSION, "API_VERSION was raised: record the contracts anew as this file says"
 

@@ -11,7 +11,7 @@ from typing import Any
 def lazily(package: str, names: Mapping[str, str]) -> Callable[[str], Any]:
     """The `__getattr__` of a package: `names` says in which of its modules each public name is.
 
-        __getattr__ = lazily(__name__, {"RGB": "rgb"})
+    __getattr__ = lazily(__name__, {"RGB": "rgb"})
     """
 
     def load(name: str) -> Any:
