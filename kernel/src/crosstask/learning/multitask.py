@@ -15,7 +15,7 @@ from crosstask.context import Context
 from crosstask.errors import DataError, OptionError, RunError, nearest
 from crosstask.learning.checkpoint import load_state, save_state
 from crosstask.learning.data import batches
-from crosstask.learning.gradients import conflict_metrics, gradients_of
+from crosstask.learning.gradients import Group, conflict_metrics, gradients_of
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.learning.training import device_of
@@ -38,6 +38,9 @@ class MultiTaskTrainer:
     `precision`: float32, bfloat16 or float16 (the last with a GradScaler). `features`: balance gradients on the shared
     representation, which is cheaper. `clip`: largest norm of the whole gradient. `patience`: stop after so many
     evaluations without a better mean validation metric, and go back to the best.
+
+    Under torch.distributed each rank (with the same module, tasks and seed) takes its part of every batch, and all make
+    the same updates as one process would (layers that look at the batch, and dropout, see the rank's part).
 
     `state_dict` holds everything: a trainer made alike that loads it goes on exactly as this one would.
     """
@@ -69,7 +72,11 @@ class MultiTaskTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "float16")
         self.parameters: list[nn.Parameter] = [*module.parameters(), *balancer.parameters()]
         self.optimizer = optimizer_for(budget.optimizer, self.parameters, budget.learning_rate, budget.weight_decay)
+        self._group = Group()
         self._data = {t.task_id: t.data("train").head(budget.samples) for t in tasks}
+        for task_id, data in self._data.items():
+            if (size := min(self._batch_size(), len(data))) % self._group.size:
+                raise DataError(f"task {task_id!r}: {self._group.size} processes cannot share batches of {size}")
         self._streams = {t.task_id: self._stream(t.task_id) for t in tasks}
         self._drawn = dict.fromkeys(self._streams, 0)
         self._rng = context.generator("sampler")
@@ -114,11 +121,11 @@ class MultiTaskTrainer:
         last = self.balancer.last
         conflicts = last.conflicts if last is not None else {}
         if keep and not conflicts:
-            conflicts = conflict_metrics(gradients_of(losses, shared, retain_graph=False).gramian)
+            conflicts = conflict_metrics(gradients_of(losses, shared, group=None, retain_graph=False).gramian)
         self._update()
         self.done = number
         metrics: dict[str, Any] = {
-            "losses": {t: float(v.detach()) for t, v in losses.items()},
+            "losses": dict(zip(losses, self._values(losses), strict=True)),
             "weights": dict(zip(losses, weights.tolist(), strict=True)),
             "conflicts": conflicts,
         }
@@ -136,11 +143,16 @@ class MultiTaskTrainer:
         for task in tasks:
             data, index = self._data[task.task_id], next(self._streams[task.task_id])
             self._drawn[task.task_id] += 1
+            index = index.chunk(self._group.size)[self._group.rank]
             inputs[task.task_id] = data.inputs[index].to(self.device)
             targets[task.task_id] = data.targets[index].to(self.device)
         with torch.autocast(self.device.type, self._type, enabled=self._type is not None):
             outputs = self.module(inputs)
         return {t.task_id: loss_of(t)(_full(outputs[t.task_id]), targets[t.task_id]) for t in tasks}
+
+    def _values(self, losses: dict[str, Tensor]) -> list[float]:
+        found: list[float] = self._group.mean(torch.stack([v.detach() for v in losses.values()])).tolist()
+        return found
 
     def _choose(self) -> list[Task]:
         if self.sampler is None:
@@ -191,7 +203,8 @@ class MultiTaskTrainer:
             name = task.task_id
             if tasks is None or name in tasks:
                 data = task.data(split)
-                parts = [self.module({name: x.to(self.device)})[name].cpu() for x in torch.split(data.inputs, batch_size)]
+                pieces = torch.split(data.inputs, batch_size)
+                parts = [self.module({name: x.to(self.device)})[name].cpu() for x in pieces]
                 found[name] = float(metric_of(task)(torch.cat(parts), data.targets))
         self.module.train(mode)
         return found
@@ -244,8 +257,10 @@ class MultiTaskTrainer:
         self.load_state_dict(load_state(path))
 
     def _stream(self, task_id: str) -> Iterator[Tensor]:
-        size = max(1, self.budget.batch_size // len(self.tasks))
-        return batches(len(self._data[task_id]), size, self.context.generator("multitask", task_id))
+        return batches(len(self._data[task_id]), self._batch_size(), self.context.generator("multitask", task_id))
+
+    def _batch_size(self) -> int:
+        return max(1, self.budget.batch_size // len(self.tasks))
 
     def _own_noise(self) -> _Noise:
         return _Noise(self)

@@ -23,6 +23,7 @@ class Group:
         self.group = None if group is False else group
         used = group is not False and distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size(self.group) if used else 1
+        self.rank = distributed.get_rank(self.group) if used else 0
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, in place."""
