@@ -14,7 +14,7 @@ from torch import Tensor
 from crosstask.learning.gradients.graph import LinearLayer
 
 FLOAT_MOVED = 10.0
-"""What writing or reading a number in memory costs, in multiplications: 7 on the CPU that was measured; more on GPUs."""
+"""What writing or reading a number in memory costs, in multiplications: 7 on the CPU measured, more on GPUs."""
 
 CHUNK = 8
 """Tasks whose products with X Xᵀ are held at a time."""
