@@ -81,8 +81,8 @@ def _problem(what: str, advice: str, trace: str) -> dict[str, str]:
 
 
 def _folder(distribution: str) -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import distribution as find
+    from importlib_metadata import PackageNotFoundError
+    from importlib_metadata import distribution as find
 
     try:
         return str(find(distribution).locate_file(""))

@@ -90,7 +90,7 @@ def describe_offer(registry: Registry, record: PluginRecord, extension: Extensio
 
 def licence(distribution: str) -> str:
     """Of a distribution, as its metadata say: the SPDX expression, the older field, or the classifier."""
-    from importlib.metadata import PackageNotFoundError, metadata
+    from importlib_metadata import PackageNotFoundError, metadata
 
     try:
         fields = metadata(distribution)
