@@ -7,8 +7,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from crosstask.builtin import PLUGIN as KERNEL  # noqa: E402 -- after the path
-from crosstask.registry import Registry  # noqa: E402
+from crosstask.builtin import PLUGIN as KERNEL
+from crosstask.registry import Registry
 
 
 @pytest.fixture

@@ -31,10 +31,12 @@ def naive(losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> Tenso
     for loss in losses:
         found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         rows.append(
-            torch.cat([
-                (torch.zeros_like(p) if g is None else g.to_dense()).flatten()
-                for p, g in zip(parameters, found, strict=True)
-            ])
+            torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g.to_dense()).flatten()
+                    for p, g in zip(parameters, found, strict=True)
+                ]
+            )
         )
     return torch.stack(rows)
 
@@ -102,9 +104,14 @@ def test_random_graphs(seed: int, tasks: int, data: st.DataObject) -> None:
     torch.manual_seed(seed)
     draw = data.draw
     width, batch = draw(st.integers(2, 5)), draw(st.integers(1, 6))
-    pool = nn.ModuleList([
-        nn.Linear(width, width), nn.Linear(width, width, bias=False), nn.LayerNorm(width), nn.Linear(width, width),
-    ]).double()
+    pool = nn.ModuleList(
+        [
+            nn.Linear(width, width),
+            nn.Linear(width, width, bias=False),
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+        ]
+    ).double()
     gain = nn.Parameter(torch.randn(width, dtype=torch.double))
     parameters = [*pool.parameters(), gain]
 
@@ -241,8 +248,19 @@ def frozen_parts() -> tuple[list[Tensor], list[nn.Parameter]]:
 
 
 ARCHITECTURES = [
-    mlp, convolution_with_batch_norm_and_dropout, transformer, recurrent, tied_embedding, tied_layers, own_batches,
-    split_batches, partial_reach, checkpointed, weight_normed, hooked, frozen_parts,
+    mlp,
+    convolution_with_batch_norm_and_dropout,
+    transformer,
+    recurrent,
+    tied_embedding,
+    tied_layers,
+    own_batches,
+    split_batches,
+    partial_reach,
+    checkpointed,
+    weight_normed,
+    hooked,
+    frozen_parts,
 ]
 
 

@@ -15,8 +15,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two gloo processes made, started by torchrun."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        str(Path(__file__).with_name("gradient_ranks.py")), str(folder),
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(Path(__file__).with_name("gradient_ranks.py")),
+        str(folder),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)

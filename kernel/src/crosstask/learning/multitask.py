@@ -283,7 +283,16 @@ class _Noise:
 
 
 _RECORDED = (
-    "history", "weights", "curves", "conflicts", "steps", "done", "stopped", "_best", "_waited", "_best_weights",
+    "history",
+    "weights",
+    "curves",
+    "conflicts",
+    "steps",
+    "done",
+    "stopped",
+    "_best",
+    "_waited",
+    "_best_weights",
 )
 
 

@@ -138,9 +138,7 @@ class Graph:
                 if nodes:
                     biases[nodes] = parameter
         return [
-            LinearLayer(
-                weight, biases.get(frozenset(found)), tuple(Use(n, x, self.reach[n]) for n, x in found.items())
-            )
+            LinearLayer(weight, biases.get(frozenset(found)), tuple(Use(n, x, self.reach[n]) for n, x in found.items()))
             for weight, found in places.items()
         ]
 

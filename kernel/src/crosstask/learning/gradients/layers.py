@@ -63,9 +63,7 @@ class LayerGradients:
     # Filling
 
     def allocate(self) -> None:
-        self.rows = torch.zeros(
-            self._size, self.outputs, dtype=self._dtype, device=self.layer.weight.device
-        )
+        self.rows = torch.zeros(self._size, self.outputs, dtype=self._dtype, device=self.layer.weight.device)
 
     def put(self, task: int, found: Sequence[Tensor | None]) -> None:
         """The gradients of one loss on the output of each use."""
