@@ -1302,7 +1302,7 @@ def test_with_pytest_each_check_is_a_named_test(tmp_path: Path) -> None:
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider", "-o", "addopts=", "test_mine.py"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": paths, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         timeout=300,
