@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -224,14 +223,6 @@ class TransferGraph:
             return TransferDirection.MULTI_SOURCE
         return TransferDirection.UNIDIRECTIONAL
 
-    def strongest(self) -> nx.DiGraph:
-        """A plain DiGraph of the strongest edges with `weight` = coefficient and `cost` = 1 - coefficient."""
-        graph = nx.DiGraph()
-        graph.add_nodes_from(self._graph)
-        for e in self.edges():
-            graph.add_edge(e.source, e.target, weight=e.transfer_coefficient, cost=1 - e.transfer_coefficient)
-        return graph
-
     def communities(self, seed: int = 0) -> list[set[str]]:
         """Groups of tasks that help one another (Louvain on the positive coefficients), largest first."""
         positive = nx.Graph()
@@ -352,8 +343,3 @@ class TransferGraph:
             return cls.from_json(data)
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from None
-
-
-def interval_standard_error(low: float, high: float) -> float:
-    """Standard error that a 95 % normal interval of this width has."""
-    return (high - low) / (2 * 1.959964) if math.isfinite(high - low) else 1.0
