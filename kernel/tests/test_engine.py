@@ -163,6 +163,19 @@ def test_a_models_own_training_is_used(engine: TransferEngine) -> None:
     assert engine.portfolio["own"].model is model
 
 
+def test_another_model_of_the_same_task_is_measured_anew(registry: Registry, tmp_path: Path) -> None:
+    def measured(seed: int) -> tuple[float, ...]:
+        with engine_with(registry, store=tmp_path / "store.db") as engine:
+            source = blobs("source", seed=7)
+            model = ModelSpec(hidden=(8,)).build(source.descriptor, seed)
+            fit(model, source, TRAIN, torch.Generator().manual_seed(seed))
+            engine.register_task(source, model)
+            engine.register_task(blobs("target", seed=8))
+            return engine.transfer_knowledge("source", "target", "fake").curve.values
+
+    assert measured(0) == measured(0) != measured(1)
+
+
 def test_an_observer_that_raises_is_named(registry: Registry) -> None:
     class Loud(FakeObserver):
         def task_registered(self, task: Task) -> None:

@@ -33,6 +33,7 @@ from crosstask.learning.transferring import (
     scratch,
     scratch_scores,
     train_models,
+    weights_digest,
     without_model,
 )
 from crosstask.options import structure, unstructure
@@ -237,7 +238,9 @@ class TransferEngine:
         return result
 
     def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
-        made = (self.model, self.train_budget) if source.model is not None else ()
+        assert source.model is not None  # `transfer_knowledge` has seen to it
+        # The weights themselves: a model that the user registered follows from no seed and no budget.
+        made = weights_digest(source.model)
         key = key_of(
             "transfer", method.origin, method.options(), made, source.fingerprint(), target.fingerprint(), budget,
             self.seeds, self.seed, *self.run.wrapping(),

@@ -32,6 +32,16 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(unstructure(parts), sort_keys=True).encode()).hexdigest()[:32]
 
 
+def weights_digest(model: nn.Module) -> str:
+    """Identity of a trained model: its weights, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
+
+
 def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
     """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable.
 

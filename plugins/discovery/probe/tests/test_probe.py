@@ -19,6 +19,7 @@ from crosstask.executors import ProcessExecutor
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import History, fit
+from crosstask.learning.transferring import weights_digest
 from crosstask.options import component
 from crosstask.points.observer import Observer
 from crosstask.points.transfer import Transfer
@@ -29,7 +30,7 @@ from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask_probe import Probe
 from crosstask_probe.plugin import PLUGIN
-from crosstask_probe.probe import most_promising, weights_digest
+from crosstask_probe.probe import most_promising
 
 CALLS: list[str] = []
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
-import torch
 from torch import nn
 
 from crosstask.context import Job
@@ -23,6 +21,7 @@ from crosstask.learning.transferring import (
     scratch_seeds,
     summarise,
     transfer_scores,
+    weights_digest,
     without_model,
 )
 from crosstask.logs import logger
@@ -223,16 +222,6 @@ def measure_pair(
 ) -> tuple[list[Outcome], list[str], list[str]]:
     """One pair, as a job: outcomes per seed, names of the weights kept and of those drawn anew."""
     return transfer_scores(method, model, target, budget, seeds, split, keep_head)
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Identity of a trained model: its weights, by name."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()
 
 
 def _model(task: Task) -> nn.Module:
