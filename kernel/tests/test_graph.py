@@ -94,6 +94,45 @@ def test_strongest_evidence_wins_then_the_newest() -> None:
     assert len(list(graph.edges())) == 1
 
 
+def test_of_estimates_and_predictions_the_newest_counts() -> None:
+    """Discoverers run in the order of what they know: a prediction may rest on the estimates found before it."""
+    graph = graph_of({("a", "b"): 0.1}, evidence="estimated", found_by="x")
+    graph.add(
+        TransferEdge(source="a", target="b", transfer_coefficient=0.4, evidence=Evidence.PREDICTED, found_by="gnn")
+    )
+    assert graph.coefficient("a", "b") == 0.4
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.3, evidence=Evidence.ESTIMATED, found_by="y"))
+    assert graph.coefficient("a", "b") == 0.3
+
+
+def test_several_pieces_of_evidence_for_a_pair() -> None:
+    graph = graph_of({("a", "b"): 0.1}, evidence="estimated", found_by="logme", estimates={"logme": -1.5})
+    assert graph.evidence("b", "a") == []
+    assert graph.estimates("b", "a") == {}
+    more = {"source": "a", "target": "b", "evidence": Evidence.ESTIMATED}
+    graph.add(TransferEdge(transfer_coefficient=0.2, found_by="leep", estimates={"leep": -0.5}, **more))  # type: ignore[arg-type]
+    graph.add(
+        TransferEdge(transfer_coefficient=0.3, found_by="mean_z", estimates={"leep": -0.4, "mean_z": 1.0}, **more)  # type: ignore[arg-type]
+    )
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.9, evidence=Evidence.MEASURED))
+    assert [edge.found_by for edge in graph.evidence("a", "b")] == ["logme", "leep", "mean_z", ""]
+    assert graph.estimates("a", "b") == {"logme": -1.5, "leep": -0.4, "mean_z": 1.0}
+    again = TransferGraph.from_json(json.loads(json.dumps(graph.to_json())))
+    assert again.estimates("a", "b") == graph.estimates("a", "b")
+
+
+def test_edges_written_before_there_were_estimates_are_read() -> None:
+    plain = unstructure(TransferEdge(source="a", target="b", transfer_coefficient=0.5))
+    del plain["estimates"]
+    assert structure(plain, TransferEdge).estimates == {}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_estimate_that_is_no_number(value: float) -> None:
+    with pytest.raises(GraphError, match="the estimate 'logme' is"):
+        TransferEdge(source="a", target="b", transfer_coefficient=0.5, estimates={"logme": value})
+
+
 def test_directions_are_read_off_the_graph() -> None:
     graph = graph_of(
         {
@@ -143,6 +182,7 @@ def test_unknown_names_come_with_the_nearest() -> None:
 def test_exports_come_back(tmp_path: Path, suffix: str) -> None:
     graph = graph_of({("a", "b"): 0.5, ("b", "a"): -0.25, ("c", "a"): 1.0}, evidence="measured", low=-1.0, high=1.0)
     graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.2, shared_representations={"trunk.0": 0.9}))
+    graph.add(TransferEdge(source="b", target="a", transfer_coefficient=0.2, found_by="x", estimates={"logme": -2.5}))
     path = graph.export(tmp_path / f"graph{suffix}")
     assert TransferGraph.load(path).to_json() == graph.to_json()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -42,14 +43,12 @@ class TransferDirection(enum.Enum):
 
 
 class Evidence(enum.Enum):
-    """How an edge is known, from weakest to strongest."""
+    """How an edge is known: from what was learned of other pairs, from this pair's data and models, or tried out."""
 
     PREDICTED = "predicted"
     ESTIMATED = "estimated"
     MEASURED = "measured"
 
-
-_STRENGTH = {evidence: rank for rank, evidence in enumerate(Evidence)}
 
 HELPS = 0.2
 """A coefficient from which a task is said to help another (below it they are independent)."""
@@ -79,6 +78,8 @@ class TransferEdge:
     """How much `source` helps to learn `target`, and how that is known.
 
     `transfer_coefficient` is in [-1, 1], `uncertainty` its standard error, `low` and `high` its 95 % interval.
+    `estimates` holds the raw values of transferability estimators by name (`logme`, `leep`, …): evidence for those that
+    predict, in units of their own, and comparable only among the sources of one target.
     """
 
     source: str
@@ -98,10 +99,14 @@ class TransferEdge:
     convergence_speed_gain: float | None = None
     shared_representations: dict[str, float] = attrs.field(factory=dict)
     best_strategy: str | None = None
+    estimates: dict[str, float] = attrs.field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
         if self.source == self.target:
             raise GraphError(f"an edge from task {self.source!r} to itself")
+        for name, value in self.estimates.items():
+            if not math.isfinite(value):
+                raise GraphError(f"edge {self.source!r} -> {self.target!r}: the estimate {name!r} is {value}")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise GraphError(f"edge {self.source!r} -> {self.target!r}: low {self.low} is above high {self.high}")
 
@@ -114,8 +119,8 @@ class TransferEdge:
 class TransferGraph:
     """Tasks and the transfer edges between them. Several edges may join a pair: one per kind of evidence and finder.
 
-    `edge`, `coefficient` and everything below read the strongest: measured before estimated before predicted, and the
-    newer where two are equal.
+    `edge`, `coefficient` and everything below read the strongest: one that was measured, else the newest, because each
+    discoverer builds on what the ones before it found.
     """
 
     def __init__(self, tasks: Iterable[TaskDescriptor] = ()) -> None:
@@ -168,11 +173,23 @@ class TransferGraph:
         """The strongest edge of a pair; None if nothing is known."""
         return self._strongest(source, target) if self._graph.has_edge(source, target) else None
 
+    def evidence(self, source: str, target: str) -> list[TransferEdge]:
+        """Every edge of a pair, one per kind of evidence and finder, in the order in which they were found."""
+        found = self._graph.get_edge_data(source, target, default={}).values()
+        return [data["edge"] for data in found]
+
+    def estimates(self, source: str, target: str) -> dict[str, float]:
+        """The raw estimates of a pair by estimator, from all its edges; the newer one where two edges have it."""
+        merged: dict[str, float] = {}
+        for edge in self.evidence(source, target):
+            merged |= edge.estimates
+        return merged
+
     def _strongest(self, source: str, target: str) -> TransferEdge:
         best: TransferEdge | None = None
         for data in self._graph[source][target].values():
             edge: TransferEdge = data["edge"]
-            if best is None or _STRENGTH[edge.evidence] >= _STRENGTH[best.evidence]:
+            if best is None or edge.evidence is Evidence.MEASURED or best.evidence is not Evidence.MEASURED:
                 best = edge
         assert best is not None
         return best
