@@ -140,15 +140,15 @@ MANIFESTS = {
     ),
     "api a string": (
         plugin("name='{pkg}', extensions=[], api='1.0'"),
-        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 0), got '1.0'",
+        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 1), got '1.0'",
     ),
     "api a list": (
         plugin("name='{pkg}', extensions=[], api=[1, 0]"),
-        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 0), got [1, 0]",
+        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 1), got [1, 0]",
     ),
     "api of booleans": (
         plugin("name='{pkg}', extensions=[], api=(True, False)"),
-        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 0), got (True, False)",
+        WHERE + "Plugin '{pkg}': api must be a pair of integers such as (1, 1), got (True, False)",
     ),
     "api of a newer major version": (
         plugin("name='{pkg}', extensions=[], api=(2, 0)"),

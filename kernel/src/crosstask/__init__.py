@@ -54,15 +54,20 @@ _PUBLIC = {
     "SynthesisStrategy": "records",
     "TransferResult": "records",
     "TransferStrategy": "records",
+    "Adapter": "points.adapter",
+    "AdapterHandle": "points.adapter",
     "Balancer": "points.balancer",
     "Direction": "points.balancer",
+    "ContinualStrategy": "points.continual",
     "CurriculumPlanner": "points.curriculum",
     "Discoverer": "points.discovery",
     "Distilled": "points.distillation",
     "Distiller": "points.distillation",
     "Executor": "points.executor",
+    "MetaLearner": "points.meta_learner",
     "Observer": "points.observer",
     "Sampler": "points.sampler",
+    "Search": "points.search",
     "MultiTaskModule": "points.sharing",
     "Sharing": "points.sharing",
     "Source": "points.source",
@@ -110,13 +115,17 @@ if TYPE_CHECKING:
     from crosstask.manifest import API_VERSION, Extension, Plugin
     from crosstask.options import component, option, record, state
     from crosstask.parts import Choice, Part, part
+    from crosstask.points.adapter import Adapter, AdapterHandle
     from crosstask.points.balancer import Balancer, Direction
+    from crosstask.points.continual import ContinualStrategy
     from crosstask.points.curriculum import CurriculumPlanner
     from crosstask.points.discovery import Discoverer
     from crosstask.points.distillation import Distilled, Distiller
     from crosstask.points.executor import Executor
+    from crosstask.points.meta_learner import MetaLearner
     from crosstask.points.observer import Observer
     from crosstask.points.sampler import Sampler
+    from crosstask.points.search import Search
     from crosstask.points.sharing import MultiTaskModule, Sharing
     from crosstask.points.source import Source
     from crosstask.points.store import Store

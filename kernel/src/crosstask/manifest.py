@@ -9,7 +9,7 @@ import attrs
 
 from crosstask.errors import PluginError, nearest
 
-API_VERSION = (1, 0)
+API_VERSION = (1, 1)
 """(major, minor) of the contracts, the version that a plugin states in `Plugin.api`.
 
 The rule: a plugin works with every kernel of the same major number whose minor number is not below its own. So
@@ -25,13 +25,17 @@ The rule: a plugin works with every kernel of the same major number whose minor 
 ENTRY_POINT_GROUP = "crosstask.plugins"
 
 POINTS: dict[str, str] = {
+    "adapter": "crosstask.points.adapter:Adapter",
     "balancer": "crosstask.points.balancer:Balancer",
+    "continual": "crosstask.points.continual:ContinualStrategy",
     "curriculum": "crosstask.points.curriculum:CurriculumPlanner",
     "discovery": "crosstask.points.discovery:Discoverer",
     "distillation": "crosstask.points.distillation:Distiller",
     "executor": "crosstask.points.executor:Executor",
+    "meta_learner": "crosstask.points.meta_learner:MetaLearner",
     "observer": "crosstask.points.observer:Observer",
     "sampler": "crosstask.points.sampler:Sampler",
+    "search": "crosstask.points.search:Search",
     "sharing": "crosstask.points.sharing:Sharing",
     "source": "crosstask.points.source:Source",
     "store": "crosstask.points.store:StoreOpener",
