@@ -122,6 +122,24 @@ def test_portfolio_pairs_and_focus() -> None:
     assert portfolio["new"].task_id == "new"
 
 
+def test_portfolio_restricted_to_chosen_pairs() -> None:
+    portfolio = Portfolio([blobs(f"t{n}") for n in range(4)], unseen=[blobs("new")])
+    view = portfolio.restricted([("t1", "t0"), ("t2", "t3"), ("t1", "t0")])
+    assert [(s.task_id, t.task_id) for s, t in view.pairs()] == [("t1", "t0"), ("t2", "t3")]
+    assert [(s.task_id, t.task_id) for s, t in view.focused("t2").pairs()] == [("t2", "t3")]
+    assert view.ids == portfolio.ids
+    assert list(portfolio.restricted([]).pairs()) == []
+    assert len(list(portfolio.pairs())) == 12, "the portfolio itself is as it was"
+    into_new = portfolio.focused("new").restricted([("t1", "new")])
+    assert [(s.task_id, t.task_id) for s, t in into_new.pairs()] == [("t1", "new")]
+    with pytest.raises(DataError, match="'new' is held back as unseen"):
+        portfolio.restricted([("t1", "new")])
+    with pytest.raises(DataError, match="with itself"):
+        portfolio.restricted([("t1", "t1")])
+    with pytest.raises(DataError, match=r"no task 't9'"):
+        portfolio.restricted([("t9", "t1")])
+
+
 def test_portfolio_mistakes() -> None:
     with pytest.raises(DataError, match="is empty"):
         Portfolio().check()

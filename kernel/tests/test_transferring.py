@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from crosstask.context import LocalContext
 from crosstask.errors import DataError, StoreError
+from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain, standard_error
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import (
     architecture,
+    drawn,
     fresh_model,
     key_of,
     mean_curve,
@@ -29,7 +31,7 @@ from crosstask.learning.transferring import (
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task, TaskDescriptor, TensorData
 
 BUDGET = Budget(steps=10, evaluate_every=5, learning_rate=1e-2)
 
@@ -291,11 +293,11 @@ def test_a_light_task_holds_what_was_asked_for() -> None:
     import pickle
 
     task = learned(make_task("task"))
-    light = without_model(task, ("train", "validation"), samples=7)
-    assert light.model is None
-    assert (len(light.data("train")), len(light.data("validation")), light.has_data("test")) == (7, 20, False)
-    assert torch.equal(light.data("train").inputs, task.data("train").inputs[:7])
+    light = without_model(task, ("train", "validation"))
     assert len(pickle.dumps(light)) < len(pickle.dumps(without_model(task)))
+    assert light.model is None
+    assert (len(light.data("train")), len(light.data("validation")), light.has_data("test")) == (50, 20, False)
+    assert torch.equal(light.data("train").inputs, task.data("train").inputs)
     assert without_model(task).fingerprint() == task.fingerprint()
 
 
@@ -308,3 +310,62 @@ def test_models_are_trained_once() -> None:
     train_models(context, spec, [again], BUDGET)
     assert tasks[1].model is None
     assert all(torch.equal(a, b) for a, b in zip(tasks[0].model.parameters(), again.model.parameters(), strict=True))
+
+
+def rows(task: Task) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in task.data("train").inputs.tolist()}
+
+
+def test_every_seed_draws_samples_of_its_own() -> None:
+    task = make_task("task")
+    one, again, other = drawn(task, 12, 1), drawn(task, 12, 1), drawn(task, 12, 2)
+    assert torch.equal(one.data("train").inputs, again.data("train").inputs)
+    assert len(rows(one)) == len(rows(other)) == 12
+    assert rows(one) != rows(other)
+    assert rows(one) < rows(task)
+    assert torch.equal(one.data("validation").inputs, task.data("validation").inputs)
+    assert drawn(one, 12, 3) is one, "what was drawn is not drawn from again"
+    assert drawn(task, None, 1) is drawn(task, 50, 1) is drawn(task, 99, 1) is task
+
+
+def test_all_samples_are_as_likely() -> None:
+    task = make_task("task")
+    counts = torch.zeros(50)
+    for seed in range(300):
+        picked = drawn(task, 10, seed).data("train").inputs
+        counts += (task.data("train").inputs[:, None] == picked[None]).all(2).any(1)
+    labels = task.data("train").targets
+    for label in labels.unique():
+        own = counts[labels == label]
+        share = own.mean()
+        assert (own - share).abs().max() < 5 * float((share * (1 - share / 300)) ** 0.5)
+
+
+def test_a_draw_is_stratified() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 9 + [3])
+    data = TensorData(torch.arange(100.0)[:, None], labels[torch.randperm(100, generator=generator)])
+    found = draw(data, 10, generator, classes=True)
+    assert found.targets.bincount(minlength=4).tolist() == [5, 3, 1, 1]
+    assert draw(data, 4, generator, classes=True).targets.unique().tolist() == [0, 1, 2, 3]
+    assert draw(data, 100, generator, classes=True).inputs.sum() == data.inputs.sum()
+    values = TensorData(data.inputs, data.inputs)
+    assert len(draw(values, 10, generator, classes=False).inputs.unique()) == 10
+
+
+def test_transfer_and_control_learn_from_the_same_samples() -> None:
+    """A method that trains from scratch as the control does ends exactly where the control ends."""
+
+    @component
+    class FromScratch(Transfer):
+        def learn(
+            self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+        ) -> History:
+            fresh = fresh_model(source, task, generator.initial_seed())
+            model.load_state_dict(fresh.state_dict())
+            return fit(model, task, budget, generator)
+
+    budget = attrs.evolve(BUDGET, samples=9)
+    result = FromScratch().transfer(learned(make_task("source")), make_task("target"), budget, 4, "test")
+    assert result.score.values == result.scratch_score.values
+    assert len(set(result.score.values)) > 1

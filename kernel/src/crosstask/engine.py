@@ -25,6 +25,7 @@ from crosstask.learning.multitask import MultiTaskTrainer
 from crosstask.learning.objectives import metric_name
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import (
+    drawn,
     key_of,
     mean_curve,
     read_scratch,
@@ -242,8 +243,8 @@ class TransferEngine:
         # The weights themselves: a model that the user registered follows from no seed and no budget.
         made = weights_digest(source.model)
         key = key_of(
-            "transfer", method.origin, method.options(), made, source.fingerprint(), target.fingerprint(), budget,
-            self.seeds, self.seed, *self.run.wrapping(),
+            "transfer", "samples by seed", method.origin, method.options(), made, source.fingerprint(),
+            target.fingerprint(), budget, self.seeds, self.seed, *self.run.wrapping(),
         )  # fmt: skip
         known = self.run.recall("transfers", key)
         if known is not None:
@@ -372,7 +373,8 @@ class TransferEngine:
         keep = previous is not None and same_classes(previous.descriptor, task.descriptor)
         prints = [self.portfolio[t].fingerprint() for t in path]
         budgets = (self.train_budget, budget)
-        keys = [key_of("stage", method.origin, method.options(), self.model, prints, budgets, seed) for seed in seeds]
+        how = ("stage", "samples by seed", method.origin, method.options(), self.model)
+        keys = [key_of(*how, prints, budgets, seed) for seed in seeds]
         jobs, waiting = [], []
         outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
         light = without_model(task)
@@ -578,6 +580,7 @@ def _stage_job(
     device: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """One stage of a curriculum for one seed, with its control. The first stage is training from scratch itself."""
+    task = drawn(task, budget.samples, seed)
     generator = torch.Generator().manual_seed(seed)
     plain_score, plain_curve = scratch(spec.build(task.descriptor, seed).to(device), task, budget, seed, "test")
     if model is None:

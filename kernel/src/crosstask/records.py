@@ -32,7 +32,7 @@ class Budget:
     learning_rate: float = option(1e-3, gt=0, help="step size")
     optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
     weight_decay: float = option(0.0, ge=0, help="L2 decay")
-    samples: int | None = option(None, ge=1, help="use only the first so many training samples (all by default)")
+    samples: int | None = option(None, ge=1, help="use only so many training samples (all by default)")
     evaluate_every: int = option(20, ge=1, help="steps between two points of the learning curve")
 
 

@@ -174,6 +174,7 @@ class Portfolio:
         self._tasks: dict[str, Task] = {}
         self._unseen: dict[str, Task] = {}
         self.focus: str | None = None
+        self._chosen: tuple[tuple[str, str], ...] | None = None
         for task in tasks:
             self.add(task)
         for task in unseen:
@@ -215,11 +216,33 @@ class Portfolio:
         """A view of the same tasks whose `pairs` are only those that involve `task_id`: O(n) of them."""
         self[task_id]
         view = Portfolio(name=self.name)
-        view._tasks, view._unseen, view.focus = self._tasks, self._unseen, task_id
+        view._tasks, view._unseen, view.focus, view._chosen = self._tasks, self._unseen, task_id, self._chosen
+        return view
+
+    def restricted(self, pairs: Iterable[tuple[str, str]]) -> Portfolio:
+        """A view of the same tasks whose `pairs` are only these (source id, target id). DataError for an unknown id,
+        a task held back as unseen, or a task paired with itself.
+        """
+        view = Portfolio(name=self.name)
+        view._tasks, view._unseen, view.focus = self._tasks, self._unseen, self.focus
+        view._chosen = tuple(dict.fromkeys(pairs))
+        for source, target in view._chosen:
+            for end in (source, target):
+                if self[end].task_id not in self._tasks and (end == source or end != self.focus):
+                    raise DataError(f"task {end!r} is held back as unseen: it is not paired")
+            if source == target:
+                raise DataError(f"a pair of task {source!r} with itself")
         return view
 
     def pairs(self) -> Iterator[tuple[Task, Task]]:
-        """Every ordered pair (source, target) of different tasks; with a focus, only the pairs that involve it."""
+        """Every ordered pair (source, target) of different tasks; with a focus, only the pairs that involve it; of a
+        restricted view, only the chosen ones.
+        """
+        if self._chosen is not None:
+            for ends in self._chosen:
+                if self.focus is None or self.focus in ends:
+                    yield self[ends[0]], self[ends[1]]
+            return
         if self.focus is not None:
             focus = self[self.focus]
             for other in self:

@@ -96,3 +96,23 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
         while len(rest) >= size:
             yield rest[:size]
             rest = rest[size:]
+
+
+def draw(data: TensorData, count: int, generator: torch.Generator, *, classes: bool) -> TensorData:
+    """`count` of the samples without repeats, in random order (all of them, shuffled, if there are no more).
+
+    With `classes` the targets [N] are labels, and the draw is stratified: it holds every class if `count` allows, and
+    each about as often as the data do.
+    """
+    order = torch.randperm(len(data), generator=generator)
+    if classes:
+        labels = data.targets[order].cpu()
+        place = torch.empty(len(order), dtype=torch.float64)
+        for label in range(int(labels.max()) + 1):
+            (own,) = torch.nonzero(labels == label, as_tuple=True)
+            place[own] = torch.arange(len(own), dtype=torch.float64) / max(1, len(own))
+        # Taken by place: first one of every class, then the others in proportion; ties in random order.
+        order = order[torch.argsort(place, stable=True)[:count]]
+        order = order[torch.randperm(len(order), generator=generator)]
+    chosen = order[:count].to(data.targets.device)
+    return TensorData(data.inputs[chosen.to(data.inputs.device)], data.targets[chosen])

@@ -14,6 +14,7 @@ from torch import nn
 
 from crosstask.context import Context, Job
 from crosstask.errors import DataError, StoreError
+from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import head_name, head_of, load_matching, replace_head, seeded
@@ -82,8 +83,26 @@ def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[
     return model, copied, left
 
 
+def drawn(task: Task, samples: int | None, seed: int) -> Task:
+    """The task with only `samples` of its training data, drawn by `seed`, stratified by class; itself where it has no
+    more. Every measurement with this seed learns from this draw, with transfer and without.
+    """
+    data = task.data("train")
+    if samples is None or samples >= len(data):
+        return task
+    # The seed's own generator draws heads and batches; another stream chooses the samples.
+    generator = torch.Generator().manual_seed(int(key_of("samples", seed)[:15], 16))
+    chosen = draw(data, samples, generator, classes=task.descriptor.task_type == "classification")
+    made = Task(descriptor=task.descriptor, train=chosen, loss=task.loss, metric=task.metric, model=task.model)
+    for split in ("validation", "test"):
+        if task.has_data(split):
+            setattr(made, split, task.data(split))
+    return made
+
+
 def scratch(model: nn.Module, task: Task, budget: Budget, seed: int, split: str) -> tuple[float, LearningCurve]:
     """Train `model`'s architecture from scratch: (score on `split`, learning curve)."""
+    task = drawn(task, budget.samples, seed)
     fresh = fresh_model(model, task, seed)
     history = fit(fresh, task, budget, torch.Generator().manual_seed(seed))
     return evaluate(fresh, task, split), history.curve()
@@ -126,7 +145,7 @@ def scratch_scores(
 
 
 def scratch_key(model: nn.Module, target: Task, budget: Budget, seed: int, split: str) -> str:
-    return key_of("scratch", architecture(model), target.fingerprint(), budget, seed, split)
+    return key_of("scratch", "samples by seed", architecture(model), target.fingerprint(), budget, seed, split)
 
 
 def scratch_payload(target: Task, budget: Budget, seed: int, split: str, score: float, curve: LearningCurve) -> object:
@@ -160,14 +179,19 @@ def transfer_scores(
     split: str,
     keep_head: bool,
 ) -> tuple[list[tuple[float, LearningCurve]], list[str], list[str]]:
-    """Scores and curves with transfer, one per seed, and the names of the weights kept and drawn anew."""
+    """Scores and curves with transfer, one per seed, and the names of the weights kept and drawn anew.
+
+    Each seed has its own draw of `budget.samples` training samples, the same that its control has: the spread over the
+    seeds is that of the training and of the choice of the samples.
+    """
     runs = []
     copied: list[str] = []
     left: list[str] = []
     for seed in seeds:
-        receiver, copied, left = receive(model, target, seed, keep_head)
-        history: History = method.learn(receiver, model, target, budget, torch.Generator().manual_seed(seed))
-        runs.append((evaluate(receiver, target, split), history.curve()))
+        task = drawn(target, budget.samples, seed)
+        receiver, copied, left = receive(model, task, seed, keep_head)
+        history: History = method.learn(receiver, model, task, budget, torch.Generator().manual_seed(seed))
+        runs.append((evaluate(receiver, task, split), history.curve()))
     return runs, copied, left
 
 
@@ -272,14 +296,12 @@ def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> 
     return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
 
 
-def without_model(task: Task, splits: Sequence[str] = SPLITS, samples: int | None = None) -> Task:
-    """A copy of the task that is light to send to another process: no model, only these splits, and of the training
-    data only the first `samples`.
-    """
+def without_model(task: Task, splits: Sequence[str] = SPLITS) -> Task:
+    """A copy of the task that is light to send to another process: no model, only these splits."""
     made = Task(descriptor=task.descriptor, loss=task.loss, metric=task.metric)
     for split in splits:
         if task.has_data(split):
-            data = task.data(split).head(samples if split == "train" else None)
+            data = task.data(split)
             # Cloned, because pickling a view sends all that it looks at.
             setattr(made, split, TensorData(data.inputs.clone(), data.targets.clone()))
     return made

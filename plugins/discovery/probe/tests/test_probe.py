@@ -16,7 +16,7 @@ from torch import nn
 from crosstask.context import Context, LocalContext
 from crosstask.errors import DataError
 from crosstask.executors import ProcessExecutor
-from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import weights_digest
@@ -56,6 +56,7 @@ class Fakes(LocalContext):
     fail_at: int | None = None
 
     def component(self, point: str, name: str, options: Any = None) -> Any:
+        self.asked = [*getattr(self, "asked", []), name]
         made = Counting(fail_at=self.fail_at)
         made.bind(self)
         return made
@@ -137,7 +138,7 @@ def test_the_coefficient_by_hand() -> None:
     """One pair, written out with nothing of the probe."""
     from crosstask.learning.metrics import relative_gain
     from crosstask.learning.training import evaluate
-    from crosstask.learning.transferring import fresh_model, receive
+    from crosstask.learning.transferring import drawn, fresh_model, receive
 
     portfolio = world()
     context = Fakes()
@@ -148,12 +149,65 @@ def test_the_coefficient_by_hand() -> None:
         seed = context.seed_for("transfer", "parity", number)
         control, (learner, _, _) = fresh_model(source.model, target, seed), receive(source.model, target, seed, False)
         for model in (control, learner):
-            fit(model, target, budget, torch.Generator().manual_seed(seed))
+            fit(model, drawn(target, 50, seed), budget, torch.Generator().manual_seed(seed))
         gains.append(relative_gain(evaluate(learner, target, "validation"), evaluate(control, target, "validation")))
     edges = probe(context).discover(portfolio, graph_of(portfolio))
     found = next(e for e in edges if (e.source, e.target) == ("ten", "parity"))
     assert found.transfer_coefficient == pytest.approx(sum(gains) / 2)
     assert found.uncertainty == pytest.approx(abs(gains[0] - gains[1]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "component"),
+    [
+        ("lp_ft", "lp_ft"),
+        ("linear_probe", "feature_extraction"),
+        ("fine_tune", "fine_tuning"),
+        ("l2_sp", "l2_sp"),
+    ],
+)
+def test_what_counts_as_the_truth(method: str, component: str) -> None:
+    context, portfolio = Fakes(), world()
+    made = probe(context, method=method, seeds=1, steps=1)
+    edges = made.discover(portfolio.restricted([("ten", "parity")]), graph_of(portfolio))
+    assert context.asked == [component]
+    assert [e.best_strategy for e in edges] == [component]
+
+
+def test_each_seed_draws_its_own_samples_and_shots_count_per_class() -> None:
+    portfolio, seen = world(), []
+
+    class Watching(Fakes):
+        def jobs(self, jobs: Any) -> Any:
+            jobs = list(jobs)
+            seen.extend(job.args[2] for job in jobs if isinstance(job.args[2], list))
+            return super().jobs(jobs)
+
+    made = probe(Watching(), shots=3, seeds=3, steps=1)
+    made.discover(portfolio.restricted([("parity", "ten"), ("ten", "parity")]), graph_of(portfolio))
+    for classes, lights in zip((10, 2), seen, strict=True):
+        for light in lights:
+            counts = light.data("train").targets.bincount(minlength=classes)
+            assert counts.sum() == 3 * classes
+            assert counts.min() >= 1, "stratified, as the data are"
+        draws = {tuple(light.data("train").inputs.flatten().tolist()) for light in lights}
+        assert len(draws) == 3
+
+
+def test_negative_transfer_is_flagged() -> None:
+    methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with its methods")
+    registry = Registry()
+    registry.register(methods.PLUGIN)
+    portfolio = world()
+    with torch.no_grad():  # features that are zero whatever the input: nothing can be learned from them
+        portfolio["noise"].model.trunk[1].weight.zero_()
+        portfolio["noise"].model.trunk[1].bias.fill_(-1.0)
+    made = probe(LocalContext(registry=registry), method="linear_probe", steps=60, seeds=4, learning_rate=1e-2)
+    with structlog.testing.capture_logs() as events:
+        (edge,) = made.discover(portfolio.restricted([("noise", "ten")]), graph_of(portfolio))
+    assert edge.hurts
+    assert edge.relation is RelationType.ANTAGONISTIC
+    assert [e["pairs"] for e in events if e["event"] == "negative transfer"] == [["noise -> ten"]]
 
 
 def test_nothing_is_measured_twice() -> None:

@@ -12,6 +12,7 @@ from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import (
+    drawn,
     key_of,
     read_scratch,
     same_classes,
@@ -34,13 +35,22 @@ from crosstask.tasks import Portfolio, Task, TaskDescriptor
 Pair = tuple[Task, Task]
 Outcome = tuple[float, LearningCurve]
 
+SHORT_NAMES = {"linear_probe": "feature_extraction", "fine_tune": "fine_tuning"}
+"""What a probe is called, and the transfer method that it is."""
+
 
 @component
 class Probe(Discoverer):
     """Measures each pair: a transfer method from the source's model to a few samples of the target, against training
     from scratch with the same samples, steps and seeds, judged on the target's validation data.
 
-    The coefficient is the mean over `seeds` of `crosstask.learning.metrics.relative_gain`, its interval Student's.
+    `method` says what counts as the truth: `lp_ft` (the head first, then everything), `linear_probe` (the head alone)
+    or `fine_tune` (everything at once), or any other transfer method by name. Each seed draws its own samples of the
+    target, stratified by class, and its control learns from the same ones: the interval covers the choice of the
+    samples as well as the training. With `shots`, a classification target with C classes gives `shots` * C samples.
+
+    The coefficient is the mean over `seeds` of `crosstask.learning.metrics.relative_gain`, its interval Student's;
+    negative transfer, an interval that lies below zero as a whole, is logged (`TransferEdge.hurts`).
     With `max_pairs`, the pairs that the graph so far finds most promising are measured: the best source of each
     target first, then each second best, and so on. What was left out, and why, is in `skipped`.
 
@@ -50,12 +60,15 @@ class Probe(Discoverer):
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
-    method: str = option("lp_ft", help="name of the transfer method")
+    method: str = option("lp_ft", help="lp_ft, linear_probe, fine_tune, or another transfer method")
     method_options: dict[str, Any] = option(factory=dict, help="its options")
     max_pairs: int | None = option(None, ge=1, help="measure at most so many pairs (default: all)")
     seeds: int = option(3, ge=1, help="repeats of each pair; two or more give an interval")
     steps: int = option(60, ge=1, help="optimiser steps of one training")
     samples: int | None = option(50, ge=1, help="training samples of the target (all, if none)")
+    shots: int | None = option(
+        None, ge=1, help="samples per class of a classification target, on average; instead of samples"
+    )
     batch_size: int = option(25, ge=1, help="samples per step")
     learning_rate: float = option(3e-3, gt=0, help="step size")
     optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
@@ -64,7 +77,8 @@ class Probe(Discoverer):
     skipped: list[tuple[str, str, str]] = state(factory=list)
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
-        method = cast(Transfer, self.context.component("transfer", self.method, self.method_options))
+        name = SHORT_NAMES.get(self.method, self.method)
+        method = cast(Transfer, self.context.component("transfer", name, self.method_options))
         pairs = self._choose(portfolio, graph)
         self.context.tell("stage_started", stage="probe", total=len(pairs))
         if self.skipped:
@@ -72,18 +86,22 @@ class Probe(Discoverer):
             logger().info("pairs left out", discoverer=self.origin, count=len(self.skipped), reasons=reasons)
         results = self._measure(method, pairs)
         edges = [self._edge(s.descriptor, t.descriptor, r) for (s, t), r in zip(pairs, results, strict=True)]
+        if hurt := [f"{e.source} -> {e.target}" for e in edges if e.hurts]:
+            logger().info("negative transfer", discoverer=self.origin, count=len(hurt), pairs=hurt)
         self.context.tell("stage_finished", stage="probe", result=None)
         return edges
 
-    @property
-    def budget(self) -> Budget:
-        """What one training may spend."""
+    def budget(self, target: Task) -> Budget:
+        """What one training on `target` may spend."""
+        samples, classes = self.samples, target.descriptor.output_dim
+        if self.shots is not None and target.descriptor.task_type == "classification" and classes is not None:
+            samples = self.shots * classes
         return Budget(
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             optimizer=self.optimizer,
-            samples=self.samples,
+            samples=samples,
             evaluate_every=self.evaluate_every,
         )
 
@@ -123,14 +141,14 @@ class Probe(Discoverer):
     def _measure(self, method: Transfer, pairs: list[Pair]) -> list[TransferResult]:
         """One result per pair, those remembered from before included."""
         controls = self._controls(pairs)
-        budget, results, jobs, waiting = self.budget, {}, [], []
+        results, jobs, waiting = {}, [], []
         digests = {s.task_id: weights_digest(_model(s)) for s, _ in pairs}
-        light = {t.task_id: without_model(t, ("train", self.split), self.samples) for _, t in pairs}
+        light = {t.task_id: self._drawn(t) for t in {t.task_id: t for _, t in pairs}.values()}
         for number, (source, target) in enumerate(pairs):
-            seeds = scratch_seeds(self.context, target, self.seeds)
+            seeds, budget = scratch_seeds(self.context, target, self.seeds), self.budget(target)
             keep = same_classes(source.descriptor, target.descriptor)
             how = (method.origin, method.options(), digests[source.task_id], keep)
-            key = key_of("probe", *how, target.fingerprint(), budget, seeds, self.split)
+            key = key_of("probe", "samples by seed", *how, target.fingerprint(), budget, seeds, self.split)
             known = self.context.recall("transfers", key)
             if known is not None:
                 results[number] = structure(known.payload, TransferResult, "stored probe")
@@ -143,7 +161,7 @@ class Probe(Discoverer):
             number, key = waiting[index]
             source, target = pairs[number]
             control = controls[number]
-            where = (source.task_id, target, budget, self.split)
+            where = (source.task_id, target, self.budget(target), self.split)
             result = summarise(method, *where, runs, control, copied, left, self.context.seed)
             self.context.remember("transfers", key, unstructure(result))
             results[number] = result
@@ -156,9 +174,8 @@ class Probe(Discoverer):
         found: dict[str, Outcome] = {}
         jobs: dict[str, Job] = {}
         made: dict[str, tuple[Task, int]] = {}
-        budget = self.budget
         for source, target in pairs:
-            model, seeds = _model(source), scratch_seeds(self.context, target, self.seeds)
+            model, seeds, budget = _model(source), scratch_seeds(self.context, target, self.seeds), self.budget(target)
             keys.append([scratch_key(model, target, budget, seed, self.split) for seed in seeds])
             for key, seed in zip(keys[-1], seeds, strict=True):
                 if key in found or key in jobs:
@@ -167,7 +184,7 @@ class Probe(Discoverer):
                 if known is not None:
                     found[key] = read_scratch(known.payload)
                 else:
-                    light = without_model(target, ("train", self.split), self.samples)
+                    light = drawn(without_model(target, ("train", self.split)), budget.samples, seed)
                     label = f"{target.task_id} from scratch"
                     jobs[key] = Job(scratch, (model, light, budget, seed, self.split), label=label)
                     made[key] = (target, seed)
@@ -175,10 +192,15 @@ class Probe(Discoverer):
         for index, (score, curve) in self.context.jobs(jobs.values()):
             key = order[index]
             target, seed = made[key]
-            payload = scratch_payload(target, budget, seed, self.split, score, curve)
+            payload = scratch_payload(target, self.budget(target), seed, self.split, score, curve)
             self.context.remember("transfers", key, payload)
             found[key] = (score, curve)
         return [[found[key] for key in own] for own in keys]
+
+    def _drawn(self, target: Task) -> list[Task]:
+        """What a job needs of a target: for every seed its samples, and the data to judge on."""
+        whole, samples = without_model(target, ("train", self.split)), self.budget(target).samples
+        return [drawn(whole, samples, seed) for seed in scratch_seeds(self.context, target, self.seeds)]
 
     def _told(self, result: TransferResult) -> None:
         detail = f"{result.source} -> {result.target}: {result.coefficient}"
@@ -198,7 +220,7 @@ class Probe(Discoverer):
             high=coefficient.high,
             accuracy_gain=result.performance_gain.mean,
             convergence_speed_gain=result.convergence_speed_gain,
-            best_strategy=self.method,
+            best_strategy=SHORT_NAMES.get(self.method, self.method),
         )
 
 
@@ -218,10 +240,22 @@ def most_promising(pairs: Sequence[Pair], graph: TransferGraph) -> list[Pair]:
 
 
 def measure_pair(
-    method: Transfer, model: nn.Module, target: Task, budget: Budget, seeds: list[int], split: str, keep_head: bool
+    method: Transfer,
+    model: nn.Module,
+    targets: list[Task],
+    budget: Budget,
+    seeds: list[int],
+    split: str,
+    keep_head: bool,
 ) -> tuple[list[Outcome], list[str], list[str]]:
-    """One pair, as a job: outcomes per seed, names of the weights kept and of those drawn anew."""
-    return transfer_scores(method, model, target, budget, seeds, split, keep_head)
+    """One pair, as a job: outcomes per seed, names of the weights kept and of those drawn anew. `targets` holds the
+    target as each seed sees it.
+    """
+    runs: list[Outcome] = []
+    for target, seed in zip(targets, seeds, strict=True):
+        outcome, copied, left = transfer_scores(method, model, target, budget, [seed], split, keep_head)
+        runs += outcome
+    return runs, copied, left
 
 
 def _model(task: Task) -> nn.Module:
