@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
 from crosstask.errors import OptionError, nearest
+from crosstask.learning.difficulty import nearest_mean_difficulty
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
@@ -171,7 +172,7 @@ class Digits(Source):
             input_shape=(1, 8, 8),
             output_dim=len(recipe.classes),
             sample_count=len(data["train"][1]),
-            complexity=difficulty(data["train"], data["validation"]),
+            complexity=nearest_mean_difficulty(data["train"], data["validation"], len(recipe.classes)),
             required_skills=recipe.skills,
             domain_knowledge=recipe.knowledge,
             prerequisites=tuple(p for p in recipe.needs if p in wanted),
@@ -182,15 +183,3 @@ class Digits(Source):
     def _rng(self, *purpose: str) -> np.random.Generator:
         """Random numbers for one purpose, so that a change of one option leaves the others' draws alone."""
         return np.random.default_rng([self.seed, *"/".join(purpose).encode()])
-
-
-def difficulty(train: tuple[Images, Labels], validation: tuple[Images, Labels]) -> float:
-    """Error of the nearest class mean on the validation data over the error of always naming the commonest
-    class.
-    """
-    inputs, labels = train[0].reshape(len(train[0]), -1), train[1]
-    means = np.stack([inputs[labels == label].mean(axis=0) for label in range(labels.max() + 1)])
-    held, truth = validation[0].reshape(len(validation[0]), -1), validation[1]
-    guesses = ((held[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
-    guessing = 1 - np.bincount(truth).max() / len(truth)
-    return round(float(min(1.0, (guesses != truth).mean() / guessing)), 4)
