@@ -152,15 +152,15 @@ MANIFESTS = {
     ),
     "api of a newer major version": (
         plugin("name='{pkg}', extensions=[], api=(2, 0)"),
-        "made for plugin API 2.0; this kernel has 1.0",
+        "made for plugin API 2.0; this kernel has 1.1",
     ),
     "api of a newer minor version": (
         plugin("name='{pkg}', extensions=[], api=(1, 9)"),
-        "made for plugin API 1.9; this kernel has 1.0",
+        "made for plugin API 1.9; this kernel has 1.1",
     ),
     "api of an older major version": (
         plugin("name='{pkg}', extensions=[], api=(0, 7)"),
-        "made for plugin API 0.7; this kernel has 1.0",
+        "made for plugin API 0.7; this kernel has 1.1",
     ),
     "no extensions": (
         plugin("name='{pkg}'"),
@@ -184,8 +184,8 @@ MANIFESTS = {
     ),
     "extension point misspelt": (
         extension("'balancers', 'x', 'a.b:C'"),
-        WHERE + "Extension: unknown extension point 'balancers'; did you mean 'balancer'? Valid: balancer, curriculum, "
-        "discovery, distillation, executor, observer, recipe, sampler, sharing, source, store, synthesis, …",
+        WHERE + "Extension: unknown extension point 'balancers'; did you mean 'balancer'? Valid: adapter, balancer, "
+        "continual, curriculum, discovery, distillation, executor, meta_learner, observer, recipe, sampler, search, …",
     ),
     "extension name with a blank": (
         extension("'sampler', 'my sampler', 'a.b:C'"),
@@ -447,7 +447,7 @@ def test_asking_for_what_is_not_usable(site: Site) -> None:
     assert raised(lambda: registry.create("sampler", "bat")) == "no sampler named 'bat'; did you mean 'bad'? Valid: bad"
     assert raised(lambda: registry.create("balancer", "bad")) == "no balancer named 'bad' (there are none)"
     assert raised(lambda: registry.create("samplers", "bad")).startswith(
-        "unknown extension point 'samplers'; did you mean 'sampler'? Valid: balancer, "
+        "unknown extension point 'samplers'; did you mean 'sampler'? Valid: adapter, "
     )
     denied = site.registry(Settings(deny=("*-dist",), origins={"deny": "CROSSTASK_DENY"}))
     assert raised(lambda: denied.create("sampler", site.package)) == site.named(
@@ -464,7 +464,7 @@ def test_asking_for_what_is_not_usable(site: Site) -> None:
 def test_asking_for_a_component_of_a_newer_api(site: Site) -> None:
     site.write(MANIFEST.replace("POINT", "sampler").replace("(1, 0)", "(2, 0)"), SAMPLE)
     assert raised(lambda: site.registry().create("sampler", "bad")) == site.named(
-        "sampler 'bad' of {pkg}-dist 1.0 cannot be used: incompatible: made for plugin API 2.0; this kernel has 1.0"
+        "sampler 'bad' of {pkg}-dist 1.0 cannot be used: incompatible: made for plugin API 2.0; this kernel has 1.1"
     )
 
 
@@ -536,7 +536,7 @@ def test_error_inside_a_hook_names_component_and_distribution(site: Site) -> Non
 WRAPPERS = {
     "of a hook that does not exist": (
         "@hookimpl(wrapper=True)\n    def discovery(self):\n        return (yield)",
-        "no hook 'discovery'; did you mean 'discover'? Valid: apply, balance, ",
+        "no hook 'discovery'; did you mean 'discover'? Valid: adapt, ",
     ),
     "not marked": ("def discover(self):\n        return (yield)", ": discover must be marked @hookimpl(wrapper=True)"),
     "marked as a plain implementation": (

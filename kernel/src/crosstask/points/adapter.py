@@ -53,7 +53,7 @@ class AdapterHandle(ABC):
 
     def unmerge(self) -> None:
         """Undo `merge`: the base weights are bit for bit what they were. Nothing to do if nothing is merged."""
-        return None
+        return
 
 
 class Adapter(Component):

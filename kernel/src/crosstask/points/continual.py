@@ -9,7 +9,7 @@ from crosstask.components import Component, hook
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from crosstask.learning.data import Batch
+    from crosstask.learning.continual import Batch
     from crosstask.tasks import Task
 
 
