@@ -119,6 +119,7 @@ def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, Transfe
             task_id="even_and_small", metric="accuracy", score=0.71, full_training_score=0.95,
             provenance=Provenance(
                 strategy="weighted_ensemble", new_task="even_and_small", confidence=0.64,
+                expected=Interval(mean=0.74, low=0.66, high=0.81),
                 sources={"zero_to_four": 0.41, "parity": 0.33, first: 0.26},
                 notes=("two tasks share no class with it",),
             ),

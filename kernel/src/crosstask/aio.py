@@ -115,8 +115,11 @@ class CrossTaskTransferEngine:
         new_task: str | Task,
         synthesis_strategy: Strategy = "weighted_ensemble",
         inputs: torch.Tensor | None = None,
+        *,
+        expect: bool = True,
     ) -> nn.Module:
-        return await self._do(self.engine.synthesize_zero_shot_model, new_task, synthesis_strategy, inputs)
+        make = self.engine.synthesize_zero_shot_model
+        return await self._do(make, new_task, synthesis_strategy, inputs, expect=expect)
 
     async def judge_synthesis(self, model: nn.Module, new_task: str) -> SynthesisResult:
         return await self._do(self.engine.judge_synthesis, model, new_task)

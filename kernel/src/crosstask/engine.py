@@ -18,6 +18,7 @@ from crosstask.components import Component
 from crosstask.context import Job
 from crosstask.errors import DataError
 from crosstask.graph import HELPS, TransferEdge, TransferGraph
+from crosstask.learning.expectation import expected_score
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import Headless
@@ -64,7 +65,7 @@ from crosstask.records import (
 from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task
+from crosstask.tasks import Portfolio, Task, TaskDescriptor
 
 C = TypeVar("C", bound=Component)
 Strategy = str | enum.Enum | Component
@@ -432,19 +433,34 @@ class TransferEngine:
         new_task: str | Task,
         synthesis_strategy: Strategy = "weighted_ensemble",
         inputs: torch.Tensor | None = None,
+        *,
+        expect: bool = True,
     ) -> nn.Module:
-        """A model for an unseen task, made from the others without its labels; its `provenance` says from what."""
+        """A model for an unseen task, made from the others without its labels. Its `provenance` says from what, and
+        with `expect` what it can be expected to score, which takes about one more synthesis per known task.
+        """
         maker = self.component(Synthesizer, "synthesis", synthesis_strategy)  # type: ignore[type-abstract]
         task = self._unseen(new_task)
         self.train()
         sources = [t for t in self.portfolio if t.model is not None and t is not task]
         if not sources:
             raise DataError(f"no task has a trained model to synthesise {task.task_id!r} from")
-        model: nn.Module = self.run.call(
-            maker, "synthesize", new_task=task.descriptor, sources=sources, graph=self.graph, inputs=inputs
-        )
-        if not isinstance(getattr(model, "provenance", None), Provenance):
+
+        def make(
+            wanted: TaskDescriptor, known: list[Task], graph: TransferGraph, seen: torch.Tensor | None
+        ) -> nn.Module:
+            made: nn.Module = self.run.call(
+                maker, "synthesize", new_task=wanted, sources=known, graph=graph, inputs=seen
+            )
+            return made
+
+        model = make(task.descriptor, sources, self.graph, inputs)
+        told = getattr(model, "provenance", None)
+        if not isinstance(told, Provenance):
             raise DataError(f"{maker.origin} made a model that does not say from what: it needs a `provenance`")
+        if expect and told.expected is None:
+            expected, how = expected_score(make, model, task.descriptor, sources, self.graph, inputs)
+            model.provenance = attrs.evolve(told, expected=expected, notes=(*told.notes, how))  # type: ignore[assignment]
         return model
 
     def _unseen(self, new_task: str | Task) -> Task:

@@ -185,13 +185,18 @@ class MetaKnowledge:
 
 @record
 class Provenance:
-    """From what a synthesised model was made: each source task with its weight."""
+    """From what a synthesised model was made: each source task with its weight.
+
+    `expected` is the score that it can be expected to have, with a 95 % interval (`learning.expectation`); the engine
+    adds it.
+    """
 
     strategy: str
     new_task: str
     sources: dict[str, float]
     notes: tuple[str, ...] = ()
     confidence: float | None = None
+    expected: Interval | None = None
 
 
 @record

@@ -39,6 +39,10 @@ def command(
     emit_table(table)
     for note in result.provenance.notes:
         click.echo(note)
+    if (expected := result.provenance.expected) is not None:
+        click.echo(
+            f"{result.metric} expected: {expected.mean:.3f}, 95 % interval {expected.low:.3f} to {expected.high:.3f}"
+        )
     click.echo(
         f"{result.metric}: {shown(result.score)} untrained, {shown(result.full_training_score)} with full training"
     )

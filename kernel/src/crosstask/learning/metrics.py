@@ -11,6 +11,11 @@ from crosstask.records import Interval
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
+def student_quantile(freedom: int) -> float:
+    """How many standard errors a two-sided 95 % interval reaches to each side, by Student's t."""
+    return _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
+
+
 def confidence_interval(values: Sequence[float], limits: tuple[float, float] | None = None) -> Interval:
     """Mean with its 95 % Student interval over repeats; one value gives an interval of `limits` (or itself).
 
@@ -23,9 +28,7 @@ def confidence_interval(values: Sequence[float], limits: tuple[float, float] | N
     if count == 1:
         return Interval(mean=mean, low=low if limits else mean, high=high if limits else mean, values=tuple(values))
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
-    freedom = count - 1
-    quantile = _T95[freedom - 1] if freedom <= len(_T95) else 1.96 + 2.4 / freedom
-    half = quantile * spread
+    half = student_quantile(count - 1) * spread
     return Interval(mean=mean, low=max(low, mean - half), high=min(high, mean + half), values=tuple(values))
 
 
