@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ from crosstask.points.distillation import Distilled
 from crosstask.points.observer import Observer
 from crosstask.points.store import Store
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import MetaKnowledge, Provenance
+from crosstask.records import MetaKnowledge, Provenance, Trial
 from crosstask.store.sql import SqlStore
 from crosstask.tasks import Portfolio
 from crosstask.testing import checks_of, conformance, run_checks, small_portfolio
@@ -700,6 +701,100 @@ def draws_all(tasks: Any, history: Any, rng: Any) -> list[str]:
 
 @caught_by("check_agrees_with_twin", twin=draws_all)
 class SamplerUnlikeItsTwin(right.ReferenceSampler):
+    pass
+
+
+# Searches
+
+
+@caught_by("check_proposes_valid_points")
+class BreaksTheConstraint(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        point = super().propose(space, trials)
+        return {**point, "bias": False} if "bias" in point and len(trials) > 10 else point
+
+
+@caught_by("check_single_point")
+class WantsVariety(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        return super().propose(space, trials) if space.count() != 1 else {}
+
+
+@caught_by("check_copes_with_failures")
+class LooksAtFailures(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        if "rate" in space.names:
+            sum(trial.value for trial in trials if trial.status != "running")
+        return super().propose(space, trials)
+
+
+@caught_by("check_copes_with_running_trials")
+class LooksAtRunningTrials(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        if "rate" in space.names:
+            sum(trial.value for trial in trials if trial.status != "failed")
+        return super().propose(space, trials)
+
+
+@caught_by("check_copes_with_equal_values")
+class DividesByTheSpread(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        values = [trial.value for trial in trials if trial.status == "done"]
+        if len(values) == len(trials) > 2 and "rate" in space.names:
+            1 / (max(values) - min(values))
+        return super().propose(space, trials)
+
+
+@caught_by("check_goes_on_where_it_was_stopped")
+class OwnCount(right.ReferenceSearch):
+    asked: int = attrs.field(init=False, default=0)
+
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        self.asked += 1
+        return super().propose(space, trials if self.asked > 1 or len(trials) < 2 else trials[1:])
+
+
+@caught_by("check_begins_anew")
+class NeverForgets(right.ReferenceSearch):
+    best: float = state(0.0)
+
+    def observe(self, trial: Any) -> None:
+        self.best = max(self.best, trial.value or 0.0)
+
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        return super().propose(space, trials if trials or not self.best else [*trials, *trials[:1]] or [RUNNING])
+
+
+RUNNING = Trial(number=0, point={})
+
+
+@caught_by("check_tries_every_point")
+class TriesAgain(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        again = [t.point for t in trials if t.status == "failed" and "rate" not in t.point]
+        return dict(again[0]) if again else super().propose(space, trials)
+
+
+@caught_by("check_no_valid_point_refused")
+class ProposesTheInvalid(right.ReferenceSearch):
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        try:
+            return super().propose(space, trials)
+        except OptionError:
+            return {"a": "x", "b": 1}
+
+
+@caught_by("check_needs_a_task")
+class NeedsNoTask(right.ReferenceSearch):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats", "networks"})
+
+
+def proposes_the_first(space: Any, trials: Any) -> dict[str, Any]:
+    return dict(next(iter(space.sample(np.random.default_rng(0)))))
+
+
+@caught_by("check_agrees_with_twin", twin=proposes_the_first)
+class SearchUnlikeItsTwin(right.ReferenceSearch):
     pass
 
 

@@ -54,9 +54,18 @@ class Context(ABC):
 
         return torch.Generator().manual_seed(self.seed_for(*parts))
 
+    @property
+    def workers(self) -> int:
+        """How many jobs can run at the same time."""
+        return 1
+
     @abstractmethod
-    def jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
-        """Run jobs, yielding (index, result) as each is done, in any order. A job's exception is raised here."""
+    def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Run jobs, yielding (index, result) as each is done, in any order. A job's exception is raised here.
+
+        `jobs` may depend on results that were yielded before: each is taken only when it can start. `at_once` limits
+        how many are then under way; by default there are a few more than workers.
+        """
 
     @abstractmethod
     def recall(self, kind: str, key: str) -> Remembered | None:
@@ -95,7 +104,7 @@ class LocalContext(Context):
         self._registry = registry
         self._memory: dict[tuple[str, str], Remembered] = {}
 
-    def jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+    def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
         for index, job in enumerate(jobs):
             yield index, job.function(*job.args)
 

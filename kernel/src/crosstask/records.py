@@ -230,6 +230,96 @@ class MultiTaskResult:
 
 
 @record
+class Trial:
+    """One evaluation of a point of a search space. `value` is higher for better, None unless `status` is done."""
+
+    number: int = option(ge=0, help="how many were proposed before it")
+    point: dict[str, Any]
+    status: str = option("running", choices=("running", "done", "failed"), help="how far it came")
+    value: float | None = None
+    error: str | None = None
+    seconds: float = option(0.0, ge=0, help="what its evaluation took; 0 if the point had been evaluated before")
+
+
+@record
+class WarmStart:
+    """A point that a search tries first, because it did well on a related task."""
+
+    point: dict[str, Any]
+    source: str = ""
+    weight: float = option(1.0, help="how much is expected of it: the transfer coefficient times its rank there")
+
+
+@record
+class SearchResult:
+    """What a search came to. `curve` is the best value so far, by the number of trials that had ended.
+
+    The later fields are those of a search for a task's model: `best` was chosen on the validation split, `score` and
+    `default_score` are on `split`, of the network that it describes and of the one a run trains by default, over the
+    same seeds and with the same number of steps.
+    """
+
+    search: str
+    trials: tuple[Trial, ...]
+    best: Trial | None = None
+    curve: LearningCurve = attrs.field(factory=LearningCurve)
+    evaluated: int = option(0, ge=0, help="different points that were evaluated")
+    seconds: float = option(0.0, ge=0, help="from the first proposal to the last trial's end")
+    proposal_seconds: float = option(0.0, ge=0, help="part of it that the search took to propose")
+    warm_starts: tuple[WarmStart, ...] = ()
+    space: dict[str, Any] = attrs.field(factory=dict)
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+    task_id: str | None = None
+    metric: str | None = None
+    split: str | None = None
+    model: dict[str, Any] = attrs.field(factory=dict)
+    default_model: dict[str, Any] = attrs.field(factory=dict)
+    budget: Budget | None = None
+    score: Interval | None = None
+    default_score: Interval | None = None
+    gain: Interval | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many trials failed."""
+        return sum(trial.status == "failed" for trial in self.trials)
+
+
+@record
+class FewShotResult:
+    """A meta-learner that was trained on episodes of some classes (or tasks) and judged on those of others.
+
+    `accuracy` is the mean over the test episodes with its 95 % interval; `untrained_accuracy` that of the same learner
+    and network before meta-training, on the same episodes. `curve` is the accuracy on training episodes, averaged from
+    one of its steps to the next.
+    """
+
+    learner: str
+    tasks: tuple[str, ...]
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    held_out: str = option("classes", choices=("classes", "tasks"), help="what the test was apart by")
+    ways: int = option(ge=2, help="classes of an episode")
+    shots: int = option(ge=1, help="support samples of each class")
+    queries: int = option(ge=1, help="queries of each class")
+    steps: int = option(ge=0, help="meta-steps")
+    meta_batch: int = option(ge=1, help="episodes of a meta-step")
+    accuracy: Interval
+    untrained_accuracy: Interval
+    curve: LearningCurve = attrs.field(factory=LearningCurve)
+    losses: tuple[float, ...] = ()
+    split: str = "test"
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of guessing."""
+        return 1 / self.ways
+
+
+@record
 class RunRecord:
     """One run: who it is, what made it, what came out. `run.json` is this record."""
 
@@ -248,4 +338,7 @@ class RunRecord:
     transfers: tuple[TransferResult, ...] = ()
     synthesis: SynthesisResult | None = None
     multitask: MultiTaskResult | None = None
+    knowledge: MetaKnowledge | None = None
+    few_shot: FewShotResult | None = None
+    search: SearchResult | None = None
     error: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
@@ -148,16 +148,21 @@ class Run(Context):
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
 
-    def jobs(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+    @property
+    def workers(self) -> int:
+        return self.executor.capacity()
+
+    def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
         # A few more in flight than workers: all stay busy, and a stopped run loses no more than these.
-        limit = 2 * self.executor.capacity() if self.executor.capacity() > 1 else 1
-        waiting: collections.deque[tuple[int, Job]] = collections.deque(enumerate(jobs))
+        limit = at_once or (2 * self.workers if self.workers > 1 else 1)
+        waiting = enumerate(jobs)
         running: dict[Future[Any], int] = {}
         try:
-            while waiting or running:
-                while waiting and len(running) < limit:
-                    index, job = waiting.popleft()
+            while True:
+                for index, job in itertools.islice(waiting, limit - len(running)):
                     running[self.call(self.executor, "submit", job=job)] = index
+                if not running:
+                    return
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in sorted(done, key=lambda f: running[f]):
                     yield running.pop(future), future.result()

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import math
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,17 +23,21 @@ class ModelSpec:
 
     `mlp`: flattened input, a ReLU layer per entry of `hidden`. `conv`: 3x3 convolutions of these widths, each followed
     by ReLU and 2x2 max pooling, then global averaging. `package.module:function`: your own, called with
-    (input_shape, output_dim), returning a module whose head `crosstask.learning.head_name` finds.
+    (input_shape, output_dim) and `arguments` by name, returning a module whose head `crosstask.learning.head_name`
+    finds.
     """
 
     kind: str = option("mlp", help="mlp, conv or package.module:function")
     hidden: tuple[int, ...] = option((64, 64), ge=1, help="widths of the layers")
+    arguments: dict[str, Any] = option(factory=dict, help="what your own function is called with besides the shapes")
 
     def __attrs_post_init__(self) -> None:
         if self.kind not in ("mlp", "conv") and ":" not in self.kind:
             raise OptionError(f"ModelSpec: kind must be 'mlp', 'conv' or 'package.module:function', got {self.kind!r}")
         if not self.hidden:
             raise OptionError("ModelSpec: hidden must name at least one layer")
+        if self.arguments and ":" not in self.kind:
+            raise OptionError(f"ModelSpec: arguments are for your own function, {self.kind!r} takes none")
 
     def build(self, task: TaskDescriptor, seed: int) -> nn.Module:
         """The network for a task, initialised from `seed`. DataError if the task's shapes are unknown or do not fit."""
@@ -41,7 +46,8 @@ class ModelSpec:
         with seeded(seed):
             if ":" in self.kind:
                 module, _, function = self.kind.partition(":")
-                model = getattr(importlib.import_module(module), function)(task.input_shape, task.output_dim)
+                make = getattr(importlib.import_module(module), function)
+                model = make(task.input_shape, task.output_dim, **self.arguments)
                 head_name(model)
                 return model  # type: ignore[no-any-return]
             layers = self._mlp(task.input_shape) if self.kind == "mlp" else self._conv(task)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     import torch
 
-KINDS = ("tasks", "models", "transfers", "curricula", "knowledge", "runs", "features")
-"""The tables of a store: task registry, trained models, transfer history, curriculum library, knowledge, runs, and the
-features that a model has of a task's data (a cache: what is in it can be computed again)."""
+KINDS = ("tasks", "models", "transfers", "curricula", "knowledge", "runs", "features", "trials")
+"""The tables of a store: task registry, trained models, transfer history, curriculum library, knowledge, runs, the
+features that a model has of a task's data (a cache: what is in it can be computed again), and trials of searches."""
 
 
 class Store(ABC):

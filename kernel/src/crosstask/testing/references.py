@@ -6,12 +6,13 @@ Wrappers are checked around them, and tests of the kernel and of the kit itself 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from crosstask.errors import DataError, OptionError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.modules import seeded
+from crosstask.learning.spaces import SearchSpace
 from crosstask.learning.training import History, fit
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option, state
@@ -31,13 +33,14 @@ from crosstask.points.distillation import Distilled, Distiller
 from crosstask.points.executor import Executor
 from crosstask.points.observer import Observer
 from crosstask.points.sampler import Sampler
+from crosstask.points.search import Search
 from crosstask.points.sharing import MultiTaskModule, Sharing
 from crosstask.points.source import Source
 from crosstask.points.store import Store, StoreOpener
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import Budget, MetaKnowledge, Provenance
+from crosstask.records import Budget, MetaKnowledge, Provenance, Trial
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
@@ -228,6 +231,21 @@ class ReferenceTransfer(Transfer):
 
 
 @component
+class ReferenceSearch(Search):
+    """Random points that were not tried yet."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
+
+    def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
+        rng = np.random.default_rng(self.context.seed_for("propose", len(trials)))
+        tried = {space.key(trial.point) for trial in trials}
+        point = space.sample(rng)[0]
+        while space.key(point) in tried and len(tried) != space.count():
+            point = space.sample(rng)[0]
+        return point
+
+
+@component
 class ReferenceWrapper(Wrapper):
     """Halves every coefficient."""
 
@@ -247,6 +265,7 @@ REFERENCES: dict[str, type[Component]] = {
         ReferenceExecutor,
         ReferenceObserver,
         ReferenceSampler,
+        ReferenceSearch,
         ReferenceSharing,
         ReferenceSource,
         ReferenceStore,
