@@ -87,6 +87,49 @@ class TransferResult:
         return self.coefficient.high < 0
 
 
+@record
+class BlockAttribution:
+    """What one block of layers brought to a transfer; see `crosstask.learning.attribution`.
+
+    Scores with its weights drawn anew (`without`) and with only its weights transferred (`alone`), and the same as what
+    was lost against the whole transfer and gained over scratch. `lost_frozen`: what keeping it as it is costs (None for
+    a head). Shares are of the whole gain; None where that is not beyond doubt.
+    """
+
+    block: str
+    weights: int
+    without: Interval
+    alone: Interval
+    lost_without: Interval
+    gained_alone: Interval
+    lost_frozen: Interval | None = None
+    share_lost: Interval | None = None
+    share_alone: Interval | None = None
+
+
+@record
+class LayerAttribution:
+    """Which layers carried a transfer: ablations with the budget and the seeds of the transfer itself."""
+
+    source: str
+    target: str
+    strategy: str
+    metric: str
+    split: str
+    gain: Interval
+    blocks: tuple[BlockAttribution, ...]
+    seed: int = 0
+    seeds: int = 1
+    budget: Budget = attrs.field(factory=Budget)
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def carrier(self) -> BlockAttribution | None:
+        """The block without which most was lost, if that loss is beyond doubt."""
+        certain = [block for block in self.blocks if block.lost_without.low > 0]
+        return max(certain, key=lambda block: block.lost_without.mean, default=None)
+
+
 class CurriculumStrategy(enum.Enum):
     """The built-in orders. Any registered curriculum can be named by a string instead."""
 
@@ -320,6 +363,43 @@ class FewShotResult:
 
 
 @record
+class ContinualScores:
+    """Accuracies of tasks learned one after another (means over seeds), and what they say; see `continual_scores`.
+
+    `matrix[i][j]` is the accuracy on task j after learning task i; None where nothing was measured.
+    """
+
+    matrix: tuple[tuple[float | None, ...], ...] = ()
+    accuracy: Interval | None = None
+    backward_transfer: Interval | None = None
+    forward_transfer: Interval | None = None
+    forgetting: Interval | None = None
+
+
+@record
+class ContinualResult:
+    """A sequence of tasks learned with strategies against forgetting, beside none (`naive`) and all tasks at once.
+
+    `joint` is the mean accuracy of one model that learned all tasks together, `joint_scores` that on each task.
+    `warnings` say which strategies do not suit the scenario.
+    """
+
+    tasks: tuple[str, ...]
+    scenario: str = option(choices=("task", "domain", "class"), help="what is known and asked for at test time")
+    strategies: tuple[str, ...] = ()
+    split: str = "test"
+    scores: ContinualScores = attrs.field(factory=ContinualScores)
+    naive: ContinualScores | None = None
+    joint: Interval | None = None
+    joint_scores: tuple[float | None, ...] = ()
+    warnings: tuple[str, ...] = ()
+    epochs: int = 1
+    seed: int = 0
+    seeds: int = 1
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+
+@record
 class RunRecord:
     """One run: who it is, what made it, what came out. `run.json` is this record."""
 
@@ -336,6 +416,7 @@ class RunRecord:
     curriculum: CurriculumResult | None = None
     curriculum_baselines: dict[str, Any] = attrs.field(factory=dict)
     transfers: tuple[TransferResult, ...] = ()
+    attributions: tuple[LayerAttribution, ...] = ()
     synthesis: SynthesisResult | None = None
     multitask: MultiTaskResult | None = None
     knowledge: MetaKnowledge | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from crosstask.errors import StoreError
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write nested dicts, lists and tuples of tensors, numbers, strings, booleans and None; whole or not at all."""
     target, tensors = Path(path), dict[str, Tensor]()
-    text = json.dumps(_pack(state, "state", tensors), allow_nan=True)
+    text = json.dumps(pack(state, "state", tensors), allow_nan=True)
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         save_file(tensors, part, metadata={"state": text})
@@ -36,35 +37,37 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
             text = (file.metadata() or {}).get("state")
             if text is None:
                 raise StoreError(f"{path} is a safetensors file but no checkpoint")
-            made: dict[str, Any] = _unpack(json.loads(text), file.get_tensor)
+            made: dict[str, Any] = unpack(json.loads(text), file.get_tensor)
             return made
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"cannot read checkpoint {path}: {error}") from None
 
 
-def _pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON; its tensors go into `tensors` under numbers. StoreError names what cannot be kept."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value.detach().contiguous().clone()  # safetensors refuses tensors that share memory
         return ["tensor", name]
     if isinstance(value, dict):
         # Keys need not be strings: those of an optimiser's state are numbers.
-        return ["dict", [[_pack(k, where, tensors), _pack(v, f"{where}[{k!r}]", tensors)] for k, v in value.items()]]
+        return ["dict", [[pack(k, where, tensors), pack(v, f"{where}[{k!r}]", tensors)] for k, v in value.items()]]
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
-        return [kind, [_pack(v, f"{where}[{i}]", tensors) for i, v in enumerate(value)]]
+        return [kind, [pack(v, f"{where}[{i}]", tensors) for i, v in enumerate(value)]]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise StoreError(f"a checkpoint cannot hold {where}: it is a {type(value).__name__}")
 
 
-def _unpack(value: Any, tensor: Any) -> Any:
+def unpack(value: Any, tensor: Callable[[str], Tensor]) -> Any:
+    """What `pack` packed; `tensor` gives a tensor by its number."""
     if not isinstance(value, list):
         return value
     kind, content = value
     if kind == "tensor":
         return tensor(content)
     if kind == "dict":
-        return {_unpack(k, tensor): _unpack(v, tensor) for k, v in content}
-    items = [_unpack(v, tensor) for v in content]
+        return {unpack(k, tensor): unpack(v, tensor) for k, v in content}
+    items = [unpack(v, tensor) for v in content]
     return items if kind == "list" else tuple(items)

@@ -2,16 +2,554 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
 import attrs
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from crosstask.components import hooks_of
+from crosstask.context import Context, LocalContext
+from crosstask.errors import DataError, OptionError, RunError
+from crosstask.learning.checkpoint import pack, unpack
+from crosstask.learning.continual_model import SCENARIOS, Batch, ContinualModel
+from crosstask.learning.data import read_split
+from crosstask.learning.metrics import confidence_interval
+from crosstask.learning.models import ModelSpec, optimizer_for
+from crosstask.learning.modules import seeded
+from crosstask.learning.transferring import key_of
+from crosstask.options import structure, unstructure
+from crosstask.points.continual import ContinualStrategy
+from crosstask.records import ContinualResult, ContinualScores
+from crosstask.tasks import Task, TaskDescriptor
+
+__all__ = [
+    "SCENARIOS",
+    "Batch",
+    "ContinualLearner",
+    "ContinualModel",
+    "ScenarioWarning",
+    "continual_scores",
+    "run_continual",
+    "split_by_classes",
+]
 
 
-@attrs.frozen(eq=False)
-class Batch:
-    """Samples of one step: `inputs` [N, …], `targets` [N] (or [N, …]) and the task each belongs to, `task_ids` [N]
-    (numbers in the order in which tasks came).
+class ScenarioWarning(UserWarning):
+    """A strategy is used in a scenario in which it cannot keep a model from forgetting."""
+
+
+class ContinualLearner:
+    """Trains one model on tasks as they come: `train_task` for each, `evaluate_all_tasks` at any time.
+
+    `strategy`: a name, a component, a table with `use`, or a list of these, which work together; None for none.
+    `buffer_size` is given to strategies named here that keep samples (default: their own). `scenario` (task, domain or
+    class) and `grow`: see `ContinualModel`, which the learner makes of `model` and keeps as `learner.model`. What is
+    random follows from the context's seed and from `repeat`.
+
+    Every task gets a fresh optimiser. A step costs what plain training costs, and what the strategies do. `matrix` has
+    one row for each task learned: the accuracy on it and all before it, on `split` (tasks without one: None); `before`
+    the accuracy on each task when it came, `initial` that of the untrained model on it.
+
+    `state_dict` is taken between tasks. To go on from one: a learner made alike, `load_state_dict`, and the same
+    `train_task` calls from the first task on; those that were done return at once, and other tasks, or another order,
+    are a DataError.
     """
 
-    inputs: Tensor
-    targets: Tensor
-    task_ids: Tensor
+    def __init__(
+        self,
+        model: nn.Module,
+        strategy: Any = None,
+        buffer_size: int | None = None,
+        *,
+        scenario: str = "task",
+        grow: bool = False,
+        learning_rate: float = 1e-3,
+        optimizer: str = "adam",
+        weight_decay: float = 0.0,
+        batch_size: int = 128,
+        split: str = "test",
+        context: Context | None = None,
+        repeat: int = 0,
+    ) -> None:
+        if learning_rate <= 0 or batch_size < 1:
+            raise OptionError(f"learning_rate must be > 0 and batch_size >= 1, got {learning_rate} and {batch_size}")
+        self.context = context or LocalContext()
+        self.model = ContinualModel(model, scenario, grow=grow)
+        self.strategies = self._resolve(strategy, buffer_size)
+        self.batch_size, self.split, self.repeat = batch_size, split, repeat
+        self.learning_rate, self._optimizer, self._decay = learning_rate, optimizer, weight_decay
+        self._asked = {hook: [s for s in self.strategies if _writes(s, hook)] for hook in hooks_of(ContinualStrategy)}
+        self._initial = ContinualModel(copy.deepcopy(model), scenario, grow=grow)
+        self._tasks: list[Task] = []
+        self._stored: list[list[str]] = []
+        self.matrix: list[list[float | None]] = []
+        self.before: list[float | None] = []
+        self.initial: list[float | None] = []
+        self.steps = 0
+        self.warnings = [told for s in self.strategies if (told := _unsuited(s, scenario))]
+        for told in self.warnings:
+            warnings.warn(told, ScenarioWarning, stacklevel=2)
+
+    def _resolve(self, strategy: Any, buffer_size: int | None) -> list[ContinualStrategy]:
+        chosen = [] if strategy is None else list(strategy) if isinstance(strategy, list | tuple) else [strategy]
+        found = [cast(ContinualStrategy, self.context.resolve("continual", choice)) for choice in chosen]
+        if buffer_size is not None:
+            keeping = [s for s, c in zip(found, chosen, strict=True) if s is not c and hasattr(s, "buffer_size")]
+            if not keeping:
+                names = ", ".join(s.origin for s in found) or "none"
+                raise OptionError(f"buffer_size = {buffer_size}: no strategy named here keeps samples ({names})")
+            for each in keeping:
+                each.buffer_size = buffer_size
+        return found
+
+    @property
+    def scenario(self) -> str:
+        return self.model.scenario
+
+    # --- Learning
+
+    def train_task(self, task_data: Any, task_id: str | int | None = None, num_epochs: int = 1) -> dict[str, float]:
+        """Learn one more task and return the accuracy on every task so far.
+
+        `task_data`: a `Task`, or what its training split may be (a pair of tensors, a Dataset, a loader factory), with
+        labels 0 to C-1; `task_id` names it then (default: its number). RunError where a loss is not finite.
+        """
+        if num_epochs < 1:
+            raise OptionError(f"num_epochs must be at least 1, got {num_epochs}")
+        task = self._task(task_data, task_id)
+        if len(self._tasks) < len(self._stored):
+            return self._known(task)
+        if task.task_id in self.model.tasks:
+            raise DataError(f"task {task.task_id!r} was learned already: give what comes again another task_id")
+        self._check_inputs(task)
+        seed = self._seed(task.task_id, "head")
+        self.model.add(task, seed)
+        self._initial.add(task, seed)
+        self._tasks.append(task)
+        self.initial.append(self._score(self._initial, task))
+        self.before.append(self._score(self.model, task))
+        with seeded(self._seed(task.task_id, "noise")):
+            self._learn(task, num_epochs)
+        self.matrix.append([self._score(self.model, t) for t in self._tasks])
+        self._stored.append([task.task_id, task.fingerprint()])
+        return self._named(self.matrix[-1])
+
+    def train_together(self, tasks: Sequence[Task], num_epochs: int = 1) -> dict[str, float]:
+        """Learn all tasks at once from their joined data (no strategy is asked): what sequences are compared with."""
+        if self._tasks or not tasks:
+            raise DataError("train_together needs tasks, and a learner that has not learned any")
+        for task in tasks:
+            self._check_inputs(task)
+            self.model.add(task, self._seed(task.task_id, "head"))
+            self._tasks.append(task)
+        data = Batch.joined([self.model.data(task) for task in tasks])
+        with seeded(self._seed("joint", "noise")):
+            self._epochs(attrs.evolve(data, replayed=0), num_epochs, "joint", {hook: [] for hook in self._asked})
+        return self.evaluate_all_tasks()
+
+    def evaluate_all_tasks(self, split: str | None = None) -> dict[str, float]:
+        """Accuracy on each task so far, on `split` (default: the learner's); tasks without that split are left out."""
+        chosen = split or self.split
+        return {t.task_id: self.model.accuracy(t, chosen) for t in self._tasks if t.has_data(chosen)}
+
+    def scores(self) -> ContinualScores:
+        """What the accuracies so far say of forgetting and transfer; see `continual_scores`."""
+        return continual_scores([self.matrix], [self.before], [self.initial])
+
+    def _learn(self, task: Task, epochs: int) -> None:
+        self.model.learning_rate = self.learning_rate
+        self.model.generator = torch.Generator().manual_seed(self._seed(task.task_id, "strategies"))
+        self._tell("task_begins", task)
+        self._epochs(self.model.data(task), epochs, task.task_id, self._asked)
+        self._tell("task_ends", task)
+
+    def _tell(self, hook: str, task: Task) -> None:
+        for strategy in self._asked[hook]:
+            self.context.call(strategy, hook, model=self.model, task=task)
+
+    def _epochs(self, data: Batch, epochs: int, name: str, asked: dict[str, list[ContinualStrategy]]) -> None:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = optimizer_for(self._optimizer, parameters, self.learning_rate, self._decay)
+        generator = torch.Generator().manual_seed(self._seed(name, "order"))
+        self.model.train()
+        for epoch in range(epochs):
+            losses = []
+            for index in _parts(len(data), self.batch_size, generator):
+                batch = data.part(index.to(data.targets.device))
+                losses.append(self._step(batch if epoch == 0 else attrs.evolve(batch, fresh=False), optimizer, asked))
+            self.steps += len(losses)
+            loss = float(torch.stack(losses).mean())  # one synchronisation for each epoch, not for each step
+            if not math.isfinite(loss):
+                raise RunError(
+                    f"task {name!r}: the training loss is {loss} in epoch {epoch + 1}; try a smaller learning rate, or "
+                    "a weaker penalty"
+                )
+            self.context.tell("training_step", stage="continual", step=self.steps, metrics={"losses": {name: loss}})
+
+    def _step(
+        self, batch: Batch, optimizer: torch.optim.Optimizer, asked: dict[str, list[ContinualStrategy]]
+    ) -> Tensor:
+        model, call = self.model, self.context.call
+        if asked["replay"]:
+            extra = [more for s in asked["replay"] if (more := call(s, "replay", batch=batch)) is not None]
+            batch = Batch.joined([batch, *extra]) if extra else batch
+        outputs = model(batch.inputs, batch.task_ids)
+        loss = model.loss(outputs, batch)
+        for strategy in asked["penalty"]:
+            term = call(strategy, "penalty", model=model, batch=batch, outputs=outputs)
+            if term is not None:
+                loss = loss + term
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for strategy in asked["after_backward"]:
+            call(strategy, "after_backward", model=model)
+        optimizer.step()
+        for strategy in asked["after_step"]:
+            call(strategy, "after_step", model=model)
+        return loss.detach()
+
+    def _seed(self, name: str, what: str) -> int:
+        return self.context.seed_for("continual", self.repeat, name, what)
+
+    # --- Tasks
+
+    def _task(self, given: Any, task_id: str | int | None) -> Task:
+        if isinstance(given, Task):
+            if task_id is not None and str(task_id) != given.task_id:
+                raise DataError(f"task_id {task_id!r} is given for a task that is called {given.task_id!r}")
+            return given
+        name = str(len(self._tasks) if task_id is None else task_id)
+        data = read_split(given, TaskDescriptor(task_id=name), "train")
+        outputs = self.model.outputs if self.scenario == "domain" else int(data.targets.max()) + 1
+        shape = tuple(data.inputs.shape[1:])
+        descriptor = TaskDescriptor(task_id=name, input_shape=shape, output_dim=outputs, sample_count=len(data))
+        return Task(descriptor=descriptor, train=(data.inputs, data.targets))
+
+    def _check_inputs(self, task: Task) -> None:
+        if self._tasks:
+            first, shape = self._tasks[0], tuple(task.data("train").inputs.shape[1:])
+            wanted = tuple(first.data("train").inputs.shape[1:])
+            if shape != wanted:
+                raise DataError(f"task {task.task_id!r} has inputs {shape}, task {first.task_id!r} had {wanted}")
+
+    def _score(self, model: ContinualModel, task: Task) -> float | None:
+        return model.accuracy(task, self.split) if task.has_data(self.split) else None
+
+    def _named(self, row: list[float | None]) -> dict[str, float]:
+        return {t.task_id: v for t, v in zip(self._tasks, row, strict=True) if v is not None}
+
+    # --- Going on later
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next task depends on, and what was measured so far."""
+        return {
+            "scenario": self.scenario,
+            "tasks": [list(t) for t in self._stored],
+            "layout": self.model.layout(),
+            "outputs": self.model.outputs,
+            "network": {k: v.detach().clone() for k, v in self.model.network.state_dict().items()},
+            "initial_network": {k: v.detach().clone() for k, v in self._initial.network.state_dict().items()},
+            "strategies": [[s.origin, s.state_dict()] for s in self.strategies],
+            "matrix": [list(row) for row in self.matrix],
+            "before": list(self.before),
+            "initial": list(self.initial),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`. DataError if this learner has learned already, or was made otherwise."""
+        if self._tasks:
+            raise DataError("load_state_dict needs a learner that has not learned a task yet")
+        made = [s.origin for s in self.strategies]
+        if state["scenario"] != self.scenario or [name for name, _ in state["strategies"]] != made:
+            told = f"{state['scenario']}, {[name for name, _ in state['strategies']]}"
+            raise DataError(f"the state is of another run ({told}); this learner has {self.scenario}, {made}")
+        for model in (self.model, self._initial):
+            model.lay_out(state["layout"], state["outputs"], 0)
+        for strategy, (_, own) in zip(self.strategies, state["strategies"], strict=True):
+            strategy.load_state_dict(copy.deepcopy(own))
+        for strategy in self._asked["resumes"]:
+            self.context.call(strategy, "resumes", model=self.model)
+        self.model.network.load_state_dict(state["network"])
+        self._initial.network.load_state_dict(state["initial_network"])
+        self._stored = [list(t) for t in state["tasks"]]
+        self.matrix = [list(row) for row in state["matrix"]]
+        self.before, self.initial, self.steps = list(state["before"]), list(state["initial"]), state["steps"]
+
+    def _known(self, task: Task) -> dict[str, float]:
+        """A task that the loaded state has learned: take its data, train nothing."""
+        place = len(self._tasks)
+        name, fingerprint = self._stored[place]
+        if task.task_id != name:
+            order = ", ".join(t for t, _ in self._stored)
+            raise DataError(
+                f"this run goes on from one that learned {order} in this order; its task {place + 1} is {name!r}, got "
+                f"{task.task_id!r}: give the tasks in the same order, or start a new run"
+            )
+        if task.fingerprint() != fingerprint:
+            raise DataError(f"task {name!r} has other data than when this run learned it: start a new run")
+        self._tasks.append(task)
+        return self._named(self.matrix[place])
+
+
+def _writes(strategy: ContinualStrategy, hook: str) -> bool:
+    return getattr(type(strategy), hook) is not getattr(ContinualStrategy, hook)
+
+
+def _unsuited(strategy: ContinualStrategy, scenario: str) -> str | None:
+    if scenario in strategy.capabilities:
+        return None
+    able = ", ".join(s for s in SCENARIOS if s in strategy.capabilities) or "none"
+    why = strategy.unsuited.get(scenario, "it does not say why")
+    return f"{strategy.origin} does not keep a model from forgetting in scenario {scenario!r}: {why} (suited: {able})"
+
+
+def _parts(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """All samples once, in random order; a last one alone joins those before it (batch statistics need two)."""
+    parts = list(torch.split(torch.randperm(count, generator=generator), size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    yield from parts
+
+
+# --- What the accuracies say
+
+Row = Sequence[float | None]
+
+
+def continual_scores(
+    matrices: Sequence[Sequence[Row]], before: Sequence[Row] = (), initial: Sequence[Row] = ()
+) -> ContinualScores:
+    """Metrics of runs (one for each seed), whose matrices have the accuracy on task j after learning task i in [i][j].
+
+    With R the matrix of T tasks (Lopez-Paz and Ranzato 2017; Chaudhry et al. 2018): accuracy: mean of R[T-1][j];
+    backward transfer: mean over j < T-1 of R[T-1][j] - R[j][j]; forgetting: mean over j < T-1 of the best earlier
+    R[i][j] less R[T-1][j]; forward transfer: mean over j > 0 of `before`[j] - `initial`[j], the accuracy on a task just
+    before it is learned less that of the untrained model. None where there is nothing to take a mean of.
+    """
+    matrix = _means(matrices)
+    return ContinualScores(
+        matrix=tuple(map(tuple, matrix)),
+        accuracy=_interval([_mean(m[-1]) if m else None for m in matrices], (0, 1)),
+        backward_transfer=_interval([_mean(_less(m[-1][j], m[j][j]) for j in range(len(m) - 1)) for m in matrices]),
+        forward_transfer=_interval(
+            [_mean(map(_less, b[1:], i[1:])) for b, i in zip(before, initial, strict=True)]  # the first has no past
+        ),
+        forgetting=_interval([_mean(_forgotten(m, j) for j in range(len(m) - 1)) for m in matrices]),
+    )
+
+
+def _forgotten(matrix: Sequence[Row], task: int) -> float | None:
+    known = [row[task] for row in matrix[task:-1]]
+    best = max((v for v in known if v is not None), default=None)
+    return _less(best, matrix[-1][task])
+
+
+def _less(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _mean(values: Any) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _interval(values: Sequence[float | None], limits: tuple[float, float] = (-1, 1)) -> Any:
+    known = [v for v in values if v is not None]
+    return confidence_interval(known, limits) if known else None
+
+
+def _means(matrices: Sequence[Sequence[Row]]) -> list[list[float | None]]:
+    return [[_mean(cell) for cell in zip(*rows, strict=True)] for rows in zip(*matrices, strict=True)]
+
+
+# --- A whole run
+
+
+def split_by_classes(task: Task, parts: int | Sequence[Sequence[int]]) -> list[Task]:
+    """One classification task as a sequence of tasks with some of its classes each: Split MNIST from MNIST.
+
+    `parts`: how many (classes in their order, as evenly as possible), or the labels of each. Labels of each part run
+    from 0; the class names go with them (without names, the old labels are the names). DataError if a part has no
+    samples, or no such classes exist.
+    """
+    count = task.descriptor.output_dim
+    if task.descriptor.task_type != "classification" or count is None:
+        raise DataError(f"task {task.task_id!r}: only a classification task with output_dim can be split by classes")
+    if isinstance(parts, int):
+        if not 1 <= parts <= count:
+            raise DataError(f"task {task.task_id!r} has {count} classes, it cannot be split into {parts} tasks")
+        groups = [c.tolist() for c in torch.arange(count).tensor_split(parts)]
+    else:
+        groups = [list(group) for group in parts]
+    flat = [label for group in groups for label in group]
+    if len(set(flat)) != len(flat) or not all(0 <= label < count for label in flat) or not all(groups):
+        raise DataError(f"parts must be groups of different labels from 0 to {count - 1}, got {groups}")
+    return [_with_classes(task, group) for group in groups]
+
+
+def _with_classes(task: Task, group: list[int]) -> Task:
+    names = task.descriptor.classes or tuple(str(label) for label in range(task.descriptor.output_dim or 0))
+    chosen = tuple(names[label] for label in group)
+    places = torch.full((len(names),), -1)
+    places[group] = torch.arange(len(group))
+    splits: dict[str, Any] = {}
+    for split in ("train", "validation", "test"):
+        if task.has_data(split):
+            data = task.data(split)
+            targets = places.to(data.targets.device)[data.targets]
+            if not bool((targets >= 0).any()):
+                raise DataError(f"task {task.task_id!r} has no {split} samples of {', '.join(chosen)}")
+            splits[split] = (data.inputs[targets >= 0], targets[targets >= 0])
+    descriptor = attrs.evolve(
+        task.descriptor,
+        task_id=f"{task.task_id}:{'+'.join(chosen)}",
+        task_name=f"{task.descriptor.task_name}: {', '.join(chosen)}",
+        classes=chosen,
+        output_dim=len(group),
+        sample_count=len(splits["train"][1]) if "train" in splits else None,
+        prerequisites=(),
+        performance_history=(),
+        transfer_efficiency={},
+        embedding=None,
+    )
+    return Task(descriptor=descriptor, **splits)
+
+
+def run_continual(
+    context: Context,
+    strategies: Sequence[Any],
+    model: ModelSpec,
+    tasks: Sequence[Task],
+    scenario: str = "task",
+    *,
+    epochs: int = 1,
+    learning_rate: float = 1e-3,
+    optimizer: str = "adam",
+    weight_decay: float = 0.0,
+    batch_size: int = 128,
+    buffer_size: int | None = None,
+    grow: bool = False,
+    split: str = "test",
+    seeds: int = 1,
+    baselines: bool = True,
+) -> ContinualResult:
+    """Learn tasks in order with strategies that work together, beside the same without them and all tasks at once.
+
+    `strategies`: what `ContinualLearner` takes; none is the naive baseline alone. Each seed draws its own model and
+    order of samples. What is finished is remembered after each task under everything that determines it: a run that
+    was killed goes on after the last finished task.
+    """
+    if not tasks:
+        raise DataError("a continual run needs tasks")
+    if len({t.task_id for t in tasks}) < len(tasks):
+        raise DataError(f"tasks of a continual run must have different ids, got {[t.task_id for t in tasks]}")
+    for task in tasks:
+        task.data("train")
+    fixed = {
+        "scenario": scenario,
+        "grow": grow,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "batch_size": batch_size,
+        "split": split,
+    }
+    job = _ContinualRun(context, model, list(tasks), fixed, epochs)
+    kinds = ["chosen", *(["naive", "joint"] if baselines else [])]
+    context.tell("stage_started", stage="continual", total=len(kinds) * seeds)
+    found: dict[str, list[Any]] = {kind: [] for kind in kinds}
+    told: list[str] = []
+    origins: list[str] = []
+    for number in range(seeds):
+        for kind in kinds:
+            chosen, size = (strategies, buffer_size) if kind == "chosen" else ((), None)
+            learner = job.learner(number, chosen, size)
+            if kind == "chosen":
+                told, origins = learner.warnings, [s.origin for s in learner.strategies]
+            found[kind].append(job.joint(learner, number) if kind == "joint" else job.sequence(learner, number))
+            context.tell("stage_progress", stage="continual", detail=f"{kind}, seed {number + 1} of {seeds}")
+    result = ContinualResult(
+        tasks=tuple(t.task_id for t in tasks),
+        scenario=scenario,
+        strategies=tuple(origins),
+        split=split,
+        scores=continual_scores(*zip(*found["chosen"], strict=True)),
+        naive=continual_scores(*zip(*found["naive"], strict=True)) if baselines else None,
+        joint=_interval([_mean(row) for row in found["joint"]], (0, 1)) if baselines else None,
+        joint_scores=tuple(_means([[row] for row in found["joint"]])[0]) if baselines else (),
+        warnings=tuple(told),
+        epochs=epochs,
+        seed=context.seed,
+        seeds=seeds,
+        options=unstructure({**fixed, "model": model, "buffer_size": buffer_size, "strategies": job.options}),
+    )
+    context.tell("stage_finished", stage="continual", result=result)
+    return result
+
+
+class _ContinualRun:
+    """What the trainings of one `run_continual` share."""
+
+    def __init__(self, context: Context, model: ModelSpec, tasks: list[Task], fixed: dict[str, Any], epochs: int):
+        self.context, self.spec, self.tasks, self.fixed, self.epochs = context, model, tasks, fixed, epochs
+        self.options: list[Any] = []
+
+    def learner(self, number: int, strategies: Sequence[Any], buffer_size: int | None) -> ContinualLearner:
+        """A learner with a model for the first task (with `grow`) or for all of them."""
+        layout = ContinualModel(self.spec.build(self.tasks[0].descriptor, 0), self.fixed["scenario"], grow=True)
+        for task in self.tasks[: 1 if self.fixed["grow"] else None]:
+            layout.add(task, 0)
+        descriptor = attrs.evolve(self.tasks[0].descriptor, classes=(), output_dim=layout.outputs)
+        seed = self.context.seed_for("continual", number, "model")
+        network = self.spec.build(descriptor, seed).to(self.context.device)
+        made = [copy.deepcopy(s) if isinstance(s, ContinualStrategy) else s for s in strategies]
+        learner = ContinualLearner(network, made, buffer_size, context=self.context, repeat=number, **self.fixed)
+        if strategies:
+            self.options = [{"strategy": s.origin, "options": s.options()} for s in learner.strategies]
+        return learner
+
+    def sequence(self, learner: ContinualLearner, number: int) -> tuple[Any, Any, Any]:
+        """(matrix, accuracies before, accuracies of the untrained model) of tasks learned in order."""
+        keys = [self._key(learner, number, done) for done in range(1, len(self.tasks) + 1)]
+        known = next((r for key in reversed(keys) if (r := self.context.recall("models", key)) is not None), None)
+        if known is not None:
+            learner.load_state_dict(unpack(known.payload["state"], known.tensors.__getitem__))
+        for place, task in enumerate(self.tasks):
+            fresh = place >= len(learner.matrix)
+            learner.train_task(task, num_epochs=self.epochs)
+            if fresh:
+                self._keep(keys[place], learner.state_dict(), {"tasks": [t.task_id for t in self.tasks[: place + 1]]})
+        return learner.matrix, learner.before, learner.initial
+
+    def joint(self, learner: ContinualLearner, number: int) -> list[float | None]:
+        """Accuracies of one model that learned all tasks at once."""
+        key = key_of("joint", self._key(learner, number, len(self.tasks)))
+        known = self.context.recall("models", key)
+        if known is None:
+            found = learner.train_together(self.tasks, self.epochs)
+            row = [found.get(t.task_id) for t in self.tasks]
+            self.context.remember("models", key, {"what": "joint training of a continual run", "scores": row})
+            return row
+        row = structure(known.payload["scores"], list[float | None], "stored accuracies of joint training")
+        return list(row)
+
+    def _key(self, learner: ContinualLearner, number: int, done: int) -> str:
+        strategies = [[s.origin, s.options()] for s in learner.strategies]
+        prints = [task.fingerprint() for task in self.tasks[:done]]
+        wrappers: list[Any] = getattr(self.context, "wrapping", list)()
+        seed = self.context.seed
+        outputs = learner.model.outputs
+        return key_of(
+            "continual", strategies, prints, self.spec, outputs, self.fixed, self.epochs, seed, number, wrappers
+        )
+
+    def _keep(self, key: str, state: dict[str, Any], told: dict[str, Any]) -> None:
+        tensors: dict[str, Tensor] = {}
+        packed = pack(state, "state", tensors)
+        self.context.remember("models", key, {"what": "a continual run", **told, "state": packed}, tensors)
