@@ -1,0 +1,274 @@
+"""One module with many parameter sets at once: the forward pass of B tasks, each with weights of its own.
+
+`Batched(module)(parameters, inputs)` maps inputs [B, N, …] to outputs [B, N, …], where every tensor of `parameters`
+has a leading dimension of tasks; parameters that are not among them are the module's own, shared by all tasks. All of
+it stays in one autograd graph, so gradients of any order are those of a loop over tasks.
+
+Three paths give the same numbers:
+
+- `layers`: a module made of layers in a row (nested `nn.Sequential`) is walked by hand. Linear layers become a batched
+  matrix product, convolutions a grouped one, batch normalisation takes each task's channels for channels of its own;
+  a layer of another kind goes through torch.func.vmap by itself.
+- `vmap`: any other module whose code torch.func.vmap can follow, as a whole.
+- `loop`: one task after the other. Always works; the reference of the other two.
+
+Batch normalisation always uses the statistics of the batch, of each task separately; see `batch_statistics`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstask.errors import OptionError, nearest
+
+PATHS = ("auto", "layers", "vmap", "loop")
+
+ELEMENTWISE: set[type[nn.Module]] = {
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
+    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Identity, nn.Dropout,
+}  # fmt: skip
+"""Modules without weights that treat every number by itself, whatever the shape."""
+
+POOLS: set[type[nn.Module]] = {
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+}  # fmt: skip
+
+CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+    nn.Conv3d: functional.conv3d,
+}
+
+
+@contextlib.contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses the statistics of the batch, in any mode, and leaves the running ones alone."""
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [(m.running_mean, m.running_var, m.num_batches_tracked, m.track_running_stats) for m in layers]
+    try:
+        for layer in layers:
+            forget_statistics(layer)
+        yield
+    finally:
+        for layer, (mean, variance, count, tracked) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var, layer.num_batches_tracked = mean, variance, count
+            layer.track_running_stats = tracked
+
+
+def forget_statistics(module: nn.Module) -> None:
+    """Take the running statistics out of a module for good: its batch normalisation goes by the batch from then on."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            layer.track_running_stats = False
+
+
+@attrs.frozen
+class _Leaf:
+    """One layer of a row: `names` says how the whole module calls its parameters (local name -> name)."""
+
+    module: nn.Module
+    names: dict[str, str]
+
+
+@attrs.frozen
+class _Rows:
+    """Activations of B tasks: [B, N, …], or `grouped`, [N, B * C, …] for layers that mix channels of one task only."""
+
+    value: Tensor
+    tasks: int
+    grouped: bool = False
+
+    def rows(self) -> Tensor:
+        if not self.grouped:
+            return self.value
+        count, channels = self.value.shape[:2]
+        return self.value.reshape(count, self.tasks, channels // self.tasks, *self.value.shape[2:]).transpose(0, 1)
+
+    def groups(self) -> Tensor:
+        return self.value if self.grouped else self.value.transpose(0, 1).flatten(1, 2)
+
+    def like(self, value: Tensor, grouped: bool) -> _Rows:
+        return _Rows(value, self.tasks, grouped)
+
+
+class Batched:
+    """The forward pass of `module` for many tasks at once. `path`: see the top of this file; `auto` chooses.
+
+    The module may be changed and trained between calls, but not rebuilt from other layers.
+    """
+
+    def __init__(self, module: nn.Module, path: str = "auto") -> None:
+        if path not in PATHS:
+            raise OptionError(f"path cannot be {path!r}{nearest(path, PATHS)}")
+        self.module = module
+        self._row = _row_of(module) if path in ("auto", "layers") else None
+        if path == "layers" and self._row is None:
+            raise OptionError(
+                f"path 'layers' needs a module made of layers in a row (nn.Sequential), not {type(module).__name__}"
+            )
+        self._path = "layers" if self._row is not None else path
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0) -> Tensor:
+        """Outputs [B, N, …]. Parameters by name, each [B, …]; `inputs` [B, N, …], or what `head_start` made of them."""
+        path = self.path(parameters, inputs)
+        if path == "layers":
+            assert self._row is not None
+            return self._walk(self._row[start:], parameters, inputs)
+        with batch_statistics(self.module):
+            if path == "vmap":
+                return _vmapped(self.module, dict(parameters), inputs)
+            return self._loop(parameters, inputs)
+
+    def path(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> str:
+        """The path that a call takes. Whether vmap can follow a module is tried once."""
+        if self._path == "auto":
+            self._path = "vmap" if _follows(self.module, dict(parameters), inputs) else "loop"
+        return self._path
+
+    def tasks_at_once(self, parameters: Mapping[str, Tensor], inputs: Tensor, first_order: bool) -> int:
+        """How many tasks one pass should take so that it is no slower than one task after the other."""
+        return len(inputs)
+
+    def head_start(self, names: set[str], *inputs: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+        """(how many layers come before the first that holds one of `names`, what they make of each of the inputs).
+
+        Those layers are the same for every task: a caller that goes on from there need not repeat them.
+        """
+        if self._row is None or names >= {name for name, _ in self.module.named_parameters()}:
+            return 0, inputs
+        first = next((n for n, leaf in enumerate(self._row) if names & set(leaf.names.values())), 0)
+        return first, tuple(self._walk(self._row[:first], {}, part) for part in inputs)
+
+    def _walk(self, row: list[_Leaf], parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        state = _Rows(inputs, len(inputs))
+        for leaf in row:
+            own = {local: parameters[name] for local, name in leaf.names.items() if name in parameters}
+            state = _layer(leaf.module, own, state)
+        return state.rows()
+
+    def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        if len(inputs) == 1:  # squeezing is a view, indexing would fill gradients with zeros
+            own = {name: tensor.squeeze(0) for name, tensor in parameters.items()}
+            single: Tensor = functional_call(self.module, own, (inputs.squeeze(0),))
+            return single.unsqueeze(0)
+        split = {name: tensor.unbind(0) for name, tensor in parameters.items()}
+        found = []
+        for number, part in enumerate(inputs.unbind(0)):
+            found.append(functional_call(self.module, {name: own[number] for name, own in split.items()}, (part,)))
+        return torch.stack(found)
+
+
+def _row_of(module: nn.Module) -> list[_Leaf] | None:
+    """The layers of nested `nn.Sequential`s; None for a module of another kind, or with hooks of its own."""
+    if type(module).forward is not nn.Sequential.forward:
+        return None
+    names = {id(p): name for name, p in module.named_parameters()}
+
+    def layers(part: nn.Module) -> Iterator[_Leaf]:
+        if type(part).forward is nn.Sequential.forward and not _hooked(part):
+            for child in part.children():
+                yield from layers(child)
+        else:
+            yield _Leaf(part, {local: names[id(p)] for local, p in part.named_parameters()})
+
+    if _hooked(module):
+        return None
+    # children() leaves out what it has seen: a layer that stands twice in a row must be met twice
+    if any(len(list(m._modules)) != len(list(m.children())) for m in module.modules()):
+        return None
+    return list(layers(module))
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _layer(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    kind = type(layer)
+    if _hooked(layer):
+        return state.like(_vmapped(layer, own, state.rows()), False)
+    if kind in ELEMENTWISE:
+        return state.like(layer(state.value), state.grouped)
+    if kind in POOLS and not getattr(layer, "return_indices", False):
+        return state.like(layer(state.groups()), True)
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
+        return state.like(state.rows().flatten(2), False)
+    if isinstance(layer, nn.Linear) and kind is nn.Linear:
+        return state.like(_linear(layer, own, state.rows()), False)
+    if kind in CONVOLUTIONS and layer.padding_mode == "zeros":
+        return _convolution(layer, own, state)
+    if isinstance(layer, _BatchNorm) and kind.__name__ in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"):
+        value = state.groups()
+        weight, bias = (_every(layer, own, name, state.tasks) for name in ("weight", "bias"))
+        return state.like(functional.batch_norm(value, None, None, weight, bias, True, 0.0, layer.eps), True)
+    return state.like(_vmapped(layer, own, state.rows()), False)
+
+
+def _every(layer: nn.Module, own: dict[str, Tensor], name: str, tasks: int) -> Tensor | None:
+    """A vector per channel for all tasks in a row: the task's own, or the shared one repeated."""
+    if name in own:
+        return own[name].flatten()
+    shared: Tensor | None = getattr(layer, name)
+    return None if shared is None else shared.repeat(tasks)
+
+
+def _linear(layer: nn.Linear, own: dict[str, Tensor], rows: Tensor) -> Tensor:
+    if not own:
+        return functional.linear(rows, layer.weight, layer.bias)
+    tasks = len(rows)
+    weight = own.get("weight")
+    weight = layer.weight.expand(tasks, -1, -1) if weight is None else weight
+    bias: Tensor | None = own["bias"] if "bias" in own else layer._parameters["bias"]
+    flat = rows.reshape(tasks, -1, rows.shape[-1])
+    if bias is None:
+        found = torch.bmm(flat, weight.transpose(1, 2))
+    else:
+        found = torch.baddbmm(bias.expand(tasks, -1).unsqueeze(1), flat, weight.transpose(1, 2))
+    return found.reshape(*rows.shape[:-1], layer.out_features)
+
+
+def _convolution(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    tasks = state.tasks
+    if not own:
+        rows = state.rows()
+        found = layer(rows.flatten(0, 1))
+        return state.like(found.reshape(tasks, -1, *found.shape[1:]), False)
+    weight = own["weight"] if "weight" in own else layer.weight.expand(tasks, *layer.weight.shape)
+    bias = _every(layer, own, "bias", tasks)
+    made = CONVOLUTIONS[type(layer)](
+        state.groups(), weight.flatten(0, 1), bias, layer.stride, layer.padding, layer.dilation, tasks * layer.groups
+    )
+    return state.like(made, True)
+
+
+def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    def one(own: dict[str, Tensor], part: Tensor) -> Any:
+        return functional_call(module, own, (part,))
+
+    found: Tensor = vmap(one, randomness="different")(parameters, inputs)
+    return found
+
+
+def _follows(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> bool:
+    """Whether vmap can follow the module, without falling back to a loop of its own."""
+    few = {name: tensor[:1].detach() for name, tensor in parameters.items()}
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("error")
+            with batch_statistics(module):
+                _vmapped(module, few, inputs[:1, :2])
+    except (RuntimeError, UserWarning, NotImplementedError):
+        return False
+    return True
