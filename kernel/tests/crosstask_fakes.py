@@ -9,13 +9,18 @@ from crosstask import (
     Balancer,
     CurriculumPlanner,
     Discoverer,
+    Distilled,
+    Distiller,
     Evidence,
     Extension,
+    MetaKnowledge,
+    MetaLearner,
     MultiTaskModule,
     Observer,
     Plugin,
     Portfolio,
     Provenance,
+    Search,
     Sharing,
     Source,
     Synthesizer,
@@ -197,6 +202,65 @@ class FakeWrapper(Wrapper):
         return [attrs.evolve(e, transfer_coefficient=-e.transfer_coefficient) for e in edges]
 
 
+@component
+class FakeDistiller(Distiller):
+    """The mean of the models' weights."""
+
+    def distill(self, tasks, samples):  # type: ignore[no-untyped-def]
+        states = [task.model.state_dict() for task in tasks]
+        mean = {name: torch.stack([own[name] for own in states]).mean(0) for name in states[0]}
+        known = MetaKnowledge(kind="prior", source_tasks=[t.task_id for t in tasks], generalization_score=0.25)
+        return Distilled(known, mean)
+
+    def apply(self, model, knowledge, rate):  # type: ignore[no-untyped-def]
+        return model
+
+
+class _Nearest(nn.Module):
+    """Scores by the distance of the features to the mean of each class of a support set."""
+
+    def __init__(self, encoder, support) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.encoder = encoder
+        features, classes = encoder(support.inputs), support.targets.unique()
+        self.means = torch.stack([features[support.targets == c].mean(0) for c in classes])
+
+    def forward(self, inputs):  # type: ignore[no-untyped-def]
+        return -torch.cdist(self.encoder(inputs), self.means).square()
+
+
+@component
+class FakeMetaLearner(MetaLearner):
+    """Prototypes, one episode after another."""
+
+    capabilities = frozenset({"encoder"})
+
+    def meta_step(self, model, episodes, optimizer):  # type: ignore[no-untyped-def]
+        losses, right = [], []
+        for number in range(len(episodes)):
+            scores = _Nearest(model, episodes.support(number))(episodes.query_inputs[number])
+            losses.append(nn.functional.cross_entropy(scores, episodes.query_targets[number]))
+            right.append((scores.argmax(1) == episodes.query_targets[number]).double().mean())
+        optimizer.zero_grad()
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        optimizer.step()
+        return {"loss": loss.item(), "accuracy": torch.stack(right).mean().item()}
+
+    def adapt(self, model, support, steps):  # type: ignore[no-untyped-def]
+        return _Nearest(model, support).eval()
+
+
+@component
+class FakeSearch(Search):
+    """Any point."""
+
+    def propose(self, space, trials):  # type: ignore[no-untyped-def]
+        import numpy as np
+
+        return space.sample(np.random.default_rng(self.context.seed_for("fake", len(trials))))[0]
+
+
 PLUGIN = Plugin(
     name="fakes",
     extensions=[
@@ -208,6 +272,9 @@ PLUGIN = Plugin(
         Extension("balancer", "fake", "crosstask_fakes:FakeBalancer"),
         Extension("sharing", "fake", "crosstask_fakes:FakeSharing"),
         Extension("observer", "fake", "crosstask_fakes:FakeObserver"),
+        Extension("distillation", "fake", "crosstask_fakes:FakeDistiller"),
+        Extension("meta_learner", "fake", "crosstask_fakes:FakeMetaLearner"),
+        Extension("search", "fake", "crosstask_fakes:FakeSearch"),
         Extension("wrapper", "fake", "crosstask_fakes:FakeWrapper"),
     ],
 )

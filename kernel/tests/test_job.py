@@ -37,6 +37,67 @@ def recipe(**changes: object) -> Recipe:
     return recipe_from({**VALUES, **changes})
 
 
+def alone(**stages: object) -> Recipe:
+    """A recipe with these stages and no others."""
+    others = dict.fromkeys(("curriculum", "synthesis", "multitask"))
+    return recipe(discovery=[], **others, **stages)
+
+
+def test_a_few_shot_run(tmp_path: Path, registry: Registry) -> None:
+    """Nothing but the stage is done, and what it found is in the summary and the report."""
+    stage = {"learner": "fake", "ways": 2, "shots": 2, "steps": 12, "test_episodes": 20, "held_out": ["task2"]}
+    source = {"use": "fake", "count": 3}
+    record = run_recipe(alone(source=source, few_shot=stage), tmp_path, registry=registry)
+    assert record.few_shot is not None
+    assert record.few_shot.train == ("task0", "task1")
+    assert record.few_shot.test == ("task2",)
+    assert record.few_shot.accuracy.mean > 0.9  # clusters far apart
+    assert record.summary["few_shot_accuracy"]["mean"] == record.few_shot.accuracy.mean
+    page = (tmp_path / "report.html").read_text()
+    assert "Few-shot learning" in page
+    assert "Curriculum" not in page
+    assert load_run(tmp_path) == record
+
+
+def test_a_search_run(tmp_path: Path, registry: Registry) -> None:
+    stage = {"search": "fake", "task": "task1", "models": {"max_layers": 2, "widths": [2, 8]}, "evaluations": 4}
+    record = run_recipe(alone(search=stage), tmp_path, registry=registry)
+    assert record.search is not None
+    assert [trial.status for trial in record.search.trials] == ["done"] * 4
+    assert record.summary["searched_task"] == "task1"
+    assert record.summary["found_score"]["mean"] > 0.5
+    assert record.summary["default_score"] is not None
+    assert "All trials" in (tmp_path / "report.html").read_text()
+
+
+def test_a_distillation_run(tmp_path: Path, registry: Registry) -> None:
+    record = run_recipe(alone(distillation={"distiller": "fake", "tasks": ["task0", "task2"]}), tmp_path,
+                        registry=registry)  # fmt: skip
+    assert record.knowledge is not None
+    assert record.knowledge.source_tasks == ("task0", "task2")
+    assert record.summary["generalization_score"] == 0.25
+    assert "leaving out one task" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (
+            {"few_shot": {"learner": "fake", "tasks": ["taks1"]}},
+            "few_shot.tasks: no task 'taks1' in portfolio 'fakes'; did you mean 'task1'",
+        ),
+        (
+            {"search": {"search": "fake", "task": "taks1"}},
+            "search.task: no task 'taks1' in portfolio 'fakes'; did you mean 'task1'",
+        ),
+        ({"distillation": {"distiller": "fake", "tasks": ["x"]}}, "distillation.tasks: no task 'x'"),
+    ],
+)
+def test_a_stage_that_names_no_task(tmp_path: Path, registry: Registry, stage: dict[str, object], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        run_recipe(alone(**stage), tmp_path, registry=registry)
+
+
 def test_a_whole_run_writes_everything(tmp_path: Path, registry: Registry) -> None:
     observer = FakeObserver()
     record = run_recipe(recipe(), tmp_path / "out", registry=registry, observers=[observer])

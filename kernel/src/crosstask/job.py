@@ -7,21 +7,27 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
+import torch
 
 from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError, RecipeError, RunError
 from crosstask.graph import Evidence
+from crosstask.learning.continual import run_continual, split_by_classes
+from crosstask.learning.fewshot import run_few_shot
+from crosstask.learning.search import run_model_search
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
+from crosstask.points.meta_learner import MetaLearner
 from crosstask.points.observer import Observer
+from crosstask.points.search import Search
 from crosstask.points.store import Store
 from crosstask.recipe import Recipe, recipe_from
 from crosstask.records import RunRecord, TransferResult
@@ -137,17 +143,26 @@ def load_portfolio(recipe: Recipe, engine: TransferEngine) -> Portfolio:
     source = engine.run.component("source", recipe.source.use, recipe.source.options)
     portfolio: Portfolio = engine.run.call(source, "load")
     portfolio.check()
-    named = {
-        "curriculum.target": recipe.curriculum.target if recipe.curriculum else None,
-        "synthesis.task": recipe.synthesis.task if recipe.synthesis else None,
-    }
-    for part, task_id in named.items():
-        if task_id is not None:
-            try:
-                portfolio[task_id]
-            except CrosstaskError as error:
-                raise RecipeError(f"{part}: {error}") from None
+    for part, task_id in _named_tasks(recipe):
+        try:
+            portfolio[task_id]
+        except CrosstaskError as error:
+            raise RecipeError(f"{part}: {error}") from None
     return portfolio
+
+
+def _named_tasks(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """(where it is named, task id) of every task that a stage names."""
+    if recipe.curriculum:
+        yield "curriculum.target", recipe.curriculum.target
+    if recipe.synthesis:
+        yield "synthesis.task", recipe.synthesis.task
+    if recipe.search:
+        yield "search.task", recipe.search.task
+    for part in ("multitask", "distillation", "few_shot", "continual"):
+        stage = getattr(recipe, part)
+        for task_id in stage.tasks if stage else ():
+            yield f"{part}.tasks", task_id
 
 
 def check_requirements(recipe: Recipe, registry: Registry) -> None:
@@ -184,6 +199,19 @@ def check_components(recipe: Recipe, registry: Registry) -> None:
         choices += [("balancer", recipe.multitask.balancer), ("sharing", recipe.multitask.sharing)]
         if recipe.multitask.sampler:
             choices.append(("sampler", recipe.multitask.sampler))
+    if recipe.distillation:
+        choices.append(("distillation", recipe.distillation.distiller))
+    if recipe.few_shot:
+        choices.append(("meta_learner", recipe.few_shot.learner))
+    if recipe.continual:
+        if recipe.continual.parts and len(recipe.continual.tasks) != 1:
+            raise RecipeError(
+                f"continual.parts splits one task by its classes: name it in continual.tasks, which names "
+                f"{len(recipe.continual.tasks)}"
+            )
+        choices += [("continual", choice) for choice in recipe.continual.strategies]
+    if recipe.search:
+        choices.append(("search", recipe.search.search))
     choices += [("discovery", choice) for choice in recipe.discovery]
     context = LocalContext(registry=registry)
     for point, choice in choices:
@@ -230,8 +258,6 @@ class _Job:
         return self.record
 
     def _versions(self) -> dict[str, str]:
-        import torch
-
         found = {"python": platform.python_version(), "torch": torch.__version__}
         return found | {r.distribution: r.version for r in self.registry.plugins() if r.status is Status.OK}
 
@@ -245,17 +271,15 @@ class _Job:
         recipe, engine = self.recipe, self.engine
         portfolio = load_portfolio(recipe, engine)
         engine.register(portfolio)
-        engine.train()
-        if recipe.discovery:
-            self._discover()
-        if recipe.curriculum:
-            self._curriculum()
-        if recipe.synthesis:
-            self._synthesis()
-        if recipe.multitask:
-            self._multitask()
+        if recipe.discovery or recipe.curriculum or recipe.synthesis or recipe.distillation:
+            engine.train()
+        for stage in (
+            "discovery", "curriculum", "synthesis", "multitask", "distillation", "few_shot", "continual", "search",
+        ):  # fmt: skip
+            if getattr(recipe, stage):
+                getattr(self, f"_{stage}")()
 
-    def _discover(self) -> None:
+    def _discovery(self) -> None:
         started = time.perf_counter()
         self.engine.discover()
         skipped = {d.origin: list(s) for d in self.engine.discoverers if (s := getattr(d, "skipped", None))}
@@ -348,6 +372,82 @@ class _Job:
             single_task_mean_score=alone,
             joint_gain=mean - alone,
             mean_conflict_share=sum(shares) / len(shares) if shares else None,
+        )
+
+    def _distillation(self) -> None:
+        part, engine = self.recipe.distillation, self.engine
+        assert part is not None
+        engine.run.tell("stage_started", stage="distillation", total=1)
+        ids = part.tasks or tuple(task.task_id for task in engine.portfolio if task.model is not None)
+        chosen = [engine.portfolio[task_id] for task_id in ids]
+        shapes = {task.descriptor.input_shape for task in chosen}
+        samples = torch.cat([task.data("train").inputs for task in chosen]) if len(shapes) == 1 else None
+        knowledge = engine.distill(ids, self._component("distillation", part.distiller), samples).knowledge
+        self._update(knowledge=knowledge)
+        engine.run.tell("stage_finished", stage="distillation", result=knowledge)
+        self._summarise(
+            distilled_from=", ".join(knowledge.source_tasks), generalization_score=knowledge.generalization_score
+        )
+
+    def _few_shot(self) -> None:
+        part, engine = self.recipe.few_shot, self.engine
+        assert part is not None
+        learner = cast(MetaLearner, self._component("meta_learner", part.learner))
+        chosen = [engine.portfolio[task_id] for task_id in part.tasks]
+        engine.run.tell("stage_started", stage="few_shot", total=part.steps)
+        result = run_few_shot(
+            engine.run, learner, self.recipe.model, chosen[0] if len(chosen) == 1 else chosen or engine.portfolio,
+            ways=part.ways, shots=part.shots, queries=part.queries, steps=part.steps, meta_batch=part.meta_batch,
+            test_episodes=part.test_episodes, held_out=part.held_out or None,
+        )  # fmt: skip
+        self._update(few_shot=result)
+        engine.run.tell("stage_finished", stage="few_shot", result=result)
+        self._summarise(
+            few_shot=f"{result.ways}-way {result.shots}-shot",
+            few_shot_learner=result.learner,
+            few_shot_accuracy=result.accuracy,
+            few_shot_untrained=result.untrained_accuracy,
+        )
+
+    def _continual(self) -> None:
+        part, engine = self.recipe.continual, self.engine
+        assert part is not None
+        tasks = [engine.portfolio[task_id] for task_id in part.tasks] or list(engine.portfolio)
+        result = run_continual(
+            engine.run, [self._component("continual", choice) for choice in part.strategies], self.recipe.model,
+            split_by_classes(tasks[0], part.parts) if part.parts else tasks, part.scenario, epochs=part.epochs,
+            learning_rate=part.learning_rate, optimizer=part.optimizer, batch_size=part.batch_size,
+            buffer_size=part.buffer_size, grow=part.grow, seeds=self.recipe.seeds,
+        )  # fmt: skip
+        self._update(continual=result)
+        naive = result.naive
+        self._summarise(
+            continual=f"{len(result.tasks)} tasks, {result.scenario}-incremental",
+            continual_strategies=", ".join(result.strategies) or "none",
+            continual_accuracy=result.scores.accuracy,
+            continual_accuracy_without=naive.accuracy if naive else None,
+            continual_accuracy_of_joint_training=result.joint,
+            forgetting=result.scores.forgetting,
+            forgetting_without=naive.forgetting if naive else None,
+        )
+
+    def _search(self) -> None:
+        part, engine = self.recipe.search, self.engine
+        assert part is not None
+        search = cast(Search, self._component("search", part.search))
+        result = run_model_search(
+            engine.run, search, part.models, engine.portfolio[part.task], part.budget or self.recipe.train,
+            part.evaluations, default=self.recipe.model, seeds=self.recipe.seeds, graph=engine.graph,
+        )  # fmt: skip
+        assert result.best is not None  # a search without one has raised
+        self._update(search=result)
+        self._summarise(
+            search=result.search,
+            searched_task=part.task,
+            best_found=", ".join(f"{name} {value}" for name, value in result.best.point.items()),
+            found_score=result.score,
+            default_score=result.default_score,
+            failed_trials=result.failed or None,
         )
 
     def _component(self, point: str, choice: Choice) -> Component:

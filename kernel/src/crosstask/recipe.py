@@ -11,6 +11,7 @@ import attrs
 
 from crosstask.errors import OptionError, PluginError, RecipeError, nearest
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.spaces import ModelSpace
 from crosstask.options import build, option, record, unstructure
 from crosstask.parts import Choice
 from crosstask.records import Budget
@@ -48,6 +49,58 @@ class MultitaskPart:
 
 
 @record
+class DistillationPart:
+    """The distillation stage: what tasks (all that are learned from, if none are named) have in common."""
+
+    tasks: tuple[str, ...] = ()
+    distiller: Choice = attrs.field(factory=lambda: Choice(use="representation"))
+
+
+@record
+class FewShotPart:
+    """The few-shot stage: a meta-learner trained on episodes of some classes (of one task) or of some tasks, and judged
+    on episodes of those held out.
+    """
+
+    learner: Choice = attrs.field(factory=lambda: Choice(use="prototypical_network"))
+    tasks: tuple[str, ...] = option((), help="one task, whose classes are split, or several; all tasks by default")
+    held_out: tuple[str, ...] = option((), help="classes or tasks of the test; drawn if none are named")
+    ways: int = option(5, ge=2, help="classes of an episode")
+    shots: int = option(1, ge=1, help="support samples of each class")
+    queries: int = option(5, ge=1, help="queries of each class")
+    steps: int = option(300, ge=1, help="meta-steps")
+    meta_batch: int = option(8, ge=1, help="episodes of a meta-step")
+    test_episodes: int = option(200, ge=2, help="episodes of the test")
+
+
+@record
+class ContinualPart:
+    """The continual stage: tasks learned one after another, with strategies that keep the model from forgetting."""
+
+    strategies: tuple[Choice, ...] = ()
+    tasks: tuple[str, ...] = option((), help="in this order; all tasks by default")
+    parts: int | None = option(None, ge=2, help="split the one task named into so many, by its classes")
+    scenario: str = option("task", choices=("task", "domain", "class"), help="what is known and asked for in the test")
+    epochs: int = option(1, ge=1, help="of each task")
+    batch_size: int = option(128, ge=1, help="samples per step")
+    learning_rate: float = option(1e-3, gt=0, help="step size")
+    optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
+    buffer_size: int | None = option(None, ge=1, help="samples that strategies with a memory may keep")
+    grow: bool = option(False, help="let the head grow with the classes seen, instead of masking it")
+
+
+@record
+class SearchPart:
+    """The search stage: the network, and what `models.tune` names of the budget, for one task."""
+
+    task: str
+    search: Choice = attrs.field(factory=lambda: Choice(use="bayesian"))
+    models: ModelSpace = attrs.field(factory=ModelSpace)
+    evaluations: int = option(30, ge=1, help="trainings that the search may ask for")
+    budget: Budget | None = option(None, help="of each training; the recipe's train by default")
+
+
+@record
 class Recipe:
     """Everything a run needs to know. A stage whose table is absent is left out.
 
@@ -69,6 +122,10 @@ class Recipe:
     curriculum: CurriculumPart | None = None
     synthesis: SynthesisPart | None = None
     multitask: MultitaskPart | None = None
+    distillation: DistillationPart | None = None
+    few_shot: FewShotPart | None = None
+    continual: ContinualPart | None = None
+    search: SearchPart | None = None
     executor: Choice = attrs.field(factory=lambda: Choice(use="serial"))
     observers: tuple[Choice, ...] = ()
     wrappers: tuple[Choice, ...] = ()

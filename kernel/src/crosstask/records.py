@@ -421,5 +421,6 @@ class RunRecord:
     multitask: MultiTaskResult | None = None
     knowledge: MetaKnowledge | None = None
     few_shot: FewShotResult | None = None
+    continual: ContinualResult | None = None
     search: SearchResult | None = None
     error: str | None = None

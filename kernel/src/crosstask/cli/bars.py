@@ -16,6 +16,10 @@ _TITLES = {
     "curriculum": "Training the curriculum",
     "synthesis": "Synthesising",
     "multitask": "Training together",
+    "distillation": "Distilling",
+    "few_shot": "Learning to learn",
+    "continual": "Learning in sequence",
+    "search": "Searching",
 }
 
 

@@ -20,6 +20,11 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         "Curriculum options": record.curriculum and record.curriculum.options,
         "Multi-task options": record.multitask and record.multitask.options,
         "Synthesis options": record.synthesis and record.synthesis.options,
+        "Distillation options": record.knowledge and record.knowledge.options,
+        "Few-shot options": record.few_shot and record.few_shot.options,
+        "Continual options": record.continual and record.continual.options,
+        "Search space": record.search and record.search.space,
+        "Search options": record.search and record.search.options,
         "Graph metrics": graph.metrics() if graph.task_ids else None,
         "Versions": record.versions,
     }
