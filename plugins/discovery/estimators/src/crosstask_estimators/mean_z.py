@@ -1,0 +1,83 @@
+"""mean_z: several estimators' z-scores inside each target, averaged."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from crosstask.errors import DataError
+from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.options import component, option, state
+from crosstask.parts import Choice, Part, part
+from crosstask.points.discovery import Discoverer
+from crosstask.tasks import Portfolio
+from crosstask_estimators.calibration import calibrated, with_known, within_targets
+from crosstask_estimators.estimator import Scores, check_left_out, edge_of
+
+OWN = ("logme", "leep", "nce", "hscore", "transrate", "gbc", "cka", "knn", "ridge", "fisher")
+EIGHT = ("logme", "leep", "hscore", "transrate", "gbc", "cka", "knn", "ridge")
+
+
+@component
+class MeanZ(Discoverer):
+    """The mean, over estimators, of their z-scores among the sources of a target. Better than any one of them: their
+    errors differ, and z-scores take away what belongs to the target.
+
+    Any discoverer that puts raw values into `estimates` can be one of the `estimators`. An estimator that cannot say
+    anything of a pair is left out of its mean; what all left out is in `skipped`. Edges hold all raw values, and the
+    mean as `mean_z`. DataError if no pair can be estimated.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    estimators: tuple[Part, ...] = part("discovery", EIGHT, help="whose z-scores are averaged")
+    samples: int | None = option(250, ge=2, help="training samples of the target, for estimators given by name")
+    shots: int | None = option(None, ge=1, help="samples per class, for estimators given by name; instead of samples")
+    scale: float = option(
+        0.15, gt=0, le=1, help="coefficient that one standard deviation stands for, if none is measured"
+    )
+    keep: bool = option(True, help="keep the features in the store, for estimators given by name")
+    skipped: list[tuple[str, str, str]] = state(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        shared = {name: getattr(self, name) for name in ("samples", "shots", "scale", "keep")}
+        self.estimators = tuple(_with_options(choice, shared) for choice in self.estimators)
+
+    def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
+        estimates: dict[tuple[str, str], dict[str, float]] = {}
+        skipped: dict[tuple[str, str], str] = {}
+        self.skipped = []
+        failures: list[str] = []
+        for estimator in self.made_of("estimators"):
+            try:
+                found = estimator.discover(portfolio, graph)
+            except DataError as error:
+                failures.append(str(error))
+                continue
+            for edge in found:
+                estimates.setdefault((edge.source, edge.target), {}).update(edge.estimates)
+            skipped |= {(s, t): reason for s, t, reason in getattr(estimator, "skipped", ())}
+        self.skipped = [(*pair, reason) for pair, reason in skipped.items() if pair not in estimates]
+        if failures and not estimates:
+            raise DataError(failures[0])
+        means: Scores = {}
+        names = dict.fromkeys(name for known in estimates.values() for name in known)
+        scores = [
+            within_targets(with_known({p: e[name] for p, e in estimates.items() if name in e}, graph, name))
+            for name in names
+        ]
+        for pair in estimates:
+            own = [score[pair] for score in scores if pair in score]
+            means[pair] = sum(own) / len(own)
+        check_left_out(self, portfolio, means, self.skipped)
+        told = calibrated(with_known(means, graph, "mean_z"), graph, self.scale)
+        return [
+            edge_of("mean_z", portfolio[s], portfolio[t], told[s, t], {**estimates[s, t], "mean_z": means[s, t]})
+            for s, t in estimates
+        ]
+
+
+def _with_options(choice: Any, shared: dict[str, Any]) -> Any:
+    """One of this package's estimators, chosen by name, with the shared options that the choice does not set itself."""
+    if isinstance(choice, Choice) and choice.use in OWN:
+        return Choice(use=choice.use, options=shared | choice.options)
+    return choice

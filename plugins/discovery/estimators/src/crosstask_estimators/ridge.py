@@ -1,0 +1,57 @@
+"""Ridge: how well a linear head fits the labels of samples that it was not fitted to."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from crosstask.options import component
+from crosstask_estimators.arrays import Matrix, centred, left_spectrum, matrix, scaled, targets
+from crosstask_estimators.estimator import Estimator, Seen
+
+PENALTIES = tuple(float(p) for p in np.logspace(-4, 3, 15))
+"""Tried, relative to the mean squared length of the centred features."""
+
+
+def ridge(features: Any, labels: Any) -> float:
+    """1 - PRESS / PRESS of the mean: the share of the variance of the labels (one column per class, or regression
+    targets [N, K]) that ridge regression on features [N, D] explains of samples left out, one at a time, with the
+    penalty of `PENALTIES` that does best. At most 1; 0 or less means that a linear head learns nothing.
+
+    0 for a single class, targets that do not vary, or fewer than three samples.
+    """
+    rows = scaled(matrix(features))
+    wanted, _ = targets(labels, len(rows))
+    if len(rows) < 3 or (wanted == wanted[0]).all():
+        return 0.0
+    length = (centred(rows) ** 2).sum() / len(rows)
+    moved = wanted - wanted.mean(axis=0)
+    alone = ((moved * len(rows) / (len(rows) - 1)) ** 2).sum()
+    errors = [(left_out_residuals(rows, wanted, p * length) ** 2).sum() for p in PENALTIES] if length > 0 else [alone]
+    return float(1 - min(errors) / alone)
+
+
+def left_out_residuals(features: Matrix, wanted: Matrix, penalty: float) -> Matrix:
+    """[N, K]: for each sample what ridge regression with an intercept, fitted to the others, misses it by (Allen 1974).
+
+    e_i / (1 - h_i), with the residuals e and leverages h of one fit to all; the intercept is not penalised.
+    """
+    rows, moved = centred(features), wanted - wanted.mean(axis=0)
+    left, squares = left_spectrum(rows)
+    kept = squares / (squares + penalty)
+    fitted = left @ (kept[:, None] * (left.T @ moved))
+    leverage = 1 / len(rows) + (left**2 * kept).sum(axis=1)
+    missed: Matrix = (moved - fitted) / np.maximum(1 - leverage, 1e-12)[:, None]
+    return missed
+
+
+@component
+class Ridge(Estimator):
+    """Estimates transfer by `ridge`. For classification and regression."""
+
+    name: ClassVar[str] = "ridge"
+    regression: ClassVar[bool] = True
+
+    def _estimate(self, seen: Seen) -> float:
+        return ridge(seen.features, seen.targets)

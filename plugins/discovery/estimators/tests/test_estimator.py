@@ -1,0 +1,289 @@
+"""The discoverers on real digits: one forward pass for each pair, edges, calibration, and what cannot be estimated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+import torch
+from estimator_worlds import digits, empty_graph, images, task
+from torch import nn
+
+import crosstask_estimators as package
+from crosstask.context import LocalContext
+from crosstask.errors import DataError
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.training import fit
+from crosstask.records import Budget
+from crosstask.registry import Registry
+from crosstask.run import Run
+from crosstask.store import open_store
+from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_estimators import CKA, KNN, LEEP, NCE, HScore, LogME, MeanZ, Ridge, TransRate
+from crosstask_estimators.calibration import PRIOR_LEVEL, calibrated, within_targets
+from crosstask_estimators.estimator import Estimator, features_and_outputs
+from crosstask_estimators.logme import logme
+from crosstask_estimators.plugin import PLUGIN
+
+ALL = ("LogME", "LEEP", "NCE", "HScore", "TransRate", "GBC", "CKA", "KNN", "Ridge", "Fisher")
+
+
+def made(kind: type[Estimator], context: Any = None, **options: Any) -> Any:
+    component = kind(**options)
+    component.bind(context or LocalContext())
+    return component
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_better_source_on_digits(name: str) -> None:
+    """A model of all ten digits has the low ones' features; one of shuffled labels, or of turned images, has not."""
+    portfolio = digits()
+    component = made(getattr(package, name))
+    edges = component.discover(portfolio, empty_graph(portfolio))
+    assert [(e.source, e.target) for e in edges] == [(s.task_id, t.task_id) for s, t in portfolio.pairs()]
+    raw = {(e.source, e.target): e.estimates[component.name] for e in edges}
+    assert raw["ten", "low"] > max(raw["noise", "low"], raw["turned", "low"])
+    for edge in edges:
+        assert edge.evidence is Evidence.ESTIMATED
+        assert edge.found_by == component.name
+        assert edge.low <= edge.transfer_coefficient <= edge.high
+    assert max(edges, key=lambda e: e.transfer_coefficient if e.target == "low" else -1).source == "ten"
+
+
+def test_the_value_is_that_of_the_function() -> None:
+    portfolio = digits()
+    context = LocalContext(seed=4)
+    component = made(LogME, context, samples=None)
+    edges = component.discover(portfolio.restricted([("ten", "low")]), empty_graph(portfolio))
+    low = portfolio["low"].data("train")
+    with torch.no_grad():
+        features = portfolio["ten"].model.trunk(low.inputs)
+    assert edges[0].estimates == {"logme": pytest.approx(logme(features, low.targets), rel=1e-6)}
+
+
+def test_one_forward_pass_for_each_pair(tmp_path: Path) -> None:
+    """Shared by all estimators of a run, and by the next run with the same store; a retrained source is passed anew."""
+    portfolio, passes = digits(), []
+    for t in portfolio:
+        t.model.register_forward_hook(lambda module, given, out: passes.append(len(given[0])))
+    names = ("logme", "leep", "knn", "cka", "gbc")
+    registry = Registry()
+    registry.register(PLUGIN)
+    store = open_store(str(tmp_path / "store.db"))
+    found = []
+    for _ in range(2):
+        with Run(registry, seed=1, store=store) as run:
+            for name in names:
+                component = run.component("discovery", name, {"samples": 50})
+                found.append(run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio)))
+        assert passes == [50] * 20
+    assert found[: len(names)] == found[len(names) :]
+    with Run(registry, seed=1, store=store) as run:
+        with torch.no_grad():
+            portfolio["ten"].model.head.bias[0] += 1
+        component = run.component("discovery", "leep", {"samples": 50})
+        run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio))
+        assert passes == [50] * 24
+        component = run.component("discovery", "leep", {"samples": 60})
+        run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio))
+        assert passes == [50] * 24 + [60] * 20
+    store.close()
+
+
+def test_without_keeping() -> None:
+    portfolio, context = digits(), LocalContext()
+    kept = made(HScore, LocalContext()).discover(portfolio, empty_graph(portfolio))
+    assert made(HScore, context, keep=False).discover(portfolio, empty_graph(portfolio)) == kept
+    assert not context._memory
+
+
+def test_samples_and_shots() -> None:
+    portfolio = digits()
+    component = made(LogME, shots=4)
+    assert len(component._sample(portfolio["ten"]).data("train")) == 40
+    assert len(component._sample(portfolio["parity"]).data("train")) == 8
+    assert len(made(LogME, samples=None)._sample(portfolio["ten"]).data("train")) == 400
+
+
+def test_features_are_taken_in_evaluation_mode_and_modes_are_restored() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
+    model = nn.Sequential(body, nn.Sequential(nn.Linear(6, 5), nn.ReLU()))
+    model.add_module("head", nn.Linear(5, 3))
+    model.train()
+    body[2].eval()
+    before = body[2].running_mean.clone()
+    features, outputs = features_and_outputs(model, images()[0][:30, None], batch_size=7)
+    assert features.shape == (30, 5)
+    assert torch.allclose(model.head(features), outputs)
+    assert torch.equal(body[2].running_mean, before)
+    assert (model.training, body[2].training, body[3].training) == (True, False, True)
+    assert not features.requires_grad
+
+
+def test_what_cannot_be_estimated_is_said() -> None:
+    portfolio = Portfolio(list(digits()), unseen=[task("hidden", images()[1] % 3, learned=False)])
+    portfolio.add(Task(descriptor=TaskDescriptor(task_id="bare", output_dim=2)))
+    portfolio.add(task("raw", images()[1] % 3, learned=False))
+    wide = TaskDescriptor(task_id="wide", input_shape=(5,), output_dim=2)
+    portfolio.add(Task(descriptor=wide, train=(torch.ones(4, 5), [0, 1, 0, 1])))
+    component = made(LEEP)
+    edges = component.discover(portfolio, empty_graph(portfolio))
+    assert len(edges) == 20 + 5
+    assert ("raw", "ten", "task 'raw' has no trained model") in component.skipped
+    assert ("ten", "bare", "task 'bare' has no train data") in component.skipped
+    assert ("ten", "wide", "the model of 'ten' takes inputs (1, 8, 8), 'wide' has (5,)") in component.skipped
+    with pytest.raises(DataError, match="'hidden' is held back as unseen"):
+        component.discover(portfolio.focused("hidden"), empty_graph(portfolio))
+    with pytest.raises(DataError, match="task 'wide' has no trained model to compare features with"):
+        made(CKA, against="model").discover(
+            Portfolio(
+                [
+                    task("ten", images()[1]),
+                    Task(
+                        descriptor=attrs.evolve(wide, input_shape=()),
+                        train=(images()[0][:40, None], images()[1][:40] % 2),
+                    ),
+                ]
+            ).restricted([("ten", "wide")]),
+            TransferGraph(),
+        )
+
+
+def test_regression_targets() -> None:
+    pictures, _ = images()
+    values = pictures.sum(dim=(1, 2))[:, None]
+    ink = Task(
+        descriptor=TaskDescriptor(task_id="ink", task_type="regression", input_shape=(1, 8, 8), output_dim=1),
+        train=(pictures[:400, None], values[:400]),
+    )
+    from crosstask.learning.models import ModelSpec
+
+    ink.model = ModelSpec(hidden=(16,)).build(ink.descriptor, 0)
+    fit(ink.model, ink, Budget(steps=100, learning_rate=1e-2), torch.Generator().manual_seed(0))
+    portfolio = Portfolio([*digits(), ink])
+    for kind in (LogME, CKA, KNN, Ridge):
+        component = made(kind)
+        assert len(component.discover(portfolio, empty_graph(portfolio))) == 30
+        assert component.skipped == []
+    component = made(TransRate)
+    assert len(component.discover(portfolio, empty_graph(portfolio))) == 25
+    assert "'ink' is of type 'regression', 'transrate' needs classification" in component.skipped[0][2]
+    component = made(NCE)
+    component.discover(portfolio, empty_graph(portfolio))
+    assert ("ink", "ten", "task 'ink' is of type 'regression', not classification") in component.skipped
+    (edge,) = made(Ridge).discover(portfolio.restricted([("ten", "ink")]), empty_graph(portfolio))
+    assert edge.estimates["ridge"] > 0.5
+
+
+def test_cka_against_the_targets_own_model() -> None:
+    portfolio = digits()
+    edges = made(CKA, against="model").discover(portfolio, empty_graph(portfolio))
+    raw = {(e.source, e.target): e.estimates["cka"] for e in edges}
+    assert raw["ten", "low"] > raw["noise", "low"]
+    assert raw["ten", "parity"] > raw["turned", "parity"]
+
+
+# --- Calibration
+
+VALUES = {(s, t): float(i * (-3 if t == "b" else 100)) for i, s in enumerate("cdefg") for t in "ab"}
+
+
+def graph_with(measured: dict[tuple[str, str], float]) -> TransferGraph:
+    graph = TransferGraph(TaskDescriptor(task_id=t) for t in "abcdefgh")
+    for (source, target), value in measured.items():
+        edge = {"source": source, "target": target, "transfer_coefficient": value}
+        graph.add(TransferEdge(evidence=Evidence.MEASURED, found_by="probe", **edge))
+    return graph
+
+
+def test_scores_are_of_the_target() -> None:
+    scores = within_targets(VALUES)
+    for target in "ab":
+        column = [scores[s, target] for s in "cdefg"]
+        assert np.mean(column) == pytest.approx(0)
+        assert np.std(column) == pytest.approx(1)
+    assert within_targets({("a", "b"): 5.0}) == {("a", "b"): 0.0}
+    assert set(within_targets({("a", "b"): 0.1 + 0.2, ("c", "b"): 0.3}).values()) == {0.0}
+
+
+def test_without_measurements_the_scale_says_how_much() -> None:
+    found = calibrated(VALUES, graph_with({}), 0.15)
+    scores = within_targets(VALUES)
+    for pair, told in found.items():
+        assert told.coefficient == pytest.approx(np.tanh(0.15 * scores[pair]))
+        assert told.uncertainty > PRIOR_LEVEL
+
+
+def test_measured_pairs_calibrate_the_others() -> None:
+    scores = within_targets(VALUES)
+    truth = {pair: 0.3 + 0.05 * score - (0.2 if pair[1] == "b" else 0) for pair, score in scores.items()}
+    known = {pair: value for pair, value in truth.items() if pair[0] in "cdf"}
+    found = calibrated(VALUES, graph_with(known), 0.15)
+    before = calibrated(VALUES, graph_with({}), 0.15)
+    for pair in [p for p in VALUES if p not in known]:
+        assert abs(found[pair].coefficient - truth[pair]) < 0.5 * abs(before[pair].coefficient - truth[pair]) + 0.02
+        assert abs(found[pair].coefficient - truth[pair]) < 2 * found[pair].uncertainty < before[pair].uncertainty * 2
+    against = calibrated(VALUES, graph_with({p: -0.5 * s for p, s in scores.items()}), 0.15)
+    assert against["g", "a"].coefficient < 0, "what is measured turns the slope, if it must"
+
+
+def test_a_new_source_is_scored_among_the_known_ones() -> None:
+    portfolio = digits()
+    graph = empty_graph(portfolio)
+    whole = made(LogME).discover(portfolio, graph)
+    for edge in whole:
+        if "low" not in (edge.source, edge.target):
+            graph.add(edge)
+    focused = made(LogME).discover(portfolio.focused("low"), graph)
+    assert len(focused) == 8
+    expected = {(e.source, e.target): e.transfer_coefficient for e in whole}
+    for edge in focused:
+        assert edge.transfer_coefficient == pytest.approx(expected[edge.source, edge.target])
+
+
+# --- The mean
+
+
+def test_the_mean_of_scores() -> None:
+    portfolio, context = digits(), LocalContext(registry=_registry())
+    graph = empty_graph(portfolio)
+    component = made(MeanZ, context, estimators=("logme", {"use": "knn", "neighbours": 1}, HScore()), samples=80)
+    edges = component.discover(portfolio, graph)
+    parts = [made(LogME, context, samples=80), made(KNN, context, samples=80, neighbours=1), made(HScore, context)]
+    names = ("logme", "knn", "hscore")
+    raw = [
+        {(e.source, e.target): e.estimates[n] for e in p.discover(portfolio, graph)}
+        for n, p in zip(names, parts, strict=True)
+    ]
+    for edge in edges:
+        pair = edge.source, edge.target
+        assert edge.estimates == {n: values[pair] for n, values in zip(names, raw, strict=True)} | {
+            "mean_z": pytest.approx(np.mean([within_targets(values)[pair] for values in raw]))
+        }
+    best = max((e for e in edges if e.target == "low"), key=lambda e: e.transfer_coefficient)
+    assert best.source == "ten"
+
+
+def _registry() -> Registry:
+    registry = Registry()
+    registry.register(PLUGIN)
+    return registry
+
+
+def test_estimators_that_cannot_say_anything_are_left_out_of_the_mean() -> None:
+    pictures, _ = images()
+    ink = Task(
+        descriptor=TaskDescriptor(task_id="ink", task_type="regression", input_shape=(1, 8, 8), output_dim=1),
+        train=(pictures[:400, None], pictures[:400].sum(dim=(1, 2))[:, None]),
+    )
+    portfolio, context = Portfolio([*digits(), ink]), LocalContext(registry=_registry())
+    component = made(MeanZ, context)
+    edges = component.discover(portfolio.focused("ink"), empty_graph(portfolio))
+    assert {tuple(e.estimates) for e in edges} == {("logme", "cka", "knn", "ridge", "mean_z")}
+    assert {(s, t) for s, t, _ in component.skipped} == {("ink", t.task_id) for t in digits()}
+    bare = Portfolio([Task(descriptor=TaskDescriptor(task_id=t)) for t in "ab"])
+    with pytest.raises(DataError, match=r"no pair of portfolio .* can be estimated: task 'a' has no trained model"):
+        made(MeanZ, context).discover(bare, TransferGraph())
