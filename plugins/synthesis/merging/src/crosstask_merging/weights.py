@@ -1,0 +1,169 @@
+"""Where the tensors of a model come from (a safetensors file or a module in memory), and where merged ones go."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from crosstask.errors import DataError
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""The names that a safetensors header gives to torch's types."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of BatchNorm, by the last part of their names: averaged, never part of a task vector."""
+
+
+@attrs.frozen
+class Kind:
+    """Shape and type of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+class Weights(ABC):
+    """A model's tensors by name, one at a time. `index` says what there is."""
+
+    name: str
+    index: dict[str, Kind]
+
+    @abstractmethod
+    def get(self, name: str) -> Tensor:
+        """One tensor. It may share memory with the model: do not change it."""
+
+
+class InMemory(Weights):
+    """The tensors of a module or of a dict."""
+
+    def __init__(self, model: nn.Module | Mapping[str, Tensor], name: str = "model") -> None:
+        state = model.state_dict() if isinstance(model, nn.Module) else model
+        self.name = name
+        self._state = {key: value.detach() for key, value in state.items() if isinstance(value, Tensor)}
+        self.index = {key: Kind(tuple(value.shape), value.dtype) for key, value in self._state.items()}
+
+    def get(self, name: str) -> Tensor:
+        return self._state[name]
+
+
+class OnDisk(Weights):
+    """A safetensors file. It is opened for each tensor anew: pages of a mapping that stays open stay in memory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self.index = {}
+        with self._open() as file:
+            for key in file.keys():  # noqa: SIM118 -- the handle is no dict and cannot be iterated
+                part = file.get_slice(key)
+                kind = part.get_dtype()
+                if kind not in DTYPES:
+                    raise DataError(f"{path}: tensor {key!r} is of type {kind}, which cannot be merged")
+                self.index[key] = Kind(tuple(part.get_shape()), DTYPES[kind])
+
+    def get(self, name: str) -> Tensor:
+        with self._open() as file:
+            found: Tensor = file.get_tensor(name)
+            return found
+
+    def _open(self) -> Any:
+        try:
+            return safe_open(self.path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{self.path}: not a safetensors file that can be read: {error}") from None
+
+
+def weights_of(source: Weights | nn.Module | Mapping[str, Tensor] | str | Path, name: str = "model") -> Weights:
+    """Any of these as `Weights`."""
+    if isinstance(source, Weights):
+        return source
+    return OnDisk(source) if isinstance(source, str | Path) else InMemory(source, name)
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a statistic of BatchNorm's."""
+    return name.rpartition(".")[2] in STATISTICS
+
+
+def differences(models: Sequence[Weights]) -> list[str]:
+    """What keeps models from being merged: a line for each tensor that one lacks or has in another shape or type."""
+    first, *rest = models
+    found = []
+    for other in rest:
+        found += [f"{other.name} has no {key!r}" for key in first.index if key not in other.index]
+        found += [f"{first.name} has no {key!r} (of {other.name})" for key in other.index if key not in first.index]
+        for key, kind in first.index.items():
+            if key in other.index and other.index[key] != kind:
+                found.append(f"{key!r} is {kind} in {first.name}, {other.index[key]} in {other.name}")
+    return found
+
+
+def check_alike(models: Sequence[Weights], base: Weights | None = None) -> None:
+    """DataError for fewer than two models, or with the list of what differs."""
+    if len(models) < 2:
+        raise DataError(f"merging needs at least two models, got {len(models)}")
+    found = differences([*models, *([base] if base else [])])
+    if found:
+        more = f"; and {len(found) - 12} more" if len(found) > 12 else ""
+        raise DataError(f"these models cannot be merged: {'; '.join(found[:12])}{more}")
+
+
+def write(
+    path: Path, index: Mapping[str, Kind], tensors: Iterable[tuple[str, Tensor]], told: Mapping[str, str]
+) -> None:
+    """Write a safetensors file tensor by tensor, in the order of `index`; `told` becomes its metadata.
+
+    The library's own writer wants all tensors at once. The format: the header's length in 8 bytes, a JSON header with
+    the place of each tensor, then their bytes (https://huggingface.co/docs/safetensors). The file appears when it is
+    whole.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(told)}
+    place = 0
+    for name, kind in index.items():
+        size = math.prod(kind.shape) * kind.dtype.itemsize
+        header[name] = {"dtype": _NAMES[kind.dtype], "shape": list(kind.shape), "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for (name, tensor), wanted in zip(tensors, index, strict=True):
+                assert name == wanted
+                file.write(_bytes(tensor.to(index[name].dtype)))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _bytes(tensor: Tensor) -> Any:
+    plain = tensor.detach().cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data if plain.numel() else b""
+
+
+def ordered(index: Mapping[str, Kind]) -> dict[str, Kind]:
+    """The order that readers expect: wide types first, so that every tensor is aligned."""
+    return dict(sorted(index.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+
+
+def each(weights: Weights) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in turn."""
+    for name in weights.index:
+        yield name, weights.get(name)
