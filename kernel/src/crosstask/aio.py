@@ -21,6 +21,7 @@ from crosstask.records import (
     Budget,
     Curriculum,
     CurriculumResult,
+    LayerAttribution,
     MultiTaskResult,
     SynthesisResult,
     TransferResult,
@@ -87,6 +88,11 @@ class CrossTaskTransferEngine:
         return await self._do(
             self.engine.transfer_knowledge, source_task, target_task, transfer_strategy, samples=samples
         )
+
+    async def explain_transfer(
+        self, source_task: str, target_task: str, transfer_strategy: Strategy = "lp_ft"
+    ) -> LayerAttribution:
+        return await self._do(self.engine.explain_transfer, source_task, target_task, transfer_strategy)
 
     async def get_best_transfer_strategy(self, source: str, target: str) -> str:
         return await self._do(self.engine.get_best_transfer_strategy, source, target)

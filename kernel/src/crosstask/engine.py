@@ -18,6 +18,7 @@ from crosstask.components import Component
 from crosstask.context import Job
 from crosstask.errors import DataError
 from crosstask.graph import HELPS, TransferEdge, TransferGraph
+from crosstask.learning.attribution import attribute_layers
 from crosstask.learning.expectation import expected_score
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
@@ -56,6 +57,7 @@ from crosstask.records import (
     Budget,
     Curriculum,
     CurriculumResult,
+    LayerAttribution,
     MultiTaskResult,
     Provenance,
     StageResult,
@@ -268,6 +270,19 @@ class TransferEngine:
                 break
             gain = float(divisor)
         return gain
+
+    def explain_transfer(
+        self, source_task: str, target_task: str, transfer_strategy: Strategy = "lp_ft"
+    ) -> LayerAttribution:
+        """Which layers carried the transfer between two tasks: the transfer itself, then without each block of layers,
+        with each alone and with each frozen, under the same budget and seeds.
+        """
+        method = self.component(Transfer, "transfer", transfer_strategy)  # type: ignore[type-abstract]
+        result = self.transfer_knowledge(source_task, target_task, method)
+        self.run.tell("stage_started", stage="explain", total=None)
+        found = attribute_layers(method, self.portfolio[source_task], self.portfolio[target_task], result)
+        self.run.tell("stage_finished", stage="explain", result=found)
+        return found
 
     def get_best_transfer_strategy(self, source: str, target: str) -> str:
         """The registered transfer method with the highest mean coefficient from source to target; measures those that
