@@ -1,0 +1,217 @@
+"""Which predictor the known pairs speak for, how far it is off, and what it says."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import numpy as np
+
+from crosstask_gnn.additive import additive
+from crosstask_gnn.mean_z import mean_z
+from crosstask_gnn.mixed import Design, Fitted, mixed
+from crosstask_gnn.pairs import Array, Mask, Pairs
+from crosstask_gnn.soft_impute import soft_impute
+from crosstask_gnn.source_mean import source_mean, target_mean
+from crosstask_gnn.training import Forecast, Labels, Shape, forecast
+
+FEWEST = 8
+"""Measured pairs below which nothing can be left out to choose by."""
+
+SIMPLE = {
+    "source mean": source_mean,
+    "target mean": target_mean,
+    "additive": additive,
+    "soft-impute": soft_impute,
+    "mean z": mean_z,
+}
+"""Predictors that look at one kind of evidence each."""
+
+NETWORK, DECODER, MIXED = "gnn", "decoder without messages", "additive + estimates"
+
+
+@attrs.frozen(eq=False)
+class Vote:
+    """Cross-validation on what is known: `errors`, root mean square by predictor; `weights` of those that are used."""
+
+    errors: dict[str, float]
+    weights: dict[str, float]
+
+    @property
+    def fallback(self) -> bool:
+        """Whether the network was found to add nothing."""
+        return NETWORK not in self.weights
+
+    def __str__(self) -> str:
+        return " + ".join(f"{weight:.2f} {name}" for name, weight in self.weights.items())
+
+
+@attrs.frozen(eq=False)
+class Prediction:
+    """`mean` and `std` [n, n] (of what would be measured, its noise included), probabilities of the relation types
+    [n, n, R] and difficulties [n] (None if no network was trained); `warm`: who was chosen for targets with something
+    measured into them, `cold` for the others (None if there are none); `each`: every predictor's answer.
+    """
+
+    mean: Array
+    std: Array
+    warm: Vote
+    cold: Vote | None
+    relations: Array | None
+    difficulty: Array | None
+    each: dict[str, Array]
+    note: str = ""
+
+    @property
+    def fallback(self) -> bool:
+        return self.warm.fallback
+
+
+def predict(
+    pairs: Pairs,
+    labels: Labels | None = None,
+    shape: Shape | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    network: bool = True,
+    device: str = "cpu",
+) -> Prediction:
+    """All pairs from those that are known.
+
+    Every predictor is cross-validated with pairs left out, and for targets without a measurement with whole targets
+    left out; their mixture is chosen by the error there (greedily: Caruana et al. 2004, section 2), the network only
+    where it lowers it. Standard errors are the mixed model's, plus how far the networks differ, scaled to the errors
+    that were seen. With fewer than `FEWEST` measurements the mixed model answers, unchecked, and `note` says so.
+    """
+    labels, shape = labels or Labels.none(pairs.count), shape or Shape()
+    design = Design.of(pairs)
+    whole = mixed(pairs, design=design)
+    known = int(pairs.measured.sum())
+    if known < FEWEST:
+        vote = Vote({}, {MIXED: 1.0})
+        note = f"only {known} pairs were measured, of {FEWEST} needed to choose by: {MIXED}, unchecked"
+        return Prediction(whole.mean, np.sqrt(whole.variance), vote, None, None, None, {MIXED: whole.mean}, note)
+    if pairs.count > 150:
+        folds, shape = min(folds, 3), attrs.evolve(shape, members=1, steps=min(shape.steps, 60))
+    rng = np.random.default_rng(seed)
+    unknown = ~pairs.measured.any(0)
+    warm = _Contest.of(pairs, _pair_folds(pairs, folds, rng), design)
+    contests = [warm]
+    if unknown.any() and (targets := _target_folds(pairs, folds, rng)):
+        contests.append(_Contest.of(pairs, targets, design))
+    answers = {name: method(pairs) for name, method in SIMPLE.items()} | {MIXED: whole.mean}
+    found: Forecast | None = None
+    if network:
+        for contest in contests:
+            given = (pairs, contest.folds, contest.fits, whole, design, labels)
+            made = forecast(*given, shape, seed, device)
+            contest.enter(NETWORK, made.blind)
+            contest.said[NETWORK], contest.among[NETWORK] = made.mean, made.variance
+            plain = attrs.evolve(shape, layers=0, members=1)
+            other = forecast(*given, plain, seed + 1, device)
+            contest.enter(DECODER, other.blind)
+            contest.said[DECODER], contest.among[DECODER] = other.mean, other.variance
+            found = found or made
+    votes = [contest.vote() for contest in contests]
+    results = []
+    for contest, vote in zip(contests, votes, strict=True):
+        said = answers | contest.said
+        mean = np.sum([weight * said[name] for name, weight in vote.weights.items()], axis=0)
+        between = sum(weight * (said[name] - mean) ** 2 for name, weight in vote.weights.items())
+        among = sum(weight * contest.among.get(name, 0.0) for name, weight in vote.weights.items())
+        results.append((mean, np.sqrt(whole.variance + between + among) * contest.scale(vote)))
+    (mean, std), cold = results[0], results[-1]
+    if len(results) > 1:
+        mean, std = np.where(unknown, cold[0], mean), np.where(unknown, cold[1], std)
+    return Prediction(
+        mean=mean,
+        std=std,
+        warm=votes[0],
+        cold=votes[1] if len(votes) > 1 else None,
+        relations=None if found is None else found.relations,
+        difficulty=None if found is None else found.difficulty,
+        each=answers | contests[0].said,
+    )
+
+
+@attrs.define(eq=False)
+class _Contest:
+    """Predictors, each asked for every fold without having seen it."""
+
+    pairs: Pairs
+    folds: list[Mask]
+    fits: list[Fitted]
+    blind: dict[str, Array]
+    said: dict[str, Array]
+    among: dict[str, Array]
+
+    @classmethod
+    def of(cls, pairs: Pairs, folds: list[Mask], design: Design) -> _Contest:
+        fits = [mixed(pairs.without(fold), design=design) for fold in folds]
+        made = cls(pairs, folds, fits, {}, {}, {})
+        for name, method in SIMPLE.items():
+            made.enter(name, np.stack([method(pairs.without(fold)) for fold in folds]))
+        made.enter(MIXED, np.stack([fit.mean for fit in fits]))
+        return made
+
+    def enter(self, name: str, answers: Array) -> None:
+        """`answers` [folds, n, n]."""
+        self.blind[name] = self.left_out(answers)
+
+    def left_out(self, answers: Array) -> Array:
+        """The entries of each fold, from the answer without it, in one row."""
+        return np.concatenate([answer[fold] for answer, fold in zip(answers, self.folds, strict=True)])
+
+    @property
+    def truth(self) -> Array:
+        return np.concatenate([self.pairs.known[fold] for fold in self.folds])
+
+    def vote(self, rounds: int = 20) -> Vote:
+        """Weights by greedy selection with replacement. A predictor joins only if it lowers the error."""
+        truth, names = self.truth, list(self.blind)
+        errors = {name: float(np.mean((self.blind[name] - truth) ** 2)) for name in names}
+        chosen: list[str] = []
+        total, best = np.zeros_like(truth), math.inf
+        for size in range(1, rounds + 1):
+            tried = {name: float(np.mean(((total + self.blind[name]) / size - truth) ** 2)) for name in names}
+            name = min(tried, key=lambda key: tried[key])
+            if size > 1 and tried[name] > best * (1 - 1e-4):
+                break
+            chosen.append(name)
+            total, best = total + self.blind[name], tried[name]
+        weights = {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)}
+        return Vote({name: math.sqrt(error) for name, error in errors.items()}, weights)
+
+    def scale(self, vote: Vote) -> float:
+        """By how much the stated standard errors must be multiplied to cover what was left out as often as they say.
+
+        From the 95 % quantile of the errors where there are 40 or more, from their mean square where there are fewer.
+        """
+        mean = np.sum([w * self.blind[name] for name, w in vote.weights.items()], axis=0)
+        between = sum(w * (self.blind[name] - mean) ** 2 for name, w in vote.weights.items())
+        stated = np.sqrt(self.left_out(np.stack([fit.variance for fit in self.fits])) + between)
+        off = np.abs(mean - self.truth) / stated
+        if len(off) < 40:
+            return float(np.sqrt(np.mean(off**2))) * (1 + 1 / len(off))
+        return float(np.quantile(off, min(1.0, 0.95 * (1 + 1 / len(off))))) / 1.96
+
+
+def _pair_folds(pairs: Pairs, count: int, rng: np.random.Generator) -> list[Mask]:
+    places = rng.permutation(np.argwhere(pairs.measured))
+    return [_mask(pairs.count, places[start::count]) for start in range(min(count, len(places)))]
+
+
+def _target_folds(pairs: Pairs, count: int, rng: np.random.Generator) -> list[Mask]:
+    """Whole targets left out; none if fewer than four have anything measured into them."""
+    targets = rng.permutation(np.flatnonzero(pairs.measured.any(0)))
+    if len(targets) < 4:
+        return []
+    parts = [targets[start::count] for start in range(min(count, len(targets)))]
+    return [pairs.measured & np.isin(np.arange(pairs.count), part) for part in parts]
+
+
+def _mask(count: int, places: Array) -> Mask:
+    mask = np.zeros((count, count), dtype=bool)
+    mask[tuple(places.T)] = True
+    return mask

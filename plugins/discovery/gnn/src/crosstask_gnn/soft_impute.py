@@ -1,0 +1,73 @@
+"""Completion of a matrix by one of small nuclear norm."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from crosstask_gnn.additive import additive
+from crosstask_gnn.pairs import Array, Mask, Pairs
+
+PENALTIES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Tried in turn, as shares of the largest singular value of what is known."""
+
+
+def soft_impute(pairs: Pairs, seed: int = 0) -> Array:
+    """[n, n]: additive effects plus the completion of what they leave, its penalty chosen on a fifth held out.
+
+    Mazumder, Hastie, Tibshirani (2010), Spectral regularization algorithms for learning large incomplete matrices.
+    """
+    seen = pairs.measured
+    places = np.argwhere(seen)
+    base = additive(pairs)
+    if len(places) < 10:
+        return base
+    held = np.random.default_rng(seed).permutation(len(places))[: len(places) // 5]
+    hidden = np.zeros_like(seen)
+    hidden[tuple(places[held].T)] = True
+    fewer = pairs.without(hidden)
+    start = additive(fewer)
+    rest = np.where(seen & ~hidden, pairs.known - start, 0.0)
+    scale = float(np.linalg.norm(rest, 2))
+    if scale < 1e-9:
+        return base
+    errors = []
+    for share in PENALTIES:
+        guess = start + complete(rest, seen & ~hidden, share * scale)
+        errors.append(float(((guess - pairs.known)[hidden] ** 2).sum()))
+    errors.append(float(((start - pairs.known)[hidden] ** 2).sum()))  # nothing but the effects
+    best = int(np.argmin(errors))
+    if best == len(PENALTIES):
+        return base
+    rest = np.where(seen, pairs.known - base, 0.0)
+    return base + complete(rest, seen, PENALTIES[best] * float(np.linalg.norm(rest, 2)))
+
+
+def complete(values: Array, seen: Mask, penalty: float, rank: int = 12, rounds: int = 40) -> Array:
+    """The matrix Z [n, m] of smallest |P(values - Z)|^2 / 2 + penalty * (nuclear norm of Z), P: only where `seen`.
+
+    By its factors: Z = A B' with (|A|^2 + |B|^2) / 2 for the nuclear norm, which is the same where the solution's rank
+    is at most `rank` (Hastie et al. 2015, theorem 3); rows of A given B, and of B given A, are ridge regressions.
+    """
+    rank = min(rank, *values.shape)
+    left, size, right = np.linalg.svd(np.where(seen, values, 0.0), full_matrices=False)
+    root = np.sqrt(np.maximum(size[:rank] - penalty, 1e-3 * size[0] + 1e-12))
+    a, b = left[:, :rank] * root, right[:rank].T * root
+    weights = seen.astype(np.float64)
+    filled = np.where(seen, values, 0.0)
+    ridge = penalty * np.eye(rank)
+    for _ in range(rounds):
+        before = a
+        a = _ridge_rows(filled, weights, b, ridge)
+        b = _ridge_rows(filled.T, weights.T, a, ridge)
+        if np.abs(a - before).max() < 1e-5 * max(np.abs(a).max(), 1e-12):
+            break
+    product: Array = a @ b.T
+    return product
+
+
+def _ridge_rows(values: Array, weights: Array, factor: Array, ridge: Array) -> Array:
+    n, rank = len(values), factor.shape[1]
+    squares = (factor[:, :, None] * factor[:, None, :]).reshape(len(factor), -1)
+    grams = (weights @ squares).reshape(n, rank, rank) + ridge
+    solved: Array = np.linalg.solve(grams, (values @ factor)[..., None])[..., 0]
+    return solved

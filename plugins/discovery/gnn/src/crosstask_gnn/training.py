@@ -1,0 +1,234 @@
+"""Training of the networks: what was measured is hidden in part, and predicted from the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from crosstask.learning.modules import seeded
+from crosstask_gnn.mixed import Design, Fitted, mixed
+from crosstask_gnn.network import Networks, Sight
+from crosstask_gnn.pairs import Array, Mask, Pairs, standardised, within_targets
+
+SHRINKAGE = 0.5
+"""Weight of the square of what a network adds to the base, in units of the noise: a prior that the base is right."""
+
+LARGEST = 30_000_000
+"""Numbers that the strengths of all relations of the networks trained at a time may take."""
+
+
+@attrs.frozen
+class Shape:
+    """The networks' sizes, and how long they are trained."""
+
+    width: int = 128
+    hidden: int = 256
+    relations: int = 7
+    layers: int = 3
+    members: int = 2
+    steps: int = 100
+    learning_rate: float = 3e-3
+
+
+@attrs.frozen(eq=False)
+class Labels:
+    """What else is learned: `relations` [n, n], the type of each measured pair as its place in
+    `RelationType` (-1: unknown), `difficulty` [n] in [0, 1]
+    (NaN: unknown).
+    """
+
+    relations: Array
+    difficulty: Array
+
+    @classmethod
+    def none(cls, count: int) -> Labels:
+        return cls(np.full((count, count), -1), np.full(count, np.nan))
+
+
+@attrs.frozen(eq=False)
+class Forecast:
+    """Of some networks: `mean` and `variance` (among them) [n, n], `relations` [n, n, 7], `difficulty` [n]; and for
+    each fold what the networks that had not seen it say [folds, n, n].
+    """
+
+    mean: Array
+    variance: Array
+    relations: Array
+    difficulty: Array
+    blind: Array
+
+
+@attrs.frozen(eq=False)
+class Lesson:
+    """Pairs to predict [n, n], and the base without them: what a network sees of the rest follows."""
+
+    hidden: Mask
+    base: Array
+
+
+def forecast(
+    pairs: Pairs, folds: Sequence[Mask], fits: Sequence[Fitted], whole: Fitted, design: Design, labels: Labels,
+    shape: Shape, seed: int, device: str = "cpu",
+) -> Forecast:  # fmt: skip
+    """Train `shape.members` networks without each fold, and let all of them predict from everything that is known.
+
+    A network learns what to add to the base, the mixed model of what it sees. At every step a new part of its
+    measurements, or all into some targets, is hidden from it and from its base, and predicted: no network is ever
+    shown what it is asked for. `fits` are the bases without each fold, `whole` the one with everything.
+    """
+    n, count = pairs.count, len(folds) * shape.members
+    at_once = max(1, LARGEST // (shape.relations * n * n) // shape.members)
+    found = [
+        _train(pairs, folds[start : start + at_once], fits[start : start + at_once], whole, design, labels, shape,
+               seed + start, device)
+        for start in range(0, len(folds), at_once)
+    ]  # fmt: skip
+    added = np.sum([part["added"] for part in found], axis=0) / count
+    squares = np.sum([part["squares"] for part in found], axis=0) / count
+    return Forecast(
+        mean=whole.mean + added,
+        variance=np.maximum(squares - added**2, 0.0),
+        relations=np.sum([part["relations"] for part in found], axis=0) / count,
+        difficulty=np.sum([part["difficulty"] for part in found], axis=0) / count,
+        blind=np.concatenate([part["blind"] for part in found]),
+    )
+
+
+def _train(
+    pairs: Pairs, folds: Sequence[Mask], fits: Sequence[Fitted], whole: Fitted, design: Design, labels: Labels,
+    shape: Shape, seed: int, device: str,
+) -> dict[str, Array]:  # fmt: skip
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    copies = [fold for fold in range(len(folds)) for _ in range(shape.members)]
+    view = _View(pairs, fits, design, shape.members, device)
+    networks = Networks(
+        len(copies), pairs.count, view.nodes.shape[1], len(view.estimates), width=shape.width, hidden=shape.hidden,
+        relations=shape.relations, layers=shape.layers, generator=generator,
+    ).to(device)  # fmt: skip
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=shape.learning_rate, weight_decay=0.02)
+    known = torch.tensor(np.nan_to_num(pairs.known), dtype=torch.float32, device=device)
+    types = torch.tensor(labels.relations, device=device)
+    library = [_lessons(pairs.without(fold), fit, design, rng) for fold, fit in zip(folds, fits, strict=True)]
+    with seeded(seed):  # dropout draws from the global numbers
+        for step in range(shape.steps):
+            for group in optimizer.param_groups:  # warm up, then down to a tenth
+                rate = min(1.0, (step + 1) / 10) * (1 - 0.9 * step / shape.steps)
+                group["lr"] = shape.learning_rate * rate
+            lessons = [library[fold][rng.integers(len(library[fold]))] for fold in copies]
+            sight = view.sight(
+                [pairs.measured & ~folds[fold] & ~x.hidden for fold, x in zip(copies, lessons, strict=True)],
+                [x.base for x in lessons],
+            )
+            source, target, weight = _asked(lessons, device)
+            h = networks.tasks(sight)
+            added, logits = networks.pairs(h, sight, source, target)
+            base = torch.tensor(np.stack([x.base for x in lessons]), dtype=torch.float32, device=device)
+            wanted = known[source, target] - base[torch.arange(len(copies), device=device)[:, None], source, target]
+            missed = functional.smooth_l1_loss(added, wanted / view.noise[:, None], reduction="none", beta=2.0)
+            loss = (weight * (missed + SHRINKAGE * added.square())).sum()
+            loss = loss + 0.1 * _type_loss(logits, types[source, target], weight)
+            loss = loss + 0.1 * _difficulty_loss(networks.hardness(h), labels.difficulty)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+    networks.eval()
+    blind_sight = view.sight([pairs.measured & ~folds[f] for f in copies], [fits[f].mean for f in copies])
+    blind, _, _ = view.answer(networks, blind_sight)
+    by_fold = blind.reshape(len(folds), shape.members, pairs.count, pairs.count).mean(1)
+    everything = view.sight([pairs.measured] * len(copies), [whole.mean] * len(copies))
+    more, relations, difficulty = view.answer(networks, everything)
+    return {
+        "added": more.sum(0),
+        "squares": (more**2).sum(0),
+        "relations": relations.sum(0),
+        "difficulty": difficulty.sum(0),
+        "blind": np.stack([fit.mean for fit in fits]) + by_fold,
+    }
+
+
+class _View:
+    """What stays the same for all networks, and how they are shown the rest."""
+
+    def __init__(self, pairs: Pairs, fits: Sequence[Fitted], design: Design, members: int, device: str) -> None:
+        def tensor(array: Array) -> Tensor:
+            return torch.tensor(array, dtype=torch.float32, device=device)
+
+        self.pairs, self.device = pairs, device
+        scores = np.concatenate([0.5 * within_targets(pairs.estimates), np.moveaxis(design.score, 2, 0)])
+        features = standardised(pairs.nodes, axis=0) / max(1.0, pairs.nodes.shape[1] ** 0.5)
+        self.estimates = tensor(scores)
+        self.nodes = tensor(np.hstack([features, design.target, design.source]))
+        spread = [fit.variances.noise**0.5 for fit in fits for _ in range(members)]
+        self.noise = tensor(np.array(spread))
+
+    def sight(self, visible: Sequence[Mask], base: Sequence[Array]) -> Sight:
+        scale = self.noise[:, None, None]
+        seen = torch.tensor(np.stack(visible), dtype=torch.float32, device=self.device)
+        bases = torch.tensor(np.stack(base), dtype=torch.float32, device=self.device)
+        known = torch.tensor(np.nan_to_num(self.pairs.known), dtype=torch.float32, device=self.device)
+        centred = (bases - bases.mean((1, 2), keepdim=True)) / (2 * scale)
+        return Sight(self.nodes, self.estimates, seen * (known - bases) / scale, seen, centred)
+
+    @torch.no_grad()
+    def answer(self, networks: Networks, sight: Sight, at_once: int = 200_000) -> tuple[Array, Array, Array]:
+        """(what to add to the base [B, n, n], probabilities of the types [B, n, n, 7], difficulties [B, n])."""
+        n, copies = self.pairs.count, len(self.noise)
+        h = networks.tasks(sight)
+        every = torch.cartesian_prod(*[torch.arange(n, device=self.device)] * 2).T
+        added, types = [], []
+        for ends in torch.split(every, max(1, at_once // copies), dim=1):
+            more, logits = networks.pairs(h, sight, ends[:1], ends[1:])
+            added.append((more * self.noise[:, None]).cpu())
+            types.append(logits.softmax(2).cpu())
+        return (
+            torch.cat(added, 1).reshape(copies, n, n).double().numpy(),
+            torch.cat(types, 1).reshape(copies, n, n, -1).numpy(),
+            networks.hardness(h).sigmoid().cpu().numpy(),
+        )
+
+
+def _lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator) -> list[Lesson]:
+    """Ways to hide a part of what is known: three times single pairs, the fourth time all pairs into some targets."""
+    seen, found = pairs.measured, []
+    for number in range(8 if pairs.count <= 150 else 4):
+        hidden = seen & (rng.random(seen.shape) < rng.uniform(0.2, 0.5))
+        if number % 4 == 3:
+            hidden = seen & (rng.random(pairs.count) < 0.4)
+        if hidden.any() and (seen & ~hidden).any():
+            base = mixed(pairs.without(hidden), fit.variances, design, spread=False).mean
+            found.append(Lesson(hidden, base))
+    return found or [Lesson(seen, mixed(pairs.without(seen), fit.variances, design, spread=False).mean)]
+
+
+def _asked(lessons: Sequence[Lesson], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(sources, targets, weights), each [B, m]: the hidden pairs of every lesson, their weights adding up to one."""
+    places = [np.argwhere(x.hidden) for x in lessons]
+    most = max(map(len, places))
+    ends = np.zeros((2, len(places), most), dtype=np.int64)
+    weight = np.zeros((len(places), most), dtype=np.float32)
+    for row, own in enumerate(places):
+        ends[:, row, : len(own)] = own.T
+        weight[row, : len(own)] = 1 / len(own)
+    source, target = torch.tensor(ends, device=device)
+    return source, target, torch.tensor(weight, device=device)
+
+
+def _type_loss(logits: Tensor, types: Tensor, weight: Tensor) -> Tensor:
+    loss = functional.cross_entropy(logits.permute(0, 2, 1), types.clamp_min(0), reduction="none")
+    return (weight * (types >= 0) * loss).sum()
+
+
+def _difficulty_loss(logits: Tensor, difficulty: Array) -> Tensor:
+    given = np.flatnonzero(~np.isnan(difficulty))
+    if not len(given):
+        return logits.sum() * 0
+    wanted = torch.tensor(difficulty[given], dtype=logits.dtype, device=logits.device)
+    chosen = logits[:, torch.tensor(given, device=logits.device)]
+    return functional.binary_cross_entropy_with_logits(
+        chosen, wanted.expand_as(chosen), reduction="none"
+    ).mean(1).sum()  # fmt: skip
