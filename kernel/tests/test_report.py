@@ -15,9 +15,11 @@ import pytest
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.records import (
     Adjustment,
+    BlockAttribution,
     Curriculum,
     CurriculumResult,
     Interval,
+    LayerAttribution,
     LearningCurve,
     MultiTaskResult,
     Provenance,
@@ -202,6 +204,43 @@ def test_report_has_every_section_and_needs_nothing_from_outside(tmp_path: Path)
         "0.940", "0.910 to 0.970", "1 min 23 s", "torch 2.13.0", "two tasks share no class", "fell short", "max_tasks",
     ):  # fmt: skip
         assert shown in page.text
+
+
+def explained(gain: Interval) -> LayerAttribution:
+    def block(name: str, lost: float, alone: float, frozen: float | None) -> BlockAttribution:
+        return BlockAttribution(
+            block=name, weights=1200, without=around(0.9 - lost), alone=around(0.8 + alone), lost_without=around(lost),
+            gained_alone=around(alone), lost_frozen=None if frozen is None else around(frozen),
+            share_lost=Interval(mean=lost / 0.1, low=0.55, high=1.25), share_alone=around(alone / 0.1, 0.4),
+        )  # fmt: skip
+
+    blocks = (block("trunk.1", 0.08, 0.06, -0.01), block("trunk.3", 0.02, -0.05, 0.01), block("head", 0.01, 0.0, None))
+    return LayerAttribution(
+        source="digits", target="prime", strategy="lp_ft", metric="accuracy", split="test", gain=gain, blocks=blocks,
+        seeds=3,
+    )  # fmt: skip
+
+
+def test_why_it_transferred(tmp_path: Path) -> None:
+    record, graph = sample()
+    record = attrs.evolve(record, attributions=(explained(around(0.1, 0.05)),))
+    page = read(record, graph, tmp_path)
+    assert page.headings[5] == "Why it transferred"
+    for shown in ("trunk.1 carried most: without it 0.080 are lost (80 % [55 to 125] of the gain)", "1,200",
+                  "−50 % [−90 to −10]", "+0.100 [+0.050, +0.150]"):  # fmt: skip
+        assert shown in page.text
+    rows = {text: trace for trace in page.traces() for text in [trace.get("name")] if text in
+            ("lost without it", "gained by it alone", "lost if it is frozen")}  # fmt: skip
+    assert rows["lost without it"]["x"] == [0.08, 0.02, 0.01]
+    assert rows["lost if it is frozen"]["x"] == [-0.01, 0.01], "a head cannot be frozen"
+
+
+@pytest.mark.parametrize(("mean", "told"), [(0.02, "is not beyond doubt"), (-0.2, "did not help")])
+def test_a_gain_that_is_none_is_not_explained_away(tmp_path: Path, mean: float, told: str) -> None:
+    record, graph = sample()
+    page = read(attrs.evolve(record, attributions=(explained(around(mean, 0.05)),)), graph, tmp_path)
+    assert told in page.text
+    assert "carried most" not in page.text
 
 
 def test_graph_draws_every_pair_once_and_dots_what_is_not_measured(tmp_path: Path) -> None:

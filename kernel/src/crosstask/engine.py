@@ -279,10 +279,7 @@ class TransferEngine:
         """
         method = self.component(Transfer, "transfer", transfer_strategy)  # type: ignore[type-abstract]
         result = self.transfer_knowledge(source_task, target_task, method)
-        self.run.tell("stage_started", stage="explain", total=None)
-        found = attribute_layers(method, self.portfolio[source_task], self.portfolio[target_task], result)
-        self.run.tell("stage_finished", stage="explain", result=found)
-        return found
+        return attribute_layers(method, self.portfolio[source_task], self.portfolio[target_task], result)
 
     def get_best_transfer_strategy(self, source: str, target: str) -> str:
         """The registered transfer method with the highest mean coefficient from source to target; measures those that

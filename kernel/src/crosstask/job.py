@@ -318,10 +318,12 @@ class _Job:
         best = engine.graph.best_sources(part.target, 1)
         if best and engine.portfolio[best[0].source].has_data():
             transfers.append(engine.transfer_knowledge(best[0].source, part.target, method, samples=True))
+        explained = [engine.explain_transfer(t.source, t.target, method) for t in transfers if part.explain]
         baselines = {"from scratch": result.stages[-1].scratch_score}
         if transfers:
             baselines[f"best single source: {transfers[0].source}"] = transfers[0].score
         self._update(curriculum=result, curriculum_baselines=unstructure(baselines), transfers=tuple(transfers))
+        self._update(attributions=tuple(explained))
         last = result.stages[-1]
         self._summarise(
             target=part.target,
@@ -337,6 +339,8 @@ class _Job:
                 convergence_speed_gain=transfers[0].convergence_speed_gain,
                 sample_efficiency_gain=transfers[0].sample_efficiency_gain,
             )
+        for found in explained:
+            self._summarise(carried_by=found.carrier.block if found.carrier else "no single layer")
 
     def _synthesis(self) -> None:
         part, engine = self.recipe.synthesis, self.engine

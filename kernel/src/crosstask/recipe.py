@@ -27,6 +27,7 @@ class CurriculumPart:
     target: str
     planner: Choice = attrs.field(factory=lambda: Choice(use="transfer_potential"))
     max_tasks: int = option(4, ge=1, help="tasks on the path, the target among them")
+    explain: bool = option(False, help="which layers carry the transfer from the best single source")
 
 
 @record

@@ -17,6 +17,7 @@ _TITLES = {
     "synthesis": "Synthesising",
     "multitask": "Training together",
     "distillation": "Distilling",
+    "explain": "Why it transferred",
     "few_shot": "Learning to learn",
     "continual": "Learning in sequence",
     "search": "Searching",

@@ -100,6 +100,7 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
             args = (method, model, light, result.budget, seed, result.split, keep_head, blocks, block, how)
             jobs.append(Job(ablated_score, args, label=f"{block} {how}"))
             waiting.append((block, how, seed, key))
+    context.tell("stage_started", stage="explain", total=len(jobs))
     for index, score in context.jobs(jobs):
         block, how, seed, key = waiting[index]
         context.remember("transfers", key, {"what": "ablation", "block": block, "how": how, "score": score})
@@ -127,7 +128,7 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
                 share_alone=share(alone, gain),
             )
         )
-    return LayerAttribution(
+    done = LayerAttribution(
         source=source.task_id,
         target=target.task_id,
         strategy=result.strategy,
@@ -140,6 +141,8 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
         budget=result.budget,
         options=method.options(),
     )
+    context.tell("stage_finished", stage="explain", result=done)
+    return done
 
 
 def ablated_score(

@@ -18,6 +18,7 @@ def write_report(record: RunRecord, graph: TransferGraph, path: Path) -> Path:
     """Write the report to `path` and return it. What the run did not do is said in a sentence."""
     # deferred: plotly is slow to import, and a command that only reads the path of a report must not pay for it
     from crosstask.report import (
+        attribution,
         continual,
         curriculum,
         curves,
@@ -39,7 +40,8 @@ def write_report(record: RunRecord, graph: TransferGraph, path: Path) -> Path:
     more = [module for module, result in found.items() if result is not None]
     # A run of one of these alone has no graph, and need not say so in six sections.
     whole = record.discovery or record.curriculum or record.synthesis or record.multitask or not more
-    main = [graph_view, matrix, curriculum, curves, multitask, synthesis] if whole else []
+    explained = [attribution] if record.attributions else []
+    main = [graph_view, matrix, curriculum, curves, *explained, multitask, synthesis] if whole else []
     sections = [header, *main, *more, recipe]
     text = page.document(record.name, [(module.TITLE, module.render(record, graph)) for module in sections])
     # newline="": the page carries hashes of its scripts, so no byte of them may be translated
