@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import torch
@@ -22,6 +22,7 @@ from crosstask.learning.training import evaluate as score_of
 from crosstask.learning.training import fit
 from crosstask.learning.transferring import drawn, key_of, without_model
 from crosstask.options import structure, unstructure
+from crosstask.parts import Choice
 from crosstask.points.search import Search
 from crosstask.records import Budget, LearningCurve, SearchResult, Trial, WarmStart
 from crosstask.tasks import Task
@@ -42,7 +43,7 @@ __all__ = [
 
 def run_search(
     context: Context,
-    search: Search,
+    search: Search | Choice | str,
     space: SearchSpace,
     evaluate: Callable[[Point], float],
     evaluations: int,
@@ -53,7 +54,7 @@ def run_search(
     task: Task | None = None,
     models: ModelSpace | None = None,
 ) -> SearchResult:
-    """Let `search` propose points, evaluate them, and tell it what they came to.
+    """Let `search` (a component or its name) propose points, evaluate them, and tell it what they came to.
 
     `evaluate(point)` runs as a job (with a process pool it must be picklable) and returns a finite number, higher for
     better; one that raises or returns something else is recorded as a failed trial, and the search goes on. Up to
@@ -70,9 +71,10 @@ def run_search(
     if evaluations < 1:
         raise OptionError(f"evaluations must be at least 1, got {evaluations}")
     space.require_points()
-    begun = _Running(context, search, space, evaluate, evaluations, key)
+    chosen = cast(Search, context.resolve("search", search))
+    begun = _Running(context, chosen, space, evaluate, evaluations, key)
     begun.starts = [w for w in map(_warm, warm_starts) if space.contains(w.point)]
-    context.call(search, "search_begins", space=space, task=task, models=models)
+    context.call(chosen, "search_begins", space=space, task=task, models=models)
     begun.recall()
     started = time.perf_counter()
     for _, (number, value, error, seconds) in context.jobs(begun.jobs(), at_once=parallel or context.workers):
@@ -215,7 +217,7 @@ def _evaluate(
 
 def run_model_search(
     context: Context,
-    search: Search,
+    search: Search | Choice | str,
     models: ModelSpace,
     task: Task,
     budget: Budget,

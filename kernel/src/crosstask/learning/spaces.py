@@ -6,7 +6,7 @@ import functools
 import importlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -275,6 +275,15 @@ class SearchSpace:
                     raise OptionError(self._nothing())
                 found += [listed[i] for i in rng.integers(len(listed), size=count - len(found))]
         return found
+
+    def fresh(self, rng: np.random.Generator, tried: Collection[tuple[Any, ...]]) -> Point:
+        """A random valid point whose `key` is not in `tried`; any valid one if all were tried."""
+        for _ in range(100):
+            point = self.sample(rng)[0]
+            if self.key(point) not in tried:
+                return point
+        left = [p for p in self._listed if self.key(p) not in tried]
+        return left[rng.integers(len(left))] if left else point
 
     @functools.cached_property
     def _listed(self) -> list[Point]:

@@ -1,0 +1,24 @@
+"""The `random` search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from crosstask.learning.spaces import SearchSpace
+from crosstask.options import component
+from crosstask.points.search import Search
+from crosstask.records import Trial
+
+
+@component
+class RandomSearch(Search):
+    """Random valid points, none twice while others are left: the control that every other search has to beat."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
+
+    def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
+        rng = np.random.default_rng(self.context.seed_for("random", len(trials)))
+        return space.fresh(rng, {space.key(trial.point) for trial in trials})

@@ -1,0 +1,110 @@
+"""Expected improvement against its integral; the search against random search and grid optima."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from crosstask.context import LocalContext
+from crosstask.learning.search import run_search
+from crosstask.learning.spaces import Parameter, SearchSpace
+from crosstask.records import Trial
+from crosstask_nas import Bayesian, RandomSearch
+from crosstask_nas.bayesian import _by_rank, _by_value, _Codes, _log_ei
+
+
+@pytest.mark.parametrize("z", [3.0, 0.5, 0.0, -0.9, -1.1, -4.0])
+def test_expected_improvement_is_its_integral(z: float) -> None:
+    integral, _ = integrate.quad(lambda u: max(0.0, z + u) * stats.norm.pdf(u), -z, 40, epsabs=0, epsrel=1e-12)
+    assert _log_ei(np.array([z]))[0] == pytest.approx(math.log(integral), rel=1e-8)
+
+
+def test_expected_improvement_keeps_its_order_far_below_the_best() -> None:
+    values = _log_ei(-np.logspace(0, 5, 200))
+    assert np.isfinite(values).all()
+    assert (np.diff(values) < 0).all()
+    tail = -0.5 * 1e4**2 - 0.5 * math.log(2 * math.pi) - 2 * math.log(1e4)  # φ(z) / z² far out
+    assert _log_ei(np.array([-1e4]))[0] == pytest.approx(tail, rel=1e-6)
+
+
+def cells(point: dict[str, Any]) -> float:
+    """Five choices of five: a weight each, and two that work together."""
+    score = sum(weight * point[name] for weight, name in zip((3, 2, 1, 0.5, 0.2), sorted(point), strict=True))
+    return score + (4.0 if point["a"] == 2 and point["b"] == 3 else 0.0)
+
+
+CELLS = SearchSpace(parameters={name: Parameter(choices=(0, 1, 2, 3, 4)) for name in "abcde"})
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_it_beats_random_search_over_choices(listed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3125 points, all candidates or some; the model has to find out which choices matter."""
+    monkeypatch.setattr("crosstask_nas.bayesian._LISTED", 4000 if listed else 1000)
+    best = max(map(cells, CELLS.points()))
+    regrets = {}
+    for kind in (Bayesian, RandomSearch):
+        found = [run_search(LocalContext(seed=s), kind(), CELLS, cells, 50).best for s in range(3)]
+        regrets[kind] = statistics.fmean(best - trial.value for trial in found)  # type: ignore[union-attr, operator]
+    assert regrets[Bayesian] < 0.3
+    assert regrets[Bayesian] < 0.2 * regrets[RandomSearch]
+
+
+def branin(point: dict[str, Any]) -> float:
+    x, y = point["x"], point["y"]
+    bowl = (y - 5.1 / (4 * math.pi**2) * x * x + 5 / math.pi * x - 6) ** 2
+    return -(bowl + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10)
+
+
+def test_it_finds_the_minimum_of_branin() -> None:
+    """0.397887 in three places; Optuna's TPE is still 0.1 above it after forty evaluations."""
+    space = SearchSpace(parameters={"x": Parameter(low=-5.0, high=10.0), "y": Parameter(low=0.0, high=15.0)})
+    regrets = [-0.397887 - run_search(LocalContext(seed=s), Bayesian(), space, branin, 40).best.value for s in range(3)]  # type: ignore[union-attr, operator]
+    assert statistics.median(regrets) < 0.02
+
+
+def test_running_trials_move_the_next_proposals_away() -> None:
+    space = SearchSpace(parameters={"x": Parameter(low=0.0, high=1.0)})
+    search = Bayesian(initial=3)
+    values = {0.02: 0.3, 0.2: -0.8, 0.35: 0.9, 0.5: -0.4, 0.66: 0.5, 0.8: -0.7, 0.97: 0.6}
+    trials = [Trial(number=i, point={"x": x}, status="done", value=v) for i, (x, v) in enumerate(values.items())]
+    proposed: list[float] = []
+    for number in range(len(values), len(values) + 4):
+        proposed.append(search.propose(space, trials)["x"])
+        trials.append(Trial(number=number, point={"x": proposed[-1]}))
+    apart = [abs(a - b) for i, a in enumerate(proposed) for b in proposed[:i]]
+    assert min(apart) > 0.005
+
+
+def test_scores_take_failures_as_the_worst() -> None:
+    trials = [
+        Trial(number=i, point={}, status="failed" if v is None else "done", value=v)
+        for i, v in enumerate([1.0, None, 3.0, -50.0, 2.0])
+    ]
+    for scores in (_by_rank(trials), _by_value(trials)):
+        assert int(scores.argmax()) == 2
+        assert scores[1] == scores.min()
+        assert list(np.argsort(-scores)[:3]) == [2, 4, 0]
+        assert abs(scores).max() < 3
+
+
+def test_codes_are_those_of_the_space() -> None:
+    space = SearchSpace(
+        parameters={
+            "kind": Parameter(choices=("a", "b", "c")),
+            "layers": Parameter(low=1, high=4, integer=True, when={"kind": ("b", "c")}),
+            "width": Parameter(low=4, high=64, integer=True, log=True, when={"layers": (3, 4)}),
+            "rate": Parameter(low=1e-3, high=1.0, log=True),
+        }
+    )
+    codes = _Codes(space)
+    rows = codes.snapped(np.random.default_rng(0).random((200, 4)))
+    points = [space.decode(row) for row in rows]
+    assert all(space.contains(point) for point in points)
+    assert np.nan_to_num(space.encode(points), nan=-1) == pytest.approx(np.nan_to_num(rows, nan=-1))
+    around = codes.snapped(codes.neighbours(rows[:5], 300, np.random.default_rng(1)))
+    assert all(space.contains(space.decode(row)) for row in around)
