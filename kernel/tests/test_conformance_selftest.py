@@ -29,10 +29,12 @@ from crosstask.components import Component, hookimpl
 from crosstask.context import Job, LocalContext, Remembered, run_now
 from crosstask.errors import OptionError, PluginError
 from crosstask.graph import TransferEdge
+from crosstask.learning.adapted_layers import LayersHandle
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import measure_transfer
 from crosstask.manifest import POINTS
-from crosstask.options import component, state
+from crosstask.options import component, option, state
+from crosstask.points.adapter import AdapterHandle
 from crosstask.points.balancer import Direction
 from crosstask.points.distillation import Distilled
 from crosstask.points.observer import Observer
@@ -370,6 +372,99 @@ def as_given(portfolio: Any, graph: Any, target: str, candidates: list[str]) -> 
 
 @caught_by("check_agrees_with_twin", twin=as_given)
 class PlannerUnlikeItsTwin(right.ReferencePlanner):
+    pass
+
+
+# Continual strategies
+
+
+@caught_by("check_learns_what_comes")
+class LearnsOnce(right.ReferenceContinual):
+    def after_backward(self, model: Any) -> None:
+        for weight in model.parameters():
+            if self.last and weight.grad is not None:
+                weight.grad.zero_()
+
+
+@caught_by("check_has_an_effect", options={"strength": 0.0})
+class PenaltyOfZero(right.ReferenceContinual):
+    pass
+
+
+@caught_by("check_says_why_not")
+class SaysNothing(right.ReferenceContinual):
+    unsuited: ClassVar[dict[str, str]] = {}
+
+
+@caught_by("check_modes_restored")
+class LeavesEvaluation(right.ReferenceContinual):
+    def task_ends(self, model: Any, task: Any) -> None:
+        super().task_ends(model, task)
+        model.eval()
+
+
+@caught_by("check_model_left_usable")
+class HeadCutAtTheEnd(right.ReferenceContinual):
+    def task_ends(self, model: Any, task: Any) -> None:
+        super().task_ends(model, task)
+        if model.current == 2:
+            model.network.register_forward_hook(lambda module, given, out: out * math.nan if len(out) == 64 else out)
+
+
+@caught_by("check_works_beside_others")
+class OnlyItsOwnBatch(right.ReferenceContinual):
+    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
+        if batch.replayed:
+            raise RuntimeError("who are you?")
+        return super().penalty(model, batch, outputs)
+
+
+@caught_by("check_heads_may_grow")
+class SameShapesOnly(right.ReferenceContinual):
+    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
+        for name, weight in model.named_parameters():
+            if name in self.last:
+                weight.detach() - self.last[name]
+        return super().penalty(model, batch, outputs)
+
+
+@caught_by("check_goes_on_from_a_state")
+class ForgetsWhatItAdded(right.ReferenceContinual):
+    def task_begins(self, model: Any, task: Any) -> None:
+        if not hasattr(model.network, "extra"):
+            model.network.register_parameter("extra", nn.Parameter(torch.ones(1)))
+
+    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
+        return super().penalty(model, batch, outputs) + model.network.extra.square().sum()
+
+
+@caught_by("check_taken_state_stays")
+class ChangesInPlace(right.ReferenceContinual):
+    def task_ends(self, model: Any, task: Any) -> None:
+        kept = self.last
+        super().task_ends(model, task)
+        for name, weight in self.last.items():
+            if name in kept:
+                kept[name].copy_(weight)
+
+
+@caught_by("check_float64")
+class SingleContinual(right.ReferenceContinual):
+    def task_ends(self, model: Any, task: Any) -> None:
+        super().task_ends(model, task)
+        if model.current == 2:
+            model.float()
+
+
+@component
+class Stronger(right.ReferenceContinual):
+    """The reference, three times as strong."""
+
+    strength: float = option(0.3, ge=0, help="of the pull")
+
+
+@caught_by("check_agrees_with_twin", twin=Stronger)
+class ContinualUnlikeItsTwin(right.ReferenceContinual):
     pass
 
 
@@ -1223,6 +1318,14 @@ class TransferLeavesTheGpu(right.ReferenceTransfer):
 
 
 @caught_by("check_cuda")
+class ContinualLeavesTheGpu(right.ReferenceContinual):
+    def task_ends(self, model: Any, task: Any) -> None:
+        super().task_ends(model, task)
+        if model.current == 2:
+            model.cpu()
+
+
+@caught_by("check_cuda")
 class SynthesisLeavesTheGpu(right.ReferenceSynthesizer):
     def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
         return Changed(super().synthesize(new_task, sources, graph, inputs), lambda out: out.cpu())
@@ -1249,6 +1352,201 @@ class UpdateLeavesTheGpu(Plain):
 
 for _cls in (Altered, Opens, Plain):
     _cls.__doc__ = _cls.__doc__ or ""
+
+
+# Adapters
+
+
+class Handle(AdapterHandle):
+    """The reference's handle; each wrong one has one method otherwise."""
+
+    def __init__(self, real: LayersHandle) -> None:
+        self.real, self.model = real, real.model
+
+    @property
+    def others(self) -> int:
+        """How many more adapters are on the model."""
+        return len(self.real._host.switches) - 1
+
+    def parameters(self) -> Any:
+        return self.real.parameters()
+
+    def enable(self) -> None:
+        self.real.enable()
+
+    def disable(self) -> None:
+        self.real.disable()
+
+    def state(self) -> Any:
+        return self.real.state()
+
+    def load_state(self, state: Any) -> None:
+        self.real.load_state(state)
+
+    def detach(self) -> None:
+        self.real.detach()
+
+    def merge(self) -> None:
+        self.real.merge()
+
+    def unmerge(self) -> None:
+        self.real.unmerge()
+
+    def absorb(self) -> None:
+        self.real.absorb()
+
+    def without_gradient(self) -> list[str]:
+        return self.real.without_gradient()
+
+    def mix(self, handles: Any, choice: Tensor) -> Any:
+        return self.real.mix([handle.real for handle in handles], choice)
+
+
+def handled_by(check: str) -> Any:
+    """Puts the reference adapter with handles of this class into the table, and that adapter in the class's place."""
+
+    def note(handle: type[Handle]) -> type[Component]:
+        def attach(self: Any, model: Any, targets: Any, generator: Any) -> Any:
+            return handle(right.ReferenceAdapter().attach(model, targets, generator))
+
+        members = {"attach": attach, "__module__": __name__}
+        return caught_by(check)(type(handle.__name__, (right.ReferenceAdapter,), members))
+
+    return note
+
+
+@torch.no_grad()
+def spoil(tensor: Tensor) -> None:
+    tensor.add_(0.01)
+
+
+@handled_by("check_base_is_frozen")
+class LeavesOneTrainable(Handle):
+    def __init__(self, real: LayersHandle) -> None:
+        super().__init__(real)
+        self.model.norm.weight.requires_grad_(True)
+
+
+@handled_by("check_first_gradient")
+class HasAnIdlePart(Handle):
+    def without_gradient(self) -> list[str]:
+        return [*super().without_gradient(), "idle"]
+
+
+@handled_by("check_training_leaves_the_base")
+class WearsTheBaseOut(Handle):
+    def detach(self) -> None:
+        super().detach()
+        if any(p.grad is not None for p in self.parameters()):
+            spoil(self.model.stem.bias)
+
+
+@handled_by("check_disable_is_exact")
+class WeakerEachTime(Handle):
+    @torch.no_grad()
+    def enable(self) -> None:
+        super().enable()
+        for p in self.parameters():
+            p.mul_(1 - 1e-6)
+
+
+@handled_by("check_state_round_trip")
+class LoadsNothing(Handle):
+    def load_state(self, state: Any) -> None:
+        before = {name: tensor.clone() for name, tensor in self.state().items()}
+        super().load_state(state)
+        super().load_state(before)
+
+
+@handled_by("check_wrong_state_refused")
+class TakesWhatItKnows(Handle):
+    def load_state(self, state: Any) -> None:
+        super().load_state({name: tensor for name, tensor in state.items() if name in self.state()})
+
+
+@caught_by("check_targets")
+class IgnoresTargets(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        return super().attach(model, [], generator)
+
+
+@handled_by("check_several_at_once")
+class DisturbsTheOther(Handle):
+    def detach(self) -> None:
+        others = self.others
+        super().detach()
+        if others:
+            spoil(self.model.stem.bias)
+
+
+@handled_by("check_mixed_batch")
+class FirstForAll(Handle):
+    def mix(self, handles: Any, choice: Tensor) -> Any:
+        return super().mix(handles, torch.zeros_like(choice))
+
+
+@handled_by("check_merge")
+class MergesNothing(Handle):
+    def merge(self) -> None:
+        return
+
+
+@caught_by("check_merge_refused")
+class ClaimsNothing(right.ReferenceAdapter):
+    capabilities: ClassVar[frozenset[str]] = NONE
+
+
+@handled_by("check_absorb")
+class StaysFrozen(Handle):
+    def absorb(self) -> None:
+        super().absorb()
+        self.model.requires_grad_(False)
+
+
+class AtHome(right.BiasShift):
+    """Acts only at the very layer that it was made for."""
+
+    def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
+        return super().change(layer, name, value) if id(layer) == self.home else value
+
+
+@caught_by("check_copies")
+class NotInCopies(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        handle = super().attach(model, targets, generator)
+        for name, part in handle.parts.items():
+            part.__class__, part.home = AtHome, id(model.get_submodule(name))
+        return handle
+
+
+@caught_by("check_float64")
+class SinglePrecision(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        handle = super().attach(model, targets, generator)
+        for part in handle.parts.values():
+            if part.shift.dtype == torch.float64:
+                part.float()
+        return handle
+
+
+@caught_by("check_cuda")
+class StaysOnTheCpu(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        handle = super().attach(model, targets, generator)
+        for part in handle.parts.values():
+            part.cpu()
+        return handle
+
+
+def heavier_twin(model: Any, targets: Any, generator: Any) -> Any:
+    with torch.no_grad():
+        model.head.bias.add_(1.0)
+    return right.ReferenceAdapter().attach(model, targets, generator)
+
+
+@caught_by("check_agrees_with_twin", twin=heavier_twin)
+class AnotherThanItsTwin(right.ReferenceAdapter):
+    pass
 
 
 @pytest.mark.parametrize(("check", "wrong", "given"), WRONG)

@@ -6,7 +6,7 @@ Wrappers are checked around them, and tests of the kernel and of the kit itself 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,13 +20,17 @@ from crosstask.components import Component, hookimpl
 from crosstask.context import Job, run_now
 from crosstask.errors import DataError, OptionError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
+from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.modules import seeded
 from crosstask.learning.spaces import SearchSpace
 from crosstask.learning.training import History, fit
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option, state
+from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.balancer import Balancer
+from crosstask.points.continual import ContinualStrategy
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller
@@ -47,6 +51,40 @@ from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask.testing.tasks import small_portfolio
 
 
+def _bias_of(layer: nn.Module) -> Tensor:
+    bias = layer._parameters["bias"]
+    assert bias is not None
+    return bias.detach()  # not layer.bias: another adapter may have changed what that gives
+
+
+class BiasShift(LayerAdapter):
+    """b + shift."""
+
+    weight_space = True
+    additive = True
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros_like(_bias_of(layer)))
+
+    def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
+        return value + self.shift if name == "bias" else value
+
+    def around(self, layer: nn.Module, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return inner(*args, **kwargs) + self.shift
+
+
+@component
+class ReferenceAdapter(Adapter):
+    """Shifts the biases of the linear layers."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"mergeable"})
+
+    def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
+        names = match_targets(model, targets, lambda _, layer: isinstance(layer, nn.Linear), "linear layers")
+        return LayersHandle(model, {name: BiasShift(model.get_submodule(name)) for name in names})
+
+
 @component
 class ReferenceBalancer(Balancer):
     """The mean of the gradients."""
@@ -58,6 +96,27 @@ class ReferenceBalancer(Balancer):
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         return torch.full_like(losses, self.scale / len(losses))
+
+
+@component
+class ReferenceContinual(ContinualStrategy):
+    """Pulls every weight to where the last task left it."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"task", "domain"})
+    unsuited: ClassVar[dict[str, str]] = {"class": "no loss compares classes of different tasks"}
+    strength: float = option(0.1, ge=0, help="half of it times the squared distance is added to the loss")
+    last: dict[str, Tensor] = state(factory=dict)
+
+    def penalty(self, model: ContinualModel, batch: Batch, outputs: Tensor) -> Tensor | None:
+        total = outputs.new_zeros(())
+        for name, weight in model.named_parameters():
+            if name in self.last:
+                old = self.last[name].to(weight)
+                total = total + (weight[: len(old)] - old).square().sum()  # a head may have grown
+        return self.strength / 2 * total
+
+    def task_ends(self, model: ContinualModel, task: Task) -> None:
+        self.last = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 @component
@@ -238,11 +297,7 @@ class ReferenceSearch(Search):
 
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("propose", len(trials)))
-        tried = {space.key(trial.point) for trial in trials}
-        point = space.sample(rng)[0]
-        while space.key(point) in tried and len(tried) != space.count():
-            point = space.sample(rng)[0]
-        return point
+        return space.fresh(rng, {space.key(trial.point) for trial in trials})
 
 
 @component
@@ -258,7 +313,9 @@ class ReferenceWrapper(Wrapper):
 REFERENCES: dict[str, type[Component]] = {
     cls.point: cls
     for cls in (
+        ReferenceAdapter,
         ReferenceBalancer,
+        ReferenceContinual,
         ReferencePlanner,
         ReferenceDiscoverer,
         ReferenceDistiller,

@@ -1,0 +1,16 @@
+"""Adapters that rescale or refine the activations of layers."""
+
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
+
+_PUBLIC = {"Bottleneck": "bottleneck", "Compacter": "compacter", "IA3": "ia3"}
+
+__all__ = list(_PUBLIC)
+
+__getattr__ = lazily(__name__, _PUBLIC)
+
+if TYPE_CHECKING:
+    from crosstask_bottleneck_adapters.bottleneck import Bottleneck
+    from crosstask_bottleneck_adapters.compacter import Compacter
+    from crosstask_bottleneck_adapters.ia3 import IA3

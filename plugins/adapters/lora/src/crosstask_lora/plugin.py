@@ -1,0 +1,17 @@
+"""The manifest."""
+
+from crosstask.manifest import Extension, Plugin
+
+PLUGIN = Plugin(
+    name="lora",
+    api=(1, 1),
+    extensions=[
+        Extension(
+            "adapter",
+            "lora",
+            "crosstask_lora.lora:LoRA",
+            summary="Adds a product of two narrow matrices to the weights of linear, conv, embedding, attention layers",
+            source="Hu et al. (2022), LoRA, ICLR",
+        ),
+    ],
+)
