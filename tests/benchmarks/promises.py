@@ -25,7 +25,6 @@ import attrs
 import numpy as np
 import torch
 
-from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError
 from crosstask.graph import TransferGraph
@@ -45,6 +44,8 @@ from crosstask.learning.transferring import (
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget
 from crosstask.registry import Registry
+from crosstask.run import Run
+from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 
 DATA = Path(os.environ.get("CROSSTASK_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -185,7 +186,7 @@ class Bench:
 
     def __init__(self, world: World, seeds: int) -> None:
         self.world, self.seeds = world, range(seeds)
-        self.context = LocalContext()
+        self.context = Run(Registry.installed(), store=open_store(str(CACHE / f"promises-{world.name}.db")))
         self.method = self.context.component("transfer", "lp_ft")
         assert isinstance(self.method, Transfer)
         started = time.process_time()
@@ -201,13 +202,13 @@ class Bench:
         return Budget(steps=self.world.steps, learning_rate=rate, samples=samples, evaluate_every=EVERY)
 
     def run(self, target: Task, source: str | None, seed: int, rate: float, samples: int, split: str = "test") -> Any:
-        """(score, curve) of one training; the curve is on 400 samples of the same split."""
+        """(score, curve) of one training; the curve is on 300 samples of the same split."""
 
         def make() -> Any:
             shown = Task(descriptor=target.descriptor, train=target.data("train"))
             judged = target.data(split)
             setattr(shown, split, judged)
-            shown.validation = judged if split == "validation" else judged.head(400)
+            shown.validation = judged if split == "validation" else judged.head(300)
             budget = self.budget(samples, rate)
             if source is None:
                 template = next(iter(self.world.sources)).model
@@ -264,7 +265,7 @@ class Bench:
 
     def path(self, target: Task, stages: Sequence[str], seed: int, rate: float, samples: int) -> Any:
         """(score, curve) on the target after a curriculum: the first stage's own model, each further stage by LP-FT
-        with a third of the sources' training budget and all its data.
+        with a fifth of the sources' training budget and all its data.
         """
         if len(stages) == 1:
             return self.run(target, stages[0], seed, rate, samples)
@@ -272,7 +273,7 @@ class Bench:
         def make() -> Any:
             model = self.world.sources[stages[0]].model
             assert model is not None
-            budget = attrs.evolve(self.world.train, steps=self.world.train.steps // 3, evaluate_every=1000)
+            budget = attrs.evolve(self.world.train, steps=self.world.train.steps // 5, evaluate_every=1000)
             for before, now in itertools.pairwise(stages):
                 task = self.world.sources[now]
                 keep = same_classes(self.world.sources[before].descriptor, task.descriptor)
@@ -280,7 +281,7 @@ class Bench:
                 self.method.learn(learner, model, task, budget, torch.Generator().manual_seed(seed))
                 model = learner
             shown = Task(descriptor=target.descriptor, train=target.data("train"), test=target.data("test"))
-            shown.validation = target.data("test").head(400)
+            shown.validation = target.data("test").head(300)
             keep = same_classes(self.world.sources[stages[-1]].descriptor, target.descriptor)
             wanted = self.budget(samples, rate)
             [(score, curve)], _, _ = transfer_scores(self.method, model, shown, wanted, [seed], "test", keep)

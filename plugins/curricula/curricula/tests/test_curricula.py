@@ -7,15 +7,22 @@ from typing import Any
 import attrs
 import networkx as nx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.learning.training import History, fit
+from crosstask.options import component, option
 from crosstask.points.curriculum import CurriculumPlanner
-from crosstask.records import Curriculum, Interval, StageResult
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget, Curriculum, Interval, StageResult
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.testing.tasks import small_task
 from crosstask_curricula import (
     AdaptiveDifficulty,
     DiverseSampling,
@@ -199,3 +206,43 @@ def test_adaptive_difficulty_when_stuck_still_does_what_the_target_needs() -> No
     planner = AdaptiveDifficulty()
     curriculum = planner.plan(portfolio, graph_of(portfolio, {}), "goal", 6)
     assert walk(planner, curriculum, iter([-0.1] * 6)) == ["a", "b", "c", "d", "goal"]
+
+
+@component
+class Learner(Transfer):
+    """Fine-tunes, or forgets everything: a learner that makes progress, and one that makes none."""
+
+    forgets: bool = option(False, help="whether the weights are zero afterwards")
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        history = fit(model, task, budget, generator)
+        if self.forgets:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+        return history
+
+
+def test_adaptive_difficulty_leads_another_learner_another_way() -> None:
+    names = ("halves", "moons", "quarters", "turned")
+    tasks = [small_task(name) for name in names]
+    for place, task in enumerate(tasks):
+        task.descriptor = attrs.evolve(task.descriptor, complexity=0.1 + 0.2 * place, prerequisites=())
+    budget = Budget(steps=40, learning_rate=1e-2, evaluate_every=20)
+    paths = {}
+    for forgets in (False, True):
+        with TransferEngine(discoverers=(), auto_discover=False, train=budget, budget=budget, seeds=2) as engine:
+            engine.register(Portfolio(tasks))
+            planner = AdaptiveDifficulty(patience=1, progress=1.0, setback=0.1)
+            plan = engine.generate_curriculum("turned", planner, 4)
+            assert plan.task_sequence == names
+            done = engine.run_curriculum(plan, Learner(forgets=forgets), planner=planner)
+            paths[forgets] = done.curriculum
+    assert paths[False].task_sequence == names
+    assert paths[False].adjustments == ()
+    assert paths[True].task_sequence == ("halves", "moons", "turned"), "the loss on moons ends the preparation"
+    [change] = paths[True].adjustments
+    assert (change.stage, change.task_id) == (3, "turned")
+    assert "where quarters was planned" in change.reason

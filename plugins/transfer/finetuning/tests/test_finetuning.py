@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.learning import training
 from crosstask.learning.models import ModelSpec
@@ -387,3 +388,26 @@ def test_found_by_name() -> None:
     registry.register(PLUGIN)
     assert len(registry.names("transfer")) == 6
     assert registry.create("transfer", "lp_ft", {"head_share": 0.2}).head_share == 0.2
+
+
+def test_the_engine_finds_the_best_of_the_methods() -> None:
+    registry = Registry()
+    registry.register(PLUGIN)
+    budget = Budget(steps=30, samples=40, learning_rate=3e-3, evaluate_every=30)
+    with TransferEngine(
+        registry=registry, discoverers=(), auto_discover=False, train=Budget(steps=100), budget=budget, seeds=2
+    ) as engine:
+        source, target = (
+            Task(descriptor=t.descriptor, train=t.data("train"), validation=t.data("validation"), test=t.data("test"))
+            for t in (digits(), digits("dim"))
+        )
+        engine.register_task(source)
+        engine.register_task(target)
+        best = engine.get_best_transfer_strategy(source.task_id, target.task_id)
+        measured = {
+            name: engine.transfer_knowledge(source.task_id, target.task_id, name).coefficient.mean
+            for name in registry.names("transfer")
+        }
+    assert len(measured) == len(METHODS)
+    assert measured[best] == max(measured.values())
+    assert len(set(measured.values())) > 1, "else any would do"
