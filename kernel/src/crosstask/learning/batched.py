@@ -18,6 +18,7 @@ Batch normalisation always uses the statistics of the batch, of each task separa
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask.errors import OptionError, nearest
+from crosstask.learning.normalisation import batch_normalised
 
 PATHS = ("auto", "layers", "vmap", "loop")
 
@@ -43,6 +45,8 @@ POOLS: set[type[nn.Module]] = {
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
 }  # fmt: skip
+
+MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
 
 CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
@@ -97,10 +101,19 @@ class _Rows:
         return self.value.reshape(count, self.tasks, channels // self.tasks, *self.value.shape[2:]).transpose(0, 1)
 
     def groups(self) -> Tensor:
-        return self.value if self.grouped else self.value.transpose(0, 1).flatten(1, 2)
+        return self.value if self.grouped else _quick(self.value.transpose(0, 1).flatten(1, 2))
 
     def like(self, value: Tensor, grouped: bool) -> _Rows:
         return _Rows(value, self.tasks, grouped)
+
+
+def _quick(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] in the memory format that the CPU's convolutions, poolings and normalisations prefer: they
+    take half the time with channels last.
+    """
+    if images.ndim != 4 or images.device.type != "cpu":
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 class Batched:
@@ -188,7 +201,12 @@ def _row_of(module: nn.Module) -> list[_Leaf] | None:
     # children() leaves out what it has seen: a layer that stands twice in a row must be met twice
     if any(len(list(m._modules)) != len(list(m.children())) for m in module.modules()):
         return None
-    return list(layers(module))
+    row = list(layers(module))
+    for place, (one, other) in enumerate(itertools.pairwise(row)):
+        # The largest of what ReLU leaves is what ReLU leaves of the largest, to the gradient: pooled first, it has less
+        if type(one.module) is nn.ReLU and type(other.module) in MAX_POOLS and not _hooked(one.module):
+            row[place], row[place + 1] = other, one
+    return row
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -212,7 +230,7 @@ def _layer(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
     if isinstance(layer, _BatchNorm) and kind.__name__ in ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"):
         value = state.groups()
         weight, bias = (_every(layer, own, name, state.tasks) for name in ("weight", "bias"))
-        return state.like(functional.batch_norm(value, None, None, weight, bias, True, 0.0, layer.eps), True)
+        return state.like(batch_normalised(value, weight, bias, layer.eps), True)
     return state.like(_vmapped(layer, own, state.rows()), False)
 
 
@@ -243,7 +261,7 @@ def _convolution(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
     tasks = state.tasks
     if not own:
         rows = state.rows()
-        found = layer(rows.flatten(0, 1))
+        found = layer(_quick(rows.flatten(0, 1)))
         return state.like(found.reshape(tasks, -1, *found.shape[1:]), False)
     weight = own["weight"] if "weight" in own else layer.weight.expand(tasks, *layer.weight.shape)
     bias = _every(layer, own, "bias", tasks)
