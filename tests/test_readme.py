@@ -10,7 +10,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def test_the_table_lists_every_builtin_component() -> None:
     rows = re.findall(r"^\| (\w+) \| (.*) \| works \|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    listed = {point: re.findall(r"`(\w+)`", names) for point, names in rows}
+    listed = {point: re.findall(r"`([^`]+)`", names) for point, names in rows}
     built_in = [r for r in Registry.installed(Settings()).plugins() if r.distribution.startswith("crosstask-")]
     offered: dict[str, list[str]] = {}
     for record in built_in:

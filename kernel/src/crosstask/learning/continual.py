@@ -169,7 +169,7 @@ class ContinualLearner:
         self._tell("task_ends", task)
 
     def _tell(self, hook: str, task: Task) -> None:
-        for strategy in self._asked[hook]:
+        for strategy in self.strategies:
             self.context.call(strategy, hook, model=self.model, task=task)
 
     def _epochs(self, data: Batch, epochs: int, name: str, asked: dict[str, list[ContinualStrategy]]) -> None:
@@ -195,9 +195,10 @@ class ContinualLearner:
         self, batch: Batch, optimizer: torch.optim.Optimizer, asked: dict[str, list[ContinualStrategy]]
     ) -> Tensor:
         model, call = self.model, self.context.call
-        if asked["replay"]:
-            extra = [more for s in asked["replay"] if (more := call(s, "replay", batch=batch)) is not None]
-            batch = Batch.joined([batch, *extra]) if extra else batch
+        for strategy in asked["replay"]:
+            more = call(strategy, "replay", batch=batch)
+            if more is not None:
+                batch = Batch.joined([batch, more])
         outputs = model(batch.inputs, batch.task_ids)
         loss = model.loss(outputs, batch)
         for strategy in asked["penalty"]:
@@ -273,7 +274,7 @@ class ContinualLearner:
             model.lay_out(state["layout"], state["outputs"], 0)
         for strategy, (_, own) in zip(self.strategies, state["strategies"], strict=True):
             strategy.load_state_dict(copy.deepcopy(own))
-        for strategy in self._asked["resumes"]:
+        for strategy in self.strategies:
             self.context.call(strategy, "resumes", model=self.model)
         self.model.network.load_state_dict(state["network"])
         self._initial.network.load_state_dict(state["initial_network"])

@@ -45,10 +45,10 @@ class Batch:
 
     @staticmethod
     def joined(batches: Sequence[Batch]) -> Batch:
-        """The first batch with all others replayed."""
+        """The first batch with all others as replayed."""
         columns = ([b.inputs for b in batches], [b.targets for b in batches], [b.task_ids for b in batches])
         inputs, targets, task_ids = (torch.cat(column) for column in columns)
-        return Batch(inputs, targets, task_ids, sum(map(len, batches[1:])), batches[0].fresh)
+        return Batch(inputs, targets, task_ids, batches[0].replayed + sum(map(len, batches[1:])), batches[0].fresh)
 
 
 class ContinualModel(nn.Module):
@@ -167,6 +167,12 @@ class ContinualModel(nn.Module):
             else:
                 row[: self.seen] = True
         self.allowed = allowed.to(device_of(self.network))
+
+    def span(self, number: int) -> slice:
+        """The outputs that count for a task: its own, all, or all seen so far. They lie side by side."""
+        if self.scenario == "task":
+            return slice(self.columns[number][0], self.columns[number][-1] + 1)
+        return slice(0, self.seen)
 
     # --- Use
 

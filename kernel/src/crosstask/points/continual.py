@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class ContinualStrategy(Component):
-    """Every hook has a default that does nothing; write those you need. `crosstask.learning.continual.ContinualLearner` calls,
-    in a step, only hooks that a strategy has written. Strategies compose: each of a learner's is asked, in order.
+    """Every hook has a default that does nothing; write those you need: in a step, the learner
+    (`crosstask.learning.continual.ContinualLearner`) calls only hooks that a strategy has written. Strategies compose:
+    each of a learner's is asked, in order.
 
     `model` is a `ContinualModel`: the network as `model.network`, which outputs belong to which task, and the loss that
     counts only the outputs that may be chosen. Its head may have more outputs in a later task than in an earlier one.
@@ -36,7 +37,9 @@ class ContinualStrategy(Component):
 
     @hook()
     def replay(self, batch: Batch) -> Batch | None:
-        """Samples of earlier tasks to learn beside this batch of the current one; None for none."""
+        """Samples of earlier tasks to learn beside this batch; None for none. `batch` holds what the step learns so
+        far: samples of the current task and then `batch.replayed` that strategies before this one have added.
+        """
 
     @hook()
     def penalty(self, model: ContinualModel, batch: Batch, outputs: Tensor) -> Tensor | None:
