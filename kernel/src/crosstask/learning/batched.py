@@ -48,6 +48,9 @@ POOLS: set[type[nn.Module]] = {
 
 MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
 
+IMAGES = 20
+"""Support images of all tasks in one pass: beyond it the activations of a usual network leave the cache."""
+
 CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
     nn.Conv2d: functional.conv2d,
@@ -151,8 +154,18 @@ class Batched:
         return self._path
 
     def tasks_at_once(self, parameters: Mapping[str, Tensor], inputs: Tensor, first_order: bool) -> int:
-        """How many tasks one pass should take so that it is no slower than one task after the other."""
-        return len(inputs)
+        """How many tasks one pass should take so that it is no slower than one after the other, on the CPU.
+
+        Without convolutions: all. Convolutions on large batches of images are bound by arithmetic, and activations of
+        many tasks leave the cache: with them it is so many tasks that a pass has at most `IMAGES` images.
+        """
+        tasks, samples = inputs.shape[:2]
+        convolves = any(type(m) in CONVOLUTIONS for m in self.module.modules())
+        if self.path(parameters, inputs) == "loop":
+            return 1
+        if not convolves or inputs.device.type != "cpu":
+            return tasks
+        return min(tasks, max(1, IMAGES // samples))
 
     def head_start(self, names: set[str], *inputs: Tensor) -> tuple[int, tuple[Tensor, ...]]:
         """(how many layers come before the first that holds one of `names`, what they make of each of the inputs).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -97,3 +97,26 @@ class Headless(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         out: Tensor = self.model(inputs)
         return out
+
+
+class Selected(nn.Module):
+    """A model of which only some outputs are used, in another order: outputs[:, places]."""
+
+    places: Tensor
+
+    def __init__(self, model: nn.Module, places: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        device = next((p.device for p in model.parameters()), None)
+        self.register_buffer("places", torch.tensor(places, device=device))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.model(inputs)
+        return out[:, self.places]
+
+
+def for_classes(model: nn.Module, known: Sequence[str], wanted: Sequence[str]) -> nn.Module:
+    """`model`, whose outputs are the classes `known`, with the outputs `wanted`: itself where they are the same."""
+    if not wanted or tuple(known) == tuple(wanted):
+        return model
+    return Selected(model, [list(known).index(name) for name in wanted])

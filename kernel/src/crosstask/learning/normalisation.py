@@ -1,7 +1,7 @@
 """Batch normalisation whose second derivative is as quick as its first.
 
-torch's own second derivative of batch normalisation is put together from some thirty passes over the activations; by hand
-it takes five sums and two linear combinations. Gradients through the gradient steps of an inner loop need it.
+torch's own second derivative of batch normalisation is put together from some thirty passes over the activations; by
+hand it takes five sums and two linear combinations. Gradients through the gradient steps of an inner loop need it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class _Forward(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         x, weight, mean, scale = ctx.saved_tensors
         return *_Backward.apply(g, x, weight, mean, scale, ctx.eps), None  # type: ignore[no-untyped-call]
 
@@ -52,7 +52,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor, vw: Tensor, vb: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, v: Tensor, vw: Tensor, vb: Tensor) -> Any:
         """The derivative of L = <v, dx> + <vw, dw> + <vb, db>, where mean and r are functions of x too."""
         g, x, weight, mean, r = ctx.saved_tensors
         others = [d for d in range(x.ndim) if d != 1]
@@ -62,7 +62,7 @@ class _Backward(torch.autograd.Function):
             return values.reshape(1, -1, *(1 for _ in others[1:]))
 
         def average(values: Tensor) -> Tensor:
-            return values.sum(others) / count
+            return values.sum(others).div(count)
 
         z = (x - channel(mean)) * channel(r)
         g_mean, v_mean, gz, vz, gv = average(g), average(v), average(g * z), average(v * z), average(g * v)
