@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
-    from crosstask_merging.batchnorm import reestimate
     from crosstask_merging.dare import DARE
     from crosstask_merging.evolutionary import Evolutionary
     from crosstask_merging.files import merge, merge_modules
@@ -35,7 +34,6 @@ __all__ = [
     "merge",
     "merge_lora",
     "merge_modules",
-    "reestimate",
 ]
 
 __getattr__ = lazily(
@@ -55,6 +53,5 @@ __getattr__ = lazily(
         "merge": "files",
         "merge_lora": "lora",
         "merge_modules": "files",
-        "reestimate": "batchnorm",
     },
 )

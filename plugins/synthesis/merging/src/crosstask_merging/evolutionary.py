@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import cma  # type: ignore[import-untyped]  # ships no types
 import numpy as np
 from torch import Tensor
 
 from crosstask.options import component, option
 from crosstask_merging.merger import Ingredients, Merger, linear
+
+with warnings.catch_warnings():  # cma tells everyone who has no matplotlib that it cannot plot
+    warnings.filterwarnings("ignore", message="Could not import matplotlib", category=UserWarning)
+    import cma  # type: ignore[import-untyped]  # ships no types
 
 
 @component

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, OptionError, nearest
+from crosstask.learning.batchnorm import has_statistics, reestimate
 from crosstask.options import build, unstructure
-from crosstask_merging.batchnorm import has_statistics, reestimate
 from crosstask_merging.grams import grams_of
 from crosstask_merging.merger import Ingredients, Merger
 from crosstask_merging.plugin import PLUGIN

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
+from crosstask.learning.batchnorm import has_statistics, is_statistic, reestimate
+from crosstask.learning.modules import for_classes
 from crosstask.learning.objectives import loss_of
-from crosstask.learning.training import device_of, evaluate, predict
+from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Provenance
 from crosstask.tasks import Task, TaskDescriptor
-from crosstask_merging.batchnorm import has_statistics, reestimate
-from crosstask_merging.weights import InMemory, Weights, check_alike, is_statistic
+from crosstask_merging.weights import InMemory, Weights, check_alike
 
 Score = Callable[[Mapping[str, Tensor]], float]
 """How good a model with these tensors is; higher is better."""
@@ -157,7 +158,7 @@ class Merger(Synthesizer):
             if self.strict:
                 raise DataError(f"task {new_task.task_id!r}: {told}")
             notes.insert(0, told)
-        model = _for_classes(model, chosen[0].descriptor, new_task).eval()
+        model = for_classes(model, chosen[0].descriptor.classes, new_task.classes).eval()
         model.provenance = Provenance(  # type: ignore[assignment]
             strategy=type(self).__module__.rpartition(".")[2],
             new_task=new_task.task_id,
@@ -271,27 +272,6 @@ def kept_share(model: nn.Module, members: Sequence[Task], inputs: Tensor | None)
             same = (predict(model, inputs).argmax(1) == predict(task.model, inputs).argmax(1)).double().mean()
             found.append((float(same) - chance) / (1 - chance))
     return max(0.0, min(1.0, sum(found) / len(found))) if found else None
-
-
-class Selected(nn.Module):
-    """A model of which only some outputs are used, in another order."""
-
-    places: Tensor
-
-    def __init__(self, model: nn.Module, places: Sequence[int]) -> None:
-        super().__init__()
-        self.model = model
-        self.register_buffer("places", torch.tensor(places, device=device_of(model)))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.model(inputs)
-        return outputs[:, self.places]
-
-
-def _for_classes(model: nn.Module, its: TaskDescriptor, new_task: TaskDescriptor) -> nn.Module:
-    if not new_task.classes or its.classes == new_task.classes:
-        return model
-    return Selected(model, [its.classes.index(c) for c in new_task.classes])
 
 
 def _shown(task: TaskDescriptor) -> str:

@@ -22,8 +22,6 @@ DTYPES: dict[str, torch.dtype] = {
 }  # fmt: skip
 """The names that a safetensors header gives to torch's types."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Buffers of BatchNorm, by the last part of their names: averaged, never part of a task vector."""
 
 
 @attrs.frozen
@@ -93,11 +91,6 @@ def weights_of(source: Weights | nn.Module | Mapping[str, Tensor] | str | Path, 
     if isinstance(source, Weights):
         return source
     return OnDisk(source) if isinstance(source, str | Path) else InMemory(source, name)
-
-
-def is_statistic(name: str) -> bool:
-    """Whether a tensor is a statistic of BatchNorm's."""
-    return name.rpartition(".")[2] in STATISTICS
 
 
 def differences(models: Sequence[Weights]) -> list[str]:
