@@ -25,10 +25,12 @@ def ridge(features: Any, labels: Any) -> float:
     wanted, _ = targets(labels, len(rows))
     if len(rows) < 3 or (wanted == wanted[0]).all():
         return 0.0
-    length = (centred(rows) ** 2).sum() / len(rows)
     moved = wanted - wanted.mean(axis=0)
     alone = ((moved * len(rows) / (len(rows) - 1)) ** 2).sum()
-    errors = [(left_out_residuals(rows, wanted, p * length) ** 2).sum() for p in PENALTIES] if length > 0 else [alone]
+    left, squares = left_spectrum(centred(rows))
+    if len(squares) == 0:
+        return 0.0
+    errors = [(_left_out(left, squares, moved, p * squares.sum() / len(rows)) ** 2).sum() for p in PENALTIES]
     return float(1 - min(errors) / alone)
 
 
@@ -37,11 +39,14 @@ def left_out_residuals(features: Matrix, wanted: Matrix, penalty: float) -> Matr
 
     e_i / (1 - h_i), with the residuals e and leverages h of one fit to all; the intercept is not penalised.
     """
-    rows, moved = centred(features), wanted - wanted.mean(axis=0)
-    left, squares = left_spectrum(rows)
+    left, squares = left_spectrum(centred(features))
+    return _left_out(left, squares, wanted - wanted.mean(axis=0), penalty)
+
+
+def _left_out(left: Matrix, squares: Matrix, moved: Matrix, penalty: float) -> Matrix:
     kept = squares / (squares + penalty)
     fitted = left @ (kept[:, None] * (left.T @ moved))
-    leverage = 1 / len(rows) + (left**2 * kept).sum(axis=1)
+    leverage = 1 / len(left) + (left**2 * kept).sum(axis=1)
     missed: Matrix = (moved - fitted) / np.maximum(1 - leverage, 1e-12)[:, None]
     return missed
 
