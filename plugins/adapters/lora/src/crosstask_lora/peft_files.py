@@ -1,7 +1,7 @@
 """LoRA adapters in the files of Hugging Face's PEFT, read and written without it.
 
-The folder holds `adapter_config.json` and `adapter_model.safetensors`. Where a key is missing or belongs to nothing PEFT
-only warns; here that is an error.
+The folder holds `adapter_config.json` and `adapter_model.safetensors`. Where a key is missing or belongs to nothing
+PEFT only warns; here that is an error.
 """
 
 from __future__ import annotations
