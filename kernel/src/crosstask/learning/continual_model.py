@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from crosstask.errors import DataError, OptionError, nearest
 from crosstask.learning.fisher import evaluating
-from crosstask.learning.modules import head_of, replace_head
+from crosstask.learning.modules import head_name, seeded
 from crosstask.learning.training import device_of
 from crosstask.tasks import Task
 
@@ -60,8 +61,9 @@ class ContinualModel(nn.Module):
     - `class`: classes are numbered as they come (tasks that name the same class share it), and every class seen so far
       may be the answer.
 
-    Outputs that may not be chosen are masked before the softmax. A network whose `takes_tasks` is true is called with
-    (inputs, task_ids). `grow`: a head with too few outputs gets more, else that is an error.
+    Outputs that may not be chosen are masked before the softmax. `grow`: a head with too few outputs gets more, else
+    that is an error. A network whose `takes_tasks` is true is called with (inputs, task_ids), and says itself how many
+    `outputs` it has and how they grow: `widen(outputs, seed)`.
 
     `learning_rate` is the optimiser's in the task being learned, `generator` (CPU) what strategies draw from: it is
     seeded anew for each task.
@@ -84,7 +86,8 @@ class ContinualModel(nn.Module):
     @property
     def outputs(self) -> int:
         """How many outputs the head has."""
-        return self._last_linear().out_features
+        network: Any = self.network
+        return int(network.outputs) if self.takes_tasks else last_linear(network)[1].out_features
 
     @property
     def seen(self) -> int:
@@ -145,19 +148,11 @@ class ContinualModel(nn.Module):
 
     def widen(self, outputs: int, seed: int) -> None:
         """More outputs for the head: the old rows stay as they are, new ones are drawn from `seed`."""
-        old = self._last_linear()
-        weight, bias = old.weight.detach(), None if old.bias is None else old.bias.detach()
-        new = replace_head(self.network, outputs, seed)
-        with torch.no_grad():
-            new.weight[: len(weight)] = weight
-            if bias is not None:
-                new.bias[: len(bias)] = bias
-
-    def _last_linear(self) -> nn.Linear:
-        found = [m for m in head_of(self.network).modules() if isinstance(m, nn.Linear)]
-        if not found:
-            raise DataError(f"the head of {type(self.network).__name__} has no linear layer: its outputs are unknown")
-        return found[-1]
+        network: Any = self.network
+        if self.takes_tasks:
+            network.widen(outputs, seed)
+        else:
+            resize_head(network, outputs, seed)
 
     def _update(self) -> None:
         allowed = torch.zeros(len(self.tasks), self.outputs, dtype=torch.bool)
@@ -226,3 +221,30 @@ class ContinualModel(nn.Module):
         if outputs > self.outputs:
             self.widen(outputs, seed)
         self._update()
+
+
+def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and module of the layer that makes the outputs: the last linear one of the head. DataError if none."""
+    inside = head_name(network)
+    found = [(n, m) for n, m in network.get_submodule(inside).named_modules() if isinstance(m, nn.Linear)]
+    if not found:
+        raise DataError(f"the head of {type(network).__name__} has no linear layer: its outputs are unknown")
+    name, layer = found[-1]
+    return ".".join(part for part in (inside, name) if part), layer
+
+
+def resize_head(network: nn.Module, outputs: int, seed: int) -> None:
+    """As many outputs: rows that remain stay as they are, new ones are drawn from `seed`. DataError without a trunk."""
+    name, old = last_linear(network)
+    if old.out_features == outputs:
+        return
+    if not name:
+        raise DataError("a model that is only a linear layer has no trunk to keep; wrap it in a module with a 'head'")
+    with seeded(seed):
+        new = nn.Linear(old.in_features, outputs, bias=old.bias is not None).to(old.weight)
+    with torch.no_grad():
+        for kept, drawn in zip(old.parameters(), new.parameters(), strict=True):
+            rows = min(len(kept), len(drawn))
+            drawn[:rows] = kept[:rows]
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, new)

@@ -116,7 +116,7 @@ class ContinualKit(Kit):
                 )
 
     def check_modes_restored(self) -> None:
-        """Modules that were training still are, after a task's end and in every step."""
+        """Modules that learn are in training mode after a task's end and in every step."""
         noting = Modes()
         self.learned([self.make(), noting], self.scenarios()[0])
         expect(all(noting.ended), f"{self.name} leaves modules in evaluation mode at the end of a task")
@@ -235,7 +235,8 @@ def _weights(learner: ContinualLearner) -> dict[str, Tensor]:
 
 
 def _modes(network: nn.Module) -> list[bool]:
-    return [module.training for module in network.modules()]
+    """Of modules with something to learn: what a strategy has frozen may stay in evaluation mode."""
+    return [module.training for module in network.modules() if any(p.requires_grad for p in module.parameters())]
 
 
 KIT = ContinualKit
