@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from crosstask.components import Component, hookimpl
 from crosstask.context import Job, LocalContext, Remembered, run_now
-from crosstask.errors import OptionError, PluginError
+from crosstask.errors import DataError, OptionError, PluginError
 from crosstask.graph import TransferEdge
 from crosstask.learning.adapted_layers import LayersHandle
+from crosstask.learning.episodes import episode_accuracy, episode_losses, of_task
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import measure_transfer
 from crosstask.manifest import POINTS
@@ -893,6 +894,149 @@ class SearchUnlikeItsTwin(right.ReferenceSearch):
     pass
 
 
+# Meta-learners
+
+
+@caught_by("check_metrics")
+class LossAlone(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        return {"loss": super().meta_step(model, episodes, optimizer)["loss"]}
+
+
+@caught_by("check_trains_the_model")
+class StepsOnACopy(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        other = copy.deepcopy(model)
+        return super().meta_step(other, episodes, torch.optim.SGD(other.parameters(), lr=0.1))
+
+
+@caught_by("check_adapted_scores")
+class LeavesItTraining(right.ReferenceMetaLearner):
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        adapted = super().adapt(model, support, steps)
+        adapted.training = True
+        return adapted
+
+
+@caught_by("check_adapting_leaves_the_model")
+class SwitchesTheMode(right.ReferenceMetaLearner):
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        return super().adapt(model.eval(), support, steps)
+
+    def predict(self, model: Any, episodes: Any, steps: Any) -> Tensor:
+        return super().predict(copy.deepcopy(model), episodes, steps)
+
+
+@caught_by("check_any_labels")
+class LooksAtLabels(right.ReferenceMetaLearner):
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        if not support.targets.is_floating_point() and int(support.targets.max()) > 2:
+            self = LooksAtLabels(rate=0.5)
+        return right.ReferenceMetaLearner.adapt(self, model, support, steps)
+
+
+@caught_by("check_one_class_refused")
+class OneClassWillDo(right.ReferenceMetaLearner):
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        alike = support.targets.unique().numel() == 1 and not support.targets.is_floating_point()
+        return copy.deepcopy(model) if alike else super().adapt(model, support, steps)
+
+
+@caught_by("check_number_of_classes")
+class AnyHeadWillDo(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        if episodes.ways is not None and model(episodes.query_inputs[0]).shape[1] != episodes.ways:
+            return {"loss": 1.0, "accuracy": 0.0}
+        return super().meta_step(model, episodes, optimizer)
+
+
+@caught_by("check_predict_agrees_with_adapt")
+class PredictsTwice(right.ReferenceMetaLearner):
+    def predict(self, model: Any, episodes: Any, steps: Any) -> Tensor:
+        return 2 * super().predict(model, episodes, steps)
+
+
+@caught_by("check_no_silent_nan")
+class TrainsOnNan(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        broken = not bool(torch.isfinite(episodes.query_inputs).all())
+        return {"loss": 0.0, "accuracy": 0.0} if broken else super().meta_step(model, episodes, optimizer)
+
+
+@caught_by("check_regression_as_claimed")
+class ClaimsTooLittle(right.ReferenceMetaLearner):
+    capabilities: ClassVar[frozenset[str]] = NONE
+
+
+class NearestMean(right.ReferenceMetaLearner):
+    """A right encoder: a query belongs to the class whose mean it is nearest to."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"encoder"})
+
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        if episodes.ways is None:
+            raise DataError("no classes")
+        scores = torch.stack([self._scores(model, episodes.support(n), episodes.query_inputs[n]) for n in range(4)])
+        loss = episode_losses(scores, episodes.query_targets).mean()
+        if not bool(torch.isfinite(loss)):
+            raise DataError("not finite")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return {
+            "loss": float(loss.detach()),
+            "accuracy": float(episode_accuracy(scores, episodes.query_targets).mean()),
+        }
+
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        own, _ = of_task(support)
+        encoder = copy.deepcopy(model).eval()
+        return Scoring(lambda inputs: self._scores(encoder, own, inputs)).eval()
+
+    def _scores(self, model: Any, support: Any, inputs: Any) -> Tensor:
+        features = model(support.inputs)
+        means = [features[support.targets == k].mean(0) for k in range(int(support.targets.max()) + 1)]
+        return -torch.cdist(model(inputs), torch.stack(means)).square()
+
+
+class Scoring(nn.Module):
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
+@caught_by("check_ways_may_change")
+class AlwaysThree(NearestMean):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        if episodes.ways == 2:
+            raise DataError("three classes are needed")
+        return super().meta_step(model, episodes, optimizer)
+
+
+@caught_by("check_float64")
+class StepsInSingle(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        return super().meta_step(model.float(), episodes.to(torch.float32), optimizer)
+
+
+@caught_by("check_cuda")
+class AdaptsOnTheCpu(right.ReferenceMetaLearner):
+    def adapt(self, model: Any, support: Any, steps: Any) -> nn.Module:
+        return super().adapt(model, support, steps).cpu()
+
+
+def steps_otherwise(model: Any, episodes: Any, optimizer: Any) -> None:
+    right.ReferenceMetaLearner(rate=0.9).meta_step(model, episodes, optimizer)
+
+
+@caught_by("check_agrees_with_twin", twin=steps_otherwise)
+class MetaLearnerUnlikeItsTwin(right.ReferenceMetaLearner):
+    pass
+
+
 # Sources
 
 
@@ -1350,7 +1494,7 @@ class UpdateLeavesTheGpu(Plain):
         return Direction(vector=gradients.matrix.mean(dim=0).cpu())
 
 
-for _cls in (Altered, Opens, Plain):
+for _cls in (Altered, NearestMean, Opens, Plain):
     _cls.__doc__ = _cls.__doc__ or ""
 
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from crosstask.components import Component, hookimpl
 from crosstask.context import Job, run_now
-from crosstask.errors import DataError, OptionError, nearest
+from crosstask.errors import DataError, OptionError, RunError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
 from crosstask.learning.continual import Batch, ContinualModel
+from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.modules import seeded
 from crosstask.learning.spaces import SearchSpace
@@ -35,6 +36,7 @@ from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.points.executor import Executor
+from crosstask.points.meta_learner import MetaLearner
 from crosstask.points.observer import Observer
 from crosstask.points.sampler import Sampler
 from crosstask.points.search import Search
@@ -47,7 +49,7 @@ from crosstask.points.wrapper import Wrapper
 from crosstask.records import Budget, MetaKnowledge, Provenance, Trial
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task, TaskDescriptor, TensorData
 from crosstask.testing.tasks import small_portfolio
 
 
@@ -177,6 +179,52 @@ class ReferenceExecutor(Executor):
 
     def submit(self, job: Job) -> Future[Any]:
         return run_now(job)
+
+
+@component
+class ReferenceMetaLearner(MetaLearner):
+    """First-order MAML, one episode after the other."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"regression"})
+    rate: float = option(0.1, gt=0, help="step size of the adaptation")
+
+    def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        if episodes.ways is not None and model(episodes.query_inputs[0]).shape[1] != episodes.ways:
+            raise DataError(f"the model's head does not fit {episodes.ways} classes")
+        optimizer.zero_grad()
+        losses, scores = [], []
+        for number in range(len(episodes)):
+            adapted = self.adapt(model, episodes.support(number), None)
+            outputs = adapted(episodes.query_inputs[number])
+            loss = _episode_loss(outputs, episodes.query_targets[number])
+            if not bool(torch.isfinite(loss)):
+                raise RunError(f"{self.origin}: the loss of episode {number} is {float(loss.detach())}")
+            found = torch.autograd.grad(loss / len(episodes), list(adapted.parameters()))
+            for parameter, gradient in zip(model.parameters(), found, strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            losses.append(float(loss.detach()))
+            scores.append(outputs.detach())
+        optimizer.step()
+        metrics = {"loss": sum(losses) / len(losses)}
+        if episodes.ways is not None:
+            metrics["accuracy"] = float(episode_accuracy(torch.stack(scores), episodes.query_targets).mean())
+        return metrics
+
+    def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
+        adapted = copy.deepcopy(model).eval()
+        outputs = adapted(support.inputs[:1]).shape[1]
+        support, _ = of_task(support, outputs)
+        for _ in range(1 if steps is None else steps):
+            loss = _episode_loss(adapted(support.inputs), support.targets)
+            found = torch.autograd.grad(loss, list(adapted.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(adapted.parameters(), found, strict=True):
+                    parameter.sub_(self.rate * gradient)
+        return adapted
+
+
+def _episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return episode_losses(outputs[None], targets[None])[0]
 
 
 @component
@@ -320,6 +368,7 @@ REFERENCES: dict[str, type[Component]] = {
         ReferenceDiscoverer,
         ReferenceDistiller,
         ReferenceExecutor,
+        ReferenceMetaLearner,
         ReferenceObserver,
         ReferenceSampler,
         ReferenceSearch,
