@@ -1,0 +1,16 @@
+"""The manifest."""
+
+from crosstask.manifest import Extension, Plugin
+
+PLUGIN = Plugin(
+    name="analogy",
+    extensions=[
+        Extension(
+            "synthesis",
+            "analogy_transfer",
+            "crosstask_analogy.analogy_transfer:AnalogyTransfer",
+            summary="A is to B as C is to the new task: weights C + (B - A)",
+            source="Ilharco et al. (2023), Editing Models with Task Arithmetic, section 5",
+        ),
+    ],
+)
