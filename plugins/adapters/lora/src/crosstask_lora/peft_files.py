@@ -2,6 +2,10 @@
 
 The folder holds `adapter_config.json` and `adapter_model.safetensors`. Where a key is missing or belongs to nothing
 PEFT only warns; here that is an error.
+
+PEFT to 0.21, at least, adds the change of `nn.MultiheadAttention`'s output projection twice wherever it uses it
+(huggingface/peft#3774). With `out_proj_twice` (the default) such a factor is read at double and written at half its
+strength, exactly, so that both answer the same.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ REFUSED: dict[str, Callable[[Any], bool]] = {
 """Settings of PEFT's under which its adapter is another than ours."""
 
 
-def save_peft(model: AdapterModel, folder: str | Path, name: str = "default") -> None:
+def save_peft(model: AdapterModel, folder: str | Path, name: str = "default", *, out_proj_twice: bool = True) -> None:
     """Write a LoRA adapter of `model`, with its own heads if it has any, so that `PeftModel.from_pretrained` reads it.
 
     DataError for what PEFT has no such form of: another kind of adapter, grouped convolutions (PEFT's do not share A
@@ -50,7 +54,7 @@ def save_peft(model: AdapterModel, folder: str | Path, name: str = "default") ->
         raise DataError(f"adapter {name!r} is a {config.adapter_type!r}: only LoRA has a form in PEFT's files here")
     tensors: dict[str, Tensor] = {}
     for path, part in handle.parts.items():
-        tensors |= _written(model.base, path, part, handle)
+        tensors |= _written(model.base, path, part, handle, out_proj_twice)
     saved = model.saved(name)
     tensors |= {f"{PREFIX}{key}": tensor for key, tensor in (_own(saved) if saved else {}).items()}
     first: Any = next(iter(handle.parts.values()))
@@ -76,7 +80,7 @@ def save_peft(model: AdapterModel, folder: str | Path, name: str = "default") ->
         raise StoreError(f"cannot write a PEFT adapter to {target}: {error}") from None
 
 
-def load_peft(model: AdapterModel, folder: str | Path, name: str = "default") -> None:
+def load_peft(model: AdapterModel, folder: str | Path, name: str = "default", *, out_proj_twice: bool = True) -> None:
     """Put the LoRA adapter that PEFT wrote to `folder` on `model`, under `name`.
 
     DataError names keys that are missing, left over or of another shape, and settings that mean another adapter than
@@ -116,11 +120,11 @@ def load_peft(model: AdapterModel, folder: str | Path, name: str = "default") ->
         if missing := sorted(set(handle.parts) - set(factors)):
             raise DataError(f"{source / WEIGHTS} has nothing for {missing[0]!r}, which belongs to an adapted layer")
         for path, given in factors.items():
-            _take(model.base, path, handle.parts[path], given, str(source / WEIGHTS))
+            _take(model.base, path, handle.parts[path], given, str(source / WEIGHTS), out_proj_twice)
         if (saved := model.saved(name)) is not None:
             check_names(_own(saved), heads, f"{source / WEIGHTS}: modules_to_save")
             saved.load_state({".own.".join(key.rsplit(".", 1)): tensor for key, tensor in heads.items()})
-        _check_ties(handle, factors, model.base)
+        _check_ties(handle, factors, model.base, out_proj_twice)
     except DataError:
         model.remove_adapter(name)
         raise
@@ -168,10 +172,14 @@ def _our_path(path: str) -> str:
     return path.replace(".base_layer.out_proj", ".out_proj")
 
 
-def _their_path(base: nn.Module, path: str) -> str:
+def _inside_attention(base: nn.Module, path: str) -> bool:
+    """Whether a layer is the output projection of torch's attention."""
     parent, _, child = path.rpartition(".")
-    inside = child == "out_proj" and isinstance(base.get_submodule(parent), nn.MultiheadAttention)
-    return f"{parent}.base_layer.out_proj" if inside else path
+    return child == "out_proj" and isinstance(base.get_submodule(parent), nn.MultiheadAttention)
+
+
+def _their_path(base: nn.Module, path: str) -> str:
+    return f"{path.removesuffix('.out_proj')}.base_layer.out_proj" if _inside_attention(base, path) else path
 
 
 def _factors(part: LowRank) -> LowRank:
@@ -189,23 +197,19 @@ def _embeds(part: LowRank) -> bool:
     return isinstance(part, EmbeddingLowRank) or (isinstance(part, Shared) and part.kind is EmbeddingLowRank)
 
 
-def _written(base: nn.Module, path: str, part: Any, handle: LayersHandle) -> dict[str, Tensor]:
+def _written(base: nn.Module, path: str, part: Any, handle: LayersHandle, twice: bool) -> dict[str, Tensor]:
     """An adapter's tensors under PEFT's keys."""
     layer, own = base.get_submodule(path), _factors(part)
     if isinstance(part, AttentionLowRank) and f"{path}.out_proj" not in handle.parts:
         raise DataError(f"PEFT adapts attention with its output projection: {path}.out_proj has no adapter")
-    parent, _, child = path.rpartition(".")
-    if (
-        child == "out_proj"
-        and isinstance(base.get_submodule(parent), nn.MultiheadAttention)
-        and parent not in handle.parts
-    ):
+    inside, parent = _inside_attention(base, path), path.rpartition(".")[0]
+    if inside and parent not in handle.parts:
         raise DataError(f"PEFT adapts an output projection with its attention: {parent!r} has no adapter")
     key = f"{PREFIX}{_their_path(base, path)}"
     if _embeds(part):
         return {f"{key}.lora_embedding_A": own.up.t(), f"{key}.lora_embedding_B": own.down.t()}
     down: Tensor = own.down
-    up: Tensor = own.up
+    up: Tensor = own.up / 2 if inside and twice else own.up
     if isinstance(part, ConvLowRank):
         _ungrouped(layer, path)
         down = down.view(part.r, *part.kernel)
@@ -219,7 +223,7 @@ def _ungrouped(layer: Any, path: str) -> None:
 
 
 @torch.no_grad()
-def _take(base: nn.Module, path: str, part: Any, given: dict[str, Tensor], where: str) -> None:
+def _take(base: nn.Module, path: str, part: Any, given: dict[str, Tensor], where: str, twice: bool) -> None:
     """Put the two tensors of a file into an adapter."""
     own = _factors(part)
     ends = ENDS[2:] if _embeds(part) else ENDS[:2]
@@ -237,7 +241,7 @@ def _take(base: nn.Module, path: str, part: Any, given: dict[str, Tensor], where
         own.down.copy_(second.t())
     else:
         own.down.copy_(first.reshape(own.down.shape))
-        own.up.copy_(second.reshape(own.up.shape))
+        own.up.copy_(second.reshape(own.up.shape) * (2 if twice and _inside_attention(base, path) else 1))
 
 
 def _written_shapes(part: LowRank, own: LowRank) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -249,10 +253,10 @@ def _written_shapes(part: LowRank, own: LowRank) -> tuple[tuple[int, ...], tuple
     return (own.r, inner), (out, own.r)
 
 
-def _check_ties(handle: LayersHandle, factors: dict[str, dict[str, Tensor]], base: nn.Module) -> None:
+def _check_ties(handle: LayersHandle, factors: dict[str, dict[str, Tensor]], base: nn.Module, twice: bool) -> None:
     """A tied weight has one change here; a file that says two cannot be read."""
     for path, part in handle.parts.items():
-        ours = _written(base, path, part, handle)
+        ours = _written(base, path, part, handle, twice)
         for key, tensor in ours.items():
             end = next(end for end in ENDS if key.endswith(end))
             if not torch.equal(tensor, factors[path][end].to(tensor)):
