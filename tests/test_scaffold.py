@@ -95,7 +95,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environmen
     made.install(kernel)
     shutil.rmtree(kernel)
     for point in POINTS:
-        made.run("crosstask", "plugins", "new", point, f"my-{point}", "--into", "projects")
+        made.run("crosstask", "plugins", "new", point, f"my-{point.replace('_', '-')}", "--into", "projects")
     made.install(*sorted((made.folder / "projects").iterdir()))
     return made
 
@@ -104,9 +104,10 @@ def test_scaffolded_plugins_are_listed(environment: Environment) -> None:
     rows = json.loads(environment.run("crosstask", "plugins", "--json"))
     found = {row["name"]: row for row in rows}
     for point in POINTS:
-        row = found[f"my-{point}"]
+        dashed = f"my-{point.replace('_', '-')}"
+        row = found[dashed]
         assert row["status"] == "ok", row
-        assert row["distribution"] == f"crosstask-my-{point}"
+        assert row["distribution"] == f"crosstask-{dashed}"
         assert [(e["point"], e["name"].replace("-", "_")) for e in row["extensions"]] == [(point, f"my_{point}")]
 
 

@@ -23,12 +23,16 @@ def test_there_is_one_for_each_extension_point() -> None:
     assert {path.name for path in TEMPLATES.iterdir()} == set(POINTS)
 
 
+def camel(point: str) -> str:
+    return "".join(word.capitalize() for word in point.split("_"))
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_template_does_what_the_contract_says(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TEMPLATES / point / "src")
     package = f"crosstask_example_{point}"
     plugin = importlib.import_module(f"{package}.plugin").PLUGIN
-    made = getattr(importlib.import_module(package), f"Example{point.capitalize()}")
+    made = getattr(importlib.import_module(package), f"Example{camel(point)}")
     outcomes = run_checks(made, url="example-store://{folder}" if point == "store" else None)
     assert [(o.name, o.message) for o in outcomes if not o.ok] == []
     assert [e.point for e in plugin.extensions] == [point]
@@ -38,8 +42,9 @@ def test_template_does_what_the_contract_says(point: str, monkeypatch: pytest.Mo
 def test_template_is_whole(point: str) -> None:
     folder = TEMPLATES / point
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["name"] == f"crosstask-example-{point}"
-    entry = {f"example-{point}": f"crosstask_example_{point}.plugin:PLUGIN"}
+    dashed = point.replace("_", "-")
+    assert project["name"] == f"crosstask-example-{dashed}"
+    entry = {f"example-{dashed}": f"crosstask_example_{point}.plugin:PLUGIN"}
     assert project["entry-points"] == {"crosstask.plugins": entry}
     for name in ("README.md", ".github/workflows/test.yml", f"tests/test_example_{point}.py"):
         assert (folder / name).is_file()

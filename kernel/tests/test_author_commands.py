@@ -58,9 +58,10 @@ def invoke(*arguments: str) -> Result:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_new_writes_a_whole_project(point: str, tmp_path: Path) -> None:
-    result = invoke("new", point, f"very-own-{point}", "--into", str(tmp_path / "in a folder"))
+    dashed = f"very-own-{point.replace('_', '-')}"
+    result = invoke("new", point, dashed, "--into", str(tmp_path / "in a folder"))
     assert result.exit_code == 0, result.output
-    folder = tmp_path / "in a folder" / f"crosstask-very-own-{point}"
+    folder = tmp_path / "in a folder" / f"crosstask-{dashed}"
     assert str(folder) in result.output
     package, name = f"crosstask_very_own_{point}", f"very_own_{point}"
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -80,11 +81,12 @@ def test_new_writes_a_whole_project(point: str, tmp_path: Path) -> None:
         if path.endswith(".py"):
             ast.parse(text)
     project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["name"] == f"crosstask-very-own-{point}"
-    assert project["entry-points"]["crosstask.plugins"] == {f"very-own-{point}": f"{package}.plugin:PLUGIN"}
+    assert project["name"] == f"crosstask-{dashed}"
+    assert project["entry-points"]["crosstask.plugins"] == {dashed: f"{package}.plugin:PLUGIN"}
     major, minor, *_ = crosstask.__version__.split(".")
     assert f"crosstask-kernel>={major}.{minor},<{major}.{int(minor) + 1}" in project["dependencies"]
-    assert f"class VeryOwn{point.capitalize()}(" in (folder / "src" / package / f"{name}.py").read_text("utf-8")
+    camel = "".join(word.capitalize() for word in point.split("_"))
+    assert f"class VeryOwn{camel}(" in (folder / "src" / package / f"{name}.py").read_text("utf-8")
 
 
 def test_new_takes_the_name_of_the_distribution_too(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def _check_name(name: str, point: str) -> None:
         likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
         hint = f"; try {likely!r}" if _NAME.fullmatch(likely) else ""
         raise PluginError(
-            f"a plugin's name is lower-case words joined by dashes, such as 'my-{point}', got {name!r}{hint}"
+            f"a plugin's name is lower-case words joined by dashes, such as 'my-{_dashed(point)}', got {name!r}{hint}"
         )
     if keyword.iskeyword(name) or keyword.iskeyword(_camel(name)):
         raise PluginError(f"{name!r} is a word of the language Python; try 'my-{name}'")
@@ -92,10 +92,14 @@ def _camel(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("-"))
 
 
+def _dashed(point: str) -> str:
+    return point.replace("_", "-")
+
+
 def _renamed(text: str, point: str, name: str) -> str:
     """The template's names (example-balancer, example_balancer, ExampleBalancer) made those of the plugin."""
-    text = text.replace(f"example-{point}", name).replace(f"example_{point}", name.replace("-", "_"))
-    return text.replace(f"Example{point.capitalize()}", _camel(name))
+    text = text.replace(f"example-{_dashed(point)}", name).replace(f"example_{point}", name.replace("-", "_"))
+    return text.replace(f"Example{_camel(_dashed(point))}", _camel(name))
 
 
 def _kernel_of_today(text: str) -> str:

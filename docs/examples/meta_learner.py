@@ -1,0 +1,53 @@
+import copy
+
+import torch
+from torch import nn
+
+from crosstask import DataError, MetaLearner, component
+from crosstask.learning.episodes import EpisodeSampler, episode_accuracy, episode_losses, of_task
+from crosstask.learning.meta import BaseMetaLearner
+
+
+class NearestMean(nn.Module):
+    def __init__(self, encoder, support):
+        super().__init__()
+        self.encoder, (self.support, self.ways) = encoder, of_task(support)
+        if self.ways is None:
+            raise DataError("a task without classes has no class means")
+
+    def forward(self, inputs):
+        features = self.encoder(self.support.inputs)
+        means = [features[self.support.targets == number].mean(0) for number in range(self.ways)]
+        return -torch.cdist(self.encoder(inputs), torch.stack(means)).square()
+
+
+@component
+class Means(MetaLearner):
+    """Learns features in which samples lie near the mean of their class."""
+
+    capabilities = frozenset({"encoder"})
+
+    def meta_step(self, model, episodes, optimizer):
+        tasks = zip(map(episodes.support, range(len(episodes))), episodes.query_inputs, strict=True)
+        scores = torch.stack([NearestMean(model, support)(inputs) for support, inputs in tasks])
+        loss = episode_losses(scores, episodes.query_targets).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        accuracy = episode_accuracy(scores, episodes.query_targets).mean()
+        return {"loss": loss.item(), "accuracy": accuracy.item()}
+
+    def adapt(self, model, support, steps):
+        return NearestMean(copy.deepcopy(model), support).eval()
+
+
+generator = torch.Generator().manual_seed(0)
+inputs = torch.randn(400, 6, generator=generator)  # the class is in the first number, the others are noise
+labels = (inputs[:, 0] > 0).long() + 7
+tasks = EpisodeSampler((inputs, labels), ways=2, shots=1, queries=10)
+trainer = BaseMetaLearner(Means(), nn.Linear(6, 4))
+metrics = [trainer.meta_train_step(tasks.sample(8, generator)) for _ in range(300)]
+assert sum(m["accuracy"] for m in metrics[-20:]) > sum(m["accuracy"] for m in metrics[:20]) + 2
+adapted = trainer.adapt_to_task(torch.eye(6)[[0, 1]] * torch.tensor([[2.0], [-2.0]]), torch.tensor([8, 7]))
+found = adapted(torch.tensor([[3.0, 0, 0, 0, 0, 0], [-3.0, 0, 0, 0, 0, 0]])).argmax(1)
+assert found.tolist() == [1, 0]  # columns of the scores follow the labels, 7 and 8
