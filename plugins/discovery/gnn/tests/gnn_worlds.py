@@ -10,10 +10,10 @@ from crosstask_gnn.pairs import Array
 def world(tasks: int, seed: int = 0, estimators: int = 8) -> tuple[Array, Array, Array]:
     """(truth [n, n], estimates [k, n, n], features of the tasks [n, 12]).
 
-    A source helps by how near what it knows is to what the target needs, and by its own quality; targets differ in how
-    much there is to gain and how much depends on the source; one in ten cannot be helped. Estimators see this through
-    noise that they share, noise and a bias for sources of their own, and a monotone scale that differs by target: inside
-    a target each correlates by about 0.7 with the truth, between targets they say next to nothing.
+    A source helps by how near what it knows is to what the target needs, and by its own quality; targets differ in
+    how much there is to gain and how much depends on the source; one in ten cannot be helped. Estimators see this
+    through noise that they share, noise and a bias for sources of their own, and a monotone scale that differs by
+    target: inside a target their mean correlates by about 0.7 with the truth, between targets it says nothing.
     """
     rng = np.random.default_rng(seed)
     group = rng.integers(0, 4, tasks)
@@ -49,7 +49,7 @@ def within(guess: Array, truth: Array, known: Array) -> float:
     found = []
     for column in range(len(truth)):
         hidden = np.isnan(known[:, column]) & (np.arange(len(truth)) != column)
-        if truth[hidden, column].std() > 0.06:
+        if hidden.any() and truth[hidden, column].std() > 0.06:
             ranks = [np.argsort(np.argsort(values[hidden, column])) for values in (guess, truth)]
             found.append(np.corrcoef(*ranks)[0, 1])
     return float(np.mean(found))

@@ -7,6 +7,7 @@ import math
 import attrs
 import numpy as np
 
+from crosstask.learning.metrics import student_quantile
 from crosstask_gnn.additive import additive
 from crosstask_gnn.mean_z import mean_z
 from crosstask_gnn.mixed import Design, Fitted, mixed
@@ -80,9 +81,10 @@ def predict(
     """All pairs from those that are known.
 
     Every predictor is cross-validated with pairs left out, and for targets without a measurement with whole targets
-    left out; their mixture is chosen by the error there (greedily: Caruana et al. 2004, section 2), the network only
-    where it lowers it. Standard errors are the mixed model's, plus how far the networks differ, scaled to the errors
-    that were seen. With fewer than `FEWEST` measurements the mixed model answers, unchecked, and `note` says so.
+    left out; the mixture that answers is chosen by the errors there (greedily, as in Caruana et al. 2004, section 2),
+    the networks have a part in it only where they lower them. Standard errors are the mixed model's, plus how far the
+    networks differ, scaled to the errors that were seen. With fewer than `FEWEST` measurements the mixed model answers,
+    unchecked, and `note` says so.
     """
     labels, shape = labels or Labels.none(pairs.count), shape or Shape()
     design = Design.of(pairs)
@@ -99,7 +101,7 @@ def predict(
     warm = _Contest.of(pairs, _pair_folds(pairs, folds, rng), design)
     contests = [warm]
     if unknown.any() and (targets := _target_folds(pairs, folds, rng)):
-        contests.append(_Contest.of(pairs, targets, design))
+        contests.append(_Contest.of(pairs, targets, design, whole_targets=True))
     answers = {name: method(pairs) for name, method in SIMPLE.items()} | {MIXED: whole.mean}
     found: Forecast | None = None
     if network:
@@ -145,11 +147,12 @@ class _Contest:
     blind: dict[str, Array]
     said: dict[str, Array]
     among: dict[str, Array]
+    whole_targets: bool = False
 
     @classmethod
-    def of(cls, pairs: Pairs, folds: list[Mask], design: Design) -> _Contest:
+    def of(cls, pairs: Pairs, folds: list[Mask], design: Design, whole_targets: bool = False) -> _Contest:
         fits = [mixed(pairs.without(fold), design=design) for fold in folds]
-        made = cls(pairs, folds, fits, {}, {}, {})
+        made = cls(pairs, folds, fits, {}, {}, {}, whole_targets)
         for name, method in SIMPLE.items():
             made.enter(name, np.stack([method(pairs.without(fold)) for fold in folds]))
         made.enter(MIXED, np.stack([fit.mean for fit in fits]))
@@ -167,34 +170,44 @@ class _Contest:
     def truth(self) -> Array:
         return np.concatenate([self.pairs.known[fold] for fold in self.folds])
 
-    def vote(self, rounds: int = 20) -> Vote:
-        """Weights by greedy selection with replacement. A predictor joins only if it lowers the error."""
-        truth, names = self.truth, list(self.blind)
-        errors = {name: float(np.mean((self.blind[name] - truth) ** 2)) for name in names}
-        chosen: list[str] = []
-        total, best = np.zeros_like(truth), math.inf
-        for size in range(1, rounds + 1):
-            tried = {name: float(np.mean(((total + self.blind[name]) / size - truth) ** 2)) for name in names}
-            name = min(tried, key=lambda key: tried[key])
-            if size > 1 and tried[name] > best * (1 - 1e-4):
+    def vote(self, most: int = 20) -> Vote:
+        """Weights on the predictors: the mixed model's, the networks' or both, whichever errs least; then others join,
+        or get another share, one by one, if that lowers the mean squared error by more than two standard errors.
+        """
+        truth = self.truth
+
+        def squares(names: list[str]) -> Array:
+            return (np.mean([self.blind[name] for name in names], axis=0) - truth) ** 2
+
+        starts = [[MIXED], [NETWORK], [MIXED, NETWORK]] if NETWORK in self.blind else [[MIXED]]
+        chosen = min(starts, key=lambda names: float(squares(names).mean()))
+        while len(chosen) < most:
+            now, gains = squares(chosen), {}
+            for name in self.blind:
+                lower = now - squares([*chosen, name])
+                gains[name] = float(lower.mean() - 2 * lower.std() / math.sqrt(len(lower)))
+            best = max(gains, key=lambda name: gains[name])
+            if gains[best] <= 1e-4 * now.mean():
                 break
-            chosen.append(name)
-            total, best = total + self.blind[name], tried[name]
-        weights = {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)}
-        return Vote({name: math.sqrt(error) for name, error in errors.items()}, weights)
+            chosen = [*chosen, best]
+        errors = {name: math.sqrt(float(squares([name]).mean())) for name in self.blind}
+        return Vote(errors, {name: chosen.count(name) / len(chosen) for name in dict.fromkeys(chosen)})
 
     def scale(self, vote: Vote) -> float:
         """By how much the stated standard errors must be multiplied to cover what was left out as often as they say.
 
-        From the 95 % quantile of the errors where there are 40 or more, from their mean square where there are fewer.
+        From the 95 % quantile of the errors where there are 40 or more, from their mean square where there are fewer;
+        widened as Student's distribution is for the few pairs, or whole targets, that it was learned from.
         """
         mean = np.sum([w * self.blind[name] for name, w in vote.weights.items()], axis=0)
         between = sum(w * (self.blind[name] - mean) ** 2 for name, w in vote.weights.items())
         stated = np.sqrt(self.left_out(np.stack([fit.variance for fit in self.fits])) + between)
         off = np.abs(mean - self.truth) / stated
+        few = student_quantile(int(self.pairs.measured.any(0).sum()) - 1) / 1.96 if self.whole_targets else 1.0
         if len(off) < 40:
-            return float(np.sqrt(np.mean(off**2))) * (1 + 1 / len(off))
-        return float(np.quantile(off, min(1.0, 0.95 * (1 + 1 / len(off))))) / 1.96
+            few = max(few, student_quantile(len(off) - 1) / 1.96)
+            return float(np.sqrt(np.mean(off**2))) * few
+        return float(np.quantile(off, min(1.0, 0.95 * (1 + 1 / len(off))))) / 1.96 * few
 
 
 def _pair_folds(pairs: Pairs, count: int, rng: np.random.Generator) -> list[Mask]:

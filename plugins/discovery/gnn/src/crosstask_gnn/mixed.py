@@ -52,7 +52,7 @@ class Design:
         score = mean_score(pairs.estimates)
         smooth = soft_impute(Pairs.of(score))
         return cls(
-            score=np.stack([standardised(score, 0), standardised(smooth, 0)], axis=2) / np.sqrt(2),
+            score=np.stack([standardised(score, 0), 0.5 * standardised(smooth, 0)], axis=2),
             pair=np.moveaxis(z, 0, -1) / max(1.0, np.sqrt(len(z))),
             target=_scaled(np.hstack([standardised(level, 1).T, standardised(spread, 1).T, shared])),
             source=_scaled(np.hstack([standardised(z.sum(2) / places, 1).T, shared])),
@@ -171,7 +171,7 @@ def _most_likely(design: Design, places: Array, values: Array, stated: Array, mo
     grams, y = torch.tensor(np.stack(parts)), torch.tensor(values)
     extra = torch.tensor(stated**2)
     scale = max(float(values.var()), 1e-6)
-    typical = torch.tensor(scale) * torch.tensor([0.4, 0.1, 0.2, 0.05, 0.1, 0.05, 0.2], dtype=torch.float64)
+    typical = torch.tensor(scale) * torch.tensor([0.4, 0.05, 0.3, 0.01, 0.1, 0.01, 0.2], dtype=torch.float64)
     logs = typical.log().clone().requires_grad_(True)
     optimizer = torch.optim.LBFGS([logs], max_iter=40, line_search_fn="strong_wolfe", tolerance_change=1e-5)
 
@@ -182,7 +182,7 @@ def _most_likely(design: Design, places: Array, values: Array, stated: Array, mo
         kernel = kernel + torch.diag(extra + sizes[-1] + 1e-8)
         factor = torch.linalg.cholesky(kernel)
         fit = torch.linalg.solve_triangular(factor, y[:, None], upper=False).square().sum()
-        total = fit / 2 + factor.diagonal().log().sum() + ((logs - typical.log()) ** 2).sum() / (2 * 2.0**2)
+        total = fit / 2 + factor.diagonal().log().sum() + ((logs - typical.log()) ** 2).sum() / 2
         total.backward()
         return total
 

@@ -19,7 +19,8 @@ TYPES = len(RelationType)
 @attrs.frozen(eq=False)
 class Sight:
     """What networks may look at, B of them or one for all: `nodes` [n, d]; per pair `estimates` [s, n, n]; `residual`
-    [B, n, n], measured minus base in units of the noise, 0 where not visible; `visible` [B, n, n]; `base` [B, n, n].
+    [B, n, n], measured minus base in units of the noise, 0 where not visible; `visible` [B, n, n], 0 to 1 by how sure
+    the measurement is; `base` [B, n, n].
     """
 
     nodes: Tensor

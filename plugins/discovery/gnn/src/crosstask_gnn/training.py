@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crosstask.graph import RelationType
 from crosstask.learning.modules import seeded
 from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.network import Networks, Sight
@@ -128,9 +129,13 @@ def _train(
             h = networks.tasks(sight)
             added, logits = networks.pairs(h, sight, source, target)
             base = torch.tensor(np.stack([x.base for x in lessons]), dtype=torch.float32, device=device)
-            wanted = known[source, target] - base[torch.arange(len(copies), device=device)[:, None], source, target]
-            missed = functional.smooth_l1_loss(added, wanted / view.noise[:, None], reduction="none", beta=2.0)
-            loss = (weight * (missed + SHRINKAGE * added.square())).sum()
+            base = base[torch.arange(len(copies), device=device)[:, None], source, target]
+            noise = view.noise[:, None]
+            wanted = known[source, target] - base
+            logits = logits + type_logits(base + noise * added.detach(), noise)
+            missed = functional.smooth_l1_loss(added, wanted / noise, reduction="none", beta=2.0)
+            sure = view.sure[torch.arange(len(copies), device=device)[:, None], source, target]
+            loss = (weight * (sure * missed + SHRINKAGE * added.square())).sum()
             loss = loss + 0.1 * _type_loss(logits, types[source, target], weight)
             loss = loss + 0.1 * _difficulty_loss(networks.hardness(h), labels.difficulty)
             optimizer.zero_grad(set_to_none=True)
@@ -138,10 +143,10 @@ def _train(
             optimizer.step()
     networks.eval()
     blind_sight = view.sight([pairs.measured & ~folds[f] for f in copies], [fits[f].mean for f in copies])
-    blind, _, _ = view.answer(networks, blind_sight)
+    blind, _, _ = view.answer(networks, blind_sight, [fits[f].mean for f in copies])
     by_fold = blind.reshape(len(folds), shape.members, pairs.count, pairs.count).mean(1)
     everything = view.sight([pairs.measured] * len(copies), [whole.mean] * len(copies))
-    more, relations, difficulty = view.answer(networks, everything)
+    more, relations, difficulty = view.answer(networks, everything, [whole.mean] * len(copies))
     return {
         "added": more.sum(0),
         "squares": (more**2).sum(0),
@@ -165,6 +170,9 @@ class _View:
         self.nodes = tensor(np.hstack([features, design.target, design.source]))
         spread = [fit.variances.noise**0.5 for fit in fits for _ in range(members)]
         self.noise = tensor(np.array(spread))
+        stated = tensor(np.nan_to_num(pairs.error))
+        self.sure = 1 / (1 + (stated / self.noise[:, None, None]) ** 2)
+        """[B, n, n] how much a measurement tells, by its standard error: 1 for one without any."""
 
     def sight(self, visible: Sequence[Mask], base: Sequence[Array]) -> Sight:
         scale = self.noise[:, None, None]
@@ -172,24 +180,49 @@ class _View:
         bases = torch.tensor(np.stack(base), dtype=torch.float32, device=self.device)
         known = torch.tensor(np.nan_to_num(self.pairs.known), dtype=torch.float32, device=self.device)
         centred = (bases - bases.mean((1, 2), keepdim=True)) / (2 * scale)
-        return Sight(self.nodes, self.estimates, seen * (known - bases) / scale, seen, centred)
+        told = seen * self.sure
+        return Sight(self.nodes, self.estimates, told * (known - bases) / scale, told, centred)
 
     @torch.no_grad()
-    def answer(self, networks: Networks, sight: Sight, at_once: int = 200_000) -> tuple[Array, Array, Array]:
+    def answer(
+        self, networks: Networks, sight: Sight, base: Sequence[Array], at_once: int = 200_000
+    ) -> tuple[Array, Array, Array]:
         """(what to add to the base [B, n, n], probabilities of the types [B, n, n, 7], difficulties [B, n])."""
         n, copies = self.pairs.count, len(self.noise)
         h = networks.tasks(sight)
         every = torch.cartesian_prod(*[torch.arange(n, device=self.device)] * 2).T
+        noise = self.noise[:, None]
         added, types = [], []
         for ends in torch.split(every, max(1, at_once // copies), dim=1):
             more, logits = networks.pairs(h, sight, ends[:1], ends[1:])
-            added.append((more * self.noise[:, None]).cpu())
-            types.append(logits.softmax(2).cpu())
+            here = np.stack([each[tuple(ends.cpu().numpy())] for each in base])
+            mean = torch.tensor(here, dtype=torch.float32, device=self.device) + noise * more
+            added.append((more * noise).cpu())
+            types.append((logits + type_logits(mean, noise)).softmax(2).cpu())
         return (
             torch.cat(added, 1).reshape(copies, n, n).double().numpy(),
             torch.cat(types, 1).reshape(copies, n, n, -1).numpy(),
             networks.hardness(h).sigmoid().cpu().numpy(),
         )
+
+
+def type_logits(mean: Tensor, spread: Tensor) -> Tensor:
+    """[..., 7] logarithms of how probable each relation type is for a coefficient normal about `mean`: where a network
+    starts from. What is both weakly similar and complementary is halved: which of them depends on the descriptors.
+    """
+    ends = torch.tensor((0.0, 0.2, 0.4, 0.5, 0.7, 1.0), device=mean.device)
+    below = torch.special.ndtr((ends - mean[..., None]) / spread[..., None])
+    negative, small, weak, middle, upper, high = torch.diff(below, prepend=torch.zeros_like(below[..., :1])).unbind(-1)
+    chances = {
+        RelationType.ANTAGONISTIC: negative,
+        RelationType.INDEPENDENT: small,
+        RelationType.WEAKLY_SIMILAR: weak / 2,
+        RelationType.COMPLEMENTARY: (weak + middle) / 2,
+        RelationType.MODERATELY_SIMILAR: middle / 2 + upper,
+        RelationType.HIGHLY_SIMILAR: high,
+        RelationType.IDENTICAL: 1 - below[..., -1],
+    }
+    return torch.stack([chances[kind] for kind in RelationType], dim=-1).clamp_min(1e-4).log()
 
 
 def _lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator) -> list[Lesson]:

@@ -1,0 +1,131 @@
+"""The networks against the simple predictors, what is chosen, and how sure it is."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from gnn_worlds import part, within, world
+
+from crosstask_gnn import Pairs, Prediction, Shape, predict
+from crosstask_gnn.choice import DECODER, MIXED, NETWORK
+
+SMALL = Shape(members=1, steps=60, width=64, hidden=64)
+
+
+@functools.cache
+def found(share: float, seed: int = 0) -> tuple[Prediction, np.ndarray, np.ndarray]:
+    """(prediction, truth, what was known) of 30 tasks."""
+    truth, estimates, nodes = world(30, seed=seed)
+    known = part(truth, share)
+    return predict(Pairs.of(known, None, estimates, nodes), shape=SMALL), truth, known
+
+
+def off(guess: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float:
+    hidden = np.isnan(known) & ~np.eye(len(truth), dtype=bool)
+    return float(np.sqrt(np.square(guess - truth)[hidden].mean()))
+
+
+def test_the_networks_beat_every_simple_predictor_and_messages_help() -> None:
+    made, truth, known = found(0.3)
+    errors = {name: off(guess, truth, known) for name, guess in made.each.items()}
+    assert min(errors, key=lambda name: errors[name]) == NETWORK, errors
+    assert errors[NETWORK] < 0.97 * errors[MIXED]
+    assert errors[NETWORK] < errors[DECODER]
+    assert within(made.each[NETWORK], truth, known) > within(made.each["mean z"], truth, known)
+    assert NETWORK in made.warm.weights
+    assert not made.fallback
+
+
+def test_the_answer_is_no_worse_than_the_best_simple_one() -> None:
+    made, truth, known = found(0.1)
+    simple = [off(guess, truth, known) for name, guess in made.each.items() if name not in (NETWORK, DECODER)]
+    assert off(made.mean, truth, known) < 1.03 * min(simple)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_intervals_hold_what_they_say(share: float) -> None:
+    made, truth, known = found(share)
+    hidden = np.isnan(known) & ~np.eye(30, dtype=bool)
+    inside = np.abs(made.mean - truth)[hidden] < 1.96 * made.std[hidden]
+    assert 0.9 < inside.mean() < 0.995
+    widest = np.argsort(made.std[hidden])[-hidden.sum() // 4 :]
+    assert np.abs(made.mean - truth)[hidden][widest].mean() > np.abs(made.mean - truth)[hidden].mean()
+
+
+def test_targets_with_nothing_measured_are_chosen_for_on_whole_targets() -> None:
+    truth, estimates, nodes = world(20, seed=1)
+    known = part(truth, 0.4)
+    known[:, :6] = np.nan
+    made = predict(Pairs.of(known, None, estimates, nodes), shape=SMALL, folds=3)
+    assert made.cold is not None
+    cold = np.where(np.arange(20) < 6, np.nan, 0.0) + np.zeros((20, 20))
+    assert within(made.mean, truth, cold) > 0.5
+    hidden = (np.arange(20) < 6) & ~np.eye(20, dtype=bool)
+    assert made.std[hidden].mean() > made.std[~hidden].mean(), "what nothing was measured of is less sure"
+
+
+def test_intervals_of_cold_targets_hold_what_they_say() -> None:
+    """Over many worlds: in one, six targets may all be harder than those that were seen."""
+    inside = []
+    hidden = (np.arange(16) < 5) & ~np.eye(16, dtype=bool)
+    for seed in range(8):
+        truth, estimates, nodes = world(16, seed=seed)
+        known = part(truth, 0.4, seed)
+        known[:, :5] = np.nan
+        made = predict(Pairs.of(known, None, estimates, nodes), folds=3, network=False)
+        inside.append((np.abs(made.mean - truth) < 1.96 * made.std)[hidden].mean())
+    assert 0.88 < np.mean(inside) < 0.995, inside
+
+
+def test_noise_is_left_to_a_simple_predictor() -> None:
+    """Nothing to learn: what is predicted stays near the mean, and the networks get no vote of their own."""
+    rng = np.random.default_rng(0)
+    truth = 0.1 * rng.normal(size=(16, 16))
+    known = part(truth, 0.4)
+    made = predict(Pairs.of(known, None, rng.normal(size=(4, 16, 16))), shape=SMALL)
+    assert off(made.mean, truth, known) < 1.1 * truth.std()
+    assert made.warm.weights.get(NETWORK, 0.0) <= 0.5
+
+
+def test_a_low_rank_matrix_without_estimates_goes_to_completion() -> None:
+    rng = np.random.default_rng(3)
+    truth = 0.3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 30))
+    known = part(truth, 0.5)
+    made = predict(Pairs.of(known), shape=SMALL, folds=3)
+    assert "soft-impute" in made.warm.weights
+    assert off(made.mean, truth, known) < 0.5 * off(made.each[MIXED], truth, known)
+
+
+def test_an_asked_pair_is_never_seen() -> None:
+    """What is left out has no way in: another value there changes none of the predictions without it."""
+    truth, estimates, nodes = world(12, seed=4)
+    known = part(truth, 0.5)
+    pairs = [Pairs.of(known, None, estimates, nodes)]
+    place = tuple(np.argwhere(pairs[0].measured)[3])
+    other = known.copy()
+    other[place] += 0.7
+    pairs.append(Pairs.of(other, None, estimates, nodes))
+    from crosstask_gnn.mixed import Design, mixed
+    from crosstask_gnn.training import Labels, forecast
+
+    hidden = np.zeros((12, 12), dtype=bool)
+    hidden[place] = True
+    blind = []
+    for each in pairs:
+        design = Design.of(each)
+        fit = mixed(each.without(hidden), design=design)
+        shape = Shape(members=1, steps=5, width=16, hidden=16)
+        made = forecast(each, [hidden], [fit], mixed(each, design=design), design, Labels.none(12), shape, 0)
+        blind.append(made.blind)
+    assert np.array_equal(*blind)
+
+
+def test_too_few_measurements_are_said() -> None:
+    truth, estimates, _ = world(10, seed=5)
+    made = predict(Pairs.of(part(truth, 0.05), None, estimates))
+    assert "only 4 pairs were measured" in made.note
+    assert made.fallback
+    assert np.isfinite(made.mean).all()
+    assert (made.std > 0).all()
