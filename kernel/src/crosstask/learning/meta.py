@@ -26,7 +26,7 @@ class BaseMetaLearner:
         adapted = trainer.adapt_to_task(support_x, support_y)
 
     The algorithm is in the learner's hooks `meta_step` and `adapt`; anyone's learner works here, by composition.
-    Batches come from `crosstask.learning.create_meta_batch` or `EpisodeSampler`, or are lists of tasks (support inputs,
+    Batches come from `create_meta_batch` or `EpisodeSampler` (crosstask.learning.episodes), or are lists of (support inputs,
     support labels, query inputs, query labels). `optimizer`: of `model`'s parameters (default: the learner's own).
     """
 

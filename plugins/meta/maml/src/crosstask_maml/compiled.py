@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.stateless import _reparametrize_module
 
+from crosstask.errors import OptionError
 from crosstask.learning.batched import Batched
 
 
@@ -17,7 +18,7 @@ class Compiled:
     """`meta_gradients`, traced into one graph of tensor operations, inner gradients included, and compiled.
 
     One graph for each module and shape of episodes; making one takes a minute, so it pays from some thousand steps on.
-    A graph holds what the module did when it was traced: dropout and other random numbers are refused by its caller.
+    A graph holds what the module did when it was traced, so one that draws random numbers (dropout) is refused.
     """
 
     def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
@@ -64,6 +65,12 @@ class Compiled:
 
         leaves = [t.detach().clone().requires_grad_() for t in trained]
         graph = make_fx(flat)(leaves, list(episodes))
+        for node in graph.graph.nodes:
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+                raise OptionError(
+                    f"compile = true cannot be used with a model that draws random numbers ({node.target}): they would "
+                    "be the same in every step; leave dropout out, or do not compile"
+                )
         with torch.no_grad():
             compiled: Callable[..., Any] = torch.compile(graph)
         return compiled
