@@ -421,7 +421,7 @@ class _Job:
             engine.run, [self._component("continual", choice) for choice in part.strategies], self.recipe.model,
             split_by_classes(tasks[0], part.parts) if part.parts else tasks, part.scenario, epochs=part.epochs,
             learning_rate=part.learning_rate, optimizer=part.optimizer, batch_size=part.batch_size,
-            buffer_size=part.buffer_size, grow=part.grow, seeds=self.recipe.seeds,
+            grow=part.grow, seeds=self.recipe.seeds,
         )  # fmt: skip
         self._update(continual=result)
         naive = result.naive

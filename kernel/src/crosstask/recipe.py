@@ -86,7 +86,6 @@ class ContinualPart:
     batch_size: int = option(128, ge=1, help="samples per step")
     learning_rate: float = option(1e-3, gt=0, help="step size")
     optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
-    buffer_size: int | None = option(None, ge=1, help="samples that strategies with a memory may keep")
     grow: bool = option(False, help="let the head grow with the classes seen, instead of masking it")
 
 

@@ -342,7 +342,6 @@ class FewShotResult:
     tasks: tuple[str, ...]
     train: tuple[str, ...]
     test: tuple[str, ...]
-    held_out: str = option("classes", choices=("classes", "tasks"), help="what the test was apart by")
     ways: int = option(ge=2, help="classes of an episode")
     shots: int = option(ge=1, help="support samples of each class")
     queries: int = option(ge=1, help="queries of each class")
@@ -350,6 +349,7 @@ class FewShotResult:
     meta_batch: int = option(ge=1, help="episodes of a meta-step")
     accuracy: Interval
     untrained_accuracy: Interval
+    held_out: str = option("classes", choices=("classes", "tasks"), help="what the test was apart by")
     curve: LearningCurve = attrs.field(factory=LearningCurve)
     losses: tuple[float, ...] = ()
     split: str = "test"

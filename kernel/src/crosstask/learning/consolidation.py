@@ -69,7 +69,7 @@ class Pull:
     def __init__(self, model: nn.Module, importance: Mapping[str, Tensor], centre: Mapping[str, Tensor]) -> None:
         known = dict(model.named_parameters())
         names = [n for n in importance if n in known and known[n].requires_grad]
-        self.parameters = [known[n] for n in names]
+        self.parameters: list[Tensor] = [known[n] for n in names]
         weights, centres = fitted(importance, model), fitted(centre, model)
         self.weights, self.centres = [weights[n] for n in names], [centres[n] for n in names]
         self.shares: list[Tensor] = []

@@ -434,7 +434,6 @@ def run_continual(
     optimizer: str = "adam",
     weight_decay: float = 0.0,
     batch_size: int = 128,
-    buffer_size: int | None = None,
     grow: bool = False,
     split: str = "test",
     seeds: int = 1,
@@ -469,8 +468,7 @@ def run_continual(
     origins: list[str] = []
     for number in range(seeds):
         for kind in kinds:
-            chosen, size = (strategies, buffer_size) if kind == "chosen" else ((), None)
-            learner = job.learner(number, chosen, size)
+            learner = job.learner(number, strategies if kind == "chosen" else ())
             if kind == "chosen":
                 told, origins = learner.warnings, [s.origin for s in learner.strategies]
             found[kind].append(job.joint(learner, number) if kind == "joint" else job.sequence(learner, number))
@@ -488,7 +486,7 @@ def run_continual(
         epochs=epochs,
         seed=context.seed,
         seeds=seeds,
-        options=unstructure({**fixed, "model": model, "buffer_size": buffer_size, "strategies": job.options}),
+        options=unstructure({**fixed, "model": model, "strategies": job.options}),
     )
     context.tell("stage_finished", stage="continual", result=result)
     return result
@@ -501,7 +499,7 @@ class _ContinualRun:
         self.context, self.spec, self.tasks, self.fixed, self.epochs = context, model, tasks, fixed, epochs
         self.options: list[Any] = []
 
-    def learner(self, number: int, strategies: Sequence[Any], buffer_size: int | None) -> ContinualLearner:
+    def learner(self, number: int, strategies: Sequence[Any]) -> ContinualLearner:
         """A learner with a model for the first task (with `grow`) or for all of them."""
         layout = ContinualModel(self.spec.build(self.tasks[0].descriptor, 0), self.fixed["scenario"], grow=True)
         for task in self.tasks[: 1 if self.fixed["grow"] else None]:
@@ -510,7 +508,7 @@ class _ContinualRun:
         seed = self.context.seed_for("continual", number, "model")
         network = self.spec.build(descriptor, seed).to(self.context.device)
         made = [copy.deepcopy(s) if isinstance(s, ContinualStrategy) else s for s in strategies]
-        learner = ContinualLearner(network, made, buffer_size, context=self.context, repeat=number, **self.fixed)
+        learner = ContinualLearner(network, made, context=self.context, repeat=number, **self.fixed)
         if strategies:
             self.options = [{"strategy": s.origin, "options": s.options()} for s in learner.strategies]
         return learner

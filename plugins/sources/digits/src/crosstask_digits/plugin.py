@@ -13,5 +13,10 @@ PLUGIN = Plugin(
             source="Alpaydin, Kaynak (1998), Optical Recognition of Handwritten Digits, UCI repository",
         ),
         Extension("recipe", "demo", "crosstask_digits:demo.toml", summary="Everything once, on digits, in two minutes"),
+        Extension(
+            "recipe", "continual", "crosstask_digits:continual.toml", summary="Ten digits in five lessons, with a small memory"
+        ),
+        Extension("recipe", "few-shot", "crosstask_digits:few_shot.toml", summary="Digits in a new view, from one example of each"),
+        Extension("recipe", "search", "crosstask_digits:search.toml", summary="A network and a step size for parity"),
     ],
 )

@@ -1,0 +1,36 @@
+"""Every installed recipe runs to its end, cut short here; `demo` is run whole by `.ci/run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crosstask import Registry
+from crosstask.job import run_recipe
+from crosstask.recipe import load_recipe
+
+SHORT = {
+    "adapter-transfer": ("seeds=1", "train.steps=20", "budget.steps=10"),
+    "continual": ("seeds=1", "continual.epochs=1"),
+    "few-shot": ("few_shot.steps=3", "few_shot.test_episodes=8"),
+    "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
+}
+FIGURES = {
+    "adapter-transfer": ("measured_pairs", "target_with_curriculum"),
+    "continual": ("continual_accuracy", "continual_accuracy_without", "continual_accuracy_of_joint_training"),
+    "few-shot": ("few_shot_accuracy", "few_shot_untrained"),
+    "search": ("found_score", "default_score"),
+}
+
+
+def test_every_recipe_is_run() -> None:
+    assert {*SHORT, "demo"} == set(Registry.installed().names("recipe"))
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_recipe(name: str, tmp_path: Path) -> None:
+    registry = Registry.installed()
+    record = run_recipe(load_recipe(name, registry, SHORT[name]).recipe, tmp_path, registry=registry)
+    assert {figure for figure in FIGURES[name] if record.summary.get(figure) is None} == set()
+    assert (tmp_path / "report.html").stat().st_size > 10_000
