@@ -1,0 +1,348 @@
+"""Architecture search against random search, Optuna and itself: python tests/benchmarks/nas.py [--only tables,regret,…]
+
+`tables` trains every architecture of two small spaces on digits once (about twenty CPU minutes), kept in
+/tmp/crosstask-bench and gone on with if it was stopped.
+`regret`: how far the best of 25, 50, 100 evaluations is from the best of the table, over seeds.
+`tuning`: continuous functions. `darts`: the rank of its architecture in the table. `warm`: warm starts from a related
+task. `adaptive`: AdaptiveOptimizer against Adam from any start rate. Figures as Markdown on stdout; `--plot FILE`.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.samplers import GPSampler, TPESampler
+
+from crosstask.context import LocalContext
+from crosstask.learning.data import batches
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.search import run_search
+from crosstask.learning.spaces import Parameter, Point, SearchSpace
+from crosstask.learning.training import evaluate, fit
+from crosstask.records import Budget, Trial
+from crosstask.registry import Registry
+from crosstask.tasks import Task
+from crosstask_nas import ArchitectureSpace, create_nas_search_space
+
+CACHE = Path("/tmp/crosstask-bench")
+SEEDS_OF_A_VALUE = 2
+BUDGETS = {
+    "conv": Budget(steps=120, batch_size=32, learning_rate=5e-3),
+    "linear": Budget(steps=80, batch_size=32, learning_rate=3e-3, samples=200),
+}
+
+
+def digits(name: str = "digits") -> Task:
+    return Registry.installed().create("source", "digits", {"tasks": [name]}).load()[name]  # type: ignore[attr-defined]
+
+
+def architectures(kind: str) -> ArchitectureSpace:
+    if kind == "conv":
+        return create_nas_search_space((1, 8, 8), 10, 3, operations=("conv3", "separable3", "pool"), widths=(4, 8, 16))
+    return create_nas_search_space((1, 8, 8), 10, 3, operations=("relu", "tanh", "norm"), widths=(4, 16, 64))
+
+
+def key(point: Point) -> str:
+    return json.dumps(point, sort_keys=True)
+
+
+def table(kind: str, task_name: str = "digits") -> dict[str, list[float]]:
+    """(validation, test) accuracy of every architecture, means over two seeds."""
+    path = CACHE / f"nas-{kind}-{task_name}.json"
+    found: dict[str, list[float]] = json.loads(path.read_text()) if path.is_file() else {}
+    made = architectures(kind)
+    left = [point for point in made.space.points() if key(point) not in found]
+    if not left:
+        return found
+    task, budget, started = digits(task_name), BUDGETS[kind], time.process_time()
+    CACHE.mkdir(exist_ok=True)
+    for number, point in enumerate(left):
+        scores = []
+        for seed in range(SEEDS_OF_A_VALUE):
+            model = made.build(point, seed)
+            fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+            scores.append((evaluate(model, task, "validation"), evaluate(model, task, "test")))
+        found[key(point)] = [statistics.fmean(column) for column in zip(*scores, strict=True)]
+        if number % 50 == 0 or point is left[-1]:
+            path.write_text(json.dumps(found))
+    print(f"{kind} on {task_name}: {len(left)} architectures, {time.process_time() - started:.0f} CPU s", flush=True)
+    return found
+
+
+Asker = tuple[Callable[[list[Trial]], Point], Callable[[Trial], None]]
+
+
+def ours(name: str, seed: int, space: SearchSpace, **options: Any) -> Asker:
+    """A component of ours, outside a run."""
+    component: Any = Registry.installed().create("search", name, options)
+    component.bind(LocalContext(seed=seed))
+    component.search_begins(space, None, None)
+    return lambda trials: component.propose(space, trials), component.observe
+
+
+def optunas(kind: str, seed: int, space: SearchSpace) -> Asker:
+    """Optuna as its documentation says: one study, ask and tell, choices as choices, define by run."""
+    sampler: Any = {"tpe": TPESampler, "gp": GPSampler}[kind](seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    open_trials: list[Any] = []
+
+    def ask(trials: list[Trial]) -> Point:
+        trial = study.ask()
+        open_trials.append(trial)
+        point: Point = {}
+        for name, parameter in space.parameters.items():
+            if space.active(name, point):
+                if parameter.choices:
+                    point[name] = trial.suggest_categorical(name, parameter.choices)
+                else:
+                    point[name] = trial.suggest_float(name, parameter.low or 0.0, parameter.high or 0.0)
+        return point
+
+    def tell(trial: Trial) -> None:
+        study.tell(open_trials.pop(), trial.value)
+
+    return ask, tell
+
+
+def searched(
+    made: Asker, space: SearchSpace, value: Callable[[Point], float], count: int, skip_repeats: bool = False
+) -> tuple[list[float], dict[str, float], list[float]]:
+    """(best value after each evaluation, every different point's value, CPU seconds of each proposal).
+
+    With `skip_repeats` a point that comes again is told what it came to and does not count.
+    """
+    ask, tell = made
+    trials: list[Trial] = []
+    known: dict[str, float] = {}
+    best, seconds, skipped = [], [], 0
+    while len(best) < count:
+        started = time.process_time()
+        point = ask(trials)
+        seconds.append(time.process_time() - started)
+        again = key(point) in known
+        known.setdefault(key(point), value(point))
+        trials.append(Trial(number=len(trials), point=point, status="done", value=known[key(point)]))
+        tell(trials[-1])
+        if skip_repeats and again and skipped < 20 * count:
+            skipped += 1
+            continue
+        best.append(max(known.values()))
+    return best, known, seconds
+
+
+METHODS: dict[str, tuple[Callable[[int, SearchSpace], Asker], bool, float]] = {
+    # name: (maker, repeats do not count, share of the seeds)
+    "random": (lambda seed, space: ours("random", seed, space), False, 1.0),
+    "evolutionary": (lambda seed, space: ours("evolutionary", seed, space), False, 1.0),
+    "Optuna TPE": (lambda seed, space: optunas("tpe", seed, space), False, 1.0),
+    "Optuna TPE, repeats not counted": (lambda seed, space: optunas("tpe", seed, space), True, 1.0),
+    "Optuna GP, repeats not counted": (lambda seed, space: optunas("gp", seed, space), True, 0.2),
+    "**bayesian**": (lambda seed, space: ours("bayesian", seed, space), False, 1.0),
+}
+
+
+def regret(seeds: int, plot: Path | None, kinds: Sequence[str] = tuple(BUDGETS)) -> None:
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for kind in kinds:
+        values, space = table(kind), architectures(kind).space
+        top = max(v for v, _ in values.values())
+        print(f"\n{kind}: {len(values)} architectures, best {100 * top:.2f} %, "
+              f"median {100 * statistics.median(v for v, _ in values.values()):.2f} %\n")  # fmt: skip
+        print("| search | @25 | @50 | @100 | test accuracy @100 | different points | proposal | seeds |")
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
+
+        def value(point: Point, values: dict[str, list[float]] = values) -> float:
+            return values[key(point)][0]
+
+        rows = []
+        for name, (make, skip, share) in METHODS.items():
+            found = [
+                searched(make(seed, space), space, value, 100, skip) for seed in range(max(1, round(seeds * share)))
+            ]
+            curves.setdefault(kind, {})[name] = [[100 * (top - v) for v in best] for best, _, _ in found]
+            at = {n: statistics.fmean(c[n - 1] for c in curves[kind][name]) for n in (25, 50, 100)}
+            times = [s for _, _, seconds in found for s in seconds]
+            test = statistics.fmean(values[max(known, key=known.__getitem__)][1] for _, known, _ in found)
+            unique = statistics.fmean(len(known) for _, known, _ in found)
+            rows.append((at[100], f"| {name} | {at[25]:.2f} | {at[50]:.2f} | {at[100]:.2f} | {100 * test:.2f} | "
+                         f"{unique:.0f} | {1000 * statistics.median(times):.1f} ms | {len(found)} |"))  # fmt: skip
+        for _, row in sorted(rows, reverse=True):
+            print(row, flush=True)
+    if plot is not None:
+        draw(curves, plot)
+
+
+def draw(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(9, 3.4))
+    for axis, (kind, found) in zip(axes, curves.items(), strict=True):
+        for name, lines in found.items():
+            mean = np.mean(lines, axis=0)
+            own = name.startswith("**")
+            axis.plot(range(1, len(mean) + 1), mean, label=name.strip("*"), linewidth=2.4 if own else 1.2)
+        axis.set(title=f"{kind} networks on digits", xlabel="evaluations", yscale="symlog", ylim=(0, None))
+        axis.set_yscale("symlog", linthresh=0.1)
+    axes[0].set_ylabel("mean regret (points)")
+    axes[-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def branin(p: Point) -> float:
+    x, y = 15 * p["x0"] - 5, 15 * p["x1"]
+    bowl = (y - 5.1 / (4 * np.pi**2) * x * x + 5 / np.pi * x - 6) ** 2
+    return -float(bowl + 10 * (1 - 1 / (8 * np.pi)) * np.cos(x) + 10)
+
+
+A = np.array(
+    [[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]]
+)
+P = 1e-4 * np.array([[1312, 1696, 5569, 124, 8283, 5886], [2329, 4135, 8307, 3736, 1004, 9991],
+                     [2348, 1451, 3522, 2883, 3047, 6650], [4047, 8828, 8732, 5743, 1091, 381]])  # fmt: skip
+
+
+def hartmann(p: Point) -> float:
+    x = np.array([p[f"x{i}"] for i in range(6)])
+    return float(np.array([1, 1.2, 3, 3.2]) @ np.exp(-(A * (x - P) ** 2).sum(axis=1)))
+
+
+def rosenbrock(p: Point) -> float:
+    x = np.array([4.096 * p[f"x{i}"] - 2.048 for i in range(4)])
+    return -float((100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum())
+
+
+FUNCTIONS = {"Branin@40": (branin, 2, 40, -0.397887), "Hartmann-6@60": (hartmann, 6, 60, 3.322368),
+             "Rosenbrock-4@60": (rosenbrock, 4, 60, 0.0)}  # fmt: skip
+
+
+def tuning(seeds: int) -> None:
+    print("\n| search | " + " | ".join(FUNCTIONS) + " | proposal | seeds |\n|---|" + "---:|" * (len(FUNCTIONS) + 2))
+    for name in ("random", "Optuna TPE", "Optuna GP, repeats not counted", "**bayesian**"):
+        make, _, share = METHODS[name]
+        share = 0.25 if share < 1 else 1.0
+        cells, times = [], []
+        count = max(1, round(seeds * share))
+        for function, size, evaluations, optimum in FUNCTIONS.values():
+            space = SearchSpace(parameters={f"x{i}": Parameter(low=0.0, high=1.0) for i in range(size)})
+            found = [searched(make(seed, space), space, function, evaluations) for seed in range(count)]
+            cells.append(statistics.median(optimum - best[-1] for best, _, _ in found))
+            times += [s for _, _, seconds in found for s in seconds]
+        shown = " | ".join(f"{cell:.2g}" for cell in cells)
+        label = name.replace(", repeats not counted", "")
+        print(f"| {label} | {shown} | {1000 * statistics.median(times):.1f} ms | {count} |", flush=True)
+
+
+def darts(seeds: int) -> None:
+    print("\n| table | order | better architectures in the table (per seed) | CPU s |\n|---|---|---|---:|")
+    for kind in BUDGETS:
+        values, made, task = table(kind), architectures(kind), digits()
+        for order in (1, 2):
+            shares, started = [], time.process_time()
+            for seed in range(seeds):
+                component: Any = Registry.installed().create("search", "darts", {"order": order})
+                component.bind(LocalContext(seed=seed))
+                own = values[key(component.search(task, made.models))][0]
+                shares.append(sum(v > own for v, _ in values.values()) / len(values))
+            seconds = (time.process_time() - started) / seeds
+            print(f"| {kind} | {order} | {', '.join(f'{share:.1%}' for share in shares)} | {seconds:.1f} |", flush=True)
+
+
+def warm(seeds: int) -> None:
+    """`bayesian` on `rotated`, with and without the three best of a search of 50 on `digits`."""
+    space, target, source = architectures("linear").space, table("linear", "rotated"), table("linear")
+    top = max(v for v, _ in target.values())
+    print("\n| start | @5 | @10 | @25 |\n|---|---:|---:|---:|")
+    for starts in (0, 3):
+        curves = []
+        for seed in range(seeds):
+            first = run_search(LocalContext(seed=seed + 1000), "bayesian", space, lambda p: source[key(p)][0], 50)
+            best = sorted(first.trials, key=lambda t: -(t.value or 0.0))[:starts]
+            points = [trial.point for trial in best]
+            found = run_search(
+                LocalContext(seed=seed), "bayesian", space, lambda p: target[key(p)][0], 25, warm_starts=points
+            )
+            curves.append([100 * (top - v) for v in found.curve.values])
+        cells = " | ".join(f"{statistics.fmean(c[n - 1] for c in curves):.2f}" for n in (5, 10, 25))
+        print(f"| {'the best three of digits' if starts else 'random'} | {cells} |", flush=True)
+
+
+RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+def adaptive(seeds: int) -> None:
+    """Test accuracy on digits, MLP 64-64, 500 steps of 32."""
+    from crosstask_hpo import AdaptiveOptimizer
+
+    task, loss_function = digits(), torch.nn.functional.cross_entropy
+    train, held = task.data("train"), task.data("validation")
+    print("\n| optimiser | " + " | ".join(f"{rate:g}" for rate in RATES) + " |\n|---|" + "---:|" * len(RATES))
+    for name in ("Adam", "AdaptiveOptimizer, no guard", "AdaptiveOptimizer", "AdaptiveOptimizer, validation"):
+        cells = []
+        for rate in RATES:
+            scores = []
+            for seed in range(seeds):
+                model = ModelSpec().build(task.descriptor, seed)
+                optimizer = AdaptiveOptimizer(
+                    model, learning_rate=rate, use_meta_learning=name != "Adam", guard="no guard" not in name
+                )
+                exams = batches(len(held), 64, torch.Generator().manual_seed(seed + 1))
+
+                def examined(model: Any = model, exams: Any = exams) -> torch.Tensor:
+                    index = next(exams)
+                    return loss_function(model(held.inputs[index]), held.targets[index])
+
+                for index, _ in zip(
+                    batches(len(train), 32, torch.Generator().manual_seed(seed)), range(500), strict=False
+                ):
+                    optimizer.zero_grad()
+                    loss = loss_function(model(train.inputs[index]), train.targets[index])
+                    loss.backward()
+                    optimizer.step(loss, examined if "validation" in name else None)
+                scores.append(evaluate(model, task))
+            cells.append(f"{100 * statistics.fmean(scores):.1f}")
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = ("tables", "regret", "tuning", "darts", "warm", "adaptive")
+    parser.add_argument("--only", default=",".join(parts), help="parts to run, joined by commas")
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    wanted = given.only.split(",")
+    if unknown := set(wanted) - set(parts):
+        sys.exit(f"unknown part {unknown}; valid: {', '.join(parts)}")
+    if "tables" in wanted:
+        for kind, name in (("conv", "digits"), ("linear", "digits"), ("linear", "rotated")):
+            table(kind, name)
+    if "regret" in wanted:
+        regret(given.seeds, given.plot)
+    if "tuning" in wanted:
+        tuning(given.seeds)
+    if "darts" in wanted:
+        darts(3)
+    if "warm" in wanted:
+        warm(given.seeds)
+    if "adaptive" in wanted:
+        adaptive(3)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
