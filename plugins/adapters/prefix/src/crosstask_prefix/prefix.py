@@ -123,6 +123,7 @@ class PastPrefix(PrefixLayer):
         arguments, length = given.arguments, sum(len(part.keys) for part in parts)
         hidden = next(value for name, value in list(arguments.items())[1:] if isinstance(value, Tensor))
         name = parts[0].past
+        earlier = _earlier(layer, arguments.get(name))
         arguments[name] = Past.of(parts, arguments.get(name), len(hidden))
         mask = arguments.get("attention_mask")
         if mask is not None:
@@ -132,9 +133,16 @@ class PastPrefix(PrefixLayer):
         elif getattr(layer, "is_causal", False) and "attention_mask" in signature.parameters:
             # Without a mask such layers ask for a causal one by a flag, which would hide a part of the prefix.
             rows = hidden.shape[1]
-            causal = torch.full((rows, rows), -math.inf, dtype=hidden.dtype, device=hidden.device).triu(1)
+            causal = hidden.new_full((rows, earlier + rows), -math.inf).triu(1 + earlier)
             arguments["attention_mask"] = functional.pad(causal, (length, 0))[None, None]
         return inner(*given.args[1:], **given.kwargs)
+
+
+def _earlier(layer: Any, past: Any) -> int:
+    """How many positions a module's past holds."""
+    if past is None or isinstance(past, tuple):
+        return past[0].shape[2] if past else 0
+    return int(past.get_seq_length(layer.layer_idx))
 
 
 class Past(tuple[Tensor, ...]):
