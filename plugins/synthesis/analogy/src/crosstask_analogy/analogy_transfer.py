@@ -12,6 +12,7 @@ from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask.learning.modules import for_classes, head_name, load_matching
+from crosstask.learning.owners import unfit
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import architecture, receive
 from crosstask.options import component, option
@@ -79,15 +80,7 @@ class AnalogyTransfer(Synthesizer):
 
     def _able(self, new_task: TaskDescriptor, sources: list[Task]) -> tuple[dict[str, Task], list[str]]:
         """(tasks of the architecture that most share, why the others are left out)."""
-        why: dict[str, str] = {}
-        for task in sources:
-            its = task.descriptor
-            if task.model is None:
-                why[its.task_id] = "has no trained model"
-            elif its.task_type != new_task.task_type:
-                why[its.task_id] = f"is a {its.task_type} task"
-            elif its.input_shape and new_task.input_shape and its.input_shape != new_task.input_shape:
-                why[its.task_id] = f"takes inputs {its.input_shape}"
+        why = {t.task_id: reason for t in sources if (reason := unfit(new_task, t))}
         rest = [t for t in sources if t.task_id not in why]
         kinds = [architecture(t.model) for t in rest if t.model is not None]
         common = max(kinds, key=kinds.count) if kinds else ""

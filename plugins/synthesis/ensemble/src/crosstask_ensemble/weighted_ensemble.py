@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
+from crosstask.learning.owners import Owners, lacks_outputs, owners_of, unfit
 from crosstask.learning.training import device_of, fit, predict
 from crosstask.learning.transferring import receive
 from crosstask.options import component, option
@@ -18,10 +19,6 @@ from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_ensemble.module import Ensemble
-
-Owners = list[tuple[Task, int]]
-"""Models that have one output of the new task, each with the place of that output among its own."""
-
 
 @component
 class WeightedEnsemble(Synthesizer):
@@ -81,18 +78,8 @@ class WeightedEnsemble(Synthesizer):
         return ensemble
 
     def _unfit(self, new_task: TaskDescriptor, source: Task, coefficient: float | None) -> str | None:
-        its = source.descriptor
-        if source.model is None:
-            return "has no trained model"
-        if its.task_type != new_task.task_type:
-            return f"is a {its.task_type} task"
-        if its.input_shape and new_task.input_shape and its.input_shape != new_task.input_shape:
-            return f"takes inputs {its.input_shape}"
-        if new_task.task_type == "regression":
-            if its.output_dim != new_task.output_dim:
-                return f"has {its.output_dim} outputs"
-        elif not set(its.classes) & set(new_task.classes):
-            return "has none of the classes"
+        if reason := unfit(new_task, source) or lacks_outputs(new_task, source):
+            return reason
         if coefficient is not None and coefficient <= self.minimum:
             return f"is not expected to help ({coefficient:+.2f})"
         return None
@@ -105,19 +92,7 @@ class WeightedEnsemble(Synthesizer):
         known: dict[str, float | None],
     ) -> list[Owners]:
         """For each output of the new task, the models that have it, best first, and its place in them."""
-        why = "; ".join(f"{t} {reason}" for t, reason in left_out.items())
-        if new_task.task_type == "regression":
-            found = [[(t, k) for t in fitting] for k in range(new_task.output_dim or 0)]
-            names = [f"output {k}" for k in range(len(found))]
-        else:
-            has = [{c: j for j, c in enumerate(t.descriptor.classes)} for t in fitting]
-            names = [f"class {c!r}" for c in new_task.classes]
-            found = [[(t, own[c]) for t, own in zip(fitting, has, strict=True) if c in own] for c in new_task.classes]
-        if not found:
-            raise DataError(f"task {new_task.task_id!r}: an ensemble needs the names of its classes, or its output_dim")
-        if missing := [name for name, group in zip(names, found, strict=True) if not group]:
-            rest = f" ({why})" if why else ""
-            raise DataError(f"task {new_task.task_id!r}: no source knows {', '.join(missing)}{rest}")
+        found = owners_of(new_task, fitting, left_out)
         if self.same_domain:
             found = [[o for o in group if o[0].descriptor.domain == new_task.domain] or group for group in found]
         ranked = [sorted(group, key=lambda o: (-(known[o[0].task_id] or 0.0), o[0].task_id)) for group in found]
