@@ -151,6 +151,21 @@ def test_class_incremental_stays_near_one_in_five() -> None:
     assert accuracy(made) < 0.35
 
 
+@pytest.mark.filterwarnings("ignore::crosstask.learning.continual.ScenarioWarning")
+def test_with_replay_each_does_its_part() -> None:
+    """In scenario `class` replay is what helps; beside it the penalty still holds the weights of earlier tasks."""
+    moved = []
+    for strength in (0.0, 1000.0):
+        made = learned([EWC(strength=strength), {"use": "replay", "buffer_size": 200}], "class", count=4)
+        strategy: Any = made.strategies[0]
+        importance, centre = dict(strategy.importance), dict(strategy.centre)
+        made.train_task(pairs()[4], num_epochs=8)
+        now = dict(made.model.named_parameters())
+        moved.append(sum(float((f * (now[n].detach() - centre[n]) ** 2).sum()) for n, f in importance.items()))
+        assert accuracy(made) > 0.6
+    assert moved[1] < 0.5 * moved[0]
+
+
 def test_the_penalty_is_not_silently_zero() -> None:
     """From the second task on the gradient is that of the task and that of the penalty; before, of the task alone."""
     made = learned(EWC(strength=1000.0), count=1)

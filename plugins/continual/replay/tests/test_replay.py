@@ -182,6 +182,18 @@ def test_prioritised_draws_follow_the_losses() -> None:
     assert bool((strategy.memory["losses"][30:] < 1e-5).all())
 
 
+def test_judging_samples_leaves_no_trace_in_batch_statistics() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 10))
+    strategy = Replay(buffer="prioritised", buffer_size=20)
+    made = ContinualLearner(network, strategy)
+    made.train_task(pairs()[0])
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    strategy.task_ends(made.model, pairs()[0])
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert network.training
+
+
 def test_der_draws_twice_with_outputs_as_they_were_stored() -> None:
     strategy = DERPlusPlus(buffer_size=100, alpha=0.7, beta=0.3, replay_size=8)
     made = learned(strategy, "task", count=2, epochs=2)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from crosstask.learning.continual import Batch, ContinualModel
+from crosstask.learning.fisher import evaluating
 from crosstask.options import component, option, state
 from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
@@ -104,7 +105,8 @@ def _positive(losses: Tensor) -> Tensor:
 @torch.no_grad()
 def _losses(model: ContinualModel, data: Batch) -> Tensor:
     found = []
-    for first in range(0, len(data), 4096):
-        part = data.part(slice(first, first + 4096))
-        found.append(model.loss(model(part.inputs, part.task_ids), part, reduction="none"))
+    with evaluating(model):  # without dropout, and without a trace in batch statistics
+        for first in range(0, len(data), 4096):
+            part = data.part(slice(first, first + 4096))
+            found.append(model.loss(model(part.inputs, part.task_ids), part, reduction="none"))
     return torch.cat(found)
