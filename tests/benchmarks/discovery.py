@@ -1,40 +1,46 @@
 """How well sources are chosen without measuring every pair: python tests/benchmarks/discovery.py [digits] [omniglot]
 
-    --repeats 20    random choices of the measured pairs per share
-    --gnn 3         of these, how many with the network, which takes seconds each (0: none)
-    --plot DIR      where to write discovery-<world>.svg (default: docs/images)
+    --repeats 20    random choices of the measured pairs per share, for predictors that take no time
+    --gnn 5         the same for those that take seconds (0: none); `--active 3` runs of active choice by them
+    --plot          draw docs/images/discovery.png of what was computed before, for both worlds, and stop
 
 Tables in Markdown: every estimator; predictors with 10, 20 and 50 % of the pairs measured at random; whole targets
-without a measurement; a shortlist that is measured; active choice. A world is measured once and cached
-(`discovery_world`).
+without a measurement; active choice; a shortlist that is measured; what it all costs. A world is measured once and
+cached (`discovery_world`); so is every answer that takes seconds, under a digest of the code that gave it, so that a
+call that was stopped goes on.
 
 - `rho`: Spearman's correlation with the truth over all hidden pairs.
 - `within`: inside each target, over its hidden pairs (four or more), averaged. This is the choice of a source.
 - `top-1`: share of targets whose best source is chosen; `nregret`: (best - chosen) / (best - mean), 0 perfect, 1 a
   random source. The choice is among all sources: where a pair is known its value counts, elsewhere the prediction.
 
-The truth is the mean of two repeats; targets on which they do not agree (Spearman's correlation inside the target below
-0.3: no signal) count in `rho` only. A new predictor is a function of `Seen` in `PREDICTORS`; one with uncertainty, in
-`BELIEFS`.
+The truth is the mean of all seeds; targets on which its two halves do not agree (Spearman's correlation inside the
+target below 0.3: no signal) count in `rho` only. A new predictor is a function of `Seen` in `PREDICTORS`; one with
+uncertainty, in `BELIEFS`.
 """
 
 import argparse
 import functools
+import hashlib
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
 import torch
-from discovery_world import World, world
+from discovery_world import CACHE, World, world
 from scipy.stats import spearmanr
 
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.metrics import student_quantile
 from crosstask.learning.training import evaluate
 from crosstask_active.decision import next_pairs
 from crosstask_estimators.calibration import calibrated
+from crosstask_gnn import choice as gnn_code
 from crosstask_gnn.additive import additive
 from crosstask_gnn.choice import predict
 from crosstask_gnn.features import task_features
@@ -44,7 +50,7 @@ from crosstask_gnn.soft_impute import soft_impute
 from crosstask_gnn.source_mean import source_mean
 
 Matrix = np.ndarray
-EIGHT = ("logme", "leep", "hscore", "transrate", "gbc", "cka", "knn", "ridge")
+EIGHT = ("logme", "leep", "nce", "hscore", "gbc", "cka", "knn", "ridge")  # as `mean_z` has them
 SHARES = (0.1, 0.2, 0.5)
 
 
@@ -121,47 +127,51 @@ PREDICTORS: dict[str, Callable[[Seen], Matrix]] = {
     "mean z, calibrated": lambda seen: by_calibration(seen, mean_score(seen.world))[0],
     "additive + estimates": lambda seen: mixed(seen.pairs).mean,
 }
-NETWORKS: dict[str, Callable[[Seen], Matrix]] = {
-    "no message passing": lambda seen: _network(seen, "decoder without messages"),
-    "gnn alone": lambda seen: _network(seen, "gnn"),
-    "gnn, as the component answers": lambda seen: predict_once(seen).mean,
-}
 BELIEFS: dict[str, Callable[[Seen], tuple[Matrix, Matrix]]] = {
     "mean z, calibrated": lambda seen: by_calibration(seen, mean_score(seen.world)),
     "additive + estimates": lambda seen: _moments(mixed(seen.pairs)),
 }
-SLOW_BELIEFS: dict[str, Callable[[Seen], tuple[Matrix, Matrix]]] = {
-    "gnn": lambda seen: _moments_of(predict_once(seen)),
-}
-
-
-@functools.lru_cache(maxsize=4)
-def _predicted(key: bytes, name: str, seed: int):
-    return predict(_CURRENT[key], seed=seed)
-
-
-_CURRENT: dict[bytes, Pairs] = {}
-
-
-def predict_once(seen: Seen):
-    """The component's answer; asked for several times, computed once."""
-    key = seen.known.tobytes()
-    _CURRENT.clear()
-    _CURRENT[key] = seen.pairs
-    return _predicted(key, seen.world.name, seen.seed)
-
-
-def _network(seen: Seen, name: str) -> Matrix:
-    each = predict_once(seen).each
-    return each.get(name, each["additive + estimates"])  # with fewer than 8 measurements there is no network
 
 
 def _moments(fitted) -> tuple[Matrix, Matrix]:
     return fitted.mean, np.sqrt(fitted.variance)
 
 
-def _moments_of(prediction) -> tuple[Matrix, Matrix]:
-    return prediction.mean, prediction.std
+def network_belief(seen: Seen) -> tuple[Matrix, Matrix]:
+    """What `gnn` answers, as the component does."""
+    found = predict(seen.pairs, seed=seen.seed)
+    return found.mean, found.std
+
+
+NETWORKS = {
+    "decoder without messages": "the same decoder without message passing",
+    "gnn": "the message-passing networks",
+    "answer": "**`gnn`, as it answers**",
+}
+
+
+def networks(seen: Seen) -> dict[str, Matrix]:
+    """Of one training: the decoder without messages, the networks, and the answer of the component with its error."""
+    found = predict(seen.pairs, seed=seen.seed)
+    each = {name: found.each.get(name, found.mean) for name in ("decoder without messages", "gnn")}
+    return each | {"answer": found.mean, "std": found.std}
+
+
+class Memo:
+    """Figures that took seconds to compute, kept in a file whose name tells by which code and of which world."""
+
+    def __init__(self, of: World) -> None:
+        digest = hashlib.sha256(np.nan_to_num(np.stack([of.truth, *of.estimates.values()])).tobytes())
+        for file in sorted(Path(gnn_code.__file__).parent.glob("*.py")):
+            digest.update(file.read_bytes())
+        self.path = CACHE / f"discovery-{of.name}-{digest.hexdigest()[:8]}.json"
+        self.kept = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def __call__(self, key: str, compute: Callable[[], object]):
+        if key not in self.kept:
+            self.kept[key] = compute()
+            self.path.write_text(json.dumps(self.kept))
+        return self.kept[key]
 
 
 # --- Metrics
@@ -205,6 +215,13 @@ def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
 
 
+def half_width(values: list[float]) -> float:
+    """Of the 95 % interval of a mean."""
+    if len(values) < 2:
+        return float("nan")
+    return student_quantile(len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+
+
 # --- What is hidden
 
 
@@ -218,32 +235,34 @@ def random_masks(n: int, share: float, repeats: int) -> Iterator[Matrix]:
         yield mask
 
 
-def seen_by(of: World, mask: Matrix, values: Matrix | None = None, seed: int = 0) -> Seen:
+def seen_by(of: World, mask: Matrix, seed: int = 0) -> Seen:
     errors = of.coefficients.std(axis=2, ddof=1) / np.sqrt(of.coefficients.shape[2])
-    values = of.truth if values is None else values
-    return Seen(np.where(mask, values, np.nan), np.where(mask, errors, np.nan), of, seed)
+    return Seen(np.where(mask, of.truth, np.nan), np.where(mask, errors, np.nan), of, seed)
 
 
 def active(
-    of: World,
-    belief: Callable[[Seen], tuple[Matrix, Matrix]],
-    share: float,
-    rounds: int,
-    values: Matrix | None = None,
-) -> Seen:
-    """Measure a share of the pairs in rounds, each chosen by what the rounds before it told."""
+    of: World, belief: Callable[[Seen], tuple[Matrix, Matrix]], shares: tuple[float, ...], seed: int = 0
+) -> list[tuple[Seen, Matrix]]:
+    """(what is known, what is believed) when each share of the pairs is measured: chosen in two rounds per share, by
+    what the rounds before told.
+    """
     n = len(of.names)
-    mask, total = np.zeros((n, n), dtype=bool), round(share * n * (n - 1))
-    for number in range(rounds):
-        seen = seen_by(of, mask, values)
-        mean, spread = belief(seen)
-        mean, spread = np.where(mask, seen.known, mean), np.where(mask, np.nan_to_num(seen.error), spread)
-        np.fill_diagonal(mean, np.nan)
-        noise = float(np.median(seen.error[mask])) if mask.any() else 0.05
-        count = -(-(total - int(mask.sum())) // (rounds - number))
-        for pair in next_pairs(mean, spread, ~mask & ~np.eye(n, dtype=bool), count, max(noise, 1e-3)):
-            mask[pair] = True
-    return seen_by(of, mask, values)
+    mask, reached = np.zeros((n, n), dtype=bool), []
+    counts = [round(share * n * (n - 1)) for share in shares]
+    seen = seen_by(of, mask, seed=seed)
+    mean, spread = belief(seen)
+    for before, total in zip([0, *counts], counts, strict=False):
+        for until in ((before + total) // 2, total):
+            mean, spread = np.where(mask, seen.known, mean), np.where(mask, np.nan_to_num(seen.error), spread)
+            np.fill_diagonal(mean, np.nan)
+            noise = float(np.median(seen.error[mask])) if mask.any() else 0.05
+            open_ = ~mask & ~np.eye(n, dtype=bool)
+            for pair in next_pairs(mean, spread, open_, until - int(mask.sum()), max(noise, 1e-3)):
+                mask[pair] = True
+            seen = seen_by(of, mask.copy(), seed=seed)
+            mean, spread = belief(seen)
+        reached.append((seen, mean))
+    return reached
 
 
 def shortlist(of: World, order: Matrix, size: int, measured: Matrix, judged: Matrix) -> dict[str, float]:
@@ -292,39 +311,102 @@ def estimators_table(of: World) -> None:
     table("Estimators alone: rho, within, top-1, nregret", ["nothing measured"], rows)
 
 
-def random_table(of: World, repeats: int, networks: int) -> dict[str, list[dict[str, float]]]:
-    found: dict[str, list[dict[str, float]]] = {}
+def random_table(of: World, repeats: int, slow: int, memo: Memo) -> dict[str, list[list[dict[str, float]]]]:
+    """By predictor and share: the figures of every choice of the measured pairs."""
     n = len(of.names)
-    for name, predictor in (PREDICTORS | (NETWORKS if networks else {})).items():
-        count = networks if name in NETWORKS else repeats
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for name, predictor in PREDICTORS.items():
         found[name] = [
-            mean_of(
-                [
-                    scores(predictor(seen), seen.known, of)
-                    for seen in (seen_by(of, m) for m in random_masks(n, s, count))
-                ]
-            )
-            for s in SHARES
+            [scores(predictor(seen), seen.known, of) for seen in _random(of, share, repeats)] for share in SHARES
         ]
-    rows = {name: [shown(each) for each in cells] for name, cells in found.items()}
-    table("Random pairs measured: rho, within, top-1, nregret", [f"{s:.0%}" for s in SHARES], rows)
+    cover = []
+    if slow:
+        for share in SHARES:
+            rows = [memo(f"random {share} {s.seed}", lambda s=s: _judged(s)) for s in _random(of, share, slow)]
+            for name, title in NETWORKS.items():
+                found.setdefault(title, []).append([row[name] for row in rows])
+            cover.append(statistics.fmean(row["cover"] for row in rows))
+    rows = {name: [spread(each) for each in cells] for name, cells in found.items()}
+    heads = [f"{s:.0%}, {round(s * n * (n - 1))} pairs" for s in SHARES]
+    table("Random pairs measured: rho, within, top-1, nregret (± half of the 95 % interval of nregret)", heads, rows)
+    if cover:
+        print("\n95 % intervals of `gnn` that hold the truth of a hidden pair: " + ", ".join(f"{c:.1%}" for c in cover))
     return found
 
 
-def cold_table(of: World, networks: bool) -> None:
-    """Each target in turn without a measurement into it, the rest known."""
-    rows: dict[str, list[str]] = {}
+def _random(of: World, share: float, repeats: int) -> Iterator[Seen]:
+    for seed, mask in enumerate(random_masks(len(of.names), share, repeats)):
+        yield seen_by(of, mask, seed)
+
+
+def _judged(seen: Seen) -> dict[str, object]:
+    found = networks(seen)
+    error = found.pop("std")
+    hidden = np.isnan(seen.known) & ~np.eye(len(error), dtype=bool)
+    inside = np.abs(found["answer"] - seen.world.truth)[hidden] < 1.96 * error[hidden]
+    return {name: scores(each, seen.known, seen.world) for name, each in found.items()} | {"cover": inside.mean()}
+
+
+def spread(rows: list[dict[str, float]]) -> str:
+    wide = f" ± {half_width([row['nregret'] for row in rows]):.2f}" if len(rows) > 1 else ""
+    return shown(mean_of(rows)) + wide
+
+
+def cold_table(of: World, slow: bool, memo: Memo) -> None:
+    """A fifth of the targets at a time without a measurement into them, the rest known; every target once."""
     n = len(of.names)
-    for name, predictor in (PREDICTORS | (NETWORKS if networks else {})).items():
-        if name == "row and column means":
-            continue  # the same as the mean of the sources here
-        predicted = np.full((n, n), np.nan)
-        for j in range(n):
-            mask = ~np.eye(n, dtype=bool)
-            mask[:, j] = False
-            predicted[:, j] = predictor(seen_by(of, mask))[:, j]
-        rows[name] = [shown(scores(predicted, np.full((n, n), np.nan), of))]
-    table("Whole targets hidden: rho, within, top-1, nregret", ["one at a time"], rows)
+    groups = np.array_split(np.random.default_rng(0).permutation(n), 5)
+    nothing = np.full((n, n), np.nan)
+    cold = [seen_by(of, ~np.eye(n, dtype=bool) & ~np.isin(np.arange(n), group)) for group in groups]
+    answers = {name: [predictor(seen) for seen in cold] for name, predictor in PREDICTORS.items()}
+    if slow:
+        made = [memo(f"cold {k}", lambda s=s: _listed(networks(s))) for k, s in enumerate(cold)]
+        answers |= {title: [np.array(each[name]) for each in made] for name, title in NETWORKS.items()}
+    rows = {}
+    for name, each in answers.items():
+        predicted = nothing.copy()
+        for group, answer in zip(groups, each, strict=True):
+            predicted[:, group] = answer[:, group]
+        rows[name] = [shown(scores(predicted, nothing, of))]
+    table("Whole targets hidden: rho, within, top-1, nregret", ["a fifth of the targets at a time"], rows)
+    if slow:
+        inside = [
+            np.abs(np.array(each["answer"]) - of.truth)[:, group] < 1.96 * np.array(each["std"])[:, group]
+            for each, group in zip(made, groups, strict=True)
+        ]
+        kept = [~np.eye(n, dtype=bool)[:, group] for group in groups]
+        share = np.concatenate([i[k] for i, k in zip(inside, kept, strict=True)]).mean()
+        print(f"\n95 % intervals of `gnn` that hold the truth: {share:.1%}")
+
+
+def _listed(found: dict[str, Matrix]) -> dict[str, list]:
+    return {name: each.tolist() for name, each in found.items()}
+
+
+def active_table(of: World, repeats: int, slow: int, runs: int, memo: Memo) -> dict[str, list[list[dict[str, float]]]]:
+    shares = (0.1, 0.2, 0.3)
+    found: dict[str, list[list[dict[str, float]]]] = {}
+    for name, belief in BELIEFS.items():
+        found[f"{name}, random"] = [
+            [scores(belief(seen)[0], seen.known, of) for seen in _random(of, share, repeats)] for share in shares
+        ]
+        found[f"{name}, active"] = [[scores(m, s.known, of)] for s, m in active(of, belief, shares)]
+    if slow:
+        found["`gnn`, random"] = [
+            [memo(f"random {share} {s.seed}", lambda s=s: _judged(s))["answer"] for s in _random(of, share, slow)]
+            for share in shares
+        ]
+        ends = [
+            memo(
+                f"active {seed}",
+                lambda seed=seed: [scores(m, s.known, of) for s, m in active(of, network_belief, shares, seed)],
+            )
+            for seed in range(runs)
+        ]
+        found["**`gnn`, active**"] = [[end[k] for end in ends] for k in range(len(shares))]
+    rows = {name: [spread(each) for each in cells] for name, cells in found.items()}
+    table("Pairs chosen by `active`: rho, within, top-1, nregret", [f"{s:.0%}" for s in shares], rows)
+    return found
 
 
 def shortlist_table(of: World) -> None:
@@ -353,90 +435,101 @@ def shortlist_table(of: World) -> None:
     table("A shortlist that is measured", head, rows)
 
 
-def active_table(of: World, repeats: int, networks: int) -> dict[str, list[dict[str, float]]]:
-    shares = (0.1, 0.2, 0.3)
-    found: dict[str, list[dict[str, float]]] = {}
+def cost_table(of: World, seconds: float) -> None:
+    """CPU seconds of what was compared, as shares of measuring everything."""
     n = len(of.names)
-    for name, belief in (BELIEFS | (SLOW_BELIEFS if networks else {})).items():
-        count = networks if name in SLOW_BELIEFS else repeats
-        found[f"{name}, random"] = [
-            mean_of(
-                [
-                    scores(belief(seen)[0], seen.known, of)
-                    for seen in (seen_by(of, m) for m in random_masks(n, s, count))
-                ]
-            )
-            for s in shares
-        ]
-        ends = [active(of, belief, s, 5) for s in shares]
-        found[f"**{name}, active**"] = [scores(belief(seen)[0], seen.known, of) for seen in ends]
-    rows = {name: [shown(each) for each in cells] for name, cells in found.items()}
-    table("Pairs chosen by `active` in 5 rounds: rho, within, top-1, nregret", [f"{s:.0%}" for s in shares], rows)
-    return found
+    pairs, each, estimate = n * (n - 1), of.seconds["measure"], of.seconds["estimate"]
+    whole = pairs * each
+    rows = {"all pairs measured": whole, "all pairs estimated": pairs * estimate}
+    rows["shortlist of 3 per target measured, after estimates"] = n * 3 * each + pairs * estimate
+    for share in sorted((*SHARES, 0.3)):
+        rows[f"{share:.0%} measured, estimates, `gnn`"] = share * whole + pairs * estimate + seconds
+    table(
+        "Cost in CPU seconds",
+        ["seconds", "of measuring all"],
+        {name: [f"{value:.0f}", f"{value / whole:.1%}"] for name, value in rows.items()},
+    )
 
 
-def plot(path: Path, title: str, shares: tuple[float, ...], lines: dict[str, list[float]]) -> None:
-    """Normalised regret over the share of the pairs measured, as SVG."""
-    colours = ("#888888", "#bbbb55", "#4477aa", "#66ccee", "#228833", "#aa3377", "#ee6677", "#000000")
-    width, height, left, top, right = 640, 360, 60, 40, 220
-    low, high = 0.0, max(max(v) for v in lines.values()) * 1.05
+LINES = {
+    "source mean": ("source mean", "#999999"),
+    "soft-impute": ("matrix completion", "#4477aa"),
+    "mean z, calibrated": ("mean z", "#ccbb44"),
+    "additive + estimates": ("additive + estimates", "#228833"),
+    NETWORKS["answer"]: ("gnn", "#aa3377"),
+    "`gnn`, random": ("gnn", "#aa3377"),
+    "**`gnn`, active**": ("gnn, active choice", "#ee6677"),
+}
 
-    def x(share: float) -> float:
-        return left + (width - left - right) * (share - shares[0]) / (shares[-1] - shares[0])
 
-    def y(value: float) -> float:
-        return top + (height - top - 50) * (1 - (value - low) / (high - low))
+def plot(path: Path, kept: dict[str, dict[str, Any]]) -> None:
+    """`within` and `nregret` over the share of the pairs measured, with intervals; one row per world."""
+    import matplotlib as mpl
 
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif"',
-        ' font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/><text x="{left}" y="22" font-size="14">{title}</text>',
-    ]
-    for tick in np.arange(0, high, 0.1):
-        parts.append(f'<line x1="{left}" x2="{width - right}" y1="{y(tick):.0f}" y2="{y(tick):.0f}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y(tick) + 4:.0f}" text-anchor="end">{tick:.1f}</text>')
-    parts += [f'<text x="{x(s):.0f}" y="{height - 30}" text-anchor="middle">{s:.0%}</text>' for s in shares]
-    parts.append(f'<text x="{left}" y="{height - 10}">share of the pairs measured; lower is better</text>')
-    for number, (name, values) in enumerate(lines.items()):
-        colour = colours[number % len(colours)]
-        points = " ".join(f"{x(s):.0f},{y(v):.1f}" for s, v in zip(shares, values, strict=True))
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{width - right + 12}" y="{top + 14 + 18 * number}" fill="{colour}">{name}</text>')
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(len(kept), 2, figsize=(10, 3.6 * len(kept)), squeeze=False)
+    for row, (name, of) in zip(axes, kept.items(), strict=True):
+        for axis, figure_of in zip(row, ("within", "nregret"), strict=True):
+            for line, (title, colour) in LINES.items():
+                points = {}
+                for shares, cells in ((SHARES, of["random"].get(line)), ((0.1, 0.2, 0.3), of["active"].get(line))):
+                    for share, cell in zip(shares, cells or (), strict=False):
+                        points[share] = [each[figure_of] for each in cell]
+                if not points or (line == "`gnn`, random"):
+                    continue
+                x = sorted(points)
+                y = [float(np.nanmean(points[share])) for share in x]
+                wide = [np.nan_to_num(half_width(points[share])) for share in x]
+                axis.errorbar(x, y, wide, label=title, color=colour, marker="o", markersize=3, capsize=2)
+            axis.axhline(of["ceiling"][figure_of], color="black", linestyle=":", label="one repeat for another")
+            axis.set_xlabel("share of the pairs measured")
+            axis.set_title(f"{name}: {'within (higher is better)' if figure_of == 'within' else 'nregret (lower)'}")
+            axis.grid(alpha=0.3)
+    axes[0][1].legend(fontsize=7)
+    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([*parts, "</svg>\n"]), encoding="utf-8")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("worlds", nargs="*", default=["digits", "omniglot"])
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--gnn", type=int, default=3)
-    parser.add_argument("--plot", type=Path, default=Path(__file__).parents[2] / "docs" / "images")
+    parser.add_argument("--gnn", type=int, default=5)
+    parser.add_argument("--active", type=int, default=3)
+    parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.plot:
+        paths = {name: CACHE / f"discovery-{name}.json" for name in options.worlds}
+        kept = {name: json.loads(path.read_text()) for name, path in paths.items()}
+        plot(Path(__file__).parents[2] / "docs" / "images" / "discovery.png", kept)
+        return
     for name in options.worlds:
-        start = time.perf_counter()
         of = world(name)
         _NODES[name] = task_features(list(of.portfolio), of.portfolio)
+        memo = Memo(of)
         agreed = signal(of)
-        repeat = [rank(of.repeats[0][:, j], of.repeats[1][:, j]) for j in np.flatnonzero(agreed)]
-        print(f"\n## {name}: {len(of.names)} tasks, {len(of.names) * (len(of.names) - 1)} pairs")
+        one, other = of.repeats
+        repeat = [rank(one[:, j], other[:, j]) for j in np.flatnonzero(agreed)]
+        print(f"\n### {name}: {len(of.names)} tasks, {len(of.names) * (len(of.names) - 1)} pairs")
         print(f"\nTargets without signal: {[of.names[j] for j in np.flatnonzero(~agreed)]}")
         print(f"\nRepeat correlation within the others (the ceiling): {statistics.fmean(repeat):.2f}")
         print(f"\nMeasured: {of.seconds['measure']:.2f} CPU s per pair; estimated: {of.seconds['estimate']:.3f}")
         print(f"\nMean coefficient {np.nanmean(of.truth):+.3f}, share above 0 {np.nanmean(of.truth > 0):.2f}")
         estimators_table(of)
-        random = random_table(of, options.repeats, options.gnn)
-        cold_table(of, options.gnn > 0)
         shortlist_table(of)
-        active_table(of, options.repeats, options.gnn)
-        plot(
-            options.plot / f"discovery-{name}.svg",
-            f"{name}: normalised regret of the chosen source",
-            SHARES,
-            {predictor: [cell["nregret"] for cell in cells] for predictor, cells in random.items()},
-        )
-        print(f"\n({time.perf_counter() - start:.0f} s)")
+        random = random_table(of, options.repeats, options.gnn, memo)
+        cold_table(of, options.gnn > 0, memo)
+        chosen = active_table(of, options.repeats, options.gnn, options.active, memo)
+        start = time.process_time()
+        predict(seen_by(of, next(random_masks(len(of.names), 0.2, 1))).pairs)
+        cost_table(of, time.process_time() - start)
+        ceiling = scores(one, np.full(of.truth.shape, np.nan), of, other)
+        kept = {"random": random, "active": chosen, "ceiling": ceiling}
+        (CACHE / f"discovery-{name}.json").write_text(json.dumps(kept))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class TaskRelationshipGraph(Discoverer):
     hidden_dim: int = option(256, ge=8, help="width of the decoder of pairs")
     num_relation_types: int = option(7, ge=1, help="kinds of messages, each a mixture of the evidence on a pair")
     num_layers: int = option(3, ge=1, help="rounds of messages")
-    members: int = option(2, ge=1, help="networks per fold; all of them predict")
+    members: int = option(1, ge=1, help="networks per fold; all of them predict")
     folds: int = option(5, ge=2, help="parts of the measurements that are left out in turn")
     steps: int = option(100, ge=1, help="optimiser steps")
     learning_rate: float = option(3e-3, gt=0, help="of AdamW, at its highest")

@@ -31,7 +31,7 @@ class Shape:
     hidden: int = 256
     relations: int = 7
     layers: int = 3
-    members: int = 2
+    members: int = 1
     steps: int = 100
     learning_rate: float = 3e-3
 
