@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
@@ -175,6 +177,20 @@ def test_regression_is_the_weighted_mean_of_the_outputs() -> None:
     assert made.provenance.notes == ("other left out: has 1 outputs",)
 
 
+def test_how_far_members_differ_by_hand() -> None:
+    fields = {"task_type": "regression", "output_dim": 2}
+    one, two = source("one", model=Fixed(2), **fields), source("two", model=Fixed(2, factor=3.0), **fields)
+    made = make(wanted("", task_type="regression", output_dim=2), [one, two], [0.5, 0.4], temperature=0.1)
+    share = 1 / (1 + np.exp(-1.0))
+    mean = (share + (1 - share) * 3) * X[:, :2]
+    variance = share * (X[:, :2] - mean) ** 2 + (1 - share) * (3 * X[:, :2] - mean) ** 2
+    torch.testing.assert_close(made.spread(X), variance.sqrt())
+    with pytest.raises(DataError, match="no classes to be sure of"):
+        made.confidence(X)
+    alone = make(wanted("ab"), [source("one", "ab"), source("two", "cd")])
+    assert not alone.spread(X).any(), "each output has one owner"
+
+
 @cache
 def digits(keep: str) -> Task:
     raw = load_digits()
@@ -187,7 +203,9 @@ def digits(keep: str) -> Task:
     descriptor = TaskDescriptor(
         task_id=keep, domain="digits", input_shape=(1, 8, 8), output_dim=len(keep), classes=tuple(keep)
     )
-    task = Task(descriptor=descriptor, train=(images[:half], labels[:half]), test=(images[half:], labels[half:]))
+    ends = (0, half - len(labels) // 10, half, len(labels))
+    splits = [(images[a:b], labels[a:b]) for a, b in itertools.pairwise(ends)]
+    task = Task(descriptor=descriptor, train=splits[0], validation=splits[1], test=splits[2])
     task.model = ModelSpec().build(descriptor, seed=0)
     budget = Budget(steps=400, learning_rate=3e-3)
     fit(task.model, task, budget, torch.Generator().manual_seed(0), curve_split=None)
@@ -219,6 +237,22 @@ def test_distilled_into_one_model_on_unlabelled_inputs() -> None:
     assert one.provenance.sources == whole.provenance.sources
     assert one.provenance.notes[0].startswith("distilled into the architecture of")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
+
+
+def test_it_knows_of_each_input_how_sure_it_is() -> None:
+    """Held-out labels of the two halves make the confidence of the whole a probability: on test images it is right as
+    often as it says, and right answers get more of it than wrong ones.
+    """
+    mix, sources = digits("1368"), [digits("01234"), digits("56789")]
+    made = make(mix.descriptor, sources)
+    assert made.provenance.notes[0].startswith("its confidence in an input was fitted to")
+    images, labels = mix.data("test").inputs, mix.data("test").targets
+    sure, right = made.confidence(images), made(images).argmax(1) == labels
+    assert abs(float(sure.mean()) - float(right.double().mean())) < 0.06
+    assert roc_auc_score(right, sure) > 0.75
+    bare = [Task(descriptor=t.descriptor, train=t.train, model=t.model) for t in sources]
+    raw = make(mix.descriptor, bare).confidence(images)  # nothing to fit it to: the bare softmax
+    assert abs(float(raw.mean()) - float(right.double().mean())) > 0.15
 
 
 def test_sources_are_not_changed_and_batch_norm_is_used_as_trained() -> None:

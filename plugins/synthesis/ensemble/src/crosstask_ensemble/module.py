@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from crosstask.errors import DataError
 from crosstask.records import Provenance
 
 
@@ -20,6 +21,9 @@ class Ensemble(nn.Module):
     """
 
     scales: Tensor
+    sharpness: Tensor
+    """Factor of the outputs under which their softmax is a probability; 1 where nothing was known to fit it to."""
+
     provenance: Provenance
 
     def __init__(self, models: Sequence[nn.Module], shares: Sequence[Tensor], scales: Sequence[float], centred: bool):
@@ -28,6 +32,7 @@ class Ensemble(nn.Module):
         for number, share in enumerate(shares):  # [outputs of the member, K]: members differ in their outputs
             self.register_buffer(f"share{number}", share)
         self.register_buffer("scales", torch.tensor(list(scales)))
+        self.register_buffer("sharpness", torch.ones(()))
         self.centred, self.outputs = centred, shares[0].shape[1]
         self.train(False)
 
@@ -40,11 +45,33 @@ class Ensemble(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         total: Tensor | None = None
+        for part in self._parts(inputs):
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _parts(self, inputs: Tensor) -> Iterator[Tensor]:
+        """What each member adds to the outputs."""
         for number, member in enumerate(self.members):
             outputs = member(inputs)
             if self.centred:
                 outputs = (outputs - outputs.mean(dim=1, keepdim=True)) / self.scales[number].to(outputs)
-            part = outputs @ self.get_buffer(f"share{number}").to(outputs)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+            yield outputs @ self.get_buffer(f"share{number}").to(outputs)
+
+    @torch.no_grad()
+    def confidence(self, inputs: Tensor) -> Tensor:
+        """[N], for each input how likely the class is right that the ensemble gives it: the largest softmax of the
+        outputs times `sharpness`. DataError for regression: see `spread`.
+        """
+        if not self.centred:
+            raise DataError(
+                "an ensemble for regression has no classes to be sure of; `spread` says how far members differ"
+            )
+        return (self(inputs) * self.sharpness.to(inputs)).softmax(1).amax(1)
+
+    @torch.no_grad()
+    def spread(self, inputs: Tensor) -> Tensor:
+        """[N, K], the weighted standard deviation between the members that own an output: 0 where there is only one."""
+        weights = torch.stack([self.get_buffer(f"share{n}").sum(0) for n in range(len(self.members))]).to(inputs)
+        said = torch.stack(list(self._parts(inputs))) / weights[:, None].clamp_min(1e-12)
+        return (weights[:, None] * (said - self(inputs)).square()).sum(0).sqrt()

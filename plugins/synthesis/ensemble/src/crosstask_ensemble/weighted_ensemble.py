@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
+from crosstask.learning.expectation import known_samples
 from crosstask.learning.owners import Owners, lacks_outputs, owners_of, unfit
 from crosstask.learning.training import device_of, fit, predict
 from crosstask.learning.transferring import receive
@@ -19,6 +20,7 @@ from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_ensemble.module import Ensemble
+
 
 @component
 class WeightedEnsemble(Synthesizer):
@@ -33,6 +35,9 @@ class WeightedEnsemble(Synthesizer):
     Weights are exp(coefficient / temperature), summing to one for each class. Left out, and named in the provenance's
     notes: models for another input shape or type, without any of the classes, or with a coefficient of `minimum` or
     less. DataError names a class that no model knows, and says why each source was left out if none is left.
+
+    The module says of every input how sure it is (`Ensemble.confidence`, regression: `spread`); the factor that makes
+    its softmax a probability is fitted to held-out samples that sources of the domain have of the classes.
 
     With inputs and `distill_steps`, one network of the most important member's architecture is trained to give the
     ensemble's answers, and returned instead: as cheap to run as a single model.
@@ -61,6 +66,7 @@ class WeightedEnsemble(Synthesizer):
         left_out |= {t.task_id: "others are nearer" for t in fitting if t not in used}
         weights = [self._weights([known[t.task_id] or 0.0 for t, _ in group]) for group in owners]
         ensemble = _assemble(new_task, used, owners, weights, inputs)
+        how_sure = _sharpened(ensemble, new_task, sources)
         importance = {t.task_id: 0.0 for t in used}
         for group, own in zip(owners, weights, strict=True):
             for (task, _), weight in zip(group, own, strict=True):
@@ -69,7 +75,11 @@ class WeightedEnsemble(Synthesizer):
             strategy="weighted_ensemble",
             new_task=new_task.task_id,
             sources=importance,
-            notes=(*_far(new_task, owners), *(f"{t} left out: {why}" for t, why in sorted(left_out.items()))),
+            notes=(
+                *_far(new_task, owners),
+                *how_sure,
+                *(f"{t} left out: {why}" for t, why in sorted(left_out.items())),
+            ),
             confidence=_confidence(new_task, owners, known),
         )
         if self.distill_steps and inputs is not None:
@@ -144,6 +154,20 @@ def _assemble(
         shares.append(share.to(device_of(model)))
         scales.append(_scale(task, model, inputs) if centred else 1.0)
     return Ensemble(models, shares, scales, centred)
+
+
+def _sharpened(ensemble: Ensemble, new_task: TaskDescriptor, sources: list[Task]) -> list[str]:
+    """Fit `sharpness` to held-out samples of the new task's classes that sources of its domain have (Guo et al. 2017,
+    temperature scaling); notes on it. Which class is chosen does not depend on it.
+    """
+    known = known_samples(new_task, [t for t in sources if t.has_data("validation")])
+    if known is None:
+        return []
+    outputs = predict(ensemble, known.inputs)
+    factors = torch.logspace(-1, 2, 121).to(outputs)
+    losses = torch.stack([functional.cross_entropy(outputs * f, known.labels.to(outputs.device)) for f in factors])
+    ensemble.sharpness.copy_(factors[losses.argmin()])
+    return [f"its confidence in an input was fitted to {len(known.labels)} held-out samples of its classes"]
 
 
 def _scale(task: Task, model: nn.Module, inputs: Tensor | None) -> float:
