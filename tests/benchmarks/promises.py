@@ -268,7 +268,7 @@ class Bench:
 
     def path(self, target: Task, stages: Sequence[str], seed: int, rate: float, samples: int) -> Any:
         """(score, curve) on the target after a curriculum: the first stage's own model, each further stage by LP-FT
-        with a fifth of the sources' training budget and all its data.
+        with half of the sources' training budget and all its data.
         """
         if len(stages) == 1:
             return self.run(target, stages[0], seed, rate, samples)
@@ -276,7 +276,7 @@ class Bench:
         def make() -> Any:
             model = self.world.sources[stages[0]].model
             assert model is not None
-            budget = attrs.evolve(self.world.train, steps=self.world.train.steps // 5, evaluate_every=1000)
+            budget = attrs.evolve(self.world.train, steps=self.world.train.steps // 2, evaluate_every=1000)
             for before, now in itertools.pairwise(stages):
                 task = self.world.sources[now]
                 keep = same_classes(self.world.sources[before].descriptor, task.descriptor)
@@ -290,7 +290,7 @@ class Bench:
             [(score, curve)], _, _ = transfer_scores(self.method, model, shown, wanted, [seed], "test", keep)
             return [score, list(curve.values)]
 
-        return self.cache(make, "path", self.about, target.fingerprint(), list(stages), seed, rate, samples)
+        return self.cache(make, "path", "half", self.about, target.fingerprint(), list(stages), seed, rate, samples)
 
     def step_seconds(self, target: Task) -> tuple[float, float]:
         """CPU seconds of a step on the whole model, and of a step on the head alone; medians of seven, interleaved."""
