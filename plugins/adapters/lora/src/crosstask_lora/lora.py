@@ -67,14 +67,6 @@ class LowRank(LayerAdapter):
     def dropped(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.dropout and self.training else x
 
-    def stacked(self, parts: Sequence[LowRank], choice: Tensor) -> tuple[Tensor, Tensor] | None:
-        """(up [N, out, r] times the scale, down [N, r, in]) for each sample, zero where choice is -1."""
-        if any(part.r != self.r for part in parts):
-            return None
-        none = torch.zeros_like(self.up)
-        up = torch.stack([*(part.up * part.scale for part in parts), none])[choice]
-        return up, torch.stack([*(part.down for part in parts), torch.zeros_like(self.down)])[choice]
-
 
 class LinearLowRank(LowRank):
     """At a linear layer: up (down x)."""
@@ -89,14 +81,18 @@ class LinearLowRank(LowRank):
 
     @classmethod
     def mixed(cls, parts: Sequence[Any], choice: Tensor, inner: Callable[..., Any], x: Tensor) -> Tensor | None:
-        factors = parts[0].stacked(parts, choice)
-        if factors is None:
+        if any(part.r != parts[0].r for part in parts):
             return None
-        up, down = factors
-        rows = parts[0].dropped(x).reshape(len(x), -1, x.shape[-1])
-        more = torch.bmm(torch.bmm(rows, down.transpose(1, 2)), up.transpose(1, 2))
-        y = inner(x)
-        return y + more.view(y.shape)
+        ups, downs = torch.stack([part.up for part in parts]), torch.stack([part.down for part in parts])
+        scales = ups.new_tensor([part.scale for part in parts])
+        rows, y = parts[0].dropped(x).reshape(len(x), -1, x.shape[-1]), inner(x)
+        if rows.shape[1] == 1:  # all adapters at once, of which each sample keeps its own: no factors are copied
+            own = (choice[:, None] == torch.arange(len(parts), device=choice.device)) * scales
+            low = functional.linear(rows[:, 0], downs.flatten(0, 1)).view(len(x), *downs.shape[:2]) * own[..., None]
+            return y + (low.flatten(1) @ ups.transpose(1, 2).flatten(0, 1)).view(y.shape)
+        which = choice.clamp_min(0)
+        low = torch.bmm(downs[which], rows.transpose(1, 2)) * (scales[which] * (choice >= 0))[:, None, None]
+        return y + torch.bmm(low.transpose(1, 2), ups[which].transpose(1, 2)).view(y.shape)
 
 
 class EmbeddingLowRank(LowRank):
