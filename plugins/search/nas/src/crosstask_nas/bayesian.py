@@ -40,7 +40,9 @@ class Bayesian(Search):
     initial: int = option(8, ge=1, help="random points before the model is asked")
     candidates: int = option(1500, ge=10, help="candidates in a space too large to be listed")
     explore: float = option(0.0, ge=0, help="improvement (in standard deviations of the values) not counted as one")
-    _listed: tuple[SearchSpace, list[Point], Array] | None = attrs.field(init=False, default=None, repr=False)
+    _listed: tuple[SearchSpace, list[Point], list[Any], Array] | None = attrs.field(
+        init=False, default=None, repr=False
+    )
     _fitted: tuple[Any, Array] | None = attrs.field(init=False, default=None, repr=False)
 
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -50,9 +52,9 @@ class Bayesian(Search):
         if len(trials) < self.initial or not any(trial.value is not None for trial in ended):
             return space.fresh(rng, tried)
         process, best = self._model(space, trials, ended)
-        points, rows = self._all(space)
+        points, keys, rows = self._all(space)
         if points:
-            untried = [i for i, point in enumerate(points) if space.key(point) not in tried]
+            untried = [i for i, key in enumerate(keys) if key not in tried]
             if not untried:
                 return space.fresh(rng, tried)
             gains = self._improvement(process, rows[untried], best)
@@ -100,13 +102,13 @@ class Bayesian(Search):
         z = (mean - best - self.explore) / deviation
         return np.log(deviation) + _log_ei(z)
 
-    def _all(self, space: SearchSpace) -> tuple[list[Point], Array]:
-        """All points of a space that is small enough, with their places."""
+    def _all(self, space: SearchSpace) -> tuple[list[Point], list[Any], Array]:
+        """All points of a space that is small enough, with their keys and places."""
         if self._listed is None or self._listed[0] is not space:
             count = space.count()
             points = list(space.points()) if count is not None and count <= _LISTED else []
-            self._listed = space, points, space.encode(points)
-        return self._listed[1], self._listed[2]
+            self._listed = space, points, [space.key(point) for point in points], space.encode(points)
+        return self._listed[1:]
 
     def _candidates(self, codes: _Codes, space: SearchSpace, ended: Sequence[Trial], rng: np.random.Generator) -> Array:
         """Half of them random, half neighbours of the five best trials."""

@@ -22,12 +22,16 @@ def distances(a: Array, b: Array, categorical: NDArray[np.bool_]) -> Array:
     Categories: 1 where they differ (the Hamming distance), 0 where not. Real numbers: the squared difference of the
     places in the unit cube. A parameter that only one of the two points has (NaN in the other) counts 1.
     """
-    x, y = a.T[:, :, None], b.T[:, None, :]
-    apart = np.where(categorical[:, None, None], x != y, (x - y) ** 2)
-    missing_x, missing_y = np.isnan(x), np.isnan(y)
-    if missing_x.any() or missing_y.any():
-        apart = np.where(missing_x & missing_y, 0.0, np.where(missing_x | missing_y, 1.0, apart))
-    return apart.astype(np.float64, copy=False)
+    apart = np.empty((a.shape[1], len(a), len(b)))
+    missing_a, missing_b = np.isnan(a), np.isnan(b)
+    x, y = np.where(missing_a, -1.0, a), np.where(missing_b, -1.0, b)  # no place is below 0
+    for d, named in enumerate(categorical):
+        if named:
+            np.not_equal(x[:, d, None], y[None, :, d], out=apart[d], casting="unsafe")
+        else:
+            np.square(x[:, d, None] - y[None, :, d], out=apart[d])
+            apart[d][missing_a[:, d, None] != missing_b[None, :, d]] = 1.0
+    return apart
 
 
 def ranks(values: Array) -> Array:
@@ -102,11 +106,10 @@ class GaussianProcess:
     def _kernel(self, parameters: Array, apart: Array) -> tuple[Array, list[Array]]:
         """The kernel [N, M] for distances [D, N, M], and what dk/dθ_d is the distance times, per parameter."""
         weights = np.exp(parameters[:-2])
-        names = np.tensordot(weights * self.categorical, apart, axes=1)
-        numbers = np.tensordot(weights * ~self.categorical, apart, axes=1)
-        of_names = np.exp(-names)
+        of_names = np.exp(-np.tensordot(weights * self.categorical, apart, axes=1))
         if self.categorical.all():
             return of_names, [-of_names] * len(weights)
+        numbers = np.tensordot(weights * ~self.categorical, apart, axes=1)
         root = np.sqrt(5 * numbers)
         decay = np.exp(-root)
         of_numbers = (1 + root + root**2 / 3) * decay
