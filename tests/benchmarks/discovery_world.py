@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -75,11 +76,11 @@ class World:
         return self.coefficients[..., : SEEDS // 2].mean(axis=2), self.coefficients[..., SEEDS // 2 :].mean(axis=2)
 
 
-def encoder(shape: tuple[int, ...], outputs: int) -> nn.Module:
+def encoder(shape: tuple[int, ...], outputs: int, widths: Sequence[int] = (32, 64)) -> nn.Module:
     """Two blocks of convolution, batch norm, ReLU and pooling, and a linear head on what is left of the image."""
     layers: list[nn.Module] = []
     before = shape[0]
-    for width in (32, 64):
+    for width in widths:
         layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
         layers += [nn.MaxPool2d(2)]
         before = width

@@ -53,7 +53,7 @@ CACHE = Path(os.environ.get("CROSSTASK_CACHE", "/tmp/crosstask-bench"))
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "promises.png"
 RATES = (1e-3, 3e-3, 1e-2)
 EVERY = 5  # steps between two points of a curve
-CONV = ModelSpec(kind="discovery_world:encoder")
+CONV = ModelSpec(kind="discovery_world:encoder", arguments={"widths": (16, 32)})
 
 
 @attrs.frozen
