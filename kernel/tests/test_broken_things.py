@@ -656,8 +656,8 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a stage misspelt": (
         {"source": "x", "curiculum": {}},
-        "recipe: unknown option 'curiculum'; did you mean 'curriculum'? Valid: budget, curriculum, description, "
-        "discovery, distillation, executor, few_shot, model, multitask, name, observers, prefer, …",
+        "recipe: unknown option 'curiculum'; did you mean 'curriculum'? Valid: budget, continual, curriculum, "
+        "description, discovery, distillation, executor, few_shot, model, multitask, name, observers, …",
     ),
     "a budget of nothing": (
         {"source": "x", "budget": {"steps": 0}}, "recipe: budget: steps must be >= 1, got 0",
