@@ -26,8 +26,9 @@ class BaseMetaLearner:
         adapted = trainer.adapt_to_task(support_x, support_y)
 
     The algorithm is in the learner's hooks `meta_step` and `adapt`; anyone's learner works here, by composition.
-    Batches come from `create_meta_batch` or `EpisodeSampler` (crosstask.learning.episodes), or are lists of (support inputs,
-    support labels, query inputs, query labels). `optimizer`: of `model`'s parameters (default: the learner's own).
+    Batches come from `create_meta_batch` or `EpisodeSampler` (crosstask.learning.episodes), or are lists of tasks
+    (support inputs, support labels, query inputs, query labels). `optimizer`: of `model`'s parameters (default: the
+    learner's own).
     """
 
     def __init__(self, learner: MetaLearner, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -119,10 +120,11 @@ def check_head(model: nn.Module, episodes: Episodes) -> None:
 
 
 def report_divergence(who: str, option: str, rate: float, support: Tensor, query: Tensor) -> None:
-    """RunError if an adaptation broke down; a RuntimeWarning if it made things ten times worse instead of better.
+    """RunError if an adaptation broke down; a RuntimeWarning if it made the support loss ten times worse, not better.
 
-    `support` [steps, B] are the support losses before each inner step, `query` [B] the losses after the last; `option`
-    is the name of the inner step size and `rate` its value, which the message names beside the step and the losses.
+    `support` [steps, B] are the support losses before each inner step (and after the last, where they are known),
+    `query` [B] other losses after the last; `option` is the name of the inner step size and `rate` its value, which
+    the message names beside the step and the losses.
     """
     losses = torch.cat([support, query[None]])
     finite = torch.isfinite(losses)
@@ -139,11 +141,11 @@ def report_divergence(who: str, option: str, rate: float, support: Tensor, query
             f"{who}: the loss of episode {task} is {value} after {step} inner steps with {option} = {rate:g} (it was "
             f"{before:.4g} before): the inner loop diverges; try a smaller {option}"
         )
-    first, last = float(losses[0].mean()), float(losses[-1].mean())
-    if len(support) and last > 10 * max(first, 1e-3):
+    along = support.mean(1)
+    if len(support) > 1 and float(along[-1]) > 10 * max(float(along[0]), 1e-3):
         warnings.warn(
-            f"{who}: the loss rises from {first:.4g} to {last:.4g} over {len(support)} inner steps with "
-            f"{option} = {rate:g}: the inner loop diverges; try a smaller {option}",
+            f"{who}: the support loss rises from {float(along[0]):.4g} to {float(along[-1]):.4g} over "
+            f"{len(support) - 1} inner steps with {option} = {rate:g}: the inner loop diverges; try a smaller {option}",
             RuntimeWarning,
             stacklevel=3,
         )

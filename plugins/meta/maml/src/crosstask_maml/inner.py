@@ -193,7 +193,9 @@ class InnerLoop(MetaLearner):
             made = adapt(Batched(module, path), self._moving(module), self._rates(model), order, episodes, learn=False)
         finally:
             module.train(mode)
-        report_divergence(self.origin, "lr_inner", self.lr_inner, made.support, made.query)
+        own = episodes[0] is episodes[2]  # no queries: what was measured last is the support loss after the last step
+        support = torch.cat([made.support, made.query[None]]) if own else made.support
+        report_divergence(self.origin, "lr_inner", self.lr_inner, support, made.query)
         return made
 
     def _passes(

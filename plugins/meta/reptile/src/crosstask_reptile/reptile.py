@@ -83,7 +83,8 @@ class Reptile(MetaLearner):
 
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
         own, _ = of_task(support, outputs_of(model, support.inputs))
-        one = Episodes(own.inputs[None], own.targets[None], own.inputs[None], own.targets[None])
+        inputs, targets = own.inputs[None], own.targets[None]
+        one = Episodes(inputs, targets, inputs, targets)
         made, _ = self._adapted(model, Batched(model, "loop"), one, steps)
         return with_parameters(model, {name: value[0] for name, value in made.parameters.items()})
 
@@ -103,7 +104,9 @@ class Reptile(MetaLearner):
             outputs, last = _judge(net, made, part)
         finally:
             model.train(mode)
-        report_divergence(self.origin, "lr_inner", self.lr_inner, made.losses, last)
+        own = part.query_inputs is part.support_inputs  # no queries: `last` is the support loss after the last step
+        support = torch.cat([made.losses, last[None]]) if own else made.losses
+        report_divergence(self.origin, "lr_inner", self.lr_inner, support, last)
         return made, outputs
 
     def _train(
