@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import attrs
 import numpy as np
 import pytest
+import torch
 from gnn_worlds import part, within, world
 
 from crosstask_gnn import Pairs, Prediction, Shape, predict
@@ -16,8 +18,8 @@ SMALL = Shape(members=1, steps=60, width=64, hidden=64)
 
 @functools.cache
 def found(share: float, seed: int = 0) -> tuple[Prediction, np.ndarray, np.ndarray]:
-    """(prediction, truth, what was known) of 30 tasks."""
-    truth, estimates, nodes = world(30, seed=seed)
+    """(prediction, truth, what was known) of 26 tasks."""
+    truth, estimates, nodes = world(26, seed=seed)
     known = part(truth, share)
     return predict(Pairs.of(known, None, estimates, nodes), shape=SMALL), truth, known
 
@@ -27,38 +29,50 @@ def off(guess: np.ndarray, truth: np.ndarray, known: np.ndarray) -> float:
     return float(np.sqrt(np.square(guess - truth)[hidden].mean()))
 
 
+def errors(share: float, seeds: int) -> dict[str, float]:
+    """Root mean square error of every predictor and of the `answer`, averaged over worlds."""
+    rows = []
+    for seed in range(seeds):
+        made, truth, known = found(share, seed)
+        rows.append({name: off(guess, truth, known) for name, guess in {**made.each, "answer": made.mean}.items()})
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
 def test_the_networks_beat_every_simple_predictor_and_messages_help() -> None:
+    told = errors(0.3, 2)
+    assert told[NETWORK] < 0.97 * min(error for name, error in told.items() if name not in (NETWORK, DECODER, "answer"))
+    assert told[NETWORK] < told[DECODER]
     made, truth, known = found(0.3)
-    errors = {name: off(guess, truth, known) for name, guess in made.each.items()}
-    assert min(errors, key=lambda name: errors[name]) == NETWORK, errors
-    assert errors[NETWORK] < 0.97 * errors[MIXED]
-    assert errors[NETWORK] < errors[DECODER]
     assert within(made.each[NETWORK], truth, known) > within(made.each["mean z"], truth, known)
     assert NETWORK in made.warm.weights
     assert not made.fallback
 
 
 def test_the_answer_is_no_worse_than_the_best_simple_one() -> None:
-    made, truth, known = found(0.1)
-    simple = [off(guess, truth, known) for name, guess in made.each.items() if name not in (NETWORK, DECODER)]
-    assert off(made.mean, truth, known) < 1.03 * min(simple)
+    told = errors(0.1, 3)
+    assert told["answer"] < 1.03 * min(told.values())
+    assert told["answer"] < 0.8 * told["soft-impute"]
 
 
-@pytest.mark.parametrize("share", [0.1, 0.3])
-def test_intervals_hold_what_they_say(share: float) -> None:
-    made, truth, known = found(share)
-    hidden = np.isnan(known) & ~np.eye(30, dtype=bool)
-    inside = np.abs(made.mean - truth)[hidden] < 1.96 * made.std[hidden]
-    assert 0.9 < inside.mean() < 0.995
-    widest = np.argsort(made.std[hidden])[-hidden.sum() // 4 :]
-    assert np.abs(made.mean - truth)[hidden][widest].mean() > np.abs(made.mean - truth)[hidden].mean()
+@pytest.mark.parametrize(("share", "seeds"), [(0.1, 3), (0.3, 2)])
+def test_intervals_hold_what_they_say(share: float, seeds: int) -> None:
+    inside, widest, all_ = [], [], []
+    for seed in range(seeds):
+        made, truth, known = found(share, seed)
+        hidden = np.isnan(known) & ~np.eye(26, dtype=bool)
+        wrong = np.abs(made.mean - truth)[hidden]
+        inside.append((wrong < 1.96 * made.std[hidden]).mean())
+        widest.append(wrong[np.argsort(made.std[hidden])[-hidden.sum() // 4 :]].mean())
+        all_.append(wrong.mean())
+    assert 0.89 < np.mean(inside) < 0.99, inside
+    assert np.mean(widest) > np.mean(all_), "where it is less sure it is further off"
 
 
 def test_targets_with_nothing_measured_are_chosen_for_on_whole_targets() -> None:
     truth, estimates, nodes = world(20, seed=1)
     known = part(truth, 0.4)
     known[:, :6] = np.nan
-    made = predict(Pairs.of(known, None, estimates, nodes), shape=SMALL, folds=3)
+    made = predict(Pairs.of(known, None, estimates, nodes), shape=attrs.evolve(SMALL, steps=25), folds=3)
     assert made.cold is not None
     cold = np.where(np.arange(20) < 6, np.nan, 0.0) + np.zeros((20, 20))
     assert within(made.mean, truth, cold) > 0.5
@@ -70,7 +84,7 @@ def test_intervals_of_cold_targets_hold_what_they_say() -> None:
     """Over many worlds: in one, six targets may all be harder than those that were seen."""
     inside = []
     hidden = (np.arange(16) < 5) & ~np.eye(16, dtype=bool)
-    for seed in range(8):
+    for seed in range(6):
         truth, estimates, nodes = world(16, seed=seed)
         known = part(truth, 0.4, seed)
         known[:, :5] = np.nan
@@ -93,7 +107,7 @@ def test_a_low_rank_matrix_without_estimates_goes_to_completion() -> None:
     rng = np.random.default_rng(3)
     truth = 0.3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 30))
     known = part(truth, 0.5)
-    made = predict(Pairs.of(known), shape=SMALL, folds=3)
+    made = predict(Pairs.of(known), folds=3, network=False)
     assert "soft-impute" in made.warm.weights
     assert off(made.mean, truth, known) < 0.5 * off(made.each[MIXED], truth, known)
 
@@ -120,6 +134,29 @@ def test_an_asked_pair_is_never_seen() -> None:
         made = forecast(each, [hidden], [fit], mixed(each, design=design), design, Labels.none(12), shape, 0)
         blind.append(made.blind)
     assert np.array_equal(*blind)
+
+
+def test_a_whole_row_is_answered_as_its_pairs_are() -> None:
+    from crosstask_gnn.network import Networks, Sight
+
+    generator = torch.Generator().manual_seed(0)
+    made = Networks(3, 6, 4, 5, width=16, hidden=16, relations=2, layers=1, generator=generator).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_(generator=generator)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    sight = Sight(drawn(6, 4), drawn(5, 6, 6), drawn(3, 6, 6), (drawn(3, 6, 6) > 0).float(), drawn(3, 6, 6))
+    with torch.no_grad():
+        h = made.tasks(sight)
+        rows = torch.tensor([4, 1])
+        source, target = torch.cartesian_prod(rows, torch.arange(6)).T
+        added, logits = made.pairs(h, sight, source[None], target[None])
+        wide, types = made.grid(h, sight, rows)
+    assert torch.allclose(wide.reshape(3, -1), added, atol=1e-4)
+    assert torch.allclose(types.reshape(3, 12, 7), logits, atol=1e-4)
 
 
 def test_too_few_measurements_are_said() -> None:

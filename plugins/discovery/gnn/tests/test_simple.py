@@ -58,6 +58,17 @@ def test_completion_agrees_with_iterated_singular_value_decompositions() -> None
     assert complete(values, seen, 0.5, rounds=3000) == pytest.approx(filled, abs=2e-2)
 
 
+def test_large_matrices_are_started_from_their_leading_singular_vectors() -> None:
+    from crosstask_gnn.soft_impute import _leading
+
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(220, 5)) @ rng.normal(size=(5, 210)) + 0.1 * rng.normal(size=(220, 210))
+    left, size, right = _leading(values, 5)
+    expected = np.linalg.svd(values)
+    assert size[:5] == pytest.approx(expected[1][:5], rel=1e-6)
+    assert np.abs((left[:, :5] * size[:5]) @ right[:5] - (expected[0][:, :5] * size[:5]) @ expected[2][:5]).max() < 1e-4
+
+
 def test_soft_impute_finds_a_low_rank_matrix_that_additive_cannot() -> None:
     rng = np.random.default_rng(2)
     truth = 0.3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 30))

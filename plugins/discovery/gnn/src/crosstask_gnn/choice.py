@@ -84,7 +84,7 @@ def predict(
     left out; the mixture that answers is chosen by the errors there (greedily, as in Caruana et al. 2004, section 2),
     the networks have a part in it only where they lower them. Standard errors are the mixed model's, plus how far the
     networks differ, scaled to the errors that were seen. With fewer than `FEWEST` measurements the mixed model answers,
-    unchecked, and `note` says so.
+    unchecked, and `note` says so. Of more than 150 tasks fewer folds and steps are made, of more than 400 fewer still.
     """
     labels, shape = labels or Labels.none(pairs.count), shape or Shape()
     design = Design.of(pairs)
@@ -96,6 +96,8 @@ def predict(
         return Prediction(whole.mean, np.sqrt(whole.variance), vote, None, None, None, {MIXED: whole.mean}, note)
     if pairs.count > 150:
         folds, shape = min(folds, 3), attrs.evolve(shape, members=1, steps=min(shape.steps, 60))
+    if pairs.count > 400:
+        folds, shape = min(folds, 2), attrs.evolve(shape, steps=min(shape.steps, 30))
     rng = np.random.default_rng(seed)
     unknown = ~pairs.measured.any(0)
     warm = _Contest.of(pairs, _pair_folds(pairs, folds, rng), design)

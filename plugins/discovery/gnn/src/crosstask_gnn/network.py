@@ -129,6 +129,20 @@ class Networks(nn.Module):
         bilinear = (self.left(h)[batch, source] * self.right(h)[batch, target] * self.gate[:, None]).sum(2)
         return out[..., 0] + bilinear / math.sqrt(self.gate.shape[1]), out[..., 1:]
 
+    def grid(self, h: Tensor, sight: Sight, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(residual [B, r, n], relation type logits [B, r, n, 7]) of all pairs from the sources `rows`: as `pairs`,
+        without gathering both ends of each.
+        """
+        copies, n = h.shape[:2]
+        evidence = sight.estimates[:, rows].permute(1, 2, 0).expand(copies, -1, -1, -1)
+        x = torch.cat([evidence, sight.base[:, rows, :, None].expand(copies, -1, -1, -1)], dim=3)
+        x = self.pair(x.reshape(copies, len(rows) * n, -1)).reshape(copies, len(rows), n, -1)
+        x = torch.relu(x + self.source(h)[:, rows, None] + self.target(h)[:, None])
+        x = functional.dropout(x, DROPOUT, self.training)
+        out = self.out(x.reshape(copies, len(rows) * n, -1)).reshape(copies, len(rows), n, -1)
+        bilinear = (self.left(h)[:, rows] * self.gate[:, None]) @ self.right(h).transpose(1, 2)
+        return out[..., 0] + bilinear / math.sqrt(self.gate.shape[1]), out[..., 1:]
+
     def hardness(self, h: Tensor) -> Tensor:
         """Logits of the tasks' difficulty [B, n]."""
         return self.difficulty(h)[..., 0]

@@ -27,19 +27,20 @@ def soft_impute(pairs: Pairs, seed: int = 0) -> Array:
     fewer = pairs.without(hidden)
     start = additive(fewer)
     rest = np.where(seen & ~hidden, pairs.known - start, 0.0)
-    scale = float(np.linalg.norm(rest, 2))
+    scale = _largest(rest)
     if scale < 1e-9:
         return base
     errors = []
+    rounds = 40 if pairs.count <= 200 else 12  # of large matrices the last digits are not worth the time
     for share in PENALTIES:
-        guess = start + complete(rest, seen & ~hidden, share * scale)
+        guess = start + complete(rest, seen & ~hidden, share * scale, rounds=rounds)
         errors.append(float(((guess - pairs.known)[hidden] ** 2).sum()))
     errors.append(float(((start - pairs.known)[hidden] ** 2).sum()))  # nothing but the effects
     best = int(np.argmin(errors))
     if best == len(PENALTIES):
         return base
     rest = np.where(seen, pairs.known - base, 0.0)
-    return base + complete(rest, seen, PENALTIES[best] * float(np.linalg.norm(rest, 2)))
+    return base + complete(rest, seen, PENALTIES[best] * _largest(rest), rounds=rounds)
 
 
 def complete(values: Array, seen: Mask, penalty: float, rank: int = 12, rounds: int = 40) -> Array:
@@ -49,7 +50,7 @@ def complete(values: Array, seen: Mask, penalty: float, rank: int = 12, rounds: 
     is at most `rank` (Hastie et al. 2015, theorem 3); rows of A given B, and of B given A, are ridge regressions.
     """
     rank = min(rank, *values.shape)
-    left, size, right = np.linalg.svd(np.where(seen, values, 0.0), full_matrices=False)
+    left, size, right = _leading(np.where(seen, values, 0.0), rank)
     root = np.sqrt(np.maximum(size[:rank] - penalty, 1e-3 * size[0] + 1e-12))
     a, b = left[:, :rank] * root, right[:rank].T * root
     weights = seen.astype(np.float64)
@@ -63,6 +64,24 @@ def complete(values: Array, seen: Mask, penalty: float, rank: int = 12, rounds: 
             break
     product: Array = a @ b.T
     return product
+
+
+def _largest(values: Array) -> float:
+    return float(_leading(values, 1)[1][0])
+
+
+def _leading(values: Array, rank: int) -> tuple[Array, Array, Array]:
+    """At least the first `rank` singular vectors and values; of large matrices by subspace iteration (Halko et al.
+    2011, algorithm 4.4), which is close enough to start from.
+    """
+    if min(values.shape) > 200:
+        basis = np.random.default_rng(0).normal(size=(values.shape[1], rank + 8))
+        for _ in range(6):
+            basis = np.linalg.qr(values.T @ np.linalg.qr(values @ basis)[0])[0]
+        left, size, small = np.linalg.svd(values @ basis, full_matrices=False)
+        return left, size, small @ basis.T
+    left, size, right = np.linalg.svd(values, full_matrices=False)
+    return left, size, right
 
 
 def _ridge_rows(values: Array, weights: Array, factor: Array, ridge: Array) -> Array:

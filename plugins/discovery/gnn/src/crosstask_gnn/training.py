@@ -54,7 +54,7 @@ class Labels:
 @attrs.frozen(eq=False)
 class Forecast:
     """Of some networks: `mean` and `variance` (among them) [n, n], `relations` [n, n, 7], `difficulty` [n]; and for
-    each fold what the networks that had not seen it say [folds, n, n].
+    each fold what the networks that had not seen it say of its pairs [folds, n, n] (of others, the base).
     """
 
     mean: Array
@@ -125,7 +125,7 @@ def _train(
                 [pairs.measured & ~folds[fold] & ~x.hidden for fold, x in zip(copies, lessons, strict=True)],
                 [x.base for x in lessons],
             )
-            source, target, weight = _asked(lessons, device)
+            source, target, weight = _asked([x.hidden for x in lessons], device)
             h = networks.tasks(sight)
             added, logits = networks.pairs(h, sight, source, target)
             base = torch.tensor(np.stack([x.base for x in lessons]), dtype=torch.float32, device=device)
@@ -142,9 +142,14 @@ def _train(
             loss.backward()
             optimizer.step()
     networks.eval()
-    blind_sight = view.sight([pairs.measured & ~folds[f] for f in copies], [fits[f].mean for f in copies])
-    blind, _, _ = view.answer(networks, blind_sight, [fits[f].mean for f in copies])
-    by_fold = blind.reshape(len(folds), shape.members, pairs.count, pairs.count).mean(1)
+    blind = np.stack([fit.mean for fit in fits])
+    sight = view.sight([pairs.measured & ~folds[f] for f in copies], [fits[f].mean for f in copies])
+    source, target, weight = _asked([folds[f] for f in copies], device)
+    with torch.no_grad():
+        more = (networks.pairs(networks.tasks(sight), sight, source, target)[0] * view.noise[:, None]).cpu().numpy()
+    for copy, fold in enumerate(copies):  # only what was left out is asked for
+        asked = tuple(ends[copy][weight[copy] > 0].cpu().numpy() for ends in (source, target))
+        blind[fold][asked] += more[copy][: len(asked[0])] / shape.members
     everything = view.sight([pairs.measured] * len(copies), [whole.mean] * len(copies))
     more, relations, difficulty = view.answer(networks, everything, [whole.mean] * len(copies))
     return {
@@ -152,7 +157,7 @@ def _train(
         "squares": (more**2).sum(0),
         "relations": relations.sum(0),
         "difficulty": difficulty.sum(0),
-        "blind": np.stack([fit.mean for fit in fits]) + by_fold,
+        "blind": blind,
     }
 
 
@@ -190,18 +195,16 @@ class _View:
         """(what to add to the base [B, n, n], probabilities of the types [B, n, n, 7], difficulties [B, n])."""
         n, copies = self.pairs.count, len(self.noise)
         h = networks.tasks(sight)
-        every = torch.cartesian_prod(*[torch.arange(n, device=self.device)] * 2).T
-        noise = self.noise[:, None]
+        noise = self.noise[:, None, None]
+        bases = torch.tensor(np.stack(base), dtype=torch.float32, device=self.device)
         added, types = [], []
-        for ends in torch.split(every, max(1, at_once // copies), dim=1):
-            more, logits = networks.pairs(h, sight, ends[:1], ends[1:])
-            here = np.stack([each[tuple(ends.cpu().numpy())] for each in base])
-            mean = torch.tensor(here, dtype=torch.float32, device=self.device) + noise * more
+        for rows in torch.split(torch.arange(n, device=self.device), max(1, at_once // (copies * n))):
+            more, logits = networks.grid(h, sight, rows)
             added.append((more * noise).cpu())
-            types.append((logits + type_logits(mean, noise)).softmax(2).cpu())
+            types.append((logits + type_logits(bases[:, rows] + noise * more, noise)).softmax(3).cpu())
         return (
-            torch.cat(added, 1).reshape(copies, n, n).double().numpy(),
-            torch.cat(types, 1).reshape(copies, n, n, -1).numpy(),
+            torch.cat(added, 1).double().numpy(),
+            torch.cat(types, 1).numpy(),
             networks.hardness(h).sigmoid().cpu().numpy(),
         )
 
@@ -238,9 +241,9 @@ def _lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator
     return found or [Lesson(seen, mixed(pairs.without(seen), fit.variances, design, spread=False).mean)]
 
 
-def _asked(lessons: Sequence[Lesson], device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(sources, targets, weights), each [B, m]: the hidden pairs of every lesson, their weights adding up to one."""
-    places = [np.argwhere(x.hidden) for x in lessons]
+def _asked(hidden: Sequence[Mask], device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """(sources, targets, weights), each [B, m]: the pairs of every mask, their weights adding up to one, then zeros."""
+    places = [np.argwhere(mask) for mask in hidden]
     most = max(map(len, places))
     ends = np.zeros((2, len(places), most), dtype=np.int64)
     weight = np.zeros((len(places), most), dtype=np.float32)
