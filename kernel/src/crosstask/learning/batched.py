@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from crosstask.errors import OptionError, nearest
@@ -184,6 +185,7 @@ class Batched:
             state = _layer(leaf.module, own, state)
         return state.rows()
 
+    @sdpa_kernel(SDPBackend.MATH)  # the quick forms of attention have no second derivative
     def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         if len(inputs) == 1:  # squeezing is a view, indexing would fill gradients with zeros
             own = {name: tensor.squeeze(0) for name, tensor in parameters.items()}
@@ -288,7 +290,8 @@ def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -
     def one(own: dict[str, Tensor], part: Tensor) -> Any:
         return functional_call(module, own, (part,))
 
-    found: Tensor = vmap(one, randomness="different")(parameters, inputs)
+    with sdpa_kernel(SDPBackend.MATH):  # see `_loop`; nor can vmap follow the quick forms
+        found: Tensor = vmap(one, randomness="different")(parameters, inputs)
     return found
 
 

@@ -124,6 +124,15 @@ def test_all_paths_give_the_same_gradients(make: Any) -> None:
         assert max(float(g.abs().max()) for g in first) > 1e-3
 
 
+def test_attention_has_second_derivatives() -> None:
+    """Not in the quick forms that torch takes by itself."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True)
+    model = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (8, 8)), layer, nn.Flatten(), nn.Linear(64, 3)).double()
+    one, two = (gradient(MAML(lr_inner=0.1, path=path), model, some_images()) for path in ("auto", "loop"))
+    assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(one, two, strict=True))
+
+
 @pytest.mark.parametrize("make", [MAML, ANIL, MetaSGD], ids=lambda kind: kind.__name__)
 def test_batch_normalisation_leaves_no_trace(make: Any) -> None:
     episodes, learner = some_images(), make()
