@@ -30,7 +30,7 @@ from torch.utils.data import TensorDataset
 from crosstask.context import LocalContext
 from crosstask.learning.continual import ContinualLearner, ScenarioWarning, split_by_classes
 from crosstask.learning.fisher import fisher_diagonal
-from crosstask.learning.models import ModelSpec
+from crosstask.learning.models import ModelSpec, optimizer_for
 from crosstask.tasks import Task, TaskDescriptor
 
 DATA = Path(os.environ.get("CROSSTASK_DATA", "/work/shared/data")) / "mnist_20k_10k.npz"
@@ -167,18 +167,17 @@ def in_turns(variants: dict[str, Callable[[], object]], base: str, rounds: int) 
 
 
 def plain(optimizer: str, batches: list[tuple[Tensor, Tensor]]) -> Callable[[], object]:
-    """Training as one writes it by hand."""
+    """An epoch as one writes it by hand: a new optimiser, as for each task, and the data shuffled."""
     model = network(10)
-    kind = torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam
-    given = {"momentum": 0.9} if optimizer == "sgd" else {}
-    made = kind(model.parameters(), lr=1e-3, **given)  # type: ignore[arg-type]
+    inputs, targets = (torch.cat(column) for column in zip(*batches, strict=True))
 
     def steps() -> None:
+        made = optimizer_for(optimizer, list(model.parameters()), 1e-3, 0.0)
         model.train()
-        for inputs, targets in batches:
-            loss = functional.cross_entropy(model(inputs), targets)
+        for index in torch.randperm(len(targets)).split(128):
+            loss = functional.cross_entropy(model(inputs[index]), targets[index])
             made.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             made.step()
 
     return steps
@@ -218,7 +217,7 @@ def costs(rounds: int) -> None:
             "agem, 4": ours(optimizer, ["agem"], 4, batches),
         }
         variants |= peers(optimizer, batches)
-        print(f"a step of MLP 400-400, batch 128, {optimizer}, relative to one written by hand")
+        print(f"epoch of 20 steps, MLP 400-400, batch 128, {optimizer}, relative to one written by hand")
         for name, ratio in in_turns(variants, "by hand", rounds).items():
             print(f"| {name} | {ratio:.2f} |", flush=True)
     fishers(rounds)
@@ -311,7 +310,12 @@ def avalanches(
     strategy._before_training()
     strategy._before_training_exp()
     strategy.dataloader = [[x, y, torch.zeros_like(y)] for x, y in batches]
-    return lambda: strategy.training_epoch()
+
+    def steps() -> None:
+        made.state.clear()  # a new optimiser, as the others have
+        strategy.training_epoch()
+
+    return steps
 
 
 def main() -> None:
