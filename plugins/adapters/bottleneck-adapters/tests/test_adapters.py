@@ -18,7 +18,7 @@ from crosstask.errors import DataError, OptionError
 from crosstask.learning.adapted_layers import LayersHandle
 from crosstask.learning.adapting import AdapterConfig, AdapterModel
 from crosstask.points.adapter import Adapter
-from crosstask_bottleneck_adapters import IA3, Bottleneck, Compacter
+from crosstask_bottleneck_adapters import IA3, Bottleneck, Compacter, Multimodal
 from crosstask_bottleneck_adapters.compacter import kronecker_sum
 
 
@@ -221,12 +221,76 @@ def test_ia3_scales_channels(name: str, groups: int) -> None:
     torch.testing.assert_close(model[name](x), wanted)
 
 
+# --- multimodal
+
+
+class Towers(nn.Module):
+    """One half of the inputs to a tower for text, one to a tower for images, and what both give to a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text, self.image, self.joint = nn.Linear(3, 4), nn.Linear(5, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.joint(self.text(x[..., :3]).tanh() * self.image(x[..., 3:]).tanh())
+        return out
+
+
+def test_multimodal_gates_where_layers_see_both() -> None:
+    model = drawn(Towers())
+    plain = copy.deepcopy(model)
+    handle = attach(Multimodal(hidden_dim=2, language=("text",), vision=("image",)), model)
+    assert {name: type(part).__name__ for name, part in handle.parts.items()} == {
+        "text": "BottleneckLayer", "image": "BottleneckLayer", "joint": "FusionLayer",
+    }  # fmt: skip
+
+    def small(own: Any, y: Tensor) -> Tensor:
+        return (y @ own.down.T + own.down_bias).relu() @ own.up.T + own.up_bias
+
+    x = torch.randn(2, 3, 8, dtype=torch.double)
+    text, image = plain.text(x[..., :3]), plain.image(x[..., 3:])
+    text, image = text + small(handle.parts["text"], text), image + small(handle.parts["image"], image)
+    y = plain.joint(text.tanh() * image.tanh())
+    own: Any = handle.parts["joint"]
+    gate = 1 / (1 + torch.exp(-(y @ own.gate.T + own.gate_bias)))
+    torch.testing.assert_close(model(x), y + gate * small(own.language, y) + (1 - gate) * small(own.vision, y))
+    assert list(attach(Multimodal(), drawn(Towers()), "!joint").parts) == ["text", "image"]
+
+
+def test_multimodal_gate_learns_which_of_the_two_a_position_needs() -> None:
+    """Positions of two kinds, that must be changed in opposite ways."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4))
+    x = torch.randn(400, 4)
+    x[:, 0] = torch.where(torch.arange(400) % 2 == 0, 2.0, -2.0)
+    with torch.no_grad():
+        wanted = model(x) + x[:, :1] * model(x).relu()
+    handle = Multimodal(hidden_dim=8).attach(model, [], torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(handle.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(x), wanted)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_multimodal_towers_are_checked() -> None:
+    with pytest.raises(DataError, match="'text' is named both for language and for vision"):
+        attach(Multimodal(language=("text",), vision=("*e*t*",)), Towers())
+    with pytest.raises(DataError, match="target 'txt' matches no module of Towers; did you mean 'text'"):
+        attach(Multimodal(language=("txt",)), Towers())
+
+
 # --- all of them
 
 EACH = {
     "bottleneck": {"hidden_dim": 8},
     "compacter": {"hidden_dim": 8, "n": 2},
     "ia3": {},
+    "multimodal": {"hidden_dim": 4},
 }
 
 

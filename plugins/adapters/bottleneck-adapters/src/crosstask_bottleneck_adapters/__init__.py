@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from crosstask.lazy import lazily
 
-_PUBLIC = {"Bottleneck": "bottleneck", "Compacter": "compacter", "IA3": "ia3"}
+_PUBLIC = {"Bottleneck": "bottleneck", "Compacter": "compacter", "IA3": "ia3", "Multimodal": "multimodal"}
 
 __all__ = list(_PUBLIC)
 
@@ -14,3 +14,4 @@ if TYPE_CHECKING:
     from crosstask_bottleneck_adapters.bottleneck import Bottleneck
     from crosstask_bottleneck_adapters.compacter import Compacter
     from crosstask_bottleneck_adapters.ia3 import IA3
+    from crosstask_bottleneck_adapters.multimodal import Multimodal

@@ -27,5 +27,12 @@ PLUGIN = Plugin(
             summary="Rescales keys, values and the hidden features of feed-forward layers",
             source="Liu et al. (2022), Few-Shot Parameter-Efficient Fine-Tuning, NeurIPS",
         ),
+        Extension(
+            "adapter",
+            "multimodal",
+            "crosstask_bottleneck_adapters.multimodal:Multimodal",
+            summary="Bottlenecks for text and for images, with a gate between them where layers see both",
+            source="after Houlsby et al. (2019), ICML",
+        ),
     ],
 )
