@@ -183,15 +183,16 @@ def _samplers(
         names = (tuple(task.task_id for task in train), tuple(held))
         return EpisodeSampler(train, **sizes), EpisodeSampler(test, **sizes), names
     task = tasks[0]
-    seen, _ = split_classes(task, held)
-    _, unseen = split_classes(_test_data(task), held)
-    rest = tuple(name for name in _class_names(task) if name not in held)
+    known = _class_names(task)
+    rest = tuple(name for name in known if name not in held)
     for names_of, side in ((rest, "to train on"), (held, "held out for the test")):
-        if len(names_of) < ways:
-            told = ", ".join(names_of)
+        if set(held) <= set(known) and len(names_of) < ways:
+            told = ", ".join(names_of) or "none"
             raise DataError(
                 f"task {task.task_id!r}: {ways}-way episodes need {ways} classes {side}, got {len(names_of)} ({told})"
             )
+    seen, _ = split_classes(task, held)
+    _, unseen = split_classes(_test_data(task), held)
     train_task = Task(descriptor=task.descriptor, train=(seen.inputs, seen.targets))
     test_task = Task(descriptor=task.descriptor, train=(unseen.inputs, unseen.targets))
     return EpisodeSampler(train_task, **sizes), EpisodeSampler(test_task, **sizes), (rest, tuple(held))
