@@ -81,7 +81,13 @@ class LayerAdapter(nn.Module):
     """Whether it puts values in place of the layer's own: it then acts before those that change them."""
     joint: ClassVar[bool] = False
     """Whether `jointly` is given instead of `around`: the adapters of this kind on a layer act as one, innermost."""
+    plainly: ClassVar[bool] = False
+    """Whether `around` is given and says it all."""
     switch: Switch
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.plainly = cls.around is not LayerAdapter.around and not cls.joint
 
     def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
         """The adapted value of the layer's parameter `name`; `value` itself where nothing changes."""
@@ -121,6 +127,8 @@ class AdaptedLayer:
         live = [part for part in self._parts if part.switch.live]
         if not live:
             return self._bare(*args, **kwargs)
+        if len(live) == 1 and self._direct is not None and live[0].plainly:  # as below, without its detours
+            return live[0].around(self, self._bare, *args, **kwargs)  # type: ignore[arg-type]
         return self._through(live, *args, **kwargs)
 
     def _bare(self, *args: Any, **kwargs: Any) -> Any:

@@ -73,11 +73,15 @@ class LinearLowRank(LowRank):
 
     def around(self, layer: nn.Module, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         x, y = self.dropped(args[0]), inner(*args, **kwargs)
+        own: Any = self._parameters  # quicker than self.up
+        up, down = own["up"], own["down"]
         # Few rows times many columns is the quicker order on CPUs.
-        low = torch.mm(self.down, x.reshape(-1, x.shape[-1]).t()).t()
-        if is_bare(inner) and y.dtype == low.dtype == self.up.dtype:  # nobody else has this y
-            return y.view(-1, y.shape[-1]).addmm_(low, self.up.t(), alpha=self.scale).view(y.shape)
-        return torch.add(y, functional.linear(low, self.up).view(y.shape), alpha=self.scale)
+        low = torch.mm(down, (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).t()).t()
+        if is_bare(inner) and y.dtype == low.dtype == up.dtype:  # nobody else has this y
+            if y.dim() == 2:
+                return y.addmm_(low, up.t(), alpha=self.scale)
+            return y.view(-1, y.shape[-1]).addmm_(low, up.t(), alpha=self.scale).view(y.shape)
+        return torch.add(y, functional.linear(low, up).view(y.shape), alpha=self.scale)
 
     @classmethod
     def mixed(cls, parts: Sequence[Any], choice: Tensor, inner: Callable[..., Any], x: Tensor) -> Tensor | None:
