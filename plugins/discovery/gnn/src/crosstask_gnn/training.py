@@ -111,7 +111,7 @@ def _train(
         len(copies), pairs.count, view.nodes.shape[1], len(view.estimates), width=shape.width, hidden=shape.hidden,
         relations=shape.relations, layers=shape.layers, generator=generator,
     ).to(device)  # fmt: skip
-    optimizer = torch.optim.AdamW(networks.parameters(), lr=shape.learning_rate, weight_decay=0.02)
+    optimizer = torch.optim.AdamW(networks.parameters(), lr=shape.learning_rate, weight_decay=0.02, fused=True)
     known = torch.tensor(np.nan_to_num(pairs.known), dtype=torch.float32, device=device)
     types = torch.tensor(labels.relations, device=device)
     library = [_lessons(pairs.without(fold), fit, design, rng) for fold, fit in zip(folds, fits, strict=True)]
