@@ -138,44 +138,49 @@ def made_by(name: str, options: dict[str, Any], seed: int) -> Synthesizer:
     return maker  # type: ignore[no-any-return]
 
 
+def kept(kind: str, seed: int) -> dict[str, float]:
+    """(share of the own models' accuracy by method; and the latter as `own`)."""
+    tasks = [digits(view, seed) for view in VIEWS]
+    start = learned(tasks[0], fresh(kind, 10, seed), 300, 3e-3, seed)
+    for k, task in enumerate(tasks):
+        task.model = learned(task, start, 200, 2e-3, seed + 100 + k)
+    members = [task.model for task in tasks if task.model is not None]
+    own = [evaluate(model, task, "test") for model, task in zip(members, tasks, strict=True)]
+    pool = [*tasks, Task(descriptor=attrs.evolve(tasks[0].descriptor, task_id="base"), model=start)]
+    made = {"the network before": start}
+    for name, (method, options) in METHODS.items():
+        maker = made_by(method, options | {"tasks": tuple(VIEWS)}, seed)
+        made[name] = maker.synthesize(tasks[0].descriptor, pool, TransferGraph(), None)
+    data = [task.data("train") for task in tasks]
+    both = (torch.cat([d.inputs for d in data]), torch.cat([d.targets for d in data]))
+    joint = Task(descriptor=tasks[0].descriptor, train=both)
+    made["one model trained on all eight"] = learned(joint, start, 1600, 2e-3, seed)
+    scores = {name: [evaluate(model, task, "test") for task in tasks] for name, model in made.items()}
+    scores["mean of the eight models' logits"] = [ensemble_accuracy(members, task) for task in tasks]
+    shares = {name: float(np.mean([f / o for f, o in zip(f, own, strict=True)])) for name, f in scores.items()}
+    return shares | {"own": float(np.mean(own))}
+
+
 def quality(seeds: int, plot: str | None) -> None:
-    for kind in KINDS:
-        shares: dict[str, list[float]] = defaultdict(list)
-        alone = []
-        for seed in range(seeds):
-            tasks = [digits(view, seed) for view in VIEWS]
-            start = learned(tasks[0], fresh(kind, 10, seed), 300, 3e-3, seed)
-            for k, task in enumerate(tasks):
-                task.model = learned(task, start, 200, 2e-3, seed + 100 + k)
-            own = [evaluate(task.model, task, "test") for task in tasks if task.model is not None]
-            alone += own
-            base = attrs.evolve(tasks[0].descriptor, task_id="base")
-            pool = [*tasks, Task(descriptor=base, model=start)]
-
-            def note(name: str, model: nn.Module, own: Any = own, tasks: Any = tasks, shares: Any = shares) -> None:
-                found = [evaluate(model, task, "test") for task in tasks]
-                shares[name].append(float(np.mean([f / o for f, o in zip(found, own, strict=True)])))
-
-            note("the network before", start)
-            for name, (method, options) in METHODS.items():
-                maker = made_by(method, options | {"tasks": tuple(VIEWS)}, seed)
-                note(name, maker.synthesize(tasks[0].descriptor, pool, TransferGraph(), None))
-            both = [ensemble_accuracy([t.model for t in tasks if t.model is not None], task) for task in tasks]
-            shares["mean of the eight models' logits"].append(
-                float(np.mean([f / o for f, o in zip(both, own, strict=True)]))
-            )
-            data = [task.data("train") for task in tasks]
-            joint = Task(
-                descriptor=tasks[0].descriptor,
-                train=(torch.cat([d.inputs for d in data]), torch.cat([d.targets for d in data])),
-            )
-            note("one model trained on all eight", learned(joint, start, 1600, 1e-3, seed))
-        print(f"\n{kind}: own models {100 * np.mean(alone):.1f} %; share of it that is kept, {seeds} seeds\n")
+    for number, kind in enumerate(KINDS):
+        runs = [remembered(f"quality-{number}-{seed}", lambda s=seed, k=kind: kept(k, s)) for seed in range(seeds)]
+        own = [run.pop("own") for run in runs]
+        print(f"\n{kind}: own models {100 * np.mean(own):.1f} %; share of it that is kept, {seeds} seeds\n")
         print("| merged by | kept, % | sd |\n|---|---:|---:|")
+        shares = {name: [run[name] for run in runs] for name in runs[0]}
         for name, found in shares.items():
             print(f"| {name} | {100 * np.mean(found):.1f} | {100 * deviation(found):.1f} |", flush=True)
         if plot and kind.startswith("MLP"):
             draw(shares, plot)
+
+
+def remembered(name: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, kept in a file: nothing is measured twice."""
+    file = FILES / f"{name}.json"
+    if not file.exists():
+        FILES.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(make()), "utf-8")
+    return json.loads(file.read_text("utf-8"))
 
 
 def deviation(found: Sequence[float]) -> float:
@@ -198,56 +203,65 @@ def draw(shares: dict[str, list[float]], file: str) -> None:
     figure.savefig(file)
 
 
+def made_unseen(seed: int) -> dict[str, list[float]]:
+    """Shares of full training by method, stated confidences by `method:`, and what full training reached."""
+    kind, found = "MLP 128-64", defaultdict(list)
+    rng = np.random.default_rng(seed)
+    start = learned(digits("inverted", seed), fresh(kind, 10, seed), 300, 3e-3, seed)
+    wide, narrow = [], []
+    for k in range(8):
+        keep = sorted(rng.choice(10, 5, replace=False))
+        ten = digits("plain", seed, name=f"source-{k}")
+        mine = Task(descriptor=ten.descriptor, **{s: chosen(ten, s, keep) for s in ("train", "validation", "test")})
+        mine.model = learned(mine, start, 200, 1e-3, seed + k)
+        wide.append(mine)
+        five = digits("plain", seed, keep, f"source-{k}")
+        five.model = for_classes(mine.model, TEN, five.descriptor.classes)
+        narrow.append(five)
+    pool = [*wide, Task(descriptor=attrs.evolve(wide[0].descriptor, task_id="base"), model=start)]
+    names = tuple(t.task_id for t in wide)
+    for number in range(4):
+        four = sorted(rng.choice(10, 4, replace=False))
+        new = digits("plain", seed, four, f"new-{number}")
+        inputs = new.data("train").inputs
+        scratch = evaluate(learned(new, fresh(kind, 4, seed + 50), 300, 3e-3, seed), new, "test")
+        head = for_classes(start, TEN, new.descriptor.classes)
+        best = max(scratch, evaluate(learned(new, head, 200, 1e-3, seed), new, "test"))
+        found["full"].append(best)
+        found["the network before"].append(evaluate(head, new, "test") / best)
+        singles = [evaluate(for_classes(t.model, TEN, new.descriptor.classes), new, "test") for t in wide if t.model]
+        found["best single source (known afterwards)"].append(max(singles) / best)
+        for name, (method, options) in METHODS.items():
+            maker = made_by(method, options | {"tasks": names}, seed)
+            model = maker.synthesize(new.descriptor, pool, TransferGraph(), inputs)
+            found[name].append(evaluate(model, new, "test") / best)
+            found[f"{name}:"].append(model.provenance.confidence)  # type: ignore[union-attr,arg-type]
+        with TransferEngine(discoverers=["skills"], auto_discover=False) as engine:
+            for task in narrow:
+                engine.register_task(task)
+            engine.discover()
+            engine.portfolio.add(new, unseen=True)
+            model = engine.synthesize_zero_shot_model(new.task_id, "weighted_ensemble", inputs, expect=False)
+        found["weighted_ensemble"].append(evaluate(model, new, "test") / best)
+        found["weighted_ensemble:"].append(model.provenance.confidence)  # type: ignore[union-attr,arg-type]
+    return dict(found)
+
+
 def unseen(seeds: int, plot: str | None) -> None:
-    kind = "MLP 128-64"
-    shares: dict[str, list[float]] = defaultdict(list)
-    stated: dict[str, list[float]] = defaultdict(list)
-    full = []
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        start = learned(digits("inverted", seed), fresh(kind, 10, seed), 300, 3e-3, seed)
-        wide, narrow = [], []
-        for k in range(8):
-            keep = sorted(rng.choice(10, 5, replace=False))
-            ten = digits("plain", seed, name=f"source-{k}")
-            mine = Task(descriptor=ten.descriptor, **{s: chosen(ten, s, keep) for s in ("train", "validation", "test")})
-            mine.model = learned(mine, start, 200, 1e-3, seed + k)
-            wide.append(mine)
-            five = digits("plain", seed, keep, f"source-{k}")
-            five.model = for_classes(mine.model, TEN, five.descriptor.classes)
-            narrow.append(five)
-        pool = [*wide, Task(descriptor=attrs.evolve(wide[0].descriptor, task_id="base"), model=start)]
-        names = tuple(t.task_id for t in wide)
-        for number in range(4):
-            four = sorted(rng.choice(10, 4, replace=False))
-            new = digits("plain", seed, four, f"new-{number}")
-            inputs = new.data("train").inputs
-            scratch = evaluate(learned(new, fresh(kind, 4, seed + 50), 300, 3e-3, seed), new, "test")
-            head = for_classes(start, TEN, new.descriptor.classes)
-            best = max(scratch, evaluate(learned(new, head, 200, 1e-3, seed), new, "test"))
-            full.append(best)
-            shares["the network before"].append(evaluate(head, new, "test") / best)
-            singles = [
-                evaluate(for_classes(t.model, TEN, new.descriptor.classes), new, "test") for t in wide if t.model
-            ]
-            shares["best single source (known afterwards)"].append(max(singles) / best)
-            for name, (method, options) in METHODS.items():
-                maker = made_by(method, options | {"tasks": names}, seed)
-                model = maker.synthesize(new.descriptor, pool, TransferGraph(), inputs)
-                shares[name].append(evaluate(model, new, "test") / best)
-                stated[name].append(model.provenance.confidence)  # type: ignore[union-attr,arg-type]
-            with TransferEngine(discoverers=["skills"], auto_discover=False) as engine:
-                for task in narrow:
-                    engine.register_task(task)
-                engine.discover()
-                engine.portfolio.add(new, unseen=True)
-                model = engine.synthesize_zero_shot_model(new.task_id, "weighted_ensemble", inputs, expect=False)
-            shares["weighted_ensemble"].append(evaluate(model, new, "test") / best)
+    runs = [remembered(f"unseen-{seed}", lambda s=seed: made_unseen(s)) for seed in range(seeds)]
+    every = {name: [value for run in runs for value in run[name]] for name in runs[0]}
+    full = every.pop("full")
+    rng = np.random.default_rng(0)
     print(f"\nfull training reaches {100 * np.mean(full):.1f} %; {len(full)} new tasks, {seeds} seeds\n")
-    print("| made by | share of full training, % | lowest | stated confidence |\n|---|---:|---:|---:|")
-    for name, found in shares.items():
-        told = f"{np.mean(stated[name]):.2f}" if stated[name] else ""
-        print(f"| {name} | {100 * np.mean(found):.1f} | {100 * min(found):.1f} | {told} |", flush=True)
+    print("| made by | share of full training, % | 95 % interval | lowest | stated |\n|---|---:|---:|---:|---:|")
+    for name, found in every.items():
+        if name.endswith(":"):
+            continue
+        drawn = rng.choice(found, (2000, len(found))).mean(1)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        told = f"{np.mean(every[f'{name}:']):.2f}" if f"{name}:" in every else ""
+        print(f"| {name} | {100 * np.mean(found):.1f} | {100 * low:.1f} to {100 * high:.1f} | {100 * min(found):.1f} "
+              f"| {told} |", flush=True)  # fmt: skip
 
 
 def chosen(task: Task, split: str, keep: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -336,16 +350,22 @@ def cost(seeds: int, plot: str | None) -> None:
     path = os.pathsep.join(filter(None, [os.environ.get("MERGEKIT"), os.environ.get("PYTHONPATH")]))
     model_files(16)
     found: dict[tuple[str, str, int], list[list[float]]] = defaultdict(list)
-    for _ in range(3):
+
+    def one(way: str, method: str, count: int) -> list[float]:
+        done = subprocess.run(
+            [sys.executable, __file__, "worker", way, method, str(count)],
+            capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+
+    for number in range(2):
         for method in ("linear", "ties"):
             for way in ways:
                 for count in (2, 4, 8, 16):
-                    done = subprocess.run(
-                        [sys.executable, __file__, "worker", way, method, str(count)],
-                        capture_output=True, text=True, check=True,
-                        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-                    )  # fmt: skip
-                    found[method, way, count].append(json.loads(done.stdout.strip().splitlines()[-1]))
+                    name = f"cost-{method}-{way.replace(' ', '-')}-{count}-{number}"
+                    taken = remembered(name, lambda w=way, m=method, c=count: one(w, m, c))
+                    found[method, way, count].append(taken)
     print("\n10 M parameters each, from and to files; memory: what eight or sixteen models add at the peak over two\n")
     print(
         "| method | by | CPU s, 2 models | 4 | 8 | 16 | peak MiB, 2 models | more with 8 | with 16 |\n|---|---|"
