@@ -108,14 +108,18 @@ def outputs_of(model: nn.Module, inputs: Tensor) -> int:
 
 def check_head(model: nn.Module, episodes: Episodes) -> None:
     """DataError unless the model has one output for each class of the episodes, or as many as there are values."""
-    outputs = outputs_of(model, episodes.query_inputs[0])
-    if episodes.ways is None:
-        wanted = episodes.query_targets[0, 0].numel()
+    check_outputs(outputs_of(model, episodes.query_inputs[0]), episodes.query_targets, episodes.ways)
+
+
+def check_outputs(outputs: int, targets: Tensor, ways: int | None) -> None:
+    """The same of a number of outputs, for learners that look at them when they have been computed anyway."""
+    if ways is None:
+        wanted = targets[0, 0].numel()
         if outputs != wanted:
             raise DataError(f"the tasks have {wanted} values to predict, the model's head has {outputs} outputs")
-    elif outputs != episodes.ways:
+    elif outputs != ways:
         raise DataError(
-            f"the episodes have {episodes.ways} classes, the model's head has {outputs} outputs: they must be as many"
+            f"the episodes have {ways} classes, the model's head has {outputs} outputs: they must be as many"
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crosstask.errors import DataError
 from crosstask.learning.batched import PATHS, Batched
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
-from crosstask.learning.meta import check_head, outputs_of, report_divergence, with_parameters
+from crosstask.learning.meta import check_outputs, outputs_of, report_divergence, with_parameters
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.tasks import TensorData
@@ -30,6 +30,9 @@ class Order:
     first: bool
     weights: tuple[float, ...] = ()
     """Weights of the query losses after steps 1, 2, …; empty: only the last counts."""
+
+    ways: int | None = None
+    """How many outputs the model must have; None: as many as a target has values."""
 
 
 @attrs.frozen
@@ -66,6 +69,7 @@ def adapt(
     def query() -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(learn):
             outputs = net(own, query_inputs, start)
+            check_outputs(outputs.shape[-1], query_targets, order.ways)
             return outputs, episode_losses(outputs, query_targets)
 
     losses: list[Tensor] = []
@@ -74,7 +78,9 @@ def adapt(
         if not learn:
             own = {name: value.detach().requires_grad_() for name, value in own.items()}
         with torch.enable_grad():
-            loss = episode_losses(net(own, support_inputs, start), support_targets)
+            outputs = net(own, support_inputs, start)
+            check_outputs(outputs.shape[-1], support_targets, order.ways)
+            loss = episode_losses(outputs, support_targets)
             found = torch.autograd.grad(loss.sum(), list(own.values()), create_graph=second)
         losses.append(loss.detach())
         with torch.set_grad_enabled(learn):
@@ -143,8 +149,7 @@ class InnerLoop(MetaLearner):
         return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=self.lr_meta)
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        module, order = self._module(model), self._order()
-        check_head(module, episodes)
+        module, order = self._module(model), attrs.evolve(self._order(), ways=episodes.ways)
         net, moving = Batched(module, self.path), self._moving(module)
         if not moving:
             raise DataError(f"{self.origin}: the model has no trainable parameter to adapt")
@@ -172,21 +177,22 @@ class InnerLoop(MetaLearner):
 
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
         module = self._module(model)
-        own, _ = of_task(support, outputs_of(module, support.inputs))
-        made = self._adapted(model, [own.inputs[None], own.targets[None]] * 2, steps, "loop")
+        own, ways = of_task(support, outputs_of(module, support.inputs))
+        made = self._adapted(model, [own.inputs[None], own.targets[None]] * 2, ways, steps, "loop")
         return with_parameters(module, {name: value[0] for name, value in made.parameters.items()})
 
     @torch.no_grad()
     def predict(self, model: nn.Module, episodes: Episodes, steps: int | None) -> Tensor:
         module = self._module(model)
-        check_head(module, episodes)
         net = Batched(module, self.path)
         parts = self._passes(net, self._moving(module), episodes, Order(self.num_inner_steps, first=True))
-        return torch.cat([self._adapted(model, part, steps, self.path).outputs for part in parts])
+        return torch.cat([self._adapted(model, part, episodes.ways, steps, self.path).outputs for part in parts])
 
-    def _adapted(self, model: nn.Module, episodes: Sequence[Tensor], steps: int | None, path: str) -> Adapted:
+    def _adapted(
+        self, model: nn.Module, episodes: Sequence[Tensor], ways: int | None, steps: int | None, path: str
+    ) -> Adapted:
         module = self._module(model)
-        order = Order(self.num_inner_steps if steps is None else steps, first=True)
+        order = Order(self.num_inner_steps if steps is None else steps, first=True, ways=ways)
         mode = module.training
         module.eval()  # no dropout while it adapts: the same support set gives the same model
         try:
