@@ -191,6 +191,21 @@ run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=registry)
 """
 
 
+def test_runs_in_two_folders_share_a_store(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "shared" / "all.db")
+    first = run_recipe(recipe(), tmp_path / "one", registry=registry, store=url)
+    import crosstask.learning.transferring as place
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(place, "train_job", refuse)
+    second = run_recipe(recipe(), tmp_path / "two", registry=registry, store=url)
+    assert second.summary == first.summary
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_resumes_and_repeats_no_training(
     tmp_path: Path, registry: Registry, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
@@ -205,7 +220,7 @@ def test_a_killed_run_resumes_and_repeats_no_training(
     while time.time() < deadline and process.poll() is None and not done:
         time.sleep(0.05)
         if (tmp_path / "store.db").exists():
-            with_store = open_store(str(tmp_path / "store.db"), tmp_path / "weights")
+            with_store = open_store(str(tmp_path / "store.db"))
             done = list(with_store.entries("models"))
             with_store.close()
     assert done, "the run stored no model in time"
@@ -264,7 +279,7 @@ def test_an_unwritable_folder_and_damaged_results(tmp_path: Path, registry: Regi
 
 def test_a_truncated_weights_file_is_named(tmp_path: Path, registry: Registry) -> None:
     run_recipe(recipe(), tmp_path, registry=registry)
-    for path in (tmp_path / "weights").iterdir():
+    for path in (tmp_path / "store.weights").iterdir():
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(StoreError, match=r"weights file .* is damaged"):
         run_recipe(attrs.evolve(recipe(), seeds=2), tmp_path, registry=registry)

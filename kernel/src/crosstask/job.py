@@ -55,7 +55,7 @@ def run_recipe(
     registry = registry or Registry.installed()
     out = Path(out)
     _make_writable(out)
-    opened = open_store(store or str(out / "store.db"), out / "weights", registry)
+    opened = open_store(store or str(out / "store.db"), registry=registry)
     try:
         record = _begin(recipe, opened, out, resume)
         job = _Job(recipe_from(record.recipe, record.name), record, opened, out, registry, device)

@@ -43,7 +43,7 @@ class Wanted:
         registry = registry.preferring(recipe.prefer)
         check_requirements(recipe, registry)
         check_components(recipe, registry)
-        opened = open_store(self.store or str(self.out / "store.db"), self.out / "weights", registry)
+        opened = open_store(self.store or str(self.out / "store.db"), registry=registry)
         with (
             progress(self.as_json) as observers,
             engine_for(recipe, registry, opened, self.device, observers) as engine,
