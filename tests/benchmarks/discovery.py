@@ -13,6 +13,7 @@ call that was stopped goes on.
 - `within`: inside each target, over its hidden pairs (four or more), averaged. This is the choice of a source.
 - `top-1`: share of targets whose best source is chosen; `nregret`: (best - chosen) / (best - mean), 0 perfect, 1 a
   random source. The choice is among all sources: where a pair is known its value counts, elsewhere the prediction.
+- `rms`: root mean square error over the hidden pairs.
 
 The truth is the mean of all seeds; targets on which its two halves do not agree (Spearman's correlation inside the
 target below 0.3: no signal) count in `rho` only. A new predictor is a function of `Seen` in `PREDICTORS`; one with
@@ -192,7 +193,7 @@ def rank(one: Matrix, other: Matrix) -> float:
 
 
 def scores(predicted: Matrix, known: Matrix, of: World, truth: Matrix | None = None) -> dict[str, float]:
-    """The four figures of a prediction; see the top of the file."""
+    """The figures of a prediction; see the top of the file."""
     truth = of.truth if truth is None else truth
     hidden = np.isnan(known) & ~np.isnan(truth)
     belief = np.where(np.isnan(known), predicted, known)
@@ -203,7 +204,8 @@ def scores(predicted: Matrix, known: Matrix, of: World, truth: Matrix | None = N
     hits, regrets = zip(*(choice(belief[:, j], truth[:, j]) for j in targets), strict=True)
     found = {"rho": rank(predicted[hidden], truth[hidden]) if hidden.any() else np.nan}
     found["within"] = statistics.fmean(within) if within else np.nan
-    return found | {"top-1": statistics.fmean(hits), "nregret": statistics.fmean(regrets)}
+    found |= {"top-1": statistics.fmean(hits), "nregret": statistics.fmean(regrets)}
+    return found | {"rms": float(np.sqrt(np.mean((predicted - truth)[hidden] ** 2))) if hidden.any() else np.nan}
 
 
 def choice(belief: Matrix, truth: Matrix) -> tuple[float, float]:
@@ -297,7 +299,8 @@ def table(title: str, head: list[str], rows: dict[str, list[str]]) -> None:
 
 
 def shown(found: dict[str, float]) -> str:
-    return " ".join("  - " if np.isnan(value) else f"{value:.2f}" for value in found.values())
+    values = [found[name] for name in ("rho", "within", "top-1", "nregret")]
+    return " ".join("  - " if np.isnan(value) else f"{value:.2f}" for value in values)
 
 
 def estimators_table(of: World) -> None:
@@ -329,7 +332,7 @@ def random_table(of: World, repeats: int, slow: int, memo: Memo) -> dict[str, li
             cover.append(statistics.fmean(row["cover"] for row in rows))
     rows = {name: [spread(each) for each in cells] for name, cells in found.items()}
     heads = [f"{s:.0%}, {round(s * n * (n - 1))} pairs" for s in SHARES]
-    table("Random pairs measured: rho, within, top-1, nregret (± half of the 95 % interval of nregret)", heads, rows)
+    table("Random pairs measured: rho, within, top-1, nregret ± half of its 95 % interval, rms error", heads, rows)
     if cover:
         print("\n95 % intervals of `gnn` that hold the truth of a hidden pair: " + ", ".join(f"{c:.1%}" for c in cover))
     return found
@@ -350,7 +353,8 @@ def _judged(seen: Seen) -> dict[str, object]:
 
 def spread(rows: list[dict[str, float]]) -> str:
     wide = f" ± {half_width([row['nregret'] for row in rows]):.2f}" if len(rows) > 1 else ""
-    return shown(mean_of(rows)) + wide
+    mean = mean_of(rows)
+    return f"{shown(mean)}{wide}, {mean['rms']:.3f}"
 
 
 def cold_table(of: World, slow: bool, memo: Memo) -> None:
@@ -406,7 +410,11 @@ def active_table(of: World, repeats: int, slow: int, runs: int, memo: Memo) -> d
         ]
         found["**`gnn`, active**"] = [[end[k] for end in ends] for k in range(len(shares))]
     rows = {name: [spread(each) for each in cells] for name, cells in found.items()}
-    table("Pairs chosen by `active`: rho, within, top-1, nregret", [f"{s:.0%}" for s in shares], rows)
+    table(
+        "Pairs chosen by `active`: rho, within, top-1, nregret ± half of its 95 % interval, rms error",
+        [f"{s:.0%}" for s in shares],
+        rows,
+    )
     return found
 
 
