@@ -13,12 +13,14 @@ from crosstask.recipe import load_recipe
 SHORT = {
     "adapter-transfer": ("seeds=1", "train.steps=20", "budget.steps=10"),
     "continual": ("seeds=1", "continual.epochs=1"),
+    "distillation": ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1"),
     "few-shot": ("few_shot.steps=3", "few_shot.test_episodes=8"),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
     "adapter-transfer": ("measured_pairs", "target_with_curriculum"),
     "continual": ("continual_accuracy", "continual_accuracy_without", "continual_accuracy_of_joint_training"),
+    "distillation": ("distilled_from", "generalization_score"),
     "few-shot": ("few_shot_accuracy", "few_shot_untrained"),
     "search": ("found_score", "default_score"),
 }

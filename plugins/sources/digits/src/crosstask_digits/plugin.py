@@ -16,6 +16,12 @@ PLUGIN = Plugin(
         Extension(
             "recipe", "continual", "crosstask_digits:continual.toml", summary="Ten digits in five lessons, with a small memory"
         ),
+        Extension(
+            "recipe",
+            "distillation",
+            "crosstask_digits:distillation.toml",
+            summary="One encoder from eight digit tasks, scored on tasks left out",
+        ),
         Extension("recipe", "few-shot", "crosstask_digits:few_shot.toml", summary="Digits in a new view, from one example of each"),
         Extension("recipe", "search", "crosstask_digits:search.toml", summary="A network and a step size for parity"),
     ],
