@@ -209,8 +209,10 @@ def made_unseen(seed: int) -> dict[str, list[float]]:
     rng = np.random.default_rng(seed)
     start = learned(digits("inverted", seed), fresh(kind, 10, seed), 300, 3e-3, seed)
     wide, narrow = [], []
+    covered: set[int] = set()
     for k in range(8):
         keep = sorted(rng.choice(10, 5, replace=False))
+        covered |= set(keep)
         ten = digits("plain", seed, name=f"source-{k}")
         mine = Task(descriptor=ten.descriptor, **{s: chosen(ten, s, keep) for s in ("train", "validation", "test")})
         mine.model = learned(mine, start, 200, 1e-3, seed + k)
@@ -221,7 +223,7 @@ def made_unseen(seed: int) -> dict[str, list[float]]:
     pool = [*wide, Task(descriptor=attrs.evolve(wide[0].descriptor, task_id="base"), model=start)]
     names = tuple(t.task_id for t in wide)
     for number in range(4):
-        four = sorted(rng.choice(10, 4, replace=False))
+        four = sorted(rng.choice(sorted(covered), 4, replace=False))  # some source knows each
         new = digits("plain", seed, four, f"new-{number}")
         inputs = new.data("train").inputs
         scratch = evaluate(learned(new, fresh(kind, 4, seed + 50), 300, 3e-3, seed), new, "test")
@@ -243,7 +245,6 @@ def made_unseen(seed: int) -> dict[str, list[float]]:
             engine.portfolio.add(new, unseen=True)
             model = engine.synthesize_zero_shot_model(new.task_id, "weighted_ensemble", inputs, expect=False)
         found["weighted_ensemble"].append(evaluate(model, new, "test") / best)
-        found["weighted_ensemble:"].append(model.provenance.confidence)  # type: ignore[union-attr,arg-type]
     return dict(found)
 
 
@@ -259,7 +260,7 @@ def unseen(seeds: int, plot: str | None) -> None:
             continue
         drawn = rng.choice(found, (2000, len(found))).mean(1)
         low, high = np.quantile(drawn, [0.025, 0.975])
-        told = f"{np.mean(every[f'{name}:']):.2f}" if f"{name}:" in every else ""
+        told = f"{np.mean(every[f'{name}:']):.2f}" if every.get(f"{name}:") else ""
         print(f"| {name} | {100 * np.mean(found):.1f} | {100 * low:.1f} to {100 * high:.1f} | {100 * min(found):.1f} "
               f"| {told} |", flush=True)  # fmt: skip
 
@@ -349,35 +350,31 @@ def cost(seeds: int, plot: str | None) -> None:
     ways = [w for w in WAYS if w != "mergekit" or os.environ.get("MERGEKIT")]
     path = os.pathsep.join(filter(None, [os.environ.get("MERGEKIT"), os.environ.get("PYTHONPATH")]))
     model_files(16)
-    found: dict[tuple[str, str, int], list[list[float]]] = defaultdict(list)
 
-    def one(way: str, method: str, count: int) -> list[float]:
+    def one(way: str, method: str, count: int) -> Any:
         done = subprocess.run(
             [sys.executable, __file__, "worker", way, method, str(count)],
             capture_output=True, text=True, check=True,
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        return json.loads(done.stdout.strip().splitlines()[-1])  # type: ignore[no-any-return]
+        return json.loads(done.stdout.strip().splitlines()[-1])
 
-    for number in range(2):
-        for method in ("linear", "ties"):
-            for way in ways:
-                for count in (2, 4, 8, 16):
-                    name = f"cost-{method}-{way.replace(' ', '-')}-{count}-{number}"
-                    taken = remembered(name, lambda w=way, m=method, c=count: one(w, m, c))
-                    found[method, way, count].append(taken)
     print("\n10 M parameters each, from and to files; memory: what eight or sixteen models add at the peak over two\n")
     print(
-        "| method | by | CPU s, 2 models | 4 | 8 | 16 | peak MiB, 2 models | more with 8 | with 16 |\n|---|---|"
+        "| method | by | CPU s, 2 models | 4 | 8 | 16 | peak MiB, 2 models | more with 8 | 16 |\n|---|---|"
         + "---:|" * 7
     )
     for method in ("linear", "ties"):
         for way in ways:
-            times = [statistics.median(t for t, _, _ in found[method, way, c]) for c in (2, 4, 8, 16)]
-            peak = statistics.median(b for _, b, _ in found[method, way, 2])
-            more = [statistics.median(m for _, _, m in found[method, way, c]) for c in (8, 16)]
+            times, peaks, more = zip(
+                *(
+                    remembered(f"cost-{method}-{way}-{count}", lambda w=way, m=method, c=count: one(w, m, c))
+                    for count in (2, 4, 8, 16)
+                ),
+                strict=True,
+            )
             shown = " | ".join(f"{t:.2f}" for t in times)
-            print(f"| {method} | {way} | {shown} | {peak:.0f} | {more[0]:.0f} | {more[1]:.0f} |", flush=True)
+            print(f"| {method} | {way} | {shown} | {peaks[0]:.0f} | {more[2]:.0f} | {more[3]:.0f} |", flush=True)
 
 
 PARTS = {"quality": quality, "unseen": unseen, "cost": cost}
