@@ -95,6 +95,15 @@ def test_a_known_question_about_images_of_a_known_kind() -> None:
     assert without.provenance.confidence < 0.25
 
 
+def test_what_is_known_from_other_domains_only_is_not_trusted() -> None:
+    """Heads on their own trunks are carried whole, but upright digits are another domain than turned ones."""
+    new = trained()["rotated"]
+    made = compose(new, "digits", calibrate=False)
+    assert evaluate(made, new) < 0.5
+    assert made.provenance.confidence == pytest.approx(0.25)
+    assert made.provenance.notes[1] == "0: carried from digits 100%, from another domain"
+
+
 def test_through_the_engine_with_an_expected_score() -> None:
     sources, new = [trained()[n] for n in ("digits", "low", "high")], trained()["mix"]
     with TransferEngine(store=":memory:", discoverers=["skills"], train=Budget(steps=60)) as engine:

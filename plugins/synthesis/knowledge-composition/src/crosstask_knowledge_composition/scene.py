@@ -13,8 +13,8 @@ from crosstask.tasks import Task, TaskDescriptor
 from crosstask_knowledge_composition.stitching import Stitch, stitch
 
 OWN, SEEN, ANCHORED, STRANGE = range(4)
-"""How an owner's outputs come onto a trunk, best first: it is the trunk's own head; both models saw inputs of the new
-task's domain; through classes known in both domains; on inputs of the owner's domain, which are not the new task's."""
+"""How an owner's outputs come onto a trunk, best first: it is the trunk's own head, of the new task's domain; both
+models saw inputs of that domain; through classes known in both domains; as it is in the owner's domain, another one."""
 
 
 @attrs.frozen(eq=False)
@@ -64,7 +64,7 @@ class Scene:
         if trunk.owner is owner:
             own = self._own_head(owner)
             if own is not None:
-                return own, OWN
+                return own, OWN if near(owner, self.new_task) else STRANGE
         if near(owner, self.new_task) and self.seen is not None:
             return self._stitched(trunk, owner, self.seen), SEEN
         anchored = self._anchored(trunk, owner)
