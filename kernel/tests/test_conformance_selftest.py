@@ -445,7 +445,7 @@ class ChangesInPlace(right.ReferenceContinual):
         kept = self.last
         super().task_ends(model, task)
         for name, weight in self.last.items():
-            if name in kept:
+            if name in kept and kept[name].shape == weight.shape:  # a head may have grown
                 kept[name].copy_(weight)
 
 
