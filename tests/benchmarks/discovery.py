@@ -1,6 +1,6 @@
 """How well sources are chosen without measuring every pair: python tests/benchmarks/discovery.py [digits] [omniglot]
 
-    --repeats 20    random choices of the measured pairs per share, for predictors that take no time
+    --repeats 5     random choices of the measured pairs per share, for predictors that take no time
     --gnn 5         the same for those that take seconds (0: none); `--active 3` runs of active choice by them
     --plot          draw docs/images/discovery.png of what was computed before, for both worlds, and stop
 
@@ -512,7 +512,7 @@ def plot(path: Path, kept: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("worlds", nargs="*", default=["digits", "omniglot"])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--gnn", type=int, default=5)
     parser.add_argument("--active", type=int, default=3)
     parser.add_argument("--plot", action="store_true")
