@@ -1,10 +1,10 @@
 """Every check of the contract, and what is special about this adapter."""
 
 import torch
-from crosstask_example_adapter import ExampleAdapter
 from torch import nn
 
 from crosstask.testing import conformance
+from crosstask_example_adapter import ExampleAdapter
 
 test_conformance = conformance(ExampleAdapter)
 
