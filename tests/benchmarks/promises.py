@@ -639,7 +639,11 @@ def plot(results: dict[str, list[dict[str, Any]]]) -> None:
         for key, values in curves.items():
             label, colour, dash = looks[key]
             top.plot(steps, values.mean(axis=0), dash, color=colour, label=label, lw=2)
-        top.set(title=f"{name}: {len(found)} targets", xlabel="steps", ylabel="test accuracy, mean over targets")
+        top.set(
+            title=f"{name}: {len(found)} target{'s' * (len(found) > 1)}",
+            xlabel="steps",
+            ylabel="test accuracy, mean over targets",
+        )
         top.legend(frameon=False, fontsize=8)
         places = np.arange(len(found[0]["ladder"]))
         for key in ("plain", "helped"):
