@@ -282,6 +282,7 @@ def test_it_learns_to_tell_new_digits_apart(make: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own: its compiler imports what it deprecates
 @pytest.mark.parametrize("make", [MAML, MetaSGD], ids=lambda kind: kind.__name__)
 def test_compiled_steps_are_the_same(make: Any) -> None:
     episodes = create_meta_batch(
