@@ -451,6 +451,44 @@ def shortlist_table(of: World) -> None:
     table("A shortlist that is measured", head, rows)
 
 
+def independent_table(of: World, repeats: int, slow: bool, memo: Memo) -> None:
+    """Half of the seeds is measured, the other half judges, and the other way round: what a choice is worth when the
+    luck of the measurements that led to it does not count.
+    """
+    shares = (0.1, 0.2, 0.3)
+    halves = (
+        of.coefficients[..., : of.coefficients.shape[2] // 2],
+        of.coefficients[..., of.coefficients.shape[2] // 2 :],
+    )
+    rows: dict[str, list[list[dict[str, float]]]] = {}
+
+    def add(name: str, found: list[dict[str, float]]) -> None:
+        for column, each in zip(rows.setdefault(name, [[] for _ in found]), found, strict=True):
+            column.append(each)
+
+    for number, (measured, judging) in enumerate((halves, halves[::-1])):
+        half, truth = attrs.evolve(of, coefficients=measured), judging.mean(axis=2)
+        for name, belief in BELIEFS.items():
+            for share_seen in zip(*(_random(half, share, repeats) for share in shares), strict=True):
+                add(f"{name}, random", [scores(belief(s)[0], s.known, of, truth) for s in share_seen])
+            add(f"{name}, active", [scores(m, s.known, of, truth) for s, m in active(half, belief, shares)])
+        if slow:
+            key = f"independent {number}"
+            ends = memo(
+                key,
+                lambda h=half, t=truth: [scores(m, s.known, of, t) for s, m in active(h, network_belief, shares)],
+            )
+            add("**`gnn`, active**", ends)
+        everything = scores(half.truth, np.full(truth.shape, np.nan), of, truth)
+        add("every pair measured", [everything] * len(shares))
+        add("shortlist of 3 by mean z", [shortlist(of, mean_score(of), 3, half.truth, truth)] * len(shares))
+    shown_rows = {
+        name: [f"{mean_of(column)['top-1']:.2f} {mean_of(column)['nregret']:.2f}" for column in columns]
+        for name, columns in rows.items()
+    }
+    table("Judged by measurements that were not seen: top-1, nregret", [f"{s:.0%}" for s in shares], shown_rows)
+
+
 def cost_table(of: World, seconds: float) -> None:
     """CPU seconds of what was compared, as shares of measuring everything."""
     n = len(of.names)
@@ -540,6 +578,7 @@ def main() -> None:
         random = random_table(of, options.repeats, options.gnn, memo)
         cold_table(of, options.gnn > 0, memo)
         chosen = active_table(of, options.repeats, options.gnn, options.active, memo)
+        independent_table(of, options.repeats, options.gnn > 0, memo)
         start = time.process_time()
         predict(seen_by(of, next(random_masks(len(of.names), 0.2, 1))).pairs)
         cost_table(of, time.process_time() - start)
