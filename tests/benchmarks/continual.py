@@ -52,11 +52,12 @@ METHODS: dict[str, Any] = {
     "der++ (1000)": ["der++"],
     "agem (1000)": ["agem"],
     "ewc + replay (1000)": ["ewc", "replay"],
+    "ewc 100 + replay (1000)": [{"use": "ewc", "strength": 100.0}, "replay"],
     "lwf + replay (1000)": ["lwf", "replay"],
     "progressive": ["progressive"],
     JOINT: [],
 }
-ONLY = {"progressive": ("task",)}
+ONLY = {"progressive": ("task",), "ewc + replay (1000)": ("class",), "ewc 100 + replay (1000)": ("class",)}
 PUBLISHED = {  # Hsu et al. (2018), 60,000 images; replay with 1100 samples
     "none": (93.5, 55.2, 19.7),
     "ewc": (97.7, 58.9, 19.8),
