@@ -44,7 +44,9 @@ def owners_of(new_task: TaskDescriptor, fitting: Sequence[Task], left_out: Mappi
         names = [f"class {c!r}" for c in new_task.classes]
         found = [[(t, own[c]) for t, own in zip(fitting, has, strict=True) if c in own] for c in new_task.classes]
     if not found:
-        raise DataError(f"task {new_task.task_id!r} needs the names of its classes, or its output_dim, to be made from others")
+        raise DataError(
+            f"task {new_task.task_id!r} needs the names of its classes, or its output_dim, to be made from others"
+        )
     if missing := [name for name, group in zip(names, found, strict=True) if not group]:
         why = "; ".join(f"{t} {reason}" for t, reason in left_out.items())
         rest = f" ({why})" if why else ""
