@@ -191,9 +191,7 @@ run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=registry)
 """
 
 
-def test_runs_in_two_folders_share_a_store(
-    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_in_two_folders_share_a_store(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     url = str(tmp_path / "shared" / "all.db")
     first = run_recipe(recipe(), tmp_path / "one", registry=registry, store=url)
     import crosstask.learning.transferring as place

@@ -27,7 +27,8 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     }
     rows = _rows(accuracies, "accuracy")
     figures = [plot(dots(rows, "accuracy"), "Mean accuracy after the last task", "Mean accuracy", dots_height(rows))]
-    lost = _rows({"with": done.scores.forgetting, "without": done.naive.forgetting if done.naive else None}, "forgetting")
+    without = done.naive.forgetting if done.naive else None
+    lost = _rows({"with": done.scores.forgetting, "without": without}, "forgetting")
     if lost:
         caption = "Forgetting: what was lost since a task was known best"
         figures.append(plot(dots(lost, "forgetting"), caption, caption, dots_height(lost)))

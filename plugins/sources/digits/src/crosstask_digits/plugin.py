@@ -14,7 +14,10 @@ PLUGIN = Plugin(
         ),
         Extension("recipe", "demo", "crosstask_digits:demo.toml", summary="Everything once, on digits, in two minutes"),
         Extension(
-            "recipe", "continual", "crosstask_digits:continual.toml", summary="Ten digits in five lessons, with a small memory"
+            "recipe",
+            "continual",
+            "crosstask_digits:continual.toml",
+            summary="Ten digits in five lessons, with a small memory",
         ),
         Extension(
             "recipe",
@@ -22,7 +25,12 @@ PLUGIN = Plugin(
             "crosstask_digits:distillation.toml",
             summary="One encoder from eight digit tasks, scored on tasks left out",
         ),
-        Extension("recipe", "few-shot", "crosstask_digits:few_shot.toml", summary="Digits in a new view, from one example of each"),
+        Extension(
+            "recipe",
+            "few-shot",
+            "crosstask_digits:few_shot.toml",
+            summary="Digits in a new view, from one example of each",
+        ),
         Extension("recipe", "search", "crosstask_digits:search.toml", summary="A network and a step size for parity"),
     ],
 )
