@@ -369,3 +369,11 @@ def test_transfer_and_control_learn_from_the_same_samples() -> None:
     result = FromScratch().transfer(learned(make_task("source")), make_task("target"), budget, 4, "test")
     assert result.score.values == result.scratch_score.values
     assert len(set(result.score.values)) > 1
+
+
+def test_a_model_with_nothing_to_train() -> None:
+    inputs, targets = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    frozen = nn.Linear(2, 2).requires_grad_(False)
+    task = Task(descriptor=TaskDescriptor(task_id="cold", output_dim=2), train=(inputs, targets))
+    with pytest.raises(DataError, match="task 'cold': no parameter of Linear is trainable"):
+        fit(frozen, task, BUDGET, torch.Generator())

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import RunError
+from crosstask.errors import DataError, RunError
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.objectives import loss_of, metric_of
@@ -79,13 +79,15 @@ def fit(
 
     `steps` overrides the budget's; `parameters` are those to train (by default all that need a gradient);
     `penalty(inputs, outputs)` is added to the loss; the learning curve is measured on `curve_split` (None: not at all).
-    RunError names the task and the step where a loss is not finite.
+    RunError names the task and the step where a loss is not finite; DataError says that nothing can be trained.
     """
     train = task.data("train").head(budget.samples)
     if curve_split is not None and not task.has_data(curve_split):
         curve_split = None
     count, device = budget.steps if steps is None else steps, device_of(model)
     chosen = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
+    if not chosen:
+        raise DataError(f"task {task.task_id!r}: no parameter of {type(model).__name__} is trainable (requires_grad)")
     optimizer = optimizer_for(budget.optimizer, chosen, budget.learning_rate, budget.weight_decay)
     loss_function = loss_of(task)
     data = TensorData(train.inputs.to(device), train.targets.to(device))

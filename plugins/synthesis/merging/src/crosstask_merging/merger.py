@@ -16,6 +16,7 @@ from crosstask.graph import TransferGraph
 from crosstask.learning.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask.learning.modules import for_classes
 from crosstask.learning.objectives import loss_of
+from crosstask.learning.owners import unfit
 from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
@@ -195,12 +196,8 @@ class Merger(Synthesizer):
         edge = graph.edge(its.task_id, new_task.task_id) if new_task.task_id in graph.task_ids else None
         if self.tasks is not None and its.task_id not in self.tasks:
             return "is not among the tasks to merge"
-        if source.model is None:
-            return "has no trained model"
-        if its.task_type != new_task.task_type:
-            return f"is a {its.task_type} task"
-        if its.input_shape and new_task.input_shape and its.input_shape != new_task.input_shape:
-            return f"takes inputs {its.input_shape}"
+        if why := unfit(new_task, source):
+            return why
         if new_task.classes and (missing := [c for c in new_task.classes if c not in its.classes]):
             return f"does not know {', '.join(map(repr, missing[:3]))}{' …' if len(missing) > 3 else ''}"
         if not new_task.classes and its.output_dim != new_task.output_dim:
