@@ -63,7 +63,7 @@ class FewShotPart:
     on episodes of those held out.
     """
 
-    learner: Choice = attrs.field(factory=lambda: Choice(use="prototypical_network"))
+    learner: Choice = attrs.field(factory=lambda: Choice(use="prototypical"))
     tasks: tuple[str, ...] = option((), help="one task, whose classes are split, or several; all tasks by default")
     held_out: tuple[str, ...] = option((), help="classes or tasks of the test; drawn if none are named")
     ways: int = option(5, ge=2, help="classes of an episode")

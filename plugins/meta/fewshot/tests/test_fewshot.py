@@ -12,8 +12,10 @@ from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.context import LocalContext
 from crosstask.errors import DataError, OptionError, RunError
 from crosstask.learning.episodes import Episodes, EpisodeSampler, create_meta_batch, episode_accuracy, split_classes
+from crosstask.recipe import FewShotPart
 from crosstask.tasks import TensorData
 from crosstask_fewshot import FewShotLearner, MatchingNetwork, PrototypicalNetwork, RelationNetwork
 
@@ -200,3 +202,8 @@ def test_few_shot_learner_says_what_is_wrong() -> None:
         learner.train_episode(x, y, x, torch.tensor([0, 1, 7, 1]))
     with pytest.raises(DataError, match="one class, 1"):
         learner.predict(x, torch.ones(4, dtype=torch.long), x)
+
+
+def test_the_stage_of_a_recipe_takes_prototypes_unless_told_otherwise() -> None:
+    chosen = FewShotPart().learner
+    assert isinstance(LocalContext().resolve("meta_learner", chosen), PrototypicalNetwork)
