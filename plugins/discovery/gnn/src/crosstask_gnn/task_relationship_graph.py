@@ -227,7 +227,9 @@ def evidence(
             stated.setdefault(at, []).append(edge)
             # A coefficient beside raw estimates was calibrated with the measurements: they would be seen through it.
             for name, value in (edge.estimates or {f"by {edge.found_by}": edge.transfer_coefficient}).items():
-                values.setdefault(name, np.full((n, n), np.nan))[at] = value
+                if name not in values:
+                    values[name] = np.full((n, n), np.nan)
+                values[name][at] = value
     values.pop("mean_z", None)  # made of the others
     estimates = np.stack(list(values.values())) if values else None
     nodes = task_features(tasks, portfolio, seed) if tasks else None
