@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from crosstask.graph import TransferGraph
 from crosstask.records import RunRecord
-from crosstask.report.page import escape, note, number, table, words
+from crosstask.report.page import details, escape, note, number, words
 
 TITLE = "Meta-knowledge"
 
@@ -24,5 +24,6 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         f'<p class="lead">A {escape(done.kind)} was distilled from {len(done.source_tasks)} tasks'
         f"{domains}: {escape(', '.join(done.source_tasks))}.{score}</p>"
     )
-    rows = [(escape(words(name)), escape(value)) for name, value in done.applicability_conditions.items()]
-    return lead + (table("Where it applies", ("Condition", "Value"), rows) if rows else "")
+    # Paragraphs, not a table: the architecture of a network is a text that needs several lines
+    conditions = [note(escape(f"{words(name)}: {value}")) for name, value in done.applicability_conditions.items()]
+    return lead + (details("Where it applies", "".join(conditions)) if conditions else "")
