@@ -2,14 +2,13 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/continual.py [accuracy | cost] [--seeds 3]
 
-Accuracies are kept under /tmp/crosstask-bench/continual, one file for each training, and not measured twice. Costs are
+Accuracies are kept in `places.CACHE`, one file for each training, and not measured twice. Costs are
 CPU time on one thread; variants take turns in each round of one process, figures are medians of ratios within a round.
 """
 
 import argparse
 import functools
 import json
-import os
 import platform
 import random
 import statistics
@@ -17,12 +16,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+from places import CACHE, DATA
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
@@ -33,8 +32,8 @@ from crosstask.learning.fisher import fisher_diagonal
 from crosstask.learning.models import ModelSpec, optimizer_for
 from crosstask.tasks import Task, TaskDescriptor
 
-DATA = Path(os.environ.get("CROSSTASK_DATA", "/work/shared/data")) / "mnist_20k_10k.npz"
-CACHE = Path("/tmp/crosstask-bench/continual")
+MNIST = DATA / "mnist_20k_10k.npz"
+KEPT = CACHE / "continual"
 SCENARIOS = ("task", "domain", "class")
 EPOCHS = 4
 JOINT = "all tasks at once"
@@ -82,7 +81,7 @@ TARGETS = {
 @functools.cache
 def tasks() -> list[Task]:
     """Split MNIST: 0 and 1, 2 and 3, … from the first 20,000 training images."""
-    with np.load(DATA) as found:
+    with np.load(MNIST) as found:
         arrays = {name: torch.tensor(found[name]) for name in ("x_train", "y_train", "x_test", "y_test")}
     images = {name: arrays[f"x_{name}"].float().reshape(-1, 1, 28, 28) / 255 for name in ("train", "test")}
     labels = {name: arrays[f"y_{name}"].long() for name in ("train", "test")}
@@ -99,7 +98,7 @@ def network(outputs: int, seed: int = 0) -> nn.Module:
 def trained(method: str, scenario: str, seed: int) -> dict[str, Any]:
     """Mean accuracy over the five tasks at the end, in percent, and CPU seconds; measured once."""
     key = "".join(c if c.isalnum() else "_" for c in f"{method} {scenario} {seed}")
-    path = CACHE / f"{key}.json"
+    path = KEPT / f"{key}.json"
     given = json.dumps([METHODS[method], EPOCHS])
     if path.exists() and (known := json.loads(path.read_text()))["given"] == given:
         return known
@@ -123,7 +122,7 @@ def trained(method: str, scenario: str, seed: int) -> dict[str, Any]:
         "matrix": learner.matrix,
         "seconds": time.process_time() - started,
     }
-    CACHE.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known))
     return known
 

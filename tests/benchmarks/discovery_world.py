@@ -1,23 +1,22 @@
 """Two portfolios of real tasks, and how much every task in them helps every other one, measured once and kept.
 
 `world("digits")` and `world("omniglot")` return tasks with trained models and the measured truth. The first call trains
-the sources and measures all pairs (minutes); what is finished is kept under `CROSSTASK_CACHE` (else
-/tmp/crosstask-bench), so that a call that was stopped goes on and a later one takes seconds. Alone:
+the sources and measures all pairs (minutes); what is finished is kept in
+`places.CACHE`, so that a call that was stopped goes on and a later one takes seconds. Alone:
 
     python tests/benchmarks/discovery_world.py [digits] [omniglot] [--workers 2]
 """
 
 import argparse
-import os
 import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 
 import attrs
 import numpy as np
 import torch
+from places import CACHE, DATA
 from torch import nn
 
 from crosstask.context import LocalContext
@@ -32,8 +31,6 @@ from crosstask.run import Run
 from crosstask.store import Store, open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 
-DATA = Path(os.environ.get("CROSSTASK_DATA", Path(__file__).parents[3] / "shared" / "data"))
-CACHE = Path(os.environ.get("CROSSTASK_CACHE", "/tmp/crosstask-bench"))
 SEEDS = 6  # two independent repeats of a probe with three seeds each
 
 ALPHABETS = (

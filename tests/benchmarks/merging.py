@@ -26,6 +26,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from places import CACHE
 from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter, grey_dilation, rotate, shift
 from sklearn.datasets import load_digits
@@ -41,7 +42,7 @@ from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget
 from crosstask.tasks import Task, TaskDescriptor
 
-FILES = Path("/tmp/crosstask-bench/merging")
+FILES = CACHE / "merging"
 TEN = tuple("0123456789")
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "uniform_soup": ("uniform_soup", {}),

@@ -6,21 +6,20 @@
 
 The split of Vinyals et al. (1028 training and 423 test characters), each turned by 0, 90, 180 and 270 degrees as
 classes of their own, as in the papers. Trains for so many minutes of CPU time, learning rate falling as half a cosine;
-what is tested is what it ends with. A checkpoint each minute under /tmp/crosstask-bench: started again, it goes on.
+what is tested is what it ends with. A checkpoint each minute in `places.CACHE`: started again, it goes on.
 With `--piece 6` it stops after six minutes more, to be started again.
 """
 
 import argparse
 import json
 import math
-import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from places import CACHE, DATA
 from torch import Tensor, nn
 
 from crosstask.learning.episodes import EpisodeSampler, episode_accuracy
@@ -28,14 +27,12 @@ from crosstask.tasks import TensorData
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
 
-WORK = Path("/tmp/crosstask-bench")
-DATA = Path(os.environ.get("CROSSTASK_DATA", "/work/shared/data")) / "omniglot28.npz"
 PUBLISHED = {"proto": {5: 98.8, 20: 96.0}, "maml5": {5: 98.7}, "maml20": {20: 95.8}}
 
 
 def characters(split: int) -> TensorData:
     """Images [N, 1, 28, 28] in 0..1 and a label per character and rotation. `split`: 0 train, 1 validation, 2 test."""
-    raw = np.load(DATA)
+    raw = np.load(DATA / "omniglot28.npz")
     own = raw["vinyals_split"] == split
     images = torch.tensor(raw["images"][own])[:, None].float() / 255
     names = raw["alphabet"][own].astype(int) * 1000 + raw["character"][own]
@@ -74,7 +71,7 @@ def train(name: str, minutes: float, piece: float) -> nn.Module | None:
     model = model.to(memory_format=torch.channels_last)
     optimizer = learner.optimizer(model)
     sampler, generator = EpisodeSampler(characters(0), **sizes), torch.Generator().manual_seed(1)
-    saved = WORK / f"omniglot-{name}.pt"
+    saved = CACHE / f"omniglot-{name}.pt"
     spent, step, losses = 0.0, 0, []
     if saved.exists():
         state = torch.load(saved, weights_only=True)
@@ -100,7 +97,7 @@ def train(name: str, minutes: float, piece: float) -> nn.Module | None:
             if spent - before > 60 * piece and 60 * minutes - spent > 90:
                 return None
     print(f"{name}: {step} steps in {spent / 60:.1f} CPU minutes", flush=True)
-    torch.save({"model": model.state_dict()} | {"spent": spent, "step": step}, WORK / f"omniglot-{name}-final.pt")
+    torch.save({"model": model.state_dict()} | {"spent": spent, "step": step}, CACHE / f"omniglot-{name}-final.pt")
     return model
 
 
@@ -124,7 +121,7 @@ def main() -> None:
     parser.add_argument("--piece", type=float, default=math.inf)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    WORK.mkdir(exist_ok=True)
+    CACHE.mkdir(exist_ok=True)
     model = train(given.name, given.minutes, given.piece)
     if model is None:
         return
@@ -132,7 +129,7 @@ def main() -> None:
         mean, half = tested(given.name, model, ways, 1000 if ways == 5 else 400)
         told = {"name": given.name, "ways": ways, "accuracy": mean, "interval": half, "minutes": given.minutes}
         print(f"{given.name} {ways}-way 1-shot: {mean:.2f} ± {half:.2f} % (published {published})", flush=True)
-        with (WORK / "omniglot.jsonl").open("a") as file:
+        with (CACHE / "omniglot.jsonl").open("a") as file:
             file.write(json.dumps(told) + "\n")
 
 

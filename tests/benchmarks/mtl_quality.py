@@ -10,15 +10,14 @@ import argparse
 import ast
 import importlib
 import math
-import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
+from places import DATA
 
 from crosstask.context import LocalContext
 from crosstask.learning.models import ModelSpec
@@ -28,7 +27,6 @@ from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
 from crosstask.tasks import Task, TaskDescriptor
 
-DATA = Path(os.environ.get("CROSSTASK_DATA", Path(__file__).parents[3] / "shared" / "data"))
 PACKAGES = ("weighting", "gradnorm", "rgb", "pcgrad", "jacobian")
 STEPS = {"multimnist": 400, "digit_and_fashion": 400, "adult": 300, "digits": 200}
 BATCH = 32  # of each task

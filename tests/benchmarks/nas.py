@@ -1,7 +1,7 @@
 """Architecture search against random search, Optuna and itself: python tests/benchmarks/nas.py [--only tables,regret,…]
 
 `tables` trains every architecture of two small spaces on digits once (about twenty CPU minutes), kept in
-/tmp/crosstask-bench and gone on with if it was stopped.
+`places.CACHE` and gone on with if it was stopped.
 `regret`: how far the best of 25, 50, 100 evaluations is from the best of the table, over seeds.
 `tuning`: continuous functions. `darts`: the rank of its architecture in the table. `warm`: warm starts from a related
 task. `adaptive`: AdaptiveOptimizer against Adam from any start rate. Figures as Markdown on stdout; `--plot FILE`.
@@ -22,6 +22,7 @@ import numpy as np
 import optuna
 import torch
 from optuna.samplers import GPSampler, TPESampler
+from places import CACHE
 
 from crosstask.context import LocalContext
 from crosstask.learning.data import batches
@@ -34,7 +35,6 @@ from crosstask.registry import Registry
 from crosstask.tasks import Task
 from crosstask_nas import ArchitectureSpace, create_nas_search_space
 
-CACHE = Path("/tmp/crosstask-bench")
 SEEDS_OF_A_VALUE = 2
 BUDGETS = {
     "conv": Budget(steps=120, batch_size=32, learning_rate=5e-3),

@@ -9,15 +9,14 @@ longer than the target), samples to an accuracy, accuracy with few samples; the 
 curricula in the order of the graph, in random order, reversed, and of random sources, each way with its own
 learning rate; and models made without training.
 
-Test data are used for what is reported only. Results are kept under `CROSSTASK_CACHE` (else /tmp/crosstask-bench): a
-call that was stopped goes on. `--plot` writes docs/images/promises.png.
+Test data are used for what is reported only. Results are kept in `places.CACHE`: a call that was stopped goes on.
+`--plot` writes docs/images/promises.png.
 """
 
 import argparse
 import itertools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from places import CACHE, DATA
 
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError
@@ -50,8 +50,6 @@ from crosstask.run import Run
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 
-DATA = Path(os.environ.get("CROSSTASK_DATA", Path(__file__).parents[3] / "shared" / "data"))
-CACHE = Path(os.environ.get("CROSSTASK_CACHE", "/tmp/crosstask-bench"))
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "promises.png"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 EVERY = 5  # steps between two points of a curve
