@@ -83,12 +83,14 @@ class TaskRelationshipGraph(Discoverer):
         found = predict(pairs, labels, shape, folds=self.folds, seed=seed, device=self.context.device)
         self._keep(tasks, found)
         place = {task.task_id: number for number, task in enumerate(tasks)}
+        measured = pairs.measured
+        cold = np.logical_not(measured.any(axis=0)).tolist()
         edges = []
         for source, target in portfolio.pairs():
             at = place[source.task_id], place[target.task_id]
-            if not pairs.measured[at]:
-                cold = not pairs.measured[:, at[1]].any()
-                edges.append(self._edge(source, target, float(found.mean[at]), float(found.std[at]), found, cold))
+            if not measured[at]:
+                mean, std = float(found.mean[at]), float(found.std[at])
+                edges.append(self._edge(source, target, mean, std, found, cold[at[1]]))
         return edges
 
     def predict_transfer_efficiency(self, source: str, target: str) -> Interval:
