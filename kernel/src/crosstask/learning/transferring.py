@@ -22,7 +22,7 @@ from crosstask.learning.objectives import metric_name
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import SPLITS, Task, TaskDescriptor, TensorData
+from crosstask.tasks import SPLITS, Portfolio, Task, TaskDescriptor, TensorData
 
 if TYPE_CHECKING:
     from crosstask.points.transfer import Transfer
@@ -65,6 +65,21 @@ def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
                     f"{what} holds weights of its own: give it a method reset_parameters() that draws them anew"
                 )
     return model
+
+
+def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequence[str] = ("train",)) -> str | None:
+    """Why transfer from `source` to `target` cannot be looked at, which takes the target's `splits`; None if it can."""
+    ours, theirs = source.descriptor.input_shape, target.descriptor.input_shape
+    if source.model is None:
+        return f"task {source.task_id!r} has no trained model"
+    if target.task_id not in portfolio:
+        return f"task {target.task_id!r} is held back as unseen"
+    for split in splits:
+        if not target.has_data(split):
+            return f"task {target.task_id!r} has no {split} data"
+    if ours and theirs and ours != theirs:
+        return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
+    return None
 
 
 def same_classes(source: TaskDescriptor, target: TaskDescriptor) -> bool:

@@ -13,7 +13,7 @@ from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.modules import head_of
 from crosstask.learning.training import device_of
-from crosstask.learning.transferring import drawn, key_of, weights_digest
+from crosstask.learning.transferring import drawn, key_of, unfit_pair, weights_digest
 from crosstask.logs import logger
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
@@ -96,15 +96,8 @@ class Estimator(Discoverer):
         return self._estimate(self._passed(source, target))
 
     def _unfit(self, source: Task, target: Task, portfolio: Portfolio) -> str | None:
-        ours, theirs = source.descriptor.input_shape, target.descriptor.input_shape
-        if source.model is None:
-            return f"task {source.task_id!r} has no trained model"
-        if target.task_id not in portfolio:
-            return f"task {target.task_id!r} is held back as unseen"
-        if not target.has_data("train"):
-            return f"task {target.task_id!r} has no train data"
-        if ours and theirs and ours != theirs:
-            return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
+        if reason := unfit_pair(source, target, portfolio):
+            return reason
         kind = target.descriptor.task_type
         if kind != "classification" and not (self.regression and kind == "regression"):
             allowed = "classification or regression" if self.regression else "classification"

@@ -22,6 +22,7 @@ from crosstask.learning.transferring import (
     scratch_seeds,
     summarise,
     transfer_scores,
+    unfit_pair,
     weights_digest,
     without_model,
 )
@@ -124,18 +125,10 @@ class Probe(Discoverer):
         return [(s, t) for s, t in fit if (s.task_id, t.task_id) not in late]
 
     def _unfit(self, source: Task, target: Task, portfolio: Portfolio) -> str | None:
-        ours, theirs = source.descriptor.input_shape, target.descriptor.input_shape
-        if source.model is None:
-            return f"task {source.task_id!r} has no trained model"
-        if target.task_id not in portfolio:
-            return f"task {target.task_id!r} is held back as unseen"
-        for split in ("train", self.split):
-            if not target.has_data(split):
-                return f"task {target.task_id!r} has no {split} data"
+        if reason := unfit_pair(source, target, portfolio, ("train", self.split)):
+            return reason
         if target.descriptor.output_dim is None:
             return f"task {target.task_id!r} does not say its output_dim"
-        if ours and theirs and ours != theirs:
-            return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
         return None
 
     def _measure(self, method: Transfer, pairs: list[Pair]) -> list[TransferResult]:
