@@ -1,4 +1,4 @@
-"""How discovery grows with the number of tasks: python tests/benchmarks/scaling.py [--tasks 10 30 100 300 1000]
+"""How discovery grows with the number of tasks: python tests/benchmarks/scaling.py [--tasks 10 30 50 100 300 1000]
 
 Tasks are synthetic descriptors: 2 to 6 of 40 skills, 1 to 3 of 20 fields, one of 12 domains, 5 input shapes.
 Every number of tasks has a process of its own, one thread:
@@ -9,7 +9,7 @@ Every number of tasks has a process of its own, one thread:
 - `one more`: `engine.register_task` of another task, `auto_discover` on; the median of seven. Its slope over n in
   logarithms says how it grows: 1 is O(n), 2 would be O(n^2).
 
-CPU seconds, and how far the process's peak of resident memory rose.
+CPU seconds, and how far the process's peak of resident memory rose. `--plot` writes docs/images/scaling.png.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from crosstask.engine import TransferEngine
 from crosstask.graph import Evidence, TransferEdge
 from crosstask.tasks import Task, TaskDescriptor
 
+IMAGE = Path(__file__).parents[2] / "docs" / "images" / "scaling.png"
 SHAPES = ((1, 8, 8), (1, 14, 14), (1, 28, 28), (3, 32, 32), (64,))
 
 
@@ -115,10 +117,33 @@ def slope(rows: list[dict[str, float]], name: str) -> float:
     return float(np.polyfit(x, y, 1)[0]) if len(big) > 1 else math.nan
 
 
+def plot(rows: list[dict[str, float]]) -> None:
+    """Time and memory over the number of tasks, both in logarithms."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    tasks = [row["tasks"] for row in rows]
+    figure, (time_axes, memory_axes) = plt.subplots(1, 2, figsize=(9, 3.4))
+    for name in ("skills", "gnn"):
+        time_axes.loglog(tasks, [row[f"{name} s"] for row in rows], marker="o", label=name)
+        memory_axes.loglog(tasks, [max(row[f"{name} MiB"], 1) for row in rows], marker="o", label=name)
+    time_axes.loglog(tasks, [row["one more ms"] / 1e3 for row in rows], marker="o", label="one more task")
+    time_axes.set(xlabel="tasks", ylabel="CPU seconds")
+    memory_axes.set(xlabel="tasks", ylabel="rise of the memory's peak, MiB (1 or less at 1)")
+    time_axes.legend()
+    memory_axes.legend()
+    figure.tight_layout()
+    figure.savefig(IMAGE, dpi=90)
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--tasks", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
+    parser.add_argument("--tasks", type=int, nargs="+", default=[10, 30, 50, 100, 300, 1000])
     parser.add_argument("--one", type=int, help="measure in this process, print JSON")
+    parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one(options.one)))
@@ -134,6 +159,8 @@ def main() -> None:
         cells = [f"{row['skills s']:.2f}", f"{row['skills MiB']:.0f}", f"{row['gnn s']:.1f}", f"{row['gnn MiB']:.0f}"]
         print(f"| {n} | {n * (n - 1):,} | {' | '.join(cells)} | {row['one more ms']:.2f} |", flush=True)
     exponents = [slope(rows, name) for name in ("skills s", "gnn s", "one more ms")]
+    if options.plot:
+        plot(rows)
     print("| exponent | 2 | {:.2f} | | {:.2f} | | {:.2f} |".format(*exponents))
 
 
