@@ -18,7 +18,7 @@ from crosstask.learning.transferring import drawn, fresh_model, receive
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.tasks import Task
-from crosstask_distillation import Representation, Strategy, WeightPrior, train_with
+from crosstask_distillers import Representation, Strategy, WeightPrior, train_with
 
 HELD = {"prime": ("parity",), "loop": (), "above_four": ("low", "high"), "blurred": (), "rotated": (), "inverted": ()}
 BUDGET = Budget(steps=60, samples=40)

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="",  # a paper, if the algorithm has one
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

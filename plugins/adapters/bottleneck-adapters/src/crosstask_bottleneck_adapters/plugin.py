@@ -4,7 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="bottleneck-adapters",
-    api=(1, 1),
+    api=(2, 0),
     extensions=[
         Extension(
             "adapter",

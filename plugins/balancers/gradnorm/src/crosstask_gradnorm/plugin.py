@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Chen et al. 2018, GradNorm, arXiv:1711.02257",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

@@ -118,5 +118,5 @@ PLUGIN = Plugin(
             source="Quinton & Rey 2024, arXiv:2406.16232",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Yu et al. 2020, Gradient Surgery for Multi-Task Learning, arXiv:2001.06782",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

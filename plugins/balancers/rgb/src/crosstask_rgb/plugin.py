@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Rotation-Based Gradient Balancing, openreview.net/forum?id=l0QAezg8HX",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

@@ -74,5 +74,5 @@ PLUGIN = Plugin(
             source="Kendall, Gal, Cipolla 2018, arXiv:1705.07115",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

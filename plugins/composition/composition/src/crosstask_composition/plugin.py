@@ -72,5 +72,5 @@ PLUGIN = Plugin(
             summary="Smooths the task weights of any balancer over the steps",
         ),
     ],
-    api=(1, 0),
+    api=(2, 0),
 )

@@ -18,5 +18,5 @@ PLUGIN = Plugin(
             summary="Learns all earlier data again with every task: the upper bound",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -20,5 +20,5 @@ PLUGIN = Plugin(
             source="Aljundi et al. (2018), Memory Aware Synapses",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Li and Hoiem (2016), Learning without Forgetting",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

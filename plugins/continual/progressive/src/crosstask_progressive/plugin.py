@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Rusu et al. (2016), Progressive neural networks",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

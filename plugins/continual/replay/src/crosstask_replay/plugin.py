@@ -27,5 +27,5 @@ PLUGIN = Plugin(
             source="Chaudhry et al. (2019), Efficient Lifelong Learning with A-GEM",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Zenke et al. (2017), Continual Learning Through Synaptic Intelligence",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

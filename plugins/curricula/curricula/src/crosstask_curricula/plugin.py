@@ -1,43 +1,5 @@
 """The manifest."""
 
-from crosstask.manifest import Extension, Plugin
+from crosstask.manifest import Plugin
 
-PLUGIN = Plugin(
-    name="curricula",
-    extensions=[
-        Extension(
-            "curriculum",
-            "easy_to_hard",
-            "crosstask_curricula.easy_to_hard:EasyToHard",
-            summary="Easier tasks first, up to the target's own difficulty",
-            source="Bengio et al. (2009), Curriculum Learning",
-        ),
-        Extension(
-            "curriculum",
-            "transfer_potential",
-            "crosstask_curricula.transfer_potential:TransferPotential",
-            summary="The tasks that help the target, the best one last",
-        ),
-        Extension(
-            "curriculum",
-            "diverse_sampling",
-            "crosstask_curricula.diverse_sampling:DiverseSampling",
-            summary="Tasks that help the target and are unlike one another",
-            source="Carbonell, Goldstein (1998), maximal marginal relevance",
-        ),
-        Extension(
-            "curriculum",
-            "uncertainty_driven",
-            "crosstask_curricula.uncertainty_driven:UncertaintyDriven",
-            summary="Tasks that may help the target most, given how little is known of them",
-            source="Auer (2002), upper confidence bounds",
-        ),
-        Extension(
-            "curriculum",
-            "adaptive_difficulty",
-            "crosstask_curricula.adaptive_difficulty:AdaptiveDifficulty",
-            summary="Easy to hard, skipping ahead or stepping back by the measured gains",
-            source="after Matiisen et al. (2020), Teacher-Student Curriculum Learning",
-        ),
-    ],
-)
+PLUGIN = Plugin("curricula", api=(2, 0))

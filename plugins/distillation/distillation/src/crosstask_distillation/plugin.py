@@ -1,29 +1,5 @@
 """The manifest."""
 
-from crosstask.manifest import Extension, Plugin
+from crosstask.manifest import Plugin
 
-PLUGIN = Plugin(
-    name="distillation",
-    extensions=[
-        Extension(
-            "distillation",
-            "representation",
-            "crosstask_distillation.representation:Representation",
-            summary="One encoder that reproduces every task model's features and does not tell the domains apart",
-            source="Park et al. (2019), Relational Knowledge Distillation; Ganin et al. (2016), DANN",
-        ),
-        Extension(
-            "distillation",
-            "strategy",
-            "crosstask_distillation.strategy:Strategy",
-            summary="The learning rate and schedule that served the known tasks",
-        ),
-        Extension(
-            "distillation",
-            "prior",
-            "crosstask_distillation.prior:WeightPrior",
-            summary="Mean and precision of the tasks' weights, after their hidden units were aligned",
-            source="Ainsworth et al. (2023), Git Re-Basin",
-        ),
-    ],
-)
+PLUGIN = Plugin("distillation", api=(2, 0))

@@ -27,5 +27,5 @@ PLUGIN = Plugin(
             source="Sung et al. 2018, arXiv:1711.06025",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

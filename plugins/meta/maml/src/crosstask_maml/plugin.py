@@ -34,5 +34,5 @@ PLUGIN = Plugin(
             source="Li, Zhou, Chen, Li 2017, arXiv:1707.09835",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Nichol, Achiam, Schulman 2018, arXiv:1803.02999",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -13,5 +13,5 @@ PLUGIN = Plugin(
             source="Akiba et al. 2019, https://arxiv.org/abs/1907.10902",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

@@ -33,5 +33,5 @@ PLUGIN = Plugin(
             source="Liu et al. 2019, https://arxiv.org/abs/1806.09055",
         ),
     ],
-    api=(1, 1),
+    api=(2, 0),
 )

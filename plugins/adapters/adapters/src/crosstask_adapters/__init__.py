@@ -1,0 +1,1 @@
+"""Adapters: layers that ask their adapters, several adapters on one model."""

@@ -1,0 +1,1 @@
+"""Continual learning: tasks one after another, forgetting measured."""

@@ -1,0 +1,83 @@
+"""The `adaptive_difficulty` curriculum."""
+
+from __future__ import annotations
+
+from crosstask.graph import TransferGraph
+from crosstask.options import component, option
+from crosstask.points.curriculum import CurriculumPlanner
+from crosstask.records import Curriculum, StageResult
+from crosstask.tasks import Portfolio
+from crosstask_orders.potential import difficulty, promising
+
+
+@component
+class AdaptiveDifficulty(CurriculumPlanner):
+    """Starts as `easy_to_hard`; then each next task depends on what the stages before it gained.
+
+    - The last gain was `progress` or more: the learner is ahead, so the next easiest task is skipped.
+    - It was a loss of more than `setback`: the task was too far off, so an easier one comes next, if one is left.
+    - Otherwise the next harder one.
+    - After `patience` such losses in a row: straight to the target, by way of what it needs only.
+
+    In the spirit of teacher-student curricula (Matiisen et al. 2020), with gains over training from scratch
+    as the signal. A task is offered only when its prerequisites are done, each at most once, and the target
+    always comes.
+    """
+
+    minimum: float = option(0.0, ge=-1, lt=1, help="leave out tasks with a transfer coefficient up to this")
+    progress: float = option(0.05, ge=0, help="gain from which a stage counts as easy")
+    setback: float = option(0.01, ge=0, help="a loss up to this is taken for noise")
+    patience: int = option(2, ge=1, help="so many losses in a row end the preparation")
+
+    def rank(self, portfolio: Portfolio, graph: TransferGraph, target: str, candidates: list[str]) -> list[str]:
+        chosen = promising(graph, target, candidates, self.minimum)
+        return sorted(chosen, key=lambda t: difficulty(portfolio, t))
+
+    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
+        done = {stage.task_id for stage in history}
+        if curriculum.target in done:
+            return None
+
+        def level(task_id: str) -> tuple[float, str]:
+            return curriculum.task_difficulties.get(task_id, 0.5), task_id
+
+        ladder = sorted(curriculum.task_sequence[:-1], key=level)
+        if self._stuck(history):
+            required = _required(curriculum, curriculum.target)
+            ladder = [t for t in ladder if t in required]
+        left = [t for t in ladder if t not in done]
+        ready = [t for t in left if not _required(curriculum, t) - done]
+        if not ready:
+            return curriculum.target
+        if not history:
+            return ready[0]
+        last = history[-1]
+        harder = [t for t in ready if level(t) > level(last.task_id)]
+        easier = [t for t in ready if t not in harder]
+        if last.gain.mean < -self.setback and easier:
+            return easier[-1]
+        if not harder:  # skipped before, or waiting for a prerequisite: now or never
+            return self._finally(curriculum, easier)
+        skip = last.gain.mean >= self.progress and len(harder) > 1
+        return harder[1 if skip else 0]
+
+    def _finally(self, curriculum: Curriculum, easier: list[str]) -> str:
+        """What to do at the top of the ladder: the target, unless it still needs one of the easier tasks."""
+        required = _required(curriculum, curriculum.target)
+        return next((t for t in easier if t in required), curriculum.target)
+
+    def _stuck(self, history: list[StageResult]) -> bool:
+        recent = history[-self.patience :]
+        return len(recent) == self.patience and all(s.gain.mean < -self.setback for s in recent)
+
+
+def _required(curriculum: Curriculum, task_id: str) -> set[str]:
+    """All that a task needs, directly or through others, within the curriculum."""
+    found: set[str] = set()
+    stack = list(curriculum.prerequisites.get(task_id, ()))
+    while stack:
+        needed = stack.pop()
+        if needed not in found and needed in curriculum.task_sequence:
+            found.add(needed)
+            stack += curriculum.prerequisites.get(needed, ())
+    return found

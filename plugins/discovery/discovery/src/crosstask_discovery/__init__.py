@@ -1,0 +1,1 @@
+"""Relationship discovery: the discovery stage, the machinery of transferability estimators."""

@@ -1,0 +1,283 @@
+"""The `representation` distiller."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstask.errors import DataError
+from crosstask.learning.data import batches
+from crosstask.learning.modules import Headless, head_name, seeded
+from crosstask.learning.training import device_of, predict
+from crosstask.learning.transferring import architecture, fresh_model
+from crosstask.options import component, option
+from crosstask.points.distillation import Distilled, Distiller
+from crosstask.records import Budget, MetaKnowledge
+from crosstask.tasks import Task
+from crosstask_distillers.held_out import check_rate, conditions, generalization, inputs_of, with_models
+
+CRITIC_STEPS = 3
+
+
+@component
+class Representation(Distiller):
+    """One universal encoder, trained to reproduce what every task model sees in its inputs.
+
+    Every domain has an encoder of its own, an affine map that starts as the identity (and stays it for the domain with
+    the most tasks), into the universal encoder, which has the trunk's architecture that most task models share. For
+    each task it is trained so that a linear map of its features gives the task model's (standardised) features, and so
+    that its features lie as far from one another as the task model's do (Park et al. 2019, equation 6). A critic tries
+    to tell the domain from the features; its gradient is reversed (Ganin et al. 2016, equation 10), growing as training
+    goes on.
+
+    The knowledge's tensors are `universal.<name>` and `domain.<name>.down` / `.up`; its embedding is the mean feature.
+    Applied, the trunk's weights go over into the universal ones by name and shape; the head is left alone.
+    `generalization_score`: see `held_out.generalization`.
+    """
+
+    steps: int = option(1000, ge=1, help="optimiser steps; each sees a batch of every task")
+    batch_size: int = option(32, ge=4, help="samples of each task per step")
+    learning_rate: float = option(3e-3, gt=0, help="step size of Adam, decayed to zero along a cosine")
+    relation: float = option(0.5, ge=0, help="weight of the relation loss beside the feature loss")
+    adversary: float = option(0.1, ge=0, help="weight of the reversed gradient of the domain critic")
+    rank: int = option(64, ge=1, help="rank of a domain encoder's change of its inputs")
+    samples: int = option(1024, ge=4, help="inputs of each task at most")
+    held_out: int = option(4, ge=0, help="tasks left out in turn to measure the generalization score (0: not measured)")
+    budget: Budget = option(
+        factory=lambda: Budget(steps=60, samples=40), help="training of a left-out task, with the knowledge and without"
+    )
+
+    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+        known = with_models(tasks)
+        found = self._distilled(known, samples)
+        score = None
+        if self.held_out:
+            score = generalization(
+                lambda others: self._distilled(others, samples),
+                self.apply,
+                known,
+                self.context,
+                self.budget,
+                self.held_out,
+            )
+        told = found.knowledge
+        where = conditions([t for t in known if t.task_id in told.source_tasks]) | told.applicability_conditions
+        return Distilled(
+            attrs.evolve(
+                told,
+                generalization_score=score,
+                applicability_conditions=where,
+                seed=self.context.seed,
+                options=self.options(),
+            ),
+            found.tensors,
+        )
+
+    def _distilled(self, tasks: Sequence[Task], samples: Tensor | None) -> Distilled:
+        """The knowledge of these tasks, without its generalization score."""
+        reference = _commonest(tasks)
+        teachers = []
+        for task in tasks:
+            inputs = inputs_of(task, samples)
+            if inputs is not None:
+                assert task.model is not None
+                seen = inputs[: self.samples].to(device_of(task.model))
+                teachers.append(Teacher(task, seen, _standard(predict(Headless(task.model), seen))))
+        if not teachers:
+            raise DataError("distillation of a representation needs inputs: tasks with training data, or samples")
+        seed = self.context.seed_for("representation", *(t.task.task_id for t in teachers))
+        universal = self._trained(reference, teachers, seed)
+        features = [universal(t.inputs).detach().mean(0) for t in teachers if universal.serves(t.inputs)]
+        embedding = torch.stack(features).mean(0) if features else torch.zeros(0)
+        names = sorted({t.task.descriptor.domain for t in teachers})
+        knowledge = MetaKnowledge(
+            kind="representation",
+            source_tasks=tuple(t.task.task_id for t in teachers),
+            domains=tuple(names),
+            embedding=tuple(embedding.double().tolist()),
+            applicability_conditions={"architecture": architecture(reference.model) if reference.model else ""},
+        )
+        return Distilled(knowledge, universal.tensors())
+
+    def _trained(self, reference: Task, teachers: Sequence[Teacher], seed: int) -> Universal:
+        assert reference.model is not None
+        domains = [t.task.descriptor.domain for t in teachers]
+        anchor = max(sorted(set(domains)), key=domains.count)
+        names = sorted(set(domains))
+        model = Headless(fresh_model(reference.model, reference, seed))
+        shape = inputs_shape(reference, teachers)
+        with seeded(seed):
+            universal = Universal(model, shape, {d: _shape_of(d, teachers) for d in names if d != anchor}, self.rank)
+            universal.to(device_of(reference.model), dtype=_dtype_of(reference.model))
+            with torch.no_grad():
+                width = universal.model.eval()(_fitting(teachers, shape)[:2]).shape[1]
+            heads = nn.ModuleList(nn.Linear(width, t.features.shape[1]) for t in teachers)
+            # Normalised first: otherwise the encoder escapes by making its features small or large.
+            critic = nn.Sequential(
+                nn.BatchNorm1d(width, affine=False), nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, len(names))
+            )
+        for module in (heads, critic):
+            module.to(device_of(reference.model), dtype=_dtype_of(reference.model))
+        optimizer = torch.optim.Adam([*universal.parameters(), *heads.parameters()], lr=self.learning_rate)
+        judge = torch.optim.Adam(critic.parameters(), lr=self.learning_rate)
+        generator = torch.Generator().manual_seed(seed)
+        streams = [batches(len(t.inputs), self.batch_size, generator) for t in teachers]
+        universal.train()
+        for step in range(self.steps):
+            progress = step / self.steps
+            optimizer.param_groups[0]["lr"] = self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+            strength = self.adversary * (2 / (1 + math.exp(-10 * progress)) - 1)
+            losses, seen, places = [], [], []
+            for teacher, stream, head in zip(teachers, streams, heads, strict=True):
+                index = next(stream).to(teacher.inputs.device)
+                domain = teacher.task.descriptor.domain
+                features = universal(teacher.inputs[index], domain)
+                wanted = teacher.features[index]
+                loss = functional.mse_loss(head(features), wanted)
+                losses.append(loss + self.relation * relation_loss(features, wanted))
+                seen.append(features)
+                places.append(torch.full((len(index),), names.index(domain), device=features.device))
+            total = torch.stack(losses).mean()
+            if len(names) > 1 and self.adversary:
+                domains_of, all_features = torch.cat(places), torch.cat(seen)
+                for _ in range(CRITIC_STEPS):  # the gradient of a critic that lags behind says nothing
+                    judge.zero_grad(set_to_none=True)
+                    functional.cross_entropy(critic(all_features.detach()), domains_of).backward()
+                    judge.step()
+                total = total + functional.cross_entropy(critic(Reversed.apply(all_features, strength)), domains_of)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            optimizer.step()
+        return universal.eval()
+
+    def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
+        check_rate(rate)
+        mine = {k.removeprefix("universal."): v for k, v in knowledge.tensors.items() if k.startswith("universal.")}
+        changed = copy.deepcopy(model)
+        head = f"{head_name(model)}."
+        state = changed.state_dict()
+        fits = [k for k, v in mine.items() if k in state and state[k].shape == v.shape and not k.startswith(head)]
+        if not fits:
+            raise DataError(
+                f"no weight of the {type(model).__name__} fits the universal encoder by name and shape; it has "
+                f"{', '.join(sorted(mine)[:4])} …"
+            )
+        with torch.no_grad():
+            for name in fits:
+                if state[name].is_floating_point():
+                    state[name].lerp_(mine[name].to(state[name]), rate)
+        return changed
+
+
+class Teacher:
+    """A task model's view of its inputs: `features` [N, F], standardised."""
+
+    def __init__(self, task: Task, inputs: Tensor, features: Tensor) -> None:
+        self.task, self.inputs, self.features = task, inputs, features
+
+
+class Universal(nn.Module):
+    """Domain encoders into one encoder. Without a domain the inputs go straight into it."""
+
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, ...], domains: dict[str, tuple[int, ...]], rank: int
+    ) -> None:
+        super().__init__()
+        self.model, self.shape, self.names = model, shape, list(domains)
+        self.encoders = nn.ModuleList(DomainEncoder(given, shape, rank) for given in domains.values())
+
+    def serves(self, inputs: Tensor) -> bool:
+        return tuple(inputs.shape[1:]) == self.shape
+
+    def forward(self, inputs: Tensor, domain: str | None = None) -> Tensor:
+        if domain in self.names:
+            inputs = self.encoders[self.names.index(domain)](inputs)
+        out: Tensor = self.model(inputs).flatten(1)
+        return out
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"universal.{k.removeprefix('model.')}": v for k, v in self.model.state_dict().items()}
+        for name, encoder in zip(self.names, self.encoders, strict=True):
+            found |= {f"domain.{name}.{k}": v for k, v in encoder.state_dict().items()}
+        return {k: v.detach().clone() for k, v in found.items()}
+
+
+class DomainEncoder(nn.Module):
+    """x + up(down(x)) on flattened inputs, at first x; inputs of another shape are first mapped to the common one."""
+
+    def __init__(self, given: tuple[int, ...], shape: tuple[int, ...], rank: int) -> None:
+        super().__init__()
+        self.shape = shape
+        size, wanted = math.prod(given), math.prod(shape)
+        self.resize = nn.Identity() if given == shape else nn.Linear(size, wanted)
+        self.down = nn.Linear(wanted, min(rank, wanted))
+        self.up = nn.Linear(min(rank, wanted), wanted)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        flat = self.resize(inputs.flatten(1))
+        return (flat + self.up(self.down(flat))).reshape(-1, *self.shape)
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, whose gradient is turned round and multiplied by a strength."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return features.view_as(features)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradient, None
+
+
+def relation_loss(features: Tensor, wanted: Tensor) -> Tensor:
+    """Huber loss between the distances within two batches of features, each divided by its mean."""
+    return functional.smooth_l1_loss(_distances(features), _distances(wanted))
+
+
+def _distances(features: Tensor) -> Tensor:
+    found = functional.pdist(features.flatten(1))
+    return found / found.mean().clamp_min(torch.finfo(found.dtype).eps)
+
+
+def _standard(features: Tensor) -> Tensor:
+    flat = features.flatten(1)
+    return (flat - flat.mean(0)) / flat.std(0, unbiased=False).clamp_min(1e-6)
+
+
+def _commonest(tasks: Sequence[Task]) -> Task:
+    """A task whose trunk most of the others share."""
+    kinds = [architecture(t.model) for t in tasks if t.model is not None]
+    return tasks[kinds.index(max(kinds, key=kinds.count))]
+
+
+def inputs_shape(reference: Task, teachers: Sequence[Teacher]) -> tuple[int, ...]:
+    """The shape of one input of the universal encoder."""
+    own = next((t for t in teachers if t.task is reference), teachers[0])
+    return reference.descriptor.input_shape or tuple(own.inputs.shape[1:])
+
+
+def _shape_of(domain: str, teachers: Sequence[Teacher]) -> tuple[int, ...]:
+    shapes = {tuple(t.inputs.shape[1:]) for t in teachers if t.task.descriptor.domain == domain}
+    if len(shapes) > 1:
+        raise DataError(f"tasks of domain {domain!r} have inputs of different shapes: {sorted(shapes)}")
+    return shapes.pop()
+
+
+def _fitting(teachers: Sequence[Teacher], shape: tuple[int, ...]) -> Tensor:
+    found = [t.inputs for t in teachers if tuple(t.inputs.shape[1:]) == shape]
+    return found[0] if found else teachers[0].inputs.new_zeros(2, *shape)
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in model.parameters())

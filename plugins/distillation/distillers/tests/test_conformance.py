@@ -1,0 +1,11 @@
+"""The distillers do what the contract says."""
+
+from crosstask.records import Budget
+from crosstask.testing import conformance
+from crosstask_distillers import Representation, Strategy, WeightPrior
+
+FEW = Budget(steps=6, batch_size=8, evaluate_every=6)
+
+test_representation = conformance(Representation, options={"steps": 5, "held_out": 1, "budget": FEW})
+test_strategy = conformance(Strategy, options={"rates": [1e-2], "budget": Budget(steps=3, batch_size=8)})
+test_prior = conformance(WeightPrior, options={"held_out": 1, "budget": FEW})

@@ -1,0 +1,1 @@
+"""Meta-learning and few-shot learning: episodes, their samplers, the few-shot stage."""

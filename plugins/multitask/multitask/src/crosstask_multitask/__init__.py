@@ -1,0 +1,1 @@
+"""Joint training of several tasks: sharing, sampling, the trainer."""

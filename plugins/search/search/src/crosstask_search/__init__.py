@@ -1,0 +1,1 @@
+"""Search: architectures and hyper-parameters, spaces and their driver."""

@@ -1,0 +1,1 @@
+"""What sources of tasks share: how hard a task is."""

@@ -1,0 +1,1 @@
+"""Transfer between tasks: which layers carried it."""
