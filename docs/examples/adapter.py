@@ -2,8 +2,7 @@ import torch
 from torch import nn
 
 from crosstask import Adapter, component
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
+from crosstask_adapters import AdapterConfig, AdapterModel, LayerAdapter, LayersHandle, match_targets
 
 
 class Shift(LayerAdapter):

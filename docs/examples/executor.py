@@ -1,7 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from crosstask import Executor, component, option, state
-from crosstask.context import Job
+from crosstask.components import Job
 
 
 @component

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from crosstask import DataError, MetaLearner, component
-from crosstask.learning.episodes import EpisodeSampler, episode_accuracy, episode_losses, of_task
-from crosstask.learning.meta import BaseMetaLearner
+from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
+from crosstask.tasks import TensorData
 
 
 class NearestMean(nn.Module):
@@ -42,12 +42,20 @@ class Means(MetaLearner):
 
 
 generator = torch.Generator().manual_seed(0)
-inputs = torch.randn(400, 6, generator=generator)  # the class is in the first number, the others are noise
-labels = (inputs[:, 0] > 0).long() + 7
-tasks = EpisodeSampler((inputs, labels), ways=2, shots=1, queries=10)
-trainer = BaseMetaLearner(Means(), nn.Linear(6, 4))
-metrics = [trainer.meta_train_step(tasks.sample(8, generator)) for _ in range(300)]
+
+
+def tasks(count):
+    """Two classes that the first of six numbers tells apart; one sample of each to learn from, ten to be judged on."""
+    inputs, labels = torch.randn(count, 22, 6, generator=generator), (torch.arange(22) % 2).expand(count, -1)
+    inputs[..., 0] = inputs[..., 0].abs() * (2 * labels - 1)
+    return Episodes(inputs[:, :2], labels[:, :2], inputs[:, 2:], labels[:, 2:], 2)
+
+
+learner, model = Means(), nn.Linear(6, 4)
+optimizer = learner.optimizer(model)
+metrics = [learner.meta_step(model, tasks(8), optimizer) for _ in range(300)]
 assert sum(m["accuracy"] for m in metrics[-20:]) > sum(m["accuracy"] for m in metrics[:20]) + 2
-adapted = trainer.adapt_to_task(torch.eye(6)[[0, 1]] * torch.tensor([[2.0], [-2.0]]), torch.tensor([8, 7]))
+support = TensorData(torch.eye(6)[[0, 0]] * torch.tensor([[2.0], [-2.0]]), torch.tensor([8, 7]))
+adapted = learner.adapt(model, support, None)
 found = adapted(torch.tensor([[3.0, 0, 0, 0, 0, 0], [-3.0, 0, 0, 0, 0, 0]])).argmax(1)
 assert found.tolist() == [1, 0]  # columns of the scores follow the labels, 7 and 8

@@ -1,5 +1,5 @@
 from crosstask import Store, component, open_store
-from crosstask.context import Remembered
+from crosstask.components import Remembered
 from crosstask.manifest import Extension, Plugin
 from crosstask.points.store import StoreOpener
 from crosstask.registry import Registry

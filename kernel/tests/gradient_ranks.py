@@ -2,22 +2,16 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 
-from crosstask.context import LocalContext
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.multitask import MultiTaskTrainer
 from crosstask.options import component, option, state
 from crosstask.points.balancer import Balancer, Direction
-from crosstask.points.sharing import MultiTaskModule
-from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
 
 ASKS = ("nothing", "gramian", "matrix", "features")
 
@@ -62,46 +56,6 @@ def train(asks: str, rank: int, ranks: int, found: bool) -> list[Tensor]:
         balancer.backward(losses, shared, features=features if asks == "features" else ())
         optimizer.step()
     return [p.detach() for p in [*trunk.parameters(), *heads.parameters()]]
-
-
-class Joint(MultiTaskModule):
-    """A trunk and two heads, in double precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk, self.heads, _ = problem()
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self.heads[int(name)](self.trunk(batch)) for name, batch in inputs.items()}
-
-    def shared_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.parameters()
-
-    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
-        return self.heads[int(task_id)].parameters()
-
-
-def train_jointly() -> list[Tensor]:
-    """A trainer's parameters and losses after some steps."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(50, 6, generator=generator).double()
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.double)
-    try:
-        tasks = [
-            Task(
-                descriptor=TaskDescriptor(task_id=str(n), task_type="regression", input_shape=(6,), output_dim=2),
-                train=(inputs, torch.stack([inputs.sin().sum(1), (n * inputs).cos().sum(1)], 1)),
-            )
-            for n in range(2)
-        ]
-        budget = Budget(steps=7, batch_size=16, evaluate_every=3)
-        trainer = MultiTaskTrainer(Joint(), tasks, ByNorm(), budget, LocalContext())
-        trainer.fit()
-    finally:
-        torch.set_default_dtype(before)
-    figures = [*trainer.history.values(), *trainer.conflicts.values()]
-    return [*(p.detach() for p in trainer.module.parameters()), *(torch.tensor(f).double() for f in figures)]
 
 
 def refuse_other_parameters(rank: int) -> None:
@@ -156,7 +110,6 @@ def main() -> None:
     for asks in ASKS:
         for found in (False, True):
             torch.save(train(asks, rank, ranks, found), folder / f"{asks}-{found}-{rank}")
-    torch.save(train_jointly(), folder / f"trainer-{rank}")
     refuse_other_parameters(rank)
     sharded(rank, ranks)
     distributed.destroy_process_group()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from crosstask.components import check_answer, hookimpl, hooks_of
-from crosstask.context import Job, LocalContext
+from crosstask.components import Job, check_answer, hookimpl, hooks_of
+from crosstask.context import LocalContext
 from crosstask.errors import CrosstaskError, PluginError
 from crosstask.executors import SerialExecutor
 from crosstask.manifest import Extension, Plugin

@@ -25,8 +25,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Component, hookimpl
-from crosstask.context import Job, LocalContext, Remembered, run_now
+from crosstask.components import Component, Job, Remembered, hookimpl, run_now
+from crosstask.context import LocalContext
 from crosstask.errors import DataError, OptionError, PluginError
 from crosstask.graph import TransferEdge
 from crosstask.learning.adapted_layers import LayersHandle

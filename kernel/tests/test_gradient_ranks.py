@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gradient_ranks import ASKS, train, train_jointly
+from gradient_ranks import ASKS, train
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +36,3 @@ def test_two_ranks_train_as_one_process(asks: str, found: bool, outcomes: Path) 
     for rank in range(2):
         for parameter, alone in zip(torch.load(outcomes / f"{asks}-{found}-{rank}"), expected, strict=True):
             torch.testing.assert_close(parameter, alone, rtol=1e-9, atol=1e-11)
-
-
-def test_two_trainers_are_one(outcomes: Path) -> None:
-    expected = train_jointly()
-    for rank in range(2):
-        for found, alone in zip(torch.load(outcomes / f"trainer-{rank}"), expected, strict=True):
-            torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-9)

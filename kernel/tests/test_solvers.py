@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crosstask import RunError
 from crosstask.learning.gradients import MatrixGradients
-from crosstask.learning.solvers import (
+from crosstask.learning.gradients.solvers import (
     Array,
     UnitGramian,
     adam_step,

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.engine import TransferEngine
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
 from crosstask.records import Budget
 from crosstask.registry import Registry
+from crosstask_adapters import AdapterConfig, AdapterModel
 
 RANK, ALPHA = 8, 16.0
 PAIRS = (  # as in the README of crosstask-finetuning
@@ -243,7 +243,7 @@ def imports(rounds: int) -> None:
     lines = {
         "python": "pass",
         "torch": "import torch",
-        "ours": "import torch; from crosstask.learning.adapting import AdapterModel; from crosstask_lora import LoRA",
+        "ours": "import torch; from crosstask_adapters import AdapterModel; from crosstask_lora import LoRA",
         "PEFT": "import torch; import peft",
     }
     times: dict[str, list[float]] = {name: [] for name in lines}

@@ -27,7 +27,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from crosstask.context import LocalContext
-from crosstask.learning.continual import ContinualLearner, ScenarioWarning, split_by_classes
+from crosstask_continual import ContinualLearner, ScenarioWarning, split_by_classes
 from crosstask.learning.fisher import fisher_diagonal
 from crosstask.learning.models import ModelSpec, optimizer_for
 from crosstask.tasks import Task, TaskDescriptor

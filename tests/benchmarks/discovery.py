@@ -40,7 +40,7 @@ from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.metrics import student_quantile
 from crosstask.learning.training import evaluate
 from crosstask_active.decision import next_pairs
-from crosstask_estimators.calibration import calibrated
+from crosstask_discovery.calibration import calibrated
 from crosstask_gnn import choice as gnn_code
 from crosstask_gnn.additive import additive
 from crosstask_gnn.choice import predict

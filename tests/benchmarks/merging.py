@@ -35,12 +35,12 @@ from torch import Tensor, nn
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.graph import TransferGraph
-from crosstask.learning.batchnorm import reestimate
 from crosstask.learning.modules import for_classes
 from crosstask.learning.training import evaluate, fit, predict
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget
 from crosstask.tasks import Task, TaskDescriptor
+from crosstask_synthesis.batchnorm import reestimate
 
 FILES = CACHE / "merging"
 TEN = tuple("0123456789")

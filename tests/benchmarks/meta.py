@@ -28,11 +28,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from crosstask.learning.batched import Batched
-from crosstask.learning.episodes import Episodes, EpisodeSampler
+from crosstask.learning.episodes import Episodes
 from crosstask.tasks import TensorData
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
+from crosstask_meta import Batched, EpisodeSampler
 
 FOLDER = Path(os.environ.get("LEARN2LEARN", "learn2learn-0.2.0"))
 

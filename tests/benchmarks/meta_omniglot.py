@@ -22,10 +22,11 @@ import torch
 from places import CACHE, DATA
 from torch import Tensor, nn
 
-from crosstask.learning.episodes import EpisodeSampler, episode_accuracy
+from crosstask.learning.episodes import episode_accuracy
 from crosstask.tasks import TensorData
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
+from crosstask_meta import EpisodeSampler
 
 PUBLISHED = {"proto": {5: 98.8, 20: 96.0}, "maml5": {5: 98.7}, "maml20": {20: 95.8}}
 

@@ -22,10 +22,10 @@ from places import DATA
 from crosstask.context import LocalContext
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
-from crosstask.learning.multitask import MultiTaskTrainer
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
 from crosstask.tasks import Task, TaskDescriptor
+from crosstask_multitask import MultiTaskTrainer
 
 PACKAGES = ("weighting", "gradnorm", "rgb", "pcgrad", "jacobian")
 STEPS = {"multimnist": 400, "digit_and_fashion": 400, "adult": 300, "digits": 200}

@@ -24,15 +24,21 @@ _PUBLIC = {
     "API_VERSION": "manifest",
     "Extension": "manifest",
     "Plugin": "manifest",
+    "Point": "manifest",
     "component": "options",
     "option": "options",
     "record": "options",
     "state": "options",
     "Choice": "parts",
     "Part": "parts",
+    "Reference": "parts",
     "part": "parts",
+    "reference": "parts",
     "Component": "components",
+    "Context": "components",
+    "Job": "components",
     "hookimpl": "components",
+    "wraps": "components",
     "Registry": "registry",
     "Settings": "settings",
     "Performance": "tasks",
@@ -46,6 +52,8 @@ _PUBLIC = {
     "TransferGraph": "graph",
     "Budget": "records",
     "Curriculum": "records",
+    "CurriculumResult": "records",
+    "CurriculumStep": "records",
     "CurriculumStrategy": "records",
     "Interval": "records",
     "MetaKnowledge": "records",
@@ -54,11 +62,11 @@ _PUBLIC = {
     "SynthesisStrategy": "records",
     "TransferResult": "records",
     "TransferStrategy": "records",
+    "Unread": "records",
     "Adapter": "points.adapter",
     "AdapterHandle": "points.adapter",
     "Balancer": "points.balancer",
     "Direction": "points.balancer",
-    "ContinualStrategy": "points.continual",
     "CurriculumPlanner": "points.curriculum",
     "Discoverer": "points.discovery",
     "Distilled": "points.distillation",
@@ -66,11 +74,11 @@ _PUBLIC = {
     "Executor": "points.executor",
     "MetaLearner": "points.meta_learner",
     "Observer": "points.observer",
-    "Sampler": "points.sampler",
-    "Search": "points.search",
-    "MultiTaskModule": "points.sharing",
-    "Sharing": "points.sharing",
     "Source": "points.source",
+    "Engine": "points.stage",
+    "Outcome": "points.stage",
+    "Section": "points.stage",
+    "Stage": "points.stage",
     "Store": "points.store",
     "Synthesizer": "points.synthesis",
     "Transfer": "points.transfer",
@@ -96,7 +104,7 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from crosstask.aio import CrossTaskTransferEngine, create_cross_task_transfer_engine
-    from crosstask.components import Component, hookimpl
+    from crosstask.components import Component, Context, Job, hookimpl, wraps
     from crosstask.engine import TransferEngine
     from crosstask.errors import (
         CrosstaskError,
@@ -112,22 +120,19 @@ if TYPE_CHECKING:
     from crosstask.graph import Evidence, RelationType, TransferDirection, TransferEdge, TransferGraph
     from crosstask.job import run_recipe
     from crosstask.learning.models import ModelSpec
-    from crosstask.manifest import API_VERSION, Extension, Plugin
+    from crosstask.manifest import API_VERSION, Extension, Plugin, Point
     from crosstask.options import component, option, record, state
-    from crosstask.parts import Choice, Part, part
+    from crosstask.parts import Choice, Part, Reference, part, reference
     from crosstask.points.adapter import Adapter, AdapterHandle
     from crosstask.points.balancer import Balancer, Direction
-    from crosstask.points.continual import ContinualStrategy
     from crosstask.points.curriculum import CurriculumPlanner
     from crosstask.points.discovery import Discoverer
     from crosstask.points.distillation import Distilled, Distiller
     from crosstask.points.executor import Executor
     from crosstask.points.meta_learner import MetaLearner
     from crosstask.points.observer import Observer
-    from crosstask.points.sampler import Sampler
-    from crosstask.points.search import Search
-    from crosstask.points.sharing import MultiTaskModule, Sharing
     from crosstask.points.source import Source
+    from crosstask.points.stage import Engine, Outcome, Section, Stage
     from crosstask.points.store import Store
     from crosstask.points.synthesis import Synthesizer
     from crosstask.points.transfer import Transfer
@@ -136,6 +141,8 @@ if TYPE_CHECKING:
     from crosstask.records import (
         Budget,
         Curriculum,
+        CurriculumResult,
+        CurriculumStep,
         CurriculumStrategy,
         Interval,
         MetaKnowledge,
@@ -144,6 +151,7 @@ if TYPE_CHECKING:
         SynthesisStrategy,
         TransferResult,
         TransferStrategy,
+        Unread,
     )
     from crosstask.registry import Registry
     from crosstask.settings import Settings

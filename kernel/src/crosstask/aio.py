@@ -15,17 +15,10 @@ from torch import nn
 
 from crosstask.engine import Strategy, TransferEngine
 from crosstask.graph import TransferGraph
+from crosstask.options import describe
 from crosstask.points.distillation import Distilled
-from crosstask.points.sharing import MultiTaskModule
-from crosstask.records import (
-    Budget,
-    Curriculum,
-    CurriculumResult,
-    LayerAttribution,
-    MultiTaskResult,
-    SynthesisResult,
-    TransferResult,
-)
+from crosstask.points.stage import Outcome
+from crosstask.records import Curriculum, CurriculumResult, TransferResult
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 
@@ -68,8 +61,8 @@ class CrossTaskTransferEngine:
     async def train(self, tasks: Iterable[str] | None = None) -> None:
         await self._do(self.engine.train, tasks)
 
-    async def discover(self) -> TransferGraph:
-        return await self._do(self.engine.discover)
+    async def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
+        return await self._do(self.engine.discover, discoverers)
 
     async def get_transfer_graph_metrics(self) -> dict[str, Any]:
         return await self._do(self.engine.get_transfer_graph_metrics)
@@ -81,7 +74,7 @@ class CrossTaskTransferEngine:
         self,
         source_task: str,
         target_task: str,
-        transfer_strategy: Strategy = "lp_ft",
+        transfer_strategy: Strategy = None,
         *,
         samples: bool = False,
     ) -> TransferResult:
@@ -89,37 +82,32 @@ class CrossTaskTransferEngine:
             self.engine.transfer_knowledge, source_task, target_task, transfer_strategy, samples=samples
         )
 
-    async def explain_transfer(
-        self, source_task: str, target_task: str, transfer_strategy: Strategy = "lp_ft"
-    ) -> LayerAttribution:
-        return await self._do(self.engine.explain_transfer, source_task, target_task, transfer_strategy)
-
     async def get_best_transfer_strategy(self, source: str, target: str) -> str:
         return await self._do(self.engine.get_best_transfer_strategy, source, target)
 
     async def generate_curriculum(
-        self, target_task: str, strategy: Strategy = "transfer_potential", max_tasks: int = 5
+        self, target_task: str, strategy: Strategy = None, max_tasks: int = 5
     ) -> Curriculum:
         return await self._do(self.engine.generate_curriculum, target_task, strategy, max_tasks)
 
     async def run_curriculum(
         self,
         curriculum: Curriculum,
-        transfer_strategy: Strategy = "lp_ft",
+        transfer_strategy: Strategy = None,
         *,
         planner: Strategy | None = None,
     ) -> CurriculumResult:
         return await self._do(self.engine.run_curriculum, curriculum, transfer_strategy, planner=planner)
 
     async def distill(
-        self, tasks: Sequence[str], strategy: Strategy = "representation", samples: torch.Tensor | None = None
+        self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None
     ) -> Distilled:
         return await self._do(self.engine.distill, tasks, strategy, samples)
 
     async def synthesize_zero_shot_model(
         self,
         new_task: str | Task,
-        synthesis_strategy: Strategy = "weighted_ensemble",
+        synthesis_strategy: Strategy = None,
         inputs: torch.Tensor | None = None,
         *,
         expect: bool = True,
@@ -127,18 +115,8 @@ class CrossTaskTransferEngine:
         make = self.engine.synthesize_zero_shot_model
         return await self._do(make, new_task, synthesis_strategy, inputs, expect=expect)
 
-    async def judge_synthesis(self, model: nn.Module, new_task: str) -> SynthesisResult:
-        return await self._do(self.engine.judge_synthesis, model, new_task)
-
-    async def train_together(
-        self,
-        tasks: Sequence[str] = (),
-        balancer: Strategy = "equal",
-        sharing: Strategy = "hard_parameter_sharing",
-        sampler: Strategy | None = None,
-        budget: Budget | None = None,
-    ) -> tuple[MultiTaskModule, MultiTaskResult]:
-        return await self._do(self.engine.train_together, tasks, balancer, sharing, sampler, budget)
+    async def run_stage(self, name: str, **options: Any) -> Outcome:
+        return await self._do(functools.partial(self.engine.run_stage, name, **options))
 
 
 def create_cross_task_transfer_engine(
@@ -148,16 +126,18 @@ def create_cross_task_transfer_engine(
     registry: Registry | None = None,
     **options: Any,
 ) -> CrossTaskTransferEngine:
-    """An asynchronous engine with every discoverer that is installed of `skills`, `probe` and `gnn`, in that order.
+    """An asynchronous engine with the discoverers that the installed plugins mark as default.
 
-    The dimensions are the `gnn` discoverer's; without it they have no effect. `options` are `TransferEngine`'s.
+    The dimensions go to those of them that have options of these names; without any they have no effect. `options` are
+    `TransferEngine`'s.
     """
     registry = registry or Registry.installed()
     if "discoverers" not in options:
-        installed = registry.names("discovery")
-        chosen: list[Any] = [name for name in ("skills", "probe") if name in installed]
-        if "gnn" in installed:
-            sizes = {"task_embedding_dim": task_embedding_dim, "hidden_dim": hidden_dim}
-            chosen.append(registry.create("discovery", "gnn", sizes))
+        sizes = {"task_embedding_dim": task_embedding_dim, "hidden_dim": hidden_dim}
+        chosen: list[Any] = []
+        for name in registry.defaults("discovery"):
+            known = {told["name"] for told in describe(registry.component_class("discovery", name))}
+            fitting = {key: value for key, value in sizes.items() if key in known}
+            chosen.append(registry.create("discovery", name, fitting))
         options["discoverers"] = chosen
     return CrossTaskTransferEngine(TransferEngine(auto_discover=auto_discover, registry=registry, **options))

@@ -1,21 +1,28 @@
-"""The base of every contract: a component is an attrs class whose hook methods pluggy can call, and so can you."""
+"""The base of every contract: a component is an attrs class whose hook methods pluggy can call, and so can you; and the
+context that it works in: what it may ask of its run.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
-from abc import ABC
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
 
 import attrs
 import pluggy
 
 from crosstask.errors import CrosstaskError, PluginError, nearest
-from crosstask.options import options_of
+from crosstask.manifest import DEFAULT
+from crosstask.options import options_of, structure
+from crosstask.parts import Choice, Reference
 
 if TYPE_CHECKING:
-    from crosstask.context import Context
+    import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,17 +31,43 @@ hookimpl = pluggy.HookimplMarker("crosstask")
 """pluggy's marker. Components need it only for wrappers: `@hookimpl(wrapper=True)`."""
 
 
-def hook(*, first: bool = False, returns: type | None = None, of: type | None = None) -> Callable[[F], F]:
+def hook(
+    *, first: bool = False, returns: type | None = None, of: type | None = None, deprecated: str = ""
+) -> Callable[[F], F]:
     """Declare a contract method as a hook spec (and its own default implementation).
 
     A *first* hook is answered by one component; any other is answered by each. An answer that is not an instance of
     `returns` (of items that are `of`) is refused in the component's name. Parameters of hooks have no defaults, because
-    pluggy never passes those that do.
+    pluggy never passes those that do. `deprecated` says what to use instead and with which version the hook goes: whoever
+    still implements or wraps it is warned with that text.
     """
 
     def mark(function: F) -> F:
         function.crosstask_answer = (returns, of)  # type: ignore[attr-defined]
+        function.crosstask_deprecated = deprecated  # type: ignore[attr-defined]
         return hookimpl(_spec(firstresult=first)(function))
+
+    return mark
+
+
+def warn_if_deprecated(spec: Callable[..., Any], who: str, stacklevel: int = 3) -> None:
+    """DeprecationWarning in the name of who implements or wraps a hook that will go."""
+    if text := getattr(spec, "crosstask_deprecated", ""):
+        warnings.warn(f"{who}: hook {spec.__name__!r} is deprecated: {text}", DeprecationWarning, stacklevel=stacklevel)
+
+
+def wraps(target: str = "", *, only: str | None = None) -> Callable[[F], F]:
+    """Mark a wrapper's method, and say what it wraps where its name alone does not.
+
+    `target` is a hook (`"discover"`) or, where two extension points have a hook of that name, `"point.hook"`; left out,
+    it is the method's name. `only` narrows it to the component of that name. `@hookimpl(wrapper=True)` is the same
+    without a target.
+    """
+
+    def mark(function: F) -> F:
+        point, _, name = target.rpartition(".")
+        function.crosstask_wraps = (point, name or function.__name__, only)  # type: ignore[attr-defined]
+        return hookimpl(wrapper=True)(function)
 
     return mark
 
@@ -50,6 +83,93 @@ def check_answer(component: Component, hook: str, answer: Any) -> None:
         raise PluginError(f"{component.origin}: {hook} must return a list of {of.__name__}, got {wrong!r} in it")
 
 
+@attrs.frozen
+class Job:
+    """A call that may run in another process: a module-level function and arguments that can be pickled."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    label: str = ""
+
+
+@attrs.frozen
+class Remembered:
+    """A stored result: its JSON payload and, if it had any, its tensors by name."""
+
+    payload: Any
+    tensors: dict[str, torch.Tensor] = attrs.field(factory=dict)
+
+
+class Context(ABC):
+    """Seeds, jobs, remembered results, other components, and a voice (`tell`)."""
+
+    seed: int
+    device: str
+
+    @property
+    def called(self) -> Component | None:
+        """The component that is being asked right now, the innermost one: a wrapper can see whom it wraps."""
+        return None
+
+    def settings(self, plugin: str) -> dict[str, Any]:
+        """What the user's settings tell a plugin: `[tool.crosstask.NAME]` and CROSSTASK_NAME_KEY."""
+        from crosstask.settings import load_settings  # deferred: few components ask
+
+        return load_settings().table(plugin)
+
+    def seed_for(self, *parts: object) -> int:
+        """A seed that depends on the run's seed and on `parts` only, not on the order of calls or on the process."""
+        text = "\x1f".join(map(str, (self.seed, *parts)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+    def generator(self, *parts: object) -> torch.Generator:
+        """A CPU generator seeded by `seed_for(*parts)`."""
+        import torch
+
+        return torch.Generator().manual_seed(self.seed_for(*parts))
+
+    @property
+    def workers(self) -> int:
+        """How many jobs can run at the same time."""
+        return 1
+
+    @abstractmethod
+    def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
+        """Run jobs, yielding (index, result) as each is done, in any order. A job's exception is raised here.
+
+        `jobs` may depend on results that were yielded before: each is taken only when it can start. `at_once` limits
+        how many are then under way; by default there are a few more than workers.
+        """
+
+    @abstractmethod
+    def recall(self, kind: str, key: str) -> Remembered | None:
+        """What was remembered under `key`, if anything. `kind` is a table of the store (see `crosstask.store`)."""
+
+    @abstractmethod
+    def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Keep a finished result: it survives the process, and is not computed again."""
+
+    @abstractmethod
+    def call(self, component: Component, hook: str, **arguments: Any) -> Any:
+        """Call a hook of one component, through the wrappers of the run if there are any."""
+
+    @abstractmethod
+    def tell(self, hook: str, **arguments: Any) -> None:
+        """Call a lifecycle hook of every observer."""
+
+    @abstractmethod
+    def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
+        """Another component by name, bound to this context."""
+
+    def resolve(self, point: str, choice: Any) -> Component:
+        """A component from what an option may say: a name, a table with `use`, a `Choice`, or the object itself."""
+        if getattr(choice, "point", None) == point:
+            choice.bind(self)
+            return cast("Component", choice)
+        chosen: Choice = structure(choice, Choice, point)
+        return self.component(point, chosen.use, chosen.options)
+
+
 class Component(ABC):
     """Base of the contracts in `crosstask.points`; do not derive from it directly, derive from a contract.
 
@@ -62,9 +182,26 @@ class Component(ABC):
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """Properties that this component claims; the conformance kit holds it to them. Each contract lists its own."""
 
+    results_version: ClassVar[int] = 1
+    """Raised when the same options and inputs give other results than before: what is stored is then made again."""
+
     _context: Context | None = None
     _origin: str | None = None
+    _name: str | None = None
+    _distribution: str = ""
     _parts: dict[str, list[Any]] | None = None
+    _referred: dict[str, Any] | None = None
+    _decorated: ClassVar[bool]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if "_decorated" not in vars(cls):
+            if options := [name for name in dir(cls) if type(getattr(cls, name)).__name__ == "_CountingAttr"]:
+                raise PluginError(
+                    f"{cls.__name__} has options ({', '.join(options)}) but is not decorated: put @crosstask.component "
+                    f"above `class {cls.__name__}`"
+                )
+            cls._decorated = True
+        return super().__new__(cls)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -80,6 +217,8 @@ class Component(ABC):
                 continue
             if not inspect.isfunction(own):
                 raise PluginError(f"{cls.__name__}.{name} is a hook of {cls.point!r} and must be a plain method")
+            warn_if_deprecated(spec, cls.__name__)
+            own = _whole(cls, name, own, spec)
             _check_signature(cls, name, own, spec)
             if not hasattr(own, "crosstask_impl"):
                 hookimpl(own)
@@ -105,6 +244,17 @@ class Component(ABC):
             for each in made:
                 each.bind(context)
 
+    def referred(self, option: str) -> Any:
+        """The value of an option declared with `crosstask.reference`: as it was given, or what the stage that it names
+        has provided (in a run, before `work` is called).
+        """
+        value = getattr(self, option)
+        if isinstance(value, Reference):
+            if option not in (self._referred or {}):
+                raise PluginError(f"{self.origin}: {option} refers to stage {value.stage!r}, which has not run")
+            value = (self._referred or {})[option]
+        return value
+
     def made_of(self, option: str) -> list[Any]:
         """The components that an option declared with `crosstask.part` names; made when first asked for, then kept.
 
@@ -126,6 +276,12 @@ class Component(ABC):
         fields = attrs.fields(cast(Any, type(self))) if attrs.has(type(self)) else ()
         return {f.name: self.made_of(f.name) for f in fields if "part" in f.metadata}
 
+    def references(self) -> dict[str, tuple[Reference, Any]]:
+        """The options that refer to other stages, with the type that each wants."""
+        fields = attrs.fields(cast(Any, type(self))) if attrs.has(type(self)) else ()
+        found = {f.name: (getattr(self, f.name), f.metadata["reference"]) for f in fields if "reference" in f.metadata}
+        return {name: (value, kind) for name, (value, kind) in found.items() if isinstance(value, Reference)}
+
     def __getstate__(self) -> dict[str, Any]:
         """A component sent to another process leaves its run behind."""
         return {name: value for name, value in vars(self).items() if name != "_context"}
@@ -134,6 +290,29 @@ class Component(ABC):
     def origin(self) -> str:
         """`balancer 'rgb' (crosstask-rgb 0.1.0)`, for messages."""
         return self._origin or f"{self.point} {type(self).__name__}"
+
+    @property
+    def distribution(self) -> str:
+        """`crosstask-rgb 0.1.0`; empty for a component that was made by hand."""
+        return self._distribution
+
+    @property
+    def name(self) -> str:
+        """The name under which it was registered; for one made by hand, where its class is."""
+        return self._name or f"{type(self).__module__}:{type(self).__qualname__}"
+
+    def identity(self) -> dict[str, Any]:
+        """What determines its results, for keys of stored ones: neither its distribution nor its release."""
+        options = self.options()
+        for name, value in options.items():  # which one "default" means may change
+            if isinstance(value, Mapping) and value.get("use") == DEFAULT:
+                options[name] = {**value, "use": self.made_of(name)[0].name}
+        return {
+            "point": self.point,
+            "name": self.name,
+            "options": options,
+            "results_version": self.results_version,
+        }
 
     def options(self) -> dict[str, Any]:
         """The options that made this component, JSON-ready."""
@@ -201,6 +380,25 @@ def _misspelt(name: str, hooks: list[str]) -> str | None:
     return next(iter(get_close_matches(name, hooks, n=1, cutoff=0.85)), None)
 
 
+def _whole(cls: type, name: str, own: Callable[..., Any], spec: Callable[..., Any]) -> Callable[..., Any]:
+    """An implementation that takes a subset of its hook's parameters, as pluggy allows, made to take all of them: so it
+    can be called directly, too.
+    """
+    expected, given = list(inspect.signature(spec).parameters), list(inspect.signature(own).parameters)
+    if given == expected or not set(given) < set(expected) or given[:1] != expected[:1]:
+        return own
+    wanted = given[1:]
+
+    @functools.wraps(own)
+    def whole(self: Any, *args: Any, **kwargs: Any) -> Any:
+        told = dict(zip(expected[1:], args, strict=False)) | kwargs
+        return own(self, **{key: told[key] for key in wanted})
+
+    whole.__signature__ = inspect.signature(spec)  # type: ignore[attr-defined]
+    setattr(cls, name, whole)
+    return whole
+
+
 def _check_signature(cls: type, name: str, own: Callable[..., Any], spec: Callable[..., Any]) -> None:
     expected = list(inspect.signature(spec).parameters)
     given = inspect.signature(own).parameters
@@ -210,3 +408,13 @@ def _check_signature(cls: type, name: str, own: Callable[..., Any], spec: Callab
     defaults = [p.name for p in given.values() if p.default is not p.empty]
     if defaults:
         raise PluginError(f"{cls.__name__}.{name}: {defaults[0]!r} must not have a default; pluggy would never pass it")
+
+
+def run_now(job: Job) -> Future[Any]:
+    """A finished future of a job run here and now."""
+    future: Future[Any] = Future()
+    try:
+        future.set_result(job.function(*job.args))
+    except Exception as error:
+        future.set_exception(error)
+    return future

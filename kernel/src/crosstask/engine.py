@@ -1,10 +1,9 @@
-"""The engine: tasks in; transfer graph, curricula, transfers, models for unseen tasks and joint training out."""
+"""The engine: tasks in; transfer graph, curricula, transfers, knowledge and models for unseen tasks out."""
 
 from __future__ import annotations
 
 import enum
 import functools
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +13,11 @@ import attrs
 import torch
 from torch import nn
 
-from crosstask.components import Component
-from crosstask.context import Job
+from crosstask.components import Component, Job
 from crosstask.errors import DataError
-from crosstask.graph import HELPS, TransferEdge, TransferGraph
-from crosstask.learning.attribution import attribute_layers
-from crosstask.learning.expectation import expected_score
+from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Headless
-from crosstask.learning.multitask import MultiTaskTrainer
 from crosstask.learning.objectives import metric_name
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import (
@@ -34,20 +28,19 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch,
-    scratch_scores,
     train_models,
     weights_digest,
     without_model,
 )
+from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
-from crosstask.points.balancer import Balancer
+from crosstask.parts import Choice
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.points.executor import Executor
 from crosstask.points.observer import Observer
-from crosstask.points.sampler import Sampler
-from crosstask.points.sharing import MultiTaskModule, Sharing
+from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.points.store import Store
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
@@ -57,29 +50,30 @@ from crosstask.records import (
     Budget,
     Curriculum,
     CurriculumResult,
-    LayerAttribution,
-    MultiTaskResult,
+    CurriculumStep,
     Provenance,
-    StageResult,
-    SynthesisResult,
     TransferResult,
 )
 from crosstask.registry import Registry
 from crosstask.run import Run
+from crosstask.stages import Finished, check_stage, run_stage
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 
 C = TypeVar("C", bound=Component)
-Strategy = str | enum.Enum | Component
-"""A component: by name, by a member of the strategy enums, or an object."""
+Strategy = str | enum.Enum | Choice | Component | None
+"""A component: by name, by a member of the strategy enums, as a `Choice`, or an object; None: the one that a manifest
+marks as the default of its point.
+"""
 
 
-class TransferEngine:
+class TransferEngine(Engine):
     """Finds out which tasks help which, and uses it.
 
     Strategies are named by string or enum member, or given as objects. Everything measured is kept in the store, under
     a key made of all that determines it, and not measured again. `auto_discover` runs the discoverers that need only
-    descriptors whenever a task is registered, for that task's pairs: O(n) for the n-th task.
+    descriptors whenever a task is registered, for that task's pairs: O(n) for the n-th task. Without `discoverers` they
+    are those that the installed plugins mark as default. What is no method here is a stage: `run_stage`.
     """
 
     def __init__(
@@ -88,7 +82,8 @@ class TransferEngine:
         model: ModelSpec | None = None,
         train: Budget | None = None,
         budget: Budget | None = None,
-        discoverers: Sequence[Strategy] = ("skills", "probe"),
+        discoverers: Sequence[Strategy] | None = None,
+        transfer: Strategy = None,
         auto_discover: bool = True,
         seed: int = 0,
         seeds: int = 3,
@@ -98,6 +93,7 @@ class TransferEngine:
         executor: Executor | None = None,
         observers: Iterable[Observer | Wrapper] = (),
         run_id: str = "",
+        trace: Any = None,
     ) -> None:
         self.model = model or ModelSpec()
         self.train_budget = train or Budget(steps=400)
@@ -114,10 +110,14 @@ class TransferEngine:
             store=opened,
             executor=executor,
             observers=observers,
+            trace=trace,
         )
         self.portfolio = Portfolio()
         self.graph = TransferGraph()
-        self._wanted = list(discoverers)
+        self._transfer: Strategy = transfer
+        self._wanted = discoverers
+        self._given: dict[str, str] = {}  # digests of the models that were registered with their tasks
+        self._finished = Finished()
 
     def __enter__(self) -> TransferEngine:
         return self
@@ -139,13 +139,42 @@ class TransferEngine:
             if not isinstance(strategy, kind):
                 raise TypeError(f"expected a {kind.__name__}, got {strategy.origin}")
             return cast(C, self.run.add(strategy))
-        name = strategy.value if isinstance(strategy, enum.Enum) else strategy
+        if isinstance(strategy, Choice):
+            return cast(C, self.run.component(point, strategy.use, {**strategy.options, **(options or {})}))
+        name = DEFAULT if strategy is None else strategy.value if isinstance(strategy, enum.Enum) else strategy
         return cast(C, self.run.component(point, name, options))
 
     @functools.cached_property
-    def discoverers(self) -> list[Discoverer]:
+    def discoverers(self) -> list[Discoverer]:  # type: ignore[override]  # cached: made once, when first needed
         """The discoverers of this engine, in order."""
-        return [self.component(Discoverer, "discovery", name) for name in self._wanted]  # type: ignore[type-abstract]
+        wanted = self.registry.defaults("discovery") if self._wanted is None else self._wanted
+        return [self.component(Discoverer, "discovery", name) for name in wanted]  # type: ignore[type-abstract]
+
+    def method(self, strategy: Strategy = None) -> Transfer:
+        """A transfer method; by default that of this engine."""
+        chosen = self._transfer if strategy is None else strategy
+        return self.component(Transfer, "transfer", chosen)  # type: ignore[type-abstract]
+
+    # Stages -----------------------------------------------------------------------------------------------------------
+
+    def run_stage(self, name: str, **options: Any) -> Outcome:
+        """Run a stage by name, with the options of its recipe's table as keyword arguments: `Outcome.record` is its
+        result, `Outcome.artifacts` what it provides. A reference (`model={"from": "search"}`) takes what a stage that
+        this engine has run before provides; in Python the object itself can be given, too.
+
+        RecipeError if the options do not fit the tasks. A stage that has finished before with all that determines it is
+        taken from the store.
+        """
+        stage = self.component(Stage, "stage", name, options)  # type: ignore[type-abstract]
+        check_stage(stage, self, name)
+        return run_stage(self, stage, name, self._finished)
+
+    def fingerprint(self) -> list[Any]:
+        tasks = {t.task_id: t.fingerprint() for t in (*self.portfolio, *self.portfolio.unseen)}
+        edges = [unstructure(edge) for edge in self.graph.all_edges()]
+        known = key_of("graph", sorted(edges, key=str))
+        how = unstructure([self.model, self.train_budget, self.budget, self.seed, self.seeds])
+        return [tasks, self._given, known, how, self.method().identity(), self.run.wrapping()]
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
@@ -159,6 +188,8 @@ class TransferEngine:
         self.graph.add_task(task.descriptor)
         if trained_model is not None:
             task.model = trained_model
+        if task.model is not None:
+            self._given[task.task_id] = weights_digest(task.model)
         self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
         if self.store is not None:
             self.store.put("tasks", fingerprint, task.descriptor.to_json(), run_id=self.run.run_id)
@@ -187,12 +218,15 @@ class TransferEngine:
 
     # Discovery --------------------------------------------------------------------------------------------------------
 
-    def discover(self) -> TransferGraph:
-        """Run every discoverer over all pairs, in order; each sees what the ones before found."""
+    def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
+        """Run discoverers (the engine's own, by default) over all pairs, in order; each sees what the ones before found."""
         self.portfolio.check()
-        if any("descriptors_only" not in d.capabilities for d in self.discoverers):
+        chosen: list[Discoverer] = self.discoverers
+        if discoverers is not None:
+            chosen = [self.component(Discoverer, "discovery", each) for each in discoverers]  # type: ignore[type-abstract]
+        if any("descriptors_only" not in d.capabilities for d in chosen):
             self.train()
-        for discoverer in self.discoverers:
+        for discoverer in chosen:
             self._discover_with(discoverer, self.portfolio)
         return self.graph
 
@@ -216,7 +250,7 @@ class TransferEngine:
         self,
         source_task: str,
         target_task: str,
-        transfer_strategy: Strategy = "lp_ft",
+        transfer_strategy: Strategy = None,
         *,
         samples: bool = False,
     ) -> TransferResult:
@@ -225,7 +259,7 @@ class TransferEngine:
         With `samples`, the sample efficiency gain is measured too: the same with 1/2, 1/4, 1/8 of the samples.
         """
         source, target = self.portfolio[source_task], self.portfolio[target_task]
-        method = self.component(Transfer, "transfer", transfer_strategy)  # type: ignore[type-abstract]
+        method = self.method(transfer_strategy)
         self.train([source_task])
         if source.model is None:
             raise DataError(f"task {source_task!r} has neither a trained model nor training data to transfer from")
@@ -246,7 +280,7 @@ class TransferEngine:
         # The weights themselves: a model that the user registered follows from no seed and no budget.
         made = weights_digest(source.model)
         key = key_of(
-            "transfer", "samples by seed", method.origin, method.options(), made, source.fingerprint(),
+            "transfer", "samples by seed", method.identity(), made, source.fingerprint(),
             target.fingerprint(), budget, self.seeds, self.seed, *self.run.wrapping(),
         )  # fmt: skip
         known = self.run.recall("transfers", key)
@@ -271,16 +305,6 @@ class TransferEngine:
             gain = float(divisor)
         return gain
 
-    def explain_transfer(
-        self, source_task: str, target_task: str, transfer_strategy: Strategy = "lp_ft"
-    ) -> LayerAttribution:
-        """Which layers carried the transfer between two tasks: the transfer itself, then without each block of layers,
-        with each alone and with each frozen, under the same budget and seeds.
-        """
-        method = self.component(Transfer, "transfer", transfer_strategy)  # type: ignore[type-abstract]
-        result = self.transfer_knowledge(source_task, target_task, method)
-        return attribute_layers(method, self.portfolio[source_task], self.portfolio[target_task], result)
-
     def get_best_transfer_strategy(self, source: str, target: str) -> str:
         """The registered transfer method with the highest mean coefficient from source to target; measures those that
         were not measured yet.
@@ -293,12 +317,13 @@ class TransferEngine:
                 self.run.log.info("strategy left out", strategy=name, reason=str(error))
         if not results:
             raise DataError(f"no transfer strategy works from {source!r} to {target!r}")
-        return max(results, key=lambda name: (results[name], name == "lp_ft"))
+        usual = self.method().name
+        return max(results, key=lambda name: (results[name], name == usual))
 
     # Curricula --------------------------------------------------------------------------------------------------------
 
     def generate_curriculum(
-        self, target_task: str, strategy: Strategy = "transfer_potential", max_tasks: int = 5
+        self, target_task: str, strategy: Strategy = None, max_tasks: int = 5
     ) -> Curriculum:
         """An order of tasks that ends with the target; kept in the curriculum library."""
         self.portfolio[target_task]
@@ -317,21 +342,21 @@ class TransferEngine:
     def run_curriculum(
         self,
         curriculum: Curriculum,
-        transfer_strategy: Strategy = "lp_ft",
+        transfer_strategy: Strategy = None,
         *,
         planner: Strategy | None = None,
     ) -> CurriculumResult:
-        """Train through a curriculum, each stage starting from the model of the stage before, for every seed.
+        """Train through a curriculum, each step starting from the model of the step before, for every seed.
 
-        Stages before the target get the training budget, the target its own; each is compared with scratch under the
+        Steps before the target get the training budget, the target its own; each is compared with scratch under the
         same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far.
         """
-        method = self.component(Transfer, "transfer", transfer_strategy)  # type: ignore[type-abstract]
+        method = self.method(transfer_strategy)
         chooser = self.component(CurriculumPlanner, "curriculum", planner) if planner else None  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
         seeds = [self.run.seed_for("curriculum", number) for number in range(self.seeds)]
         models: list[nn.Module | None] = [None] * len(seeds)
-        history: list[StageResult] = []
+        history: list[CurriculumStep] = []
         path: list[str] = []
         adjustments: list[Adjustment] = []
         total = 0
@@ -341,10 +366,10 @@ class TransferEngine:
             planned = next(t for t in (*curriculum.task_sequence, None) if t not in path)
             if task_id != planned:
                 reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
-                adjustments.append(Adjustment(stage=len(path) + 1, task_id=task_id, reason=reason))
+                adjustments.append(Adjustment(step=len(path) + 1, task_id=task_id, reason=reason))
             path.append(task_id)
             total += budget.steps
-            models, result = self._stage(method, models, previous, task, budget, seeds, path)
+            models, result = self._step(method, models, previous, task, budget, seeds, path)
             history.append(result)
             self.run.tell("stage_progress", stage="curriculum", detail=task_id)
         if curriculum.target not in path:
@@ -353,7 +378,7 @@ class TransferEngine:
             curriculum=attrs.evolve(curriculum, task_sequence=tuple(path), adjustments=tuple(adjustments)),
             strategy=method.origin,
             metric=metric_name(self.portfolio[curriculum.target]),
-            stages=tuple(history),
+            steps=tuple(history),
             total_steps=total,
             seed=self.seed,
             seeds=self.seeds,
@@ -363,9 +388,9 @@ class TransferEngine:
         return done
 
     def _next(
-        self, curriculum: Curriculum, history: list[StageResult], chooser: CurriculumPlanner | None
+        self, curriculum: Curriculum, history: list[CurriculumStep], chooser: CurriculumPlanner | None
     ) -> str | None:
-        done = {stage.task_id for stage in history}
+        done = {step.task_id for step in history}
         if chooser is None:
             return next((t for t in curriculum.task_sequence if t not in done), None)
         task_id: str | None = self.run.call(chooser, "next_task", curriculum=curriculum, history=history)
@@ -373,7 +398,7 @@ class TransferEngine:
             raise DataError(f"{chooser.origin} chose {task_id!r} as next task, which is done already or unknown")
         return task_id
 
-    def _stage(
+    def _step(
         self,
         method: Transfer,
         models: list[nn.Module | None],
@@ -382,11 +407,11 @@ class TransferEngine:
         budget: Budget,
         seeds: list[int],
         path: list[str],
-    ) -> tuple[list[nn.Module | None], StageResult]:
+    ) -> tuple[list[nn.Module | None], CurriculumStep]:
         keep = previous is not None and same_classes(previous.descriptor, task.descriptor)
         prints = [self.portfolio[t].fingerprint() for t in path]
         budgets = (self.train_budget, budget)
-        how = ("stage", "samples by seed", method.origin, method.options(), self.model)
+        how = ("step", "samples by seed", method.identity(), self.model)
         keys = [key_of(*how, prints, budgets, seed) for seed in seeds]
         jobs, waiting = [], []
         outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
@@ -397,7 +422,7 @@ class TransferEngine:
                 outcomes[number] = (known.payload, known.tensors)
             else:
                 args = (method, models[number], self.model, light, budget, seed, keep, self.run.device)
-                jobs.append(Job(_stage_job, args, label=task.task_id))
+                jobs.append(Job(_step_job, args, label=task.task_id))
                 waiting.append(number)
         for index, (payload, arrays) in self.run.jobs(jobs):
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -416,8 +441,8 @@ class TransferEngine:
             curves.append(curve)
             plain.append(plain_score)
             plain_curves.append(plain_curve)
-        return new_models, StageResult(
-            stage=len(path),
+        return new_models, CurriculumStep(
+            step=len(path),
             task_id=task.task_id,
             score=confidence_interval(scores, (0, 1)),
             scratch_score=confidence_interval(plain, (0, 1)),
@@ -429,7 +454,7 @@ class TransferEngine:
     # Distillation and synthesis ---------------------------------------------------------------------------------------
 
     def distill(
-        self, tasks: Sequence[str], strategy: Strategy = "representation", samples: torch.Tensor | None = None
+        self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None
     ) -> Distilled:
         """What several tasks have in common, by a registered distiller; kept in the knowledge repository."""
         distiller = self.component(Distiller, "distillation", strategy)  # type: ignore[type-abstract]
@@ -443,7 +468,7 @@ class TransferEngine:
     def synthesize_zero_shot_model(
         self,
         new_task: str | Task,
-        synthesis_strategy: Strategy = "weighted_ensemble",
+        synthesis_strategy: Strategy = None,
         inputs: torch.Tensor | None = None,
         *,
         expect: bool = True,
@@ -471,8 +496,10 @@ class TransferEngine:
         if not isinstance(told, Provenance):
             raise DataError(f"{maker.origin} made a model that does not say from what: it needs a `provenance`")
         if expect and told.expected is None:
-            expected, how = expected_score(make, model, task.descriptor, sources, self.graph, inputs)
-            model.provenance = attrs.evolve(told, expected=expected, notes=(*told.notes, how))  # type: ignore[assignment]
+            found = maker.expect(make, model, task.descriptor, sources, self.graph, inputs)
+            if found is not None:
+                expected, how = found
+                model.provenance = attrs.evolve(told, expected=expected, notes=(*told.notes, how))  # type: ignore[assignment]
         return model
 
     def _unseen(self, new_task: str | Task) -> Task:
@@ -482,122 +509,8 @@ class TransferEngine:
             return new_task
         return self.portfolio[new_task]
 
-    def judge_synthesis(self, model: nn.Module, new_task: str) -> SynthesisResult:
-        """A synthesised model's score on the task's test split, beside full training on all of the task's own data."""
-        task = self.portfolio[new_task]
-        own = self.model.build(task.descriptor, self.run.seed_for("model", task.task_id)).to(self.run.device)
-        full = scratch_scores(self.run, own, task, self.train_budget, 1, "test")[0][0]
-        provenance: Provenance = model.provenance  # type: ignore[assignment]
-        return SynthesisResult(
-            task_id=new_task,
-            provenance=provenance,
-            metric=metric_name(task),
-            score=evaluate(model, task, "test"),
-            full_training_score=full,
-            seed=self.seed,
-        )
 
-    # Joint training ---------------------------------------------------------------------------------------------------
-
-    def compatible_tasks(self, minimum: float = HELPS / 2) -> list[str]:
-        """Tasks worth training together, by the transfer graph; in the portfolio's order.
-
-        Among tasks with data of the commonest input shape, the group grows from the pair that helps one another most,
-        always by the task whose mean coefficient from and to the group is highest, while that is at least `minimum`.
-        """
-        able = [t.task_id for t in self.portfolio if t.has_data()]
-        shapes = [self.portfolio[t].descriptor.input_shape for t in able]
-        common = max(shapes, key=shapes.count, default=())
-        able = [t for t, shape in zip(able, shapes, strict=True) if shape == common]
-
-        def mutual(task: str, group: Iterable[str]) -> float:
-            between = [self.graph.coefficient(*pair) for other in group for pair in ((task, other), (other, task))]
-            return sum(between) / len(between)
-
-        pairs = [(mutual(a, [b]), [a, b]) for a, b in itertools.combinations(able, 2)]
-        strength, group = max(pairs, default=(-1.0, []), key=lambda pair: pair[0])
-        if strength < minimum:
-            return []
-        while rest := [(mutual(t, group), t) for t in able if t not in group]:
-            strength, best = max(rest)
-            if strength < minimum:
-                break
-            group.append(best)
-        return [t for t in able if t in group]
-
-    def train_together(
-        self,
-        tasks: Sequence[str] = (),
-        balancer: Strategy = "equal",
-        sharing: Strategy = "hard_parameter_sharing",
-        sampler: Strategy | None = None,
-        budget: Budget | None = None,
-    ) -> tuple[MultiTaskModule, MultiTaskResult]:
-        """Train tasks (by default the compatible ones) in one module under a balancer.
-
-        Single-task scores are from scratch with as many samples per task as the joint training gives each.
-        """
-        budget = budget or self.train_budget
-        ids = list(tasks) or self.compatible_tasks()
-        if len(ids) < 2:
-            raise DataError(f"joint training needs at least two tasks, got {ids or 'none that are compatible'}")
-        chosen = [self.portfolio[t] for t in ids]
-        shapes = {t.descriptor.input_shape for t in chosen}
-        if len(shapes) > 1:
-            raise DataError(f"tasks with different input shapes cannot share a trunk: {sorted(shapes)}")
-        weigher = self.component(Balancer, "balancer", balancer)
-        builder = self.component(Sharing, "sharing", sharing)  # type: ignore[type-abstract]
-        picker = self.component(Sampler, "sampler", sampler) if sampler is not None else None  # type: ignore[type-abstract]
-        trunk = Headless(self.model.build(chosen[0].descriptor, self.run.seed_for("multitask")))
-        torch_seed = self.run.seed_for("multitask", "heads")
-        module: MultiTaskModule = _seeded_build(self.run, builder, chosen, trunk, torch_seed)
-        module.to(self.run.device)
-        parts = [c.origin + str(c.options()) for c in (weigher, builder, picker) if c is not None]
-        prints = [t.fingerprint() for t in chosen]
-        key = key_of("multitask", parts, self.model, prints, budget, self.seed, *self.run.wrapping())
-        known = self.run.recall("models", key)
-        if known is not None:
-            module.load_state_dict(known.tensors)
-            return module, structure(known.payload, MultiTaskResult, "stored joint training")
-        self.run.tell("stage_started", stage="multitask", total=budget.steps)
-        trainer = MultiTaskTrainer(module, chosen, weigher, budget, self.run, picker)
-        trainer.fit()
-        alone = attrs.evolve(budget, batch_size=max(1, budget.batch_size // len(chosen)))
-        single = {}
-        for task in chosen:
-            own = self.model.build(task.descriptor, self.seed).to(self.run.device)
-            single[task.task_id] = scratch_scores(self.run, own, task, alone, 1, "test")[0][0]
-        result = MultiTaskResult(
-            tasks=tuple(ids),
-            balancer=weigher.origin,
-            sharing=builder.origin,
-            scores=trainer.scores("test"),
-            single_task_scores=single,
-            steps=tuple(trainer.steps),
-            losses={t: tuple(v[s - 1] for s in trainer.steps if s <= len(v)) for t, v in trainer.history.items()},
-            weights={t: tuple(v) for t, v in trainer.weights.items()},
-            conflicts={name: tuple(v) for name, v in trainer.conflicts.items()},
-            seed=self.seed,
-            options={
-                "balancer": weigher.options(),
-                "sharing": builder.options(),
-                "budget": unstructure(budget),
-            },
-        )
-        self.run.remember("models", key, result, module.state_dict())
-        self.run.tell("stage_finished", stage="multitask", result=result)
-        return module, result
-
-
-def _seeded_build(run: Run, builder: Sharing, tasks: list[Task], trunk: nn.Module, seed: int) -> MultiTaskModule:
-    from crosstask.learning.modules import seeded
-
-    with seeded(seed):
-        made: MultiTaskModule = run.call(builder, "build", tasks=tasks, trunk=trunk)
-    return made
-
-
-def _stage_job(
+def _step_job(
     method: Transfer,
     model: nn.Module | None,
     spec: ModelSpec,
@@ -607,7 +520,7 @@ def _stage_job(
     keep_head: bool,
     device: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One stage of a curriculum for one seed, with its control. The first stage is training from scratch itself."""
+    """One step of a curriculum for one seed, with its control. The first step is training from scratch itself."""
     task = drawn(task, budget.samples, seed)
     generator = torch.Generator().manual_seed(seed)
     plain_score, plain_curve = scratch(spec.build(task.descriptor, seed).to(device), task, budget, seed, "test")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any
 
-from crosstask.context import Job, run_now
+from crosstask.components import Job, run_now
 from crosstask.options import component, option, state
 from crosstask.points.executor import Executor
 

@@ -249,3 +249,12 @@ KERNEL_POINTS = (
     _own("wrapper", "Wrapper", "Changes the answers of other components"),
 )
 """The points that the kernel itself defines. Others come from plugins, by the same rules; `Registry.points` has all."""
+
+RESERVED = {
+    COMMAND: ("plugins", "recipe", "report", "run", "stage"),
+    "stage": (
+        "name", "description", "extends", "seed", "seeds", "requires", "prefer", "source", "model", "train", "budget",
+        "transfer", "executor", "observers", "wrappers",
+    ),
+}  # fmt: skip
+"""Names that the kernel keeps: of its own commands, and of the tables of a recipe that are no stage's."""

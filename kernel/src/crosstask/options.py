@@ -137,6 +137,10 @@ def describe(cls: type) -> list[dict[str, Any]]:
             kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
             choices = f.metadata.get("choices")
             rules = f"one of {', '.join(map(str, choices))}" if choices else f.metadata.get("bounds", "")
+            if "part" in f.metadata:
+                rules = f"a component of {f.metadata['part']}"
+            if "reference" in f.metadata:
+                rules = 'or { from = "stage", take = "name" }'
             told = f.metadata.get("help", "")
             found.append({"name": f.name, "type": kind, "default": unstructure(default), "bounds": rules, "help": told})
     return found

@@ -1,110 +1,45 @@
-"""A run described in TOML: which components with which options do what. Recipes inherit (`extends`) and override."""
+"""A run described in TOML: which stages, made of which components with which options. Recipes inherit (`extends`).
+
+A recipe is read in two phases: the kernel's own tables are typed here; every other table is a stage's, and is bound to
+the stage of that name in the registry.
+"""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 import attrs
 
-from crosstask.errors import OptionError, PluginError, RecipeError, nearest
+from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, UnknownComponentError, nearest
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.spaces import ModelSpace
-from crosstask.options import build, option, record, unstructure
-from crosstask.parts import Choice
+from crosstask.manifest import DEFAULT, RESERVED
+from crosstask.options import build, option, options_of, record, unstructure
+from crosstask.parts import Choice, Reference
+from crosstask.points.stage import Stage
 from crosstask.records import Budget
-
-if TYPE_CHECKING:
-    from crosstask.registry import Registry
+from crosstask.registry import Registry, packages
 
 
-@record
-class CurriculumPart:
-    """The curriculum stage: a planner, the task to reach, and how many tasks the path may have."""
-
-    target: str
-    planner: Choice = attrs.field(factory=lambda: Choice(use="transfer_potential"))
-    max_tasks: int = option(4, ge=1, help="tasks on the path, the target among them")
-    explain: bool = option(False, help="which layers carry the transfer from the best single source")
+_KERNEL = RESERVED["stage"]
 
 
-@record
-class SynthesisPart:
-    """The synthesis stage: a synthesizer and the unseen task to make a model for."""
+@attrs.frozen
+class StageTable:
+    """A table of a recipe that is a stage's: which stage, and its options as they were written."""
 
-    task: str
-    synthesizer: Choice = attrs.field(factory=lambda: Choice(use="weighted_ensemble"))
-
-
-@record
-class MultitaskPart:
-    """The joint training stage: tasks (if none are named, those compatible), balancer, sharing, sampler, budget."""
-
-    tasks: tuple[str, ...] = ()
-    balancer: Choice = attrs.field(factory=lambda: Choice(use="equal"))
-    sharing: Choice = attrs.field(factory=lambda: Choice(use="hard_parameter_sharing"))
-    sampler: Choice | None = None
-    budget: Budget = attrs.field(factory=Budget)
-
-
-@record
-class DistillationPart:
-    """The distillation stage: what tasks (all that are learned from, if none are named) have in common."""
-
-    tasks: tuple[str, ...] = ()
-    distiller: Choice = attrs.field(factory=lambda: Choice(use="representation"))
-
-
-@record
-class FewShotPart:
-    """The few-shot stage: a meta-learner trained on episodes of some classes (of one task) or of some tasks, and judged
-    on episodes of those held out.
-    """
-
-    learner: Choice = attrs.field(factory=lambda: Choice(use="prototypical"))
-    tasks: tuple[str, ...] = option((), help="one task, whose classes are split, or several; all tasks by default")
-    held_out: tuple[str, ...] = option((), help="classes or tasks of the test; drawn if none are named")
-    ways: int = option(5, ge=2, help="classes of an episode")
-    shots: int = option(1, ge=1, help="support samples of each class")
-    queries: int = option(5, ge=1, help="queries of each class")
-    steps: int = option(300, ge=1, help="meta-steps")
-    meta_batch: int = option(8, ge=1, help="episodes of a meta-step")
-    test_episodes: int = option(200, ge=2, help="episodes of the test")
-
-
-@record
-class ContinualPart:
-    """The continual stage: tasks learned one after another, with strategies that keep the model from forgetting."""
-
-    strategies: tuple[Choice, ...] = ()
-    tasks: tuple[str, ...] = option((), help="in this order; all tasks by default")
-    parts: int | None = option(None, ge=2, help="split the one task named into so many, by its classes")
-    scenario: str = option("task", choices=("task", "domain", "class"), help="what is known and asked for in the test")
-    epochs: int = option(1, ge=1, help="of each task")
-    batch_size: int = option(128, ge=1, help="samples per step")
-    learning_rate: float = option(1e-3, gt=0, help="step size")
-    optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
-    grow: bool = option(False, help="let the head grow with the classes seen, instead of masking it")
-
-
-@record
-class SearchPart:
-    """The search stage: the network, and what `models.tune` names of the budget, for one task."""
-
-    task: str
-    search: Choice = attrs.field(factory=lambda: Choice(use="bayesian"))
-    models: ModelSpace = attrs.field(factory=ModelSpace)
-    evaluations: int = option(30, ge=1, help="trainings that the search may ask for")
-    budget: Budget | None = option(None, help="of each training; the recipe's train by default")
+    use: str
+    options: dict[str, Any]
 
 
 @record
 class Recipe:
-    """Everything a run needs to know. A stage whose table is absent is left out.
+    """Everything a run needs to know: the kernel's own tables, and in `stages`, in order, every other one.
 
-    `train` is what each task's own model may spend, `budget` what a transfer into a target may.
+    `train` is what each task's own model may spend, `budget` what a transfer into a target may. Wherever a component is
+    not named, it is the one that a manifest marks as the default.
     """
 
     source: Choice
@@ -117,18 +52,21 @@ class Recipe:
     model: ModelSpec = attrs.field(factory=ModelSpec)
     train: Budget = attrs.field(factory=lambda: Budget(steps=400))
     budget: Budget = attrs.field(factory=lambda: Budget(steps=100, samples=50))
-    discovery: tuple[Choice, ...] = ()
-    transfer: Choice = attrs.field(factory=lambda: Choice(use="lp_ft"))
-    curriculum: CurriculumPart | None = None
-    synthesis: SynthesisPart | None = None
-    multitask: MultitaskPart | None = None
-    distillation: DistillationPart | None = None
-    few_shot: FewShotPart | None = None
-    continual: ContinualPart | None = None
-    search: SearchPart | None = None
+    transfer: Choice = attrs.field(factory=lambda: Choice(use=DEFAULT))
     executor: Choice = attrs.field(factory=lambda: Choice(use="serial"))
     observers: tuple[Choice, ...] = ()
     wrappers: tuple[Choice, ...] = ()
+    stages: dict[str, StageTable] = attrs.field(factory=dict, converter=lambda given: dict(given))
+
+    def __unstructure__(self) -> dict[str, Any]:
+        """As it is written in TOML: a table for each stage beside the kernel's own."""
+        own = {key: value for key, value in options_of(self).items() if key != "stages"}
+        return own | {name: _written(name, table) for name, table in self.stages.items()}
+
+
+def _written(name: str, table: StageTable) -> dict[str, Any]:
+    use = {} if table.use == name else {"use": table.use}
+    return {**use, **unstructure(table.options)}
 
 
 @attrs.frozen
@@ -138,13 +76,16 @@ class Resolved:
     recipe: Recipe
     values: dict[str, Any]
     origins: dict[str, str]
+    defaults: dict[str, dict[str, Any]]
+    """Every option of each stage, with its value."""
 
     def table(self) -> dict[str, tuple[Any, str]]:
         """Dotted key -> (value, origin) of every value, those left at their defaults too."""
         own = {key: value for key, value in self.values.items() if key != "extends"}
         found = {key: (value, self.origins.get(key, "recipe")) for key, value in _leaves(own)}
         given = list(found)
-        for long_key, value in _leaves(unstructure(self.recipe)):
+        full = unstructure(self.recipe) | {name: unstructure(values) for name, values in self.defaults.items()}
+        for long_key, value in _leaves(full):
             key = long_key.replace(".options", "")  # as it is written in TOML
             if not long_key.endswith(".options") and not any(
                 key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in given
@@ -161,13 +102,17 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = ()) -> Resolved:
+def load_recipe(
+    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = ""
+) -> Resolved:
     """Read a recipe by path, or by the name under which an installed plugin ships it.
 
     `overrides` are `dotted.key=value` with TOML values (a bare word is a string). RecipeError says which file, and
-    for a syntax error shows the line.
+    for a syntax error shows the line. With `stage` it gets an empty table of that name if it has none.
     """
     values, origins = _chain(reference, registry, [])
+    if stage:
+        values.setdefault(stage, {})
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
@@ -180,20 +125,120 @@ def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[s
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
         _merge(values, nested, origins, "command line")
-    return Resolved(recipe_from(values, str(reference)), values, origins)
+    recipe = recipe_from(values, registry, str(reference))
+    options = {each.name: each.stage.options() for each in bind(recipe, registry.preferring(recipe.prefer), str(reference))}
+    return Resolved(recipe, values, origins, options)
 
 
-def recipe_from(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """A checked recipe from plain data (TOML's or a stored run's). RecipeError names the place and the nearest name."""
-    plain = dict(values)
-    plain.pop("extends", None)
+def recipe_from(values: Mapping[str, Any], registry: Registry, where: str = "recipe") -> Recipe:
+    """A checked recipe from plain data (TOML's or a stored run's). RecipeError names the place and the nearest name.
+
+    First the kernel's tables; what is left over is a stage's, as far as `registry` knows a stage of that name.
+    """
+    own = {key: value for key, value in values.items() if key in _KERNEL and key != "extends"}
+    stages = {key: value for key, value in values.items() if key not in _KERNEL}
     try:
-        for key in ("discovery", "observers", "wrappers"):
-            if not isinstance(plain.get(key, []), list | tuple):
-                raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {plain[key]!r}")
-        return build(Recipe, plain, "recipe")
+        for key in ("observers", "wrappers"):
+            if not isinstance(own.get(key, []), list | tuple):
+                raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {own[key]!r}")
+        return build(Recipe, {**own, "stages": _tables(stages, registry)}, "recipe")
     except OptionError as error:
         raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
+
+
+def _tables(given: Mapping[str, Any], registry: Registry) -> dict[str, StageTable]:
+    """The stages' tables. A table without `use` is that of the stage whose name (or former name) it has."""
+    found = {}
+    for name, value in given.items():
+        use = value.get("use", name) if isinstance(value, Mapping) else name
+        if not isinstance(use, str):
+            raise OptionError(f"{name}: use must be the name of a stage, got {use!r}")
+        try:
+            use = registry.find("stage", use)[1].name
+        except UnknownComponentError as error:
+            if use != name or f"stage/{name}" in packages():
+                raise OptionError(f"[{name}]: {error}") from None
+            raise OptionError(
+                f"unknown table or key {name!r}{nearest(name, [*_KERNEL, *registry.names('stage')])}"
+            ) from None
+        except PluginError as error:
+            raise OptionError(f"[{name}]: {error}") from None
+        if not isinstance(value, Mapping):
+            raise OptionError(
+                f"{name} is a stage: its options stand in a table [{name}], got {_short(value)}"
+            )
+        found[name] = StageTable(use, {key: item for key, item in value.items() if key != "use"})
+    return found
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
+@attrs.frozen
+class BoundStage:
+    """A stage of a recipe as a component, under the name of its table."""
+
+    name: str
+    stage: Stage
+
+
+def bind(recipe: Recipe, registry: Registry, where: str = "recipe") -> list[BoundStage]:
+    """The stages of a recipe as components, in the order in which they run; options and references are checked."""
+    made = []
+    for name, table in recipe.stages.items():
+        try:
+            made.append(BoundStage(name, cast(Stage, registry.create("stage", table.use, table.options))))
+        except CrosstaskError as error:
+            text = str(error).removeprefix(f"stage {table.use!r}: ")
+            raise RecipeError(f"{where}: [{name}]: {text}") from None
+    by_name = {each.name: each for each in made}
+    for each in made:
+        for option_name, (ref, kind) in each.stage.references().items():
+            _check_reference(f"{where}: [{each.name}]: {option_name}", each, ref, kind, by_name)
+    order = _ordered(made, where)
+    for number, each in enumerate(order):
+        each.stage.before = tuple(earlier.stage.name for earlier in order[:number])
+    return order
+
+
+def _check_reference(where: str, each: BoundStage, ref: Reference, kind: Any, by_name: dict[str, BoundStage]) -> None:
+    others = [name for name in by_name if name != each.name]
+    if ref.stage not in others:
+        raise RecipeError(f"{where}: the recipe has no stage {ref.stage!r} before it{nearest(ref.stage, others)}")
+    provided = by_name[ref.stage].stage.provides
+    if ref.take not in provided:
+        raise RecipeError(f"{where}: stage {ref.stage!r} provides no {ref.take!r}{nearest(ref.take, provided)}")
+    given = provided[ref.take]
+    fits = issubclass(given, kind) if isinstance(given, type) and isinstance(kind, type) else given == kind
+    if not fits:
+        told = ", ".join(name for name, each_kind in provided.items() if each_kind == kind) or "nothing of that kind"
+        raise RecipeError(
+            f"{where}: {ref.take!r} of stage {ref.stage!r} is a {_named(given)}, a {_named(kind)} is needed; "
+            f"it provides {told}"
+        )
+
+
+def _named(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) and kind is not tuple else str(kind)
+
+
+def _ordered(made: list[BoundStage], where: str) -> list[BoundStage]:
+    """The recipe's order, except where a stage says what comes first (`after`) or refers to another."""
+    needs: dict[str, set[str]] = {}
+    for each in made:
+        earlier = {other.name for other in made if other.stage.name in each.stage.after and other is not each}
+        needs[each.name] = earlier | {ref.stage for ref, _ in each.stage.references().values()}
+    order: list[BoundStage] = []
+    while len(order) < len(made):
+        done = {each.name for each in order}
+        following = next((e for e in made if e.name not in done and needs[e.name] <= done), None)
+        if following is None:
+            circle = ", ".join(each.name for each in made if each.name not in done)
+            raise RecipeError(f"{where}: these stages wait for one another: {circle}")
+        order.append(following)
+    return order
 
 
 def _chain(reference: str | Path, registry: Registry, seen: list[Path]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -258,6 +303,7 @@ def _merge(
             isinstance(value, Mapping)
             and isinstance(old, dict)
             and ("use" not in value or value["use"] == old.get("use"))
+            and "from" not in {*value, *old}  # what refers to a stage is replaced whole
         ):
             _merge(old, value, origins, origin, f"{dotted}.")
             continue

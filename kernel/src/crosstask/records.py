@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 
-from crosstask.options import option, record
+from crosstask.errors import OptionError, PluginError
+from crosstask.options import option, record, structure
 
 
 @record
@@ -87,47 +88,6 @@ class TransferResult:
         return self.coefficient.high < 0
 
 
-@record
-class BlockAttribution:
-    """What one block of layers brought to a transfer; see `crosstask.learning.attribution`.
-
-    Scores with its weights drawn anew (`without`) and with only its weights transferred (`alone`), and the same as what
-    was lost against the whole transfer and gained over scratch. `lost_frozen`: what keeping it as it is costs (None for
-    a head). Shares are of the whole gain; None where that is not beyond doubt.
-    """
-
-    block: str
-    weights: int
-    without: Interval
-    alone: Interval
-    lost_without: Interval
-    gained_alone: Interval
-    lost_frozen: Interval | None = None
-    share_lost: Interval | None = None
-    share_alone: Interval | None = None
-
-
-@record
-class LayerAttribution:
-    """Which layers carried a transfer: ablations with the budget and the seeds of the transfer itself."""
-
-    source: str
-    target: str
-    strategy: str
-    metric: str
-    split: str
-    gain: Interval
-    blocks: tuple[BlockAttribution, ...]
-    seed: int = 0
-    seeds: int = 1
-    budget: Budget = attrs.field(factory=Budget)
-    options: dict[str, Any] = attrs.field(factory=dict)
-
-    @property
-    def carrier(self) -> BlockAttribution | None:
-        """The block without which most was lost, if that loss is beyond doubt."""
-        certain = [block for block in self.blocks if block.lost_without.low > 0]
-        return max(certain, key=lambda block: block.lost_without.mean, default=None)
 
 
 class CurriculumStrategy(enum.Enum):
@@ -162,9 +122,9 @@ class SynthesisStrategy(enum.Enum):
 
 @record
 class Adjustment:
-    """A change made to a curriculum while it ran."""
+    """A change made to a curriculum while it ran, before step `step`."""
 
-    stage: int
+    step: int
     task_id: str
     reason: str
 
@@ -185,10 +145,10 @@ class Curriculum:
 
 
 @record
-class StageResult:
-    """One stage of a curriculum: the task trained, starting from what the stages before left, against from scratch."""
+class CurriculumStep:
+    """One step of a curriculum: the task trained, starting from what the steps before left, against from scratch."""
 
-    stage: int
+    step: int
     task_id: str
     score: Interval
     scratch_score: Interval
@@ -199,12 +159,12 @@ class StageResult:
 
 @record
 class CurriculumResult:
-    """A curriculum that was run. `stages[-1]` is the target. `total_steps` counts every optimiser step of the path."""
+    """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path."""
 
     curriculum: Curriculum
     strategy: str
     metric: str
-    stages: tuple[StageResult, ...]
+    steps: tuple[CurriculumStep, ...]
     total_steps: int
     seed: int = 0
     seeds: int = 1
@@ -242,166 +202,36 @@ class Provenance:
     expected: Interval | None = None
 
 
-@record
-class SynthesisResult:
-    """A model for an unseen task, made without training, judged on the task's test split if it has one."""
-
-    task_id: str
-    provenance: Provenance
-    metric: str | None = None
-    score: float | None = None
-    full_training_score: float | None = None
-    seed: int = 0
-    options: dict[str, Any] = attrs.field(factory=dict)
 
 
-@record
-class MultiTaskResult:
-    """Tasks trained together. Scores per task on the test split; conflicts are one row per recorded step."""
-
-    tasks: tuple[str, ...]
-    balancer: str
-    sharing: str
-    scores: dict[str, float]
-    single_task_scores: dict[str, float]
-    steps: tuple[int, ...] = ()
-    losses: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
-    weights: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
-    conflicts: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
-    seed: int = 0
-    options: dict[str, Any] = attrs.field(factory=dict)
 
 
-@record
-class Trial:
-    """One evaluation of a point of a search space. `value` is higher for better, None unless `status` is done."""
-
-    number: int = option(ge=0, help="how many were proposed before it")
-    point: dict[str, Any]
-    status: str = option("running", choices=("running", "done", "failed"), help="how far it came")
-    value: float | None = None
-    error: str | None = None
-    seconds: float = option(0.0, ge=0, help="what its evaluation took; 0 if the point had been evaluated before")
 
 
-@record
-class WarmStart:
-    """A point that a search tries first, because it did well on a related task."""
-
-    point: dict[str, Any]
-    source: str = ""
-    weight: float = option(1.0, help="how much is expected of it: the transfer coefficient times its rank there")
 
 
-@record
-class SearchResult:
-    """What a search came to. `curve` is the best value so far, by the number of trials that had ended.
+@attrs.frozen
+class Unread:
+    """What stands for a stage's result that cannot be read as what it was: why, and the plain data."""
 
-    The later fields are those of a search for a task's model: `best` was chosen on the validation split, `score` and
-    `default_score` are on `split`, of the network that it describes and of the one a run trains by default, over the
-    same seeds and with the same number of steps.
-    """
-
-    search: str
-    trials: tuple[Trial, ...]
-    best: Trial | None = None
-    curve: LearningCurve = attrs.field(factory=LearningCurve)
-    evaluated: int = option(0, ge=0, help="different points that were evaluated")
-    seconds: float = option(0.0, ge=0, help="from the first proposal to the last trial's end")
-    proposal_seconds: float = option(0.0, ge=0, help="part of it that the search took to propose")
-    warm_starts: tuple[WarmStart, ...] = ()
-    space: dict[str, Any] = attrs.field(factory=dict)
-    seed: int = 0
-    options: dict[str, Any] = attrs.field(factory=dict)
-    task_id: str | None = None
-    metric: str | None = None
-    split: str | None = None
-    model: dict[str, Any] = attrs.field(factory=dict)
-    default_model: dict[str, Any] = attrs.field(factory=dict)
-    budget: Budget | None = None
-    score: Interval | None = None
-    default_score: Interval | None = None
-    gain: Interval | None = None
-
-    @property
-    def failed(self) -> int:
-        """How many trials failed."""
-        return sum(trial.status == "failed" for trial in self.trials)
+    reason: str
+    data: Any
 
 
-@record
-class FewShotResult:
-    """A meta-learner that was trained on episodes of some classes (or tasks) and judged on those of others.
+class Offers(Protocol):
+    """What `RunRecord.result` asks of a registry."""
 
-    `accuracy` is the mean over the test episodes with its 95 % interval; `untrained_accuracy` that of the same learner
-    and network before meta-training, on the same episodes. `curve` is the accuracy on training episodes, averaged from
-    one of its steps to the next.
-    """
-
-    learner: str
-    tasks: tuple[str, ...]
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    ways: int = option(ge=2, help="classes of an episode")
-    shots: int = option(ge=1, help="support samples of each class")
-    queries: int = option(ge=1, help="queries of each class")
-    steps: int = option(ge=0, help="meta-steps")
-    meta_batch: int = option(ge=1, help="episodes of a meta-step")
-    accuracy: Interval
-    untrained_accuracy: Interval
-    held_out: str = option("classes", choices=("classes", "tasks"), help="what the test was apart by")
-    curve: LearningCurve = attrs.field(factory=LearningCurve)
-    losses: tuple[float, ...] = ()
-    split: str = "test"
-    seed: int = 0
-    options: dict[str, Any] = attrs.field(factory=dict)
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of guessing."""
-        return 1 / self.ways
-
-
-@record
-class ContinualScores:
-    """Accuracies of tasks learned one after another (means over seeds), and what they say; see `continual_scores`.
-
-    `matrix[i][j]` is the accuracy on task j after learning task i; None where nothing was measured.
-    """
-
-    matrix: tuple[tuple[float | None, ...], ...] = ()
-    accuracy: Interval | None = None
-    backward_transfer: Interval | None = None
-    forward_transfer: Interval | None = None
-    forgetting: Interval | None = None
-
-
-@record
-class ContinualResult:
-    """A sequence of tasks learned with strategies against forgetting, beside none (`naive`) and all tasks at once.
-
-    `joint` is the mean accuracy of one model that learned all tasks together, `joint_scores` that on each task.
-    `warnings` say which strategies do not suit the scenario.
-    """
-
-    tasks: tuple[str, ...]
-    scenario: str = option(choices=("task", "domain", "class"), help="what is known and asked for at test time")
-    strategies: tuple[str, ...] = ()
-    split: str = "test"
-    scores: ContinualScores = attrs.field(factory=ContinualScores)
-    naive: ContinualScores | None = None
-    joint: Interval | None = None
-    joint_scores: tuple[float | None, ...] = ()
-    warnings: tuple[str, ...] = ()
-    epochs: int = 1
-    seed: int = 0
-    seeds: int = 1
-    options: dict[str, Any] = attrs.field(factory=dict)
+    def component_class(self, point: str, name: str) -> type[Any]: ...
 
 
 @record
 class RunRecord:
-    """One run: who it is, what made it, what came out. `run.json` is this record."""
+    """One run: who it is, what made it, what came out. `run.json` is this record.
+
+    `versions` are those of everything that could be used, `used` the distributions whose components were.
+    `results` holds the record of each stage that has finished, by the name of its table, as plain data: a run stays
+    readable, and is written again untouched, where a stage's plugin is not installed.
+    """
 
     run_id: str
     name: str
@@ -410,17 +240,25 @@ class RunRecord:
     started: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = attrs.field(factory=dict)
+    used: dict[str, str] = attrs.field(factory=dict)
     recipe: dict[str, Any] = attrs.field(factory=dict)
     summary: dict[str, Any] = attrs.field(factory=dict)
-    discovery: dict[str, Any] = attrs.field(factory=dict)
-    curriculum: CurriculumResult | None = None
-    curriculum_baselines: dict[str, Any] = attrs.field(factory=dict)
-    transfers: tuple[TransferResult, ...] = ()
-    attributions: tuple[LayerAttribution, ...] = ()
-    synthesis: SynthesisResult | None = None
-    multitask: MultiTaskResult | None = None
-    knowledge: MetaKnowledge | None = None
-    few_shot: FewShotResult | None = None
-    continual: ContinualResult | None = None
-    search: SearchResult | None = None
+    results: dict[str, Any] = attrs.field(factory=dict)
     error: str | None = None
+
+    def stage_of(self, name: str) -> str:
+        """Which stage the table `name` is: a table with `use` runs one under another name."""
+        table = self.recipe.get(name)
+        use = table.get("use", name) if isinstance(table, dict) else name
+        return str(use)
+
+    def result(self, name: str, registry: Offers) -> Any:
+        """The result of a stage as the record that it is (`Stage.Result`), or an `Unread` that says why it cannot be:
+        its plugin is missing or denied, or has changed since. KeyError for a stage that did not finish.
+        """
+        plain = self.results[name]
+        try:
+            kind = registry.component_class("stage", self.stage_of(name)).Result
+            return structure(plain, kind, name)
+        except (PluginError, OptionError) as error:
+            return Unread(str(error), plain)

@@ -2,6 +2,7 @@
 
 A plugin's state is a value: one that is broken, incompatible, denied or conflicting is listed with its reason, and
 never stops the others. Listing imports manifests only; a component's module is imported when it is first asked for.
+Extension points come through the same door: the kernel's own and those that plugins bring stand in one table.
 """
 
 from __future__ import annotations
@@ -11,23 +12,39 @@ import enum
 import functools
 import importlib
 import io
+import json
+import re
+import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from crosstask.errors import CrosstaskError, PluginError, UnknownComponentError, nearest
-from crosstask.manifest import API_VERSION, ENTRY_POINT_GROUP, POINTS, RECIPE, Extension, Plugin
+from crosstask.manifest import (
+    API_VERSION,
+    COMMAND,
+    DEFAULT,
+    ENTRY_POINT_GROUP,
+    KERNEL_POINTS,
+    RECIPE,
+    RESERVED,
+    Extension,
+    Plugin,
+    Point,
+    fits,
+)
 from crosstask.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from crosstask.components import Component
 
 SLOW_IMPORT_SECONDS = 0.5
+KERNEL = "crosstask-kernel"
 
 
 class Status(enum.Enum):
@@ -53,8 +70,10 @@ class PluginRecord:
     traceback: str = ""
     notes: tuple[str, ...] = ()
     plugin: Plugin | None = None
-    conflicts: dict[str, str] = attrs.field(factory=dict)
-    """`point/name` -> why this plugin's component of that name is not used, where others offer one too."""
+    needs: tuple[str, ...] = ()
+    """What its distribution requires, as far as that is ours: `crosstask-…` with a version."""
+    unusable: dict[str, str] = attrs.field(factory=dict)
+    """`point/name` (`point/…` for a point that it brings) -> why that is not used, where the plugin itself is."""
 
     @property
     def origin(self) -> str:
@@ -67,8 +86,24 @@ class PluginRecord:
             self.status, self.reason, self.traceback = status, reason, trace
 
 
+@attrs.frozen
+class PointRecord:
+    """An extension point as found: who brings it (None: the kernel), and why it cannot be used, if it cannot."""
+
+    point: Point
+    plugin: PluginRecord | None = None
+    reason: str = ""
+
+    @property
+    def origin(self) -> str:
+        """`crosstask-continual 0.1.0`, or `kernel`."""
+        return "kernel" if self.plugin is None else self.plugin.origin
+
+
 class Registry:
-    """Plugins by name, components by (point, name). Starts empty; `Registry.installed()` reads the entry points."""
+    """Plugins by name, components by (point, name). Starts with the kernel's own extension points and no plugin;
+    `Registry.installed()` reads the entry points.
+    """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
@@ -76,9 +111,13 @@ class Registry:
 
     @classmethod
     def installed(cls, settings: Settings | None = None) -> Registry:
-        """Everything installed in this environment, filtered by `settings` (default: as configured)."""
+        """Everything installed in this environment, filtered by `settings` (default: as configured), and the one-off
+        plugins of the folders that they name.
+        """
         registry = cls(load_settings() if settings is None else settings)
         registry.add_entry_points()
+        for folder in registry.settings.plugins_dir:
+            registry.add_folder(folder)
         return registry
 
     def preferring(self, prefer: Mapping[str, str]) -> Registry:
@@ -93,12 +132,31 @@ class Registry:
         """Load every manifest of the entry-point group that the settings allow."""
         seen = set()
         for found, text in _distributions():
-            name, version = _name_and_version(found)
+            name, version, needs = _facts(found)
             if name in seen:  # an earlier folder on sys.path shadows a later one
                 continue
             seen.add(name)
             for entry, value in _entries(text):
-                self._add(PluginRecord(entry, name, version, value), functools.partial(_load_entry, value))
+                record = PluginRecord(entry, name, version, value, needs=needs)
+                self._add(record, functools.partial(_load_entry, value))
+
+    def add_folder(self, folder: str | Path) -> None:
+        """Load the one-off plugins of a folder: each `NAME.py`, or package `NAME` with a module `plugin`, that has a
+        `PLUGIN`. To settings their distribution is called `dir:NAME`.
+        """
+        place = Path(folder).expanduser().absolute()
+        if not place.is_dir():
+            raise PluginError(f"no folder of plugins {place}")
+        if str(place) not in sys.path:
+            sys.path.append(str(place))
+            importlib.invalidate_caches()
+        for path in sorted(place.iterdir()):
+            module = path.stem if path.suffix == ".py" else f"{path.name}.plugin"
+            if path.suffix == ".py" and "PLUGIN" not in path.read_text("utf-8", "replace"):
+                continue  # a module beside the plugins that they import
+            if path.suffix == ".py" or (path / "plugin.py").is_file():
+                record = PluginRecord(path.stem, f"dir:{path.stem}", "", f"{module}:PLUGIN")
+                self._add(record, functools.partial(_load_from, place, module))
 
     def register(self, plugin: Plugin, *, distribution: str = "(in process)", version: str = "") -> PluginRecord:
         """Add a plugin by hand: tests, notebooks, embedded use."""
@@ -110,13 +168,18 @@ class Registry:
         self.records.append(record)
         if reason := self.settings.refuses(record.name, record.distribution):
             record.fail(Status.DENIED, reason)
+        elif reason := _too_new(record):
+            record.fail(Status.INCOMPATIBLE, reason)
         else:
             self._load(record, load)
+        if record.plugin and (reason := self.settings.refuses(*record.plugin.formerly, by_allow=False)):
+            record.fail(Status.DENIED, reason)
         self.__dict__.pop("_index", None)
 
     @staticmethod
     def _load(record: PluginRecord, load: Any) -> None:
         printed, started = io.StringIO(), time.perf_counter()
+        where = f"{record.entry_point}: " if record.entry_point else ""
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 plugin = load()
@@ -125,7 +188,6 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a manifest may even call sys.exit: that is its failure, not ours
-            where = f"{record.entry_point}: " if record.entry_point else ""
             kind = "" if isinstance(error, CrosstaskError) else f"{type(error).__name__}: "
             record.fail(Status.BROKEN, f"{where}{kind}{error}", traceback.format_exc())
             return
@@ -135,21 +197,26 @@ class Registry:
         if text := printed.getvalue().strip():
             record.notes += (f"its manifest printed {text[:60]!r} at import",)
         record.plugin = plugin
+        # First of all the version: a manifest written for another API may be wrong in this one without being broken.
         if not plugin.compatible():
             needs, has = (".".join(map(str, v)) for v in (plugin.api, API_VERSION))
             record.fail(Status.INCOMPATIBLE, f"made for plugin API {needs}; this kernel has {has}")
-        elif record.entry_point and plugin.name != record.name:
+        elif plugin.problems:
+            record.fail(Status.BROKEN, where + "; ".join(plugin.problems))
+        elif record.entry_point and not record.distribution.startswith("dir:") and plugin.name != record.name:
             record.fail(
                 Status.BROKEN,
                 f"entry point {record.name!r} names plugin {plugin.name!r}; they must be the same",
             )
 
     @functools.cached_property
-    def _index(self) -> dict[tuple[str, str], list[tuple[PluginRecord, Extension]]]:
-        """Who offers what. Conflicts are settled between plugins of one name, then between components of one name."""
+    def _index(self) -> _Index:
+        """Who offers what. Conflicts are settled between plugins of one name, then between points, then between
+        components of one name.
+        """
         by_name: dict[str, list[PluginRecord]] = {}
         for record in self.records:
-            record.conflicts = {}
+            record.unusable = {}
             if record.status is Status.CONFLICTING:  # settled before something was added: look again
                 record.status, record.reason = Status.OK, ""
             if record.status is Status.OK:
@@ -157,15 +224,67 @@ class Registry:
         for name, records in by_name.items():
             for record, reason in self._losers(records, name, f"plugin {name!r}"):
                 record.fail(Status.CONFLICTING, reason)
-        index: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = {}
+        made = _Index(self._point_records())
         for record in self.records:
             for extension in record.plugin.extensions if record.plugin else ():
-                index.setdefault((extension.point, extension.name), []).append((record, extension))
-        for (point, name), offers in index.items():
-            usable = [record for record, _ in offers if record.status is Status.OK]
+                made.offers.setdefault((extension.point, extension.name), []).append((record, extension))
+                for alias in extension.aliases:
+                    made.aliases.setdefault((extension.point, alias), extension.name)
+                if record.status is Status.OK and (reason := self._no_place(record, extension, made.points)):
+                    record.unusable[extension.key] = reason
+        for (point, name), offers in made.offers.items():
+            usable = [record for record, extension in offers if _usable(record, extension)]
             for record, reason in self._losers(usable, f"{point}/{name}", f"{point} {name!r}"):
-                record.conflicts[f"{point}/{name}"] = reason
-        return index
+                record.unusable[f"{point}/{name}"] = f"conflicting: {reason}"
+        return made
+
+    def _point_records(self) -> dict[str, list[PointRecord]]:
+        """Every point by name, the usable one (if there is one) first."""
+        found = {point.name: [PointRecord(point)] for point in KERNEL_POINTS}
+        brought: dict[str, list[tuple[PluginRecord, Point]]] = {}
+        for record in self.records:
+            for point in record.plugin.points if record.plugin else ():
+                brought.setdefault(point.name, []).append((record, point))
+        for name, offers in brought.items():
+            usable = [record for record, _ in offers if record.status is Status.OK]
+            lost = {id(record): why for record, why in self._losers(usable, f"point/{name}", f"extension point {name!r}")}
+            for record, point in offers:
+                reason = "" if record.status is Status.OK else f"{record.status.value}: {record.reason}"
+                if not reason and name in found and found[name][0].plugin is None:
+                    reason = f"the kernel defines an extension point {name!r}; choose another name"
+                reason = reason or lost.get(id(record), "")
+                if reason and record.status is Status.OK:
+                    record.unusable[f"point/{name}"] = f"conflicting: {reason}"
+                found.setdefault(name, []).append(PointRecord(point, record, reason))
+            found[name].sort(key=lambda each: bool(each.reason))
+        return found
+
+    def _no_place(self, record: PluginRecord, extension: Extension, points: dict[str, list[PointRecord]]) -> str:
+        """Why an extension of a plugin that is well cannot be used whoever else offers one of its name; or nothing."""
+        if extension.name in RESERVED.get(extension.point, ()):
+            what = "a command" if extension.point == COMMAND else "a table of every recipe"
+            return f"the kernel has {what} {extension.name!r}; choose another name"
+        if extension.point in (RECIPE, COMMAND):
+            return ""
+        offers = points.get(extension.point, [])
+        if not offers:
+            return f"no installed plugin defines extension point {extension.point!r}{self._whence(record, extension)}"
+        if offers[0].reason:
+            return f"extension point {extension.point!r} of {offers[0].origin} cannot be used: {offers[0].reason}"
+        version = offers[0].point.version
+        if extension.api is not None and not fits(extension.api, version):
+            needs, has = (".".join(map(str, v)) for v in (extension.api, version))
+            return f"made for {extension.point} {needs}; {offers[0].origin} has {has}"
+        return ""
+
+    def _whence(self, record: PluginRecord, extension: Extension) -> str:
+        """What to install for a missing point: as our index says, else what the distribution itself requires."""
+        offered = packages().get(f"point/{extension.point}")
+        installed = {known.distribution for known in self.records}
+        missing = [name for text in record.needs if (name := _name_of(text)) not in installed and name != KERNEL]
+        if offered or missing:
+            return f"; pip install {offered or ' '.join(missing)}"
+        return nearest(extension.point, [*(p.name for p in KERNEL_POINTS), RECIPE, COMMAND])
 
     def _losers(self, records: list[PluginRecord], key: str, what: str) -> list[tuple[PluginRecord, str]]:
         """Those that may not be used because others have the same name, with the reason; all, if none is preferred."""
@@ -174,6 +293,9 @@ class Registry:
         records = sorted(records, key=lambda record: record.origin)  # however the file system lists them
         origins = " and ".join(record.origin for record in records)
         preferred = self.settings.prefer.get(key)
+        for record in records:  # settings may use a name that the distribution had before
+            if record.plugin and preferred in record.plugin.formerly:
+                preferred = record.distribution
         if [record.distribution for record in records].count(preferred or "") == 1:
             reason = f"{what} is offered by {origins}; {preferred} is preferred"
             return [(record, reason) for record in records if record.distribution != preferred]
@@ -186,27 +308,84 @@ class Registry:
         _ = self._index
         return sorted(self.records, key=lambda record: (record.name, record.distribution))
 
+    def points(self) -> list[PointRecord]:
+        """Every extension point: the kernel's, then those of plugins, by name; those that cannot be used too."""
+        every = [each for records in self._index.points.values() for each in records]
+        return sorted(every, key=lambda each: (each.plugin is not None, each.point.name, each.origin))
+
+    def point(self, name: str) -> Point:
+        """A usable extension point. PluginError says why it cannot be used, or what comes nearest."""
+        records = self._index.points.get(name, [])
+        if not records:
+            offered = packages().get(f"point/{name}")
+            hint = f"; pip install {offered} brings it" if offered else nearest(name, self._index.points)
+            raise UnknownComponentError(f"unknown extension point {name!r}{hint}")
+        if records[0].reason:
+            raise PluginError(f"extension point {name!r} of {records[0].origin} cannot be used: {records[0].reason}")
+        return records[0].point
+
+    def contract(self, name: str) -> type[Component]:
+        """The base class of an extension point, imported."""
+        from crosstask.components import Component
+
+        target = self.point(name).contract
+        loaded = load(target, f"extension point {name!r} ({self._index.points[name][0].origin})")
+        if not (isinstance(loaded, type) and issubclass(loaded, Component) and vars(loaded).get("point") == name):
+            raise PluginError(f"extension point {name!r}: {target} is not a Component that says point = {name!r}")
+        return loaded
+
     def names(self, point: str) -> list[str]:
-        """Usable components of an extension point."""
+        """Usable components of an extension point (recipes, commands)."""
         return sorted(
             name
-            for (at, name), offers in self._index.items()
+            for (at, name), offers in self._index.offers.items()
             if at == point and any(_usable(record, extension) for record, extension in offers)
         )
 
+    def defaults(self, point: str) -> list[str]:
+        """The usable components of a point that manifests mark as default, by number, then by name."""
+        marked = [
+            (extension.default, name)
+            for (at, name), offers in self._index.offers.items()
+            for record, extension in offers
+            if at == point and extension.default and _usable(record, extension)
+        ]
+        return [name for _, name in sorted(marked)]
+
+    def default(self, point: str) -> str:
+        """The one component of a point that a manifest marks as default; `prefer` decides between several."""
+        marked = self.defaults(point)
+        if len(marked) > 1 and (preferred := self.settings.prefer.get(f"{point}/{DEFAULT}")):
+            marked = [name for name in marked if self.find(point, name)[0].distribution == preferred] or marked
+        if len(marked) == 1:
+            return marked[0]
+        if not marked:
+            offered = packages().get(f"{point}/{DEFAULT}")
+            hint = f"; pip install {offered}" if offered else f"; name one of: {', '.join(self.names(point)) or 'none'}"
+            raise UnknownComponentError(f"no installed plugin marks a {point} as the default{hint}")
+        told = " and ".join(f"{name!r} of {self.find(point, name)[0].origin}" for name in marked)
+        key = f"{point}/{DEFAULT}"
+        first = self.find(point, marked[0])[0].distribution
+        raise PluginError(f"several {point} are marked as the default: {told}; choose with prefer: {key!r} = {first!r}")
+
     def find(self, point: str, name: str) -> tuple[PluginRecord, Extension]:
         """The one usable offer of a component, or an error that says why there is none and what comes nearest."""
-        if point not in POINTS and point != RECIPE:
-            raise UnknownComponentError(f"unknown extension point {point!r}{nearest(point, POINTS)}")
-        offers = self._index.get((point, name), [])
+        if point not in (RECIPE, COMMAND):
+            self.point(point)
+        if name == DEFAULT:
+            name = self.default(point)
+        offers = self._index.offers.get((point, name), [])
+        if not offers and (renamed := self._index.aliases.get((point, name))):
+            warnings.warn(f"{point} {name!r} is now called {renamed!r}", FutureWarning, stacklevel=3)
+            return self.find(point, renamed)
         for record, extension in offers:
             if _usable(record, extension):
                 return record, extension
-        for record, _ in offers:
-            if conflict := record.conflicts.get(f"{point}/{name}"):
-                raise PluginError(conflict)
+        for record, extension in offers:
             if record.status is Status.CONFLICTING:
                 raise PluginError(f"{point} {name!r} cannot be used: {record.reason}")
+            if record.status is Status.OK:
+                raise PluginError(f"{point} {name!r} of {record.origin} cannot be used: {record.unusable[extension.key]}")
             raise PluginError(
                 f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}"
             )
@@ -218,6 +397,8 @@ class Registry:
             raise PluginError(
                 f"{point} {name!r}: plugin {record.name!r} of {record.origin} is {record.status.value}: {record.reason}"
             )
+        if offered := packages().get(f"{point}/{name}"):
+            raise UnknownComponentError(f"no {point} named {name!r} is installed; pip install {offered} brings it")
         unread = sorted(r.name for r in self.records if r.plugin is None)
         told = f" (not loaded: {', '.join(unread)}; see `crosstask plugins doctor`)" if unread else ""
         raise UnknownComponentError(f"no {point} named {name!r}{nearest(name, self.names(point))}{told}")
@@ -225,11 +406,12 @@ class Registry:
     def component_class(self, point: str, name: str) -> type[Component]:
         """Import a component's class. PluginError names the import string and the distribution if that fails."""
         record, extension = self.find(point, name)
-        where = f"{point} {name!r} ({record.origin})"
-        loaded = _import(extension.target, where)
-        contract = _import(POINTS[point], where)
+        where = f"{point} {extension.name!r} ({record.origin})"
+        loaded = load(extension.target, where)
+        contract = self.contract(point)
         if not (isinstance(loaded, type) and issubclass(loaded, contract)):
-            raise PluginError(f"{where}: {extension.target} is not a {contract.__name__} ({POINTS[point]})")
+            told = self.point(point).contract
+            raise PluginError(f"{where}: {extension.target} is not a {contract.__name__} ({told})")
         if missing := getattr(loaded, "__abstractmethods__", None):
             raise PluginError(f"{where}: {extension.target} does not implement {', '.join(sorted(missing))}")
         if "__attrs_attrs__" not in vars(loaded):
@@ -240,32 +422,95 @@ class Registry:
         """A component by name, with its options checked."""
         from crosstask.options import build  # deferred: listing plugins needs no options
 
-        record, _ = self.find(point, name)
-        origin = f"{point} {name!r} ({record.origin})"
+        record, extension = self.find(point, name)
+        origin = f"{point} {extension.name!r} ({record.origin})"
         try:
-            made = build(self.component_class(point, name), options, f"{point} {name!r}")
+            made = build(self.component_class(point, extension.name), options, f"{point} {extension.name!r}")
         except CrosstaskError:
             raise
         except Exception as error:  # foreign code, such as the component's own __attrs_post_init__
             raise PluginError(f"{origin} cannot be made: {type(error).__name__}: {error}") from error
-        made._origin = origin
+        made._origin, made._name, made._distribution = origin, extension.name, record.origin
         return made
+
+    def load_offer(self, extension: Extension) -> Any:
+        """Whatever an extension names: a component's class, a recipe's path, a click command. PluginError says what is
+        wrong with it.
+        """
+        if extension.point == RECIPE:
+            return self.recipe_path(extension.name)
+        if extension.point != COMMAND:
+            return self.component_class(extension.point, extension.name)
+        import click  # deferred: only commands are one
+
+        record, _ = self.find(COMMAND, extension.name)
+        where = f"command {extension.name!r} ({record.origin})"
+        found = load(extension.target, where)
+        if not isinstance(found, click.Command):
+            raise PluginError(f"{where}: {extension.target} is a {type(found).__name__}, not a click command")
+        return found
 
     def recipe_path(self, name: str) -> Path:
         """The TOML file of a recipe that a plugin ships."""
-        from importlib.resources import files
-        from pathlib import Path
-
         record, extension = self.find(RECIPE, name)
-        package, _, inside = extension.target.partition(":")
-        path = Path(str(files(package).joinpath(inside)))
+        path = data_path(extension.target)
         if not path.is_file():
             raise PluginError(f"recipe {name!r} ({record.origin}): {extension.target} is not a file")
         return path
 
 
+@attrs.define
+class _Index:
+    points: dict[str, list[PointRecord]]
+    offers: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = attrs.field(factory=dict)
+    aliases: dict[tuple[str, str], str] = attrs.field(factory=dict)
+
+
+@functools.cache
+def packages() -> Mapping[str, str]:
+    """`point/name` -> the distribution of ours that offers it, by the index that the root distribution carries; empty
+    where only the kernel is installed.
+    """
+    from importlib_metadata import PackageNotFoundError, distribution
+
+    try:
+        text = distribution("crosstask").read_text("extra_metadata/index.json")
+    except PackageNotFoundError:
+        return {}
+    return cast("dict[str, str]", json.loads(text)) if text else {}
+
+
+def data_path(target: str) -> Path:
+    """The file or folder that `package:path/inside` names. PluginError if the package cannot be imported."""
+    from importlib.resources import files
+
+    package, _, inside = target.partition(":")
+    try:
+        return Path(str(files(package).joinpath(inside)))
+    except ImportError as error:
+        raise PluginError(f"{target}: {error}") from None
+
+
 def _usable(record: PluginRecord, extension: Extension) -> bool:
-    return record.status is Status.OK and f"{extension.point}/{extension.name}" not in record.conflicts
+    return record.status is Status.OK and extension.key not in record.unusable
+
+
+def _too_new(record: PluginRecord) -> str:
+    """Why a distribution does not work with this kernel by its own requirement; nothing if it does."""
+    from crosstask import __version__
+
+    for text in record.needs:
+        if _name_of(text) != KERNEL:
+            continue
+        least = re.search(r">=\s*(\d+)\.(\d+)", text)
+        here = tuple(map(int, __version__.split(".")[:2]))
+        if least and tuple(map(int, least.groups())) > here:
+            return f"requires {text.split(';')[0].strip()}; this kernel is {__version__}"
+    return ""
+
+
+def _name_of(requirement: str) -> str:
+    return re.split(r"[\s<>=!~;\[(@]", requirement, maxsplit=1)[0].lower().replace("_", "-").replace(".", "-")
 
 
 def _distributions() -> Iterator[tuple[Any, str]]:
@@ -278,16 +523,19 @@ def _distributions() -> Iterator[tuple[Any, str]]:
             yield found, text
 
 
-def _name_and_version(found: Any) -> tuple[str, str]:
-    """Of a distribution, without parsing the whole of its metadata: a listing must be fast."""
+def _facts(found: Any) -> tuple[str, str, tuple[str, ...]]:
+    """Name, version and our requirements of a distribution, without parsing all its metadata: a listing must be fast."""
     head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
     fields: dict[str, str] = {}
+    needs = []
     for line in head.splitlines():
         key, sign, value = line.partition(": ")
         if sign and key in ("Name", "Version"):
             fields.setdefault(key, value.strip())
+        elif key == "Requires-Dist" and value.lower().startswith("crosstask") and "extra ==" not in value:
+            needs.append(value.strip())
     folder = getattr(getattr(found, "_path", None), "name", "(unknown distribution)")
-    return fields.get("Name", folder), fields.get("Version", "")
+    return fields.get("Name", folder), fields.get("Version", ""), tuple(needs)
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -311,7 +559,16 @@ def _load_entry(value: str) -> Any:
     return getattr(loaded, attribute)
 
 
-def _import(target: str, where: str) -> Any:
+def _load_from(folder: Path, module: str) -> Any:
+    """A manifest of a folder of plugins; a module of that name that lies elsewhere must not answer for it."""
+    loaded = importlib.import_module(module)
+    if folder not in Path(str(loaded.__file__)).parents:
+        raise PluginError(f"a module {module} is there already ({loaded.__file__}); rename the plugin")
+    return getattr(loaded, "PLUGIN", None)
+
+
+def load(target: str, where: str) -> Any:
+    """What an import string names. PluginError begins with `where`, and says which name is meant."""
     module, _, attribute = target.partition(":")
     try:
         value: Any = importlib.import_module(module)

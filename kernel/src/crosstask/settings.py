@@ -1,8 +1,11 @@
-"""Which plugins may load, and who wins a conflict: user configuration, `[tool.crosstask]`, environment; later wins."""
+"""Which plugins may load, who wins a conflict, what plugins are told: user configuration, `[tool.crosstask]`,
+environment; later wins.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -12,7 +15,8 @@ import attrs
 
 from crosstask.errors import OptionError, nearest
 
-_KEYS = ("allow", "deny", "prefer")
+_KEYS = ("allow", "deny", "prefer", "plugins_dir")
+_SECRET = re.compile(r"token|secret|passw|credential|(^|_)key($|_)")
 
 
 @attrs.frozen
@@ -20,20 +24,35 @@ class Settings:
     """Globs over plugin and distribution names. An empty `allow` allows everything; `deny` wins over `allow`.
 
     `prefer` maps a plugin name, or `point/component`, to the distribution to use when several offer it.
+    `plugins_dir` are folders of one-off plugins. `tables` are what plugins are told, by plugin name: `[tool.crosstask.NAME]`
+    of a file, CROSSTASK_NAME_KEY of the environment.
     """
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     prefer: Mapping[str, str] = attrs.field(factory=dict)
+    plugins_dir: tuple[str, ...] = ()
+    tables: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)  # may hold secrets
     origins: Mapping[str, str] = attrs.field(factory=dict)
 
-    def refuses(self, *names: str) -> str | None:
+    def refuses(self, *names: str, by_allow: bool = True) -> str | None:
         """Why a plugin with these names (its own, its distribution's) may not load; None if it may."""
         if pattern := self.matches("deny", *names):
             return f"denied by {pattern!r} ({self.origins.get('deny', 'settings')})"
-        if self.allow and not self.matches("allow", *names):
+        if by_allow and self.allow and not self.matches("allow", *names):
             return f"not in the allow list ({self.origins.get('allow', 'settings')})"
         return None
+
+    def table(self, plugin: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """What a plugin is told: its table of the files, then CROSSTASK_<PLUGIN>_<KEY> of the environment (as text)."""
+        prefix = f"CROSSTASK_{plugin.upper().replace('-', '_')}_"
+        found = os.environ if environ is None else environ
+        told = {key.removeprefix(prefix).lower(): value for key, value in found.items() if key.startswith(prefix)}
+        return {**self.tables.get(plugin, {}), **told}
+
+    def shown(self, plugin: str) -> dict[str, Any]:
+        """The same for people to read: values whose keys sound like secrets are not in it."""
+        return {k: "(set, not shown)" if _SECRET.search(k.lower()) else v for k, v in self.table(plugin).items()}
 
     def matches(self, key: str, *names: str) -> str | None:
         """The first pattern of `allow` or `deny` that one of the names matches."""
@@ -44,7 +63,8 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Read the user's `crosstask/config.toml`, the `[tool.crosstask]` of the nearest pyproject.toml, the environment.
 
-    The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (globs, with commas), CROSSTASK_PREFER (name=distribution).
+    The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (globs, with commas), CROSSTASK_PREFER (name=distribution),
+    CROSSTASK_PLUGINS_DIR (folders, with commas). A folder in a file is relative to that file.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -56,7 +76,10 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
     ]:
         if path is not None and path.is_file():
             for key, value in _read(path, table).items():
-                values[key], origins[key] = value, str(path)
+                if key == "tables":
+                    values[key] = {**values.get(key, {}), **value}
+                else:
+                    values[key], origins[key] = value, str(path)
     for key in _KEYS:
         variable = f"CROSSTASK_{key.upper()}"
         if text := environ.get(variable):
@@ -86,8 +109,12 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
         raise OptionError(f"{path}: cannot be read: {error}") from None
     for key in table:
         found = found.get(key, {})
-    checked = {}
+    checked: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for key, value in found.items():
+        if key not in _KEYS and isinstance(value, dict):
+            tables[key] = value  # what a plugin of that name is told
+            continue
         if key not in _KEYS:
             raise OptionError(f"{path}: unknown setting {key!r}{nearest(key, _KEYS)}")
         kind = dict if key == "prefer" else list
@@ -96,4 +123,6 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
             wanted = "a table of strings" if kind is dict else "a list of strings"
             raise OptionError(f"{path}: {key} must be {wanted}, got {value!r}")
         checked[key] = value if kind is dict else tuple(value)
-    return checked
+        if key == "plugins_dir":
+            checked[key] = tuple(str(path.parent / Path(item).expanduser()) for item in value)
+    return {**checked, "tables": tables} if tables else checked

@@ -2,7 +2,7 @@
 
 import threading
 
-from crosstask.context import Job
+from crosstask.components import Job
 from crosstask.testing import conformance
 from crosstask_example_executor import ExampleExecutor
 

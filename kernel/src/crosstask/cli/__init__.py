@@ -1,35 +1,89 @@
-"""The command `crosstask`. One file per command; a command's module is imported when the command is used."""
+"""The command `crosstask`. One file per command; a command's module is imported when the command is used.
+
+Commands of plugins (extension point `command`) stand beside the kernel's: `--help` reads their manifests only.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Any
 
 import click
 
 from crosstask.cli.lazy import LazyGroup
+from crosstask.manifest import COMMAND, RESERVED
 
 _COMMANDS = {
-    "curriculum": "Plan a curriculum for a target task.",
-    "demo": "Run the demo: discovery to joint training on real digits, with a report.",
-    "discover": "Find out which tasks help which, and write the transfer graph.",
     "plugins": "List and inspect the installed plugins.",
     "recipe": "List recipes, or show one with the origin of each value.",
     "report": "Write the HTML report of a run again.",
-    "run": "Run a recipe from discovery to joint training.",
-    "synthesize": "Make a model for an unseen task without training it.",
-    "transfer": "Measure the transfer from one task to another.",
+    "run": "Run a recipe: its stages in order, with a report.",
+    "stage": "Run one stage on a recipe's tasks.",
 }
+assert set(_COMMANDS) == set(RESERVED[COMMAND])
 
 
-@click.group(cls=LazyGroup, package=__name__, table=_COMMANDS)
+class RootGroup(LazyGroup):
+    """The kernel's commands, and those of plugins; the latter never replace one of the former."""
+
+    def others(self) -> dict[str, str]:
+        """Commands of plugins with their summaries, by their manifests."""
+        from crosstask.registry import Registry  # deferred: the kernel's own commands need no listing
+
+        registry = Registry.installed()
+        return {name: registry.find(COMMAND, name)[1].summary for name in registry.names(COMMAND)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({**self.table, **self.others()})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in self.table:
+            return super().get_command(ctx, name)
+        from crosstask.errors import UnknownComponentError, nearest
+        from crosstask.registry import Registry
+
+        registry = Registry.installed()
+        try:
+            command: click.Command = registry.load_offer(registry.find(COMMAND, name)[1])
+        except UnknownComponentError as error:
+            hint = str(error) if "pip install" in str(error) else ""
+            ctx.fail(hint or f"no command {name!r}{nearest(name, self.list_commands(ctx))}")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_commands(ctx, formatter)
+        if others := self.others():
+            with formatter.section("Commands of plugins"):
+                formatter.write_dl(sorted(others.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        command = self.get_command(ctx, args[0])
+        return args[0], command, args[1:]
+
+
+@click.group(cls=RootGroup, package=__name__, table=_COMMANDS)
 @click.version_option(package_name="crosstask-kernel", prog_name="crosstask")
 @click.option("--verbose", is_flag=True, help="Log what happens inside to standard error.")
-def cli(verbose: bool) -> None:
+@click.option(
+    "--plugins-dir",
+    "folders",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="Folder of one-off plugins, each a NAME.py with a PLUGIN.",
+)
+def cli(verbose: bool, folders: tuple[str, ...]) -> None:
     """Find out which tasks help which others to learn, and use it."""
+    if folders:  # in the environment: worker processes read the same settings
+        known = [os.environ[_FOLDERS]] if os.environ.get(_FOLDERS) else []
+        os.environ[_FOLDERS] = ",".join([*known, *(os.path.abspath(folder) for folder in folders)])  # noqa: PTH100
     if verbose:
         import structlog
 
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+_FOLDERS = "CROSSTASK_PLUGINS_DIR"
 
 
 def main() -> None:

@@ -10,20 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from crosstask.options import component, state
 from crosstask.points.observer import Observer
 
-_TITLES = {
-    "train": "Training each task",
-    "probe": "Measuring transfer",
-    "curriculum": "Training the curriculum",
-    "synthesis": "Synthesising",
-    "multitask": "Training together",
-    "distillation": "Distilling",
-    "explain": "Why it transferred",
-    "few_shot": "Learning to learn",
-    "continual": "Learning in sequence",
-    "search": "Searching",
-}
-
-
 @component
 class Bars(Observer):
     """One bar per stage of a run, on standard error."""
@@ -45,7 +31,7 @@ class Bars(Observer):
 
     def stage_started(self, stage: str, total: int | None) -> None:
         if total != 0:
-            title = _TITLES.get(stage, stage.capitalize())
+            title = stage.replace("_", " ").capitalize()
             self._bars[stage] = self._started().add_task(f"{title:<24}", total=total, detail="")
 
     def stage_progress(self, stage: str, detail: str) -> None:

@@ -29,24 +29,34 @@ class Wanted:
     store: str | None
     device: str
     as_json: bool
+    trace: bool
+
+    @property
+    def tracer(self) -> Callable[[object], None] | None:
+        """What is told of every call of a hook, with --trace."""
+        return (lambda call: click.echo(str(call), err=True)) if self.trace else None
 
     @contextlib.contextmanager
-    def engine(self, reference: str) -> Iterator[tuple[TransferEngine, Recipe]]:
-        """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted."""
+    def engine(self, reference: str | None, stage: str = "") -> Iterator[tuple[TransferEngine, Recipe]]:
+        """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted. With `stage` the recipe has a
+        table of that name, an empty one if it had none.
+        """
         from crosstask.job import check_components, check_requirements, engine_for, load_portfolio
+        from crosstask.manifest import RECIPE
         from crosstask.recipe import load_recipe
         from crosstask.registry import Registry
         from crosstask.store import open_store
 
         registry = Registry.installed()
-        recipe = load_recipe(reference, registry, self.overrides).recipe
+        named = reference or registry.default(RECIPE)
+        recipe = load_recipe(named, registry, self.overrides, stage).recipe
         registry = registry.preferring(recipe.prefer)
         check_requirements(recipe, registry)
         check_components(recipe, registry)
         opened = open_store(self.store or str(self.out / "store.db"), registry=registry)
         with (
             progress(self.as_json) as observers,
-            engine_for(recipe, registry, opened, self.device, observers) as engine,
+            engine_for(recipe, registry, opened, self.device, observers, trace=self.tracer) as engine,
         ):
             engine.register(load_portfolio(recipe, engine))
             yield engine, recipe
@@ -57,13 +67,19 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def gathered(
-        out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool, **others: Any
+        out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool, trace: bool, **others: Any
     ) -> None:
-        function(wanted=Wanted(out, overrides, store, device, as_json), **others)
+        function(wanted=Wanted(out, overrides, store, device, as_json, trace), **others)
 
     decorated: Callable[..., None] = gathered
     for decorate in (
         json_option,
+        click.option(
+            "--trace",
+            is_flag=True,
+            envvar="CROSSTASK_TRACE",
+            help="Print every call of a hook: component, distribution, time, kind of answer.",
+        ),
         click.option("--device", default="cpu", show_default=True, help="torch device to train on."),
         click.option("--store", help="Store: a path or any SQLAlchemy URL. [default: store.db in --out]"),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
@@ -84,9 +100,7 @@ def task_options(function: Callable[..., None]) -> Callable[..., None]:
     with_recipe = click.option(
         "--recipe",
         "reference",
-        default="demo",
-        show_default=True,
-        help="Recipe file or name: tasks, model, budgets.",
+        help="Recipe file or name: tasks, model, budgets.  [default: the one that a plugin marks]",
     )
     return with_recipe(run_options(function))
 

@@ -16,10 +16,12 @@ def command(folder: Path, as_json: bool) -> None:
     """Write report.html of the run in FOLDER again, from its run.json and graph.json."""
     from crosstask.graph import TransferGraph
     from crosstask.job import load_run
+    from crosstask.registry import Registry
     from crosstask.report import write_report
 
     record = load_run(folder)
-    path = write_report(record, TransferGraph.load(folder / "graph.json"), folder / "report.html")
+    graph = TransferGraph.load(folder / "graph.json")
+    path = write_report(record, graph, folder / "report.html", Registry.installed())
     if as_json:
         emit_json({"report": str(path), "run": record.run_id, "status": record.status})
     else:

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("reference", metavar="RECIPE", required=False)
 @click.option("--resume", is_flag=True, help="Continue the run that was started in --out; its recipe if none is given.")
+@click.option(
+    "--frozen",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Refuse to run with other plugins or versions than this file names (see `plugins freeze`).",
+)
 @run_options
-def command(reference: str | None, resume: bool, wanted: Wanted) -> None:
+def command(reference: str | None, resume: bool, frozen: Path | None, wanted: Wanted) -> None:
     """Run RECIPE, a TOML file or the name of an installed recipe, and write everything it finds to --out."""
-    execute(reference, resume, wanted)
+    execute(reference, resume, wanted, frozen)
 
 
-def execute(reference: str | None, resume: bool, wanted: Wanted) -> None:
+def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | None = None) -> None:
     """Run a recipe and print its summary."""
     if reference is None and not resume:
         raise click.UsageError("a RECIPE is needed, or --resume to continue the run in --out")
@@ -41,6 +46,8 @@ def execute(reference: str | None, resume: bool, wanted: Wanted) -> None:
             resume=resume,
             device=wanted.device,
             observers=observers,
+            trace=wanted.tracer,
+            frozen=frozen,
         )
     if wanted.as_json:
         emit_json(record)
@@ -55,4 +62,5 @@ def _show(record: RunRecord, out: Path) -> None:
     for name, value in record.summary.items():
         table.add_row(name.replace("_", " "), shown(value))
     emit_table(table)
-    click.echo(f"report: {out / 'report.html'}   figures: {out / 'run.json'}   graph: {out / 'graph.json'}")
+    written = {"report": "report.html", "figures": "run.json", "graph": "graph.json"}
+    click.echo("   ".join(f"{what}: {out / name}" for what, name in written.items() if (out / name).exists()))

@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import torch
 
-from crosstask.context import Context, Job
+from crosstask.components import Context, Job
 from crosstask.errors import OptionError, RunError, StoreError
 from crosstask.graph import TransferGraph
 from crosstask.learning.metrics import confidence_interval

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
-from crosstask.context import Context, Job
+from crosstask.components import Context, Job
 from crosstask.errors import DataError, StoreError
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
@@ -24,8 +24,20 @@ from crosstask.options import structure, unstructure
 from crosstask.records import Budget, LearningCurve, TransferResult
 from crosstask.tasks import SPLITS, Portfolio, Task, TaskDescriptor, TensorData
 
-if TYPE_CHECKING:
-    from crosstask.points.transfer import Transfer
+
+class Learns(Protocol):
+    """What measuring a transfer asks of a transfer method."""
+
+    origin: str
+    context: Context
+
+    def options(self) -> dict[str, Any]: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History: ...
 
 
 def key_of(*parts: object) -> str:
@@ -33,10 +45,10 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256(json.dumps(unstructure(parts), sort_keys=True).encode()).hexdigest()[:32]
 
 
-def weights_digest(model: nn.Module) -> str:
+def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """Identity of a trained model: its weights, by name."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in (model.state_dict() if isinstance(model, nn.Module) else model).items():
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
@@ -124,7 +136,7 @@ def scratch(model: nn.Module, task: Task, budget: Budget, seed: int, split: str)
 
 
 def measure_transfer(
-    method: Transfer, source: Task, target: Task, budget: Budget, seeds: int, split: str
+    method: Learns, source: Task, target: Task, budget: Budget, seeds: int, split: str
 ) -> TransferResult:
     """`method` from `source.model` to `target` against scratch, once per seed; scratch runs are remembered."""
     context = method.context
@@ -186,7 +198,7 @@ def architecture(model: nn.Module) -> str:
 
 
 def transfer_scores(
-    method: Transfer,
+    method: Learns,
     model: nn.Module,
     target: Task,
     budget: Budget,
@@ -211,7 +223,7 @@ def transfer_scores(
 
 
 def summarise(
-    method: Transfer,
+    method: Learns,
     source: str,
     target: Task,
     budget: Budget,

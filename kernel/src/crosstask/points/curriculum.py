@@ -10,7 +10,7 @@ import networkx as nx
 from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.records import Curriculum, StageResult
+from crosstask.records import Curriculum, CurriculumStep
 from crosstask.tasks import Portfolio
 
 
@@ -66,7 +66,7 @@ class CurriculumPlanner(Component):
         )
 
     @hook(first=True)
-    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
-        """The task to train next, given the stages finished so far; None when the curriculum is done."""
-        done = {stage.task_id for stage in history}
+    def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
+        """The task to train next, given the steps finished so far; None when the curriculum is done."""
+        done = {step.task_id for step in history}
         return next((t for t in curriculum.task_sequence if t not in done), None)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Any, ClassVar
 
 from crosstask.components import Component, hook
-from crosstask.context import Job
+from crosstask.components import Job
 
 
 class Executor(Component):

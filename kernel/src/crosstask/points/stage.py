@@ -8,26 +8,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import attrs
 
-from crosstask.components import Component, hook
-from crosstask.parts import Choice
+from crosstask.components import Component, Context, hook
 from crosstask.records import Budget
 
 if TYPE_CHECKING:
-    import enum
-
     import torch
     from torch import nn
 
     from crosstask.graph import TransferGraph
     from crosstask.learning.models import ModelSpec
     from crosstask.points.distillation import Distilled
+    from crosstask.points.transfer import Transfer
     from crosstask.records import Curriculum, CurriculumResult, TransferResult
     from crosstask.registry import Registry
-    from crosstask.run import Run
     from crosstask.tasks import Portfolio, Task
-
-    Strategy = str | enum.Enum | Component | None
-    """A component: by name, by a member of a strategy enum, or an object; None: the default of its point."""
 
 
 @attrs.frozen
@@ -63,12 +57,10 @@ class Engine(ABC):
     """What each task's own model may spend (the recipe's `train`)."""
     budget: Budget
     """What a transfer into a target may spend (the recipe's `budget`)."""
-    transfer: Choice
-    """The transfer method of the recipe."""
     seed: int
     seeds: int
     """Repeats of what is given with a confidence interval."""
-    run: Run
+    run: Context
     """The context of all components: seeds, jobs, remembered results, lifecycle hooks. Also `Stage.context`."""
     registry: Registry
 
@@ -76,6 +68,10 @@ class Engine(ABC):
     @abstractmethod
     def discoverers(self) -> Sequence[Component]:
         """The discoverers of this engine, in order."""
+
+    @abstractmethod
+    def method(self, strategy: Any = None) -> Transfer:
+        """A transfer method; by default that of the recipe (of the engine)."""
 
     @abstractmethod
     def component(self, kind: type[Any], point: str, strategy: Any, options: Mapping[str, Any] | None = None) -> Any:
@@ -119,6 +115,10 @@ class Engine(ABC):
         """A model for an unseen task, made from the others without its labels."""
 
     @abstractmethod
+    def fingerprint(self) -> list[Any]:
+        """What determines the results of a stage besides its options: tasks, given models, graph, budgets, seed."""
+
+    @abstractmethod
     def run_stage(self, name: str, **options: Any) -> Outcome:
         """Run one stage by name; its options as keyword arguments."""
 
@@ -146,6 +146,9 @@ class Stage(Component):
 
     needs_models: ClassVar[bool] = False
     """Whether the tasks' own models are trained first."""
+
+    before: tuple[str, ...] | None = None
+    """In a recipe: the kinds of the stages that run before this one. None where the stage is run alone."""
 
     keeps: ClassVar[bool] = True
     """Whether a finished stage is taken from the store in a resumed run. False for one that changes the engine (its

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from crosstask.components import Component, hook
-from crosstask.context import Remembered
+from crosstask.components import Remembered
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-KINDS = ("tasks", "models", "transfers", "curricula", "knowledge", "runs", "features", "trials")
-"""The tables of a store: task registry, trained models, transfer history, curriculum library, knowledge, runs, the
-features that a model has of a task's data (a cache: what is in it can be computed again), and trials of searches."""
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+def check_kind(kind: str) -> str:
+    """The kind, which is any short name of lower-case letters, digits and underscores. StoreError if it is none.
+
+    The kernel keeps `tasks` (registered), `models` (trained), `transfers`, `curricula`, `knowledge`, `stages` (finished)
+    and `runs`; plugins choose further ones, such as `features` of a model or `trials` of a search.
+    """
+    if not isinstance(kind, str) or not _KIND.fullmatch(kind):
+        raise StoreError(f"a kind is a short name of lower-case letters, digits and underscores, got {kind!r}")
+    return kind
 
 
 class Store(ABC):
-    """Finished work by (kind, key). Safe to use from several processes and threads at once."""
+    """Finished work by (kind, key); a kind is any name that `check_kind` accepts. Safe to use from several processes and
+    threads at once.
+    """
 
     @abstractmethod
     def get(self, kind: str, key: str) -> Remembered | None:

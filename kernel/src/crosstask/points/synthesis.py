@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from crosstask.components import Component, hook
 from crosstask.graph import TransferGraph
+from crosstask.records import Interval
 from crosstask.tasks import Task, TaskDescriptor
 
 if TYPE_CHECKING:
@@ -29,3 +31,13 @@ class Synthesizer(Component):
         `sources` carry trained models; `inputs` [N, …] are unlabelled and may be None. The module's attribute
         `provenance` is a `crosstask.Provenance`. DataError if no source fits, with what is missing.
         """
+
+    def expect(
+        self, make: Callable[..., nn.Module], model: nn.Module, new_task: TaskDescriptor, sources: list[Task],
+        graph: TransferGraph, inputs: torch.Tensor | None,
+    ) -> tuple[Interval, str] | None:  # fmt: skip
+        """What `model`, which `synthesize` has made, can be expected to score, with a 95 % interval, and in a sentence how
+        that was found. `make(descriptor, sources, graph, inputs)` synthesises for another task through the run. None:
+        nothing can be said.
+        """
+        return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.learning.training import History
+from crosstask.learning.transferring import measure_transfer
 from crosstask.records import Budget, TransferResult
 from crosstask.tasks import Task
 
@@ -36,8 +37,6 @@ class Transfer(Component):
         """Transfer from `source.model` to `target`, `seeds` times, judged on `split`. DataError if the source has no
         trained model.
         """
-        from crosstask.learning.transferring import measure_transfer
-
         if source.model is None:
             raise DataError(f"task {source.task_id!r} has no trained model to transfer from; train it first")
         return measure_transfer(self, source, target, budget, seeds, split)

@@ -1,50 +1,54 @@
 """The report of a run: one HTML file that needs nothing else, neither network nor server.
 
-Each section has a file with one function `render(record, graph) -> str`; `page` holds what they share as text,
-`figures` what they share as plots.
+Its sections come from the stages that ran (`Stage.sections`); this is the frame: who the run is, and what it was told.
+For authors of sections: `page` has what is text, `figures` what are plots, `graph_view` the transfer graph.
 """
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from crosstask.records import Unread
 
 if TYPE_CHECKING:
     from crosstask.graph import TransferGraph
     from crosstask.records import RunRecord
+    from crosstask.registry import Registry
 
 
-def write_report(record: RunRecord, graph: TransferGraph, path: Path) -> Path:
-    """Write the report to `path` and return it. What the run did not do is said in a sentence."""
+def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: Registry) -> Path:
+    """Write the report to `path` and return it. What did not run has no heading; a result that cannot be shown (its
+    plugin is missing, or fails) is said in a sentence, and stops nothing.
+    """
     # deferred: plotly is slow to import, and a command that only reads the path of a report must not pay for it
-    from crosstask.report import (
-        attribution,
-        continual,
-        curriculum,
-        curves,
-        distillation,
-        few_shot,
-        graph_view,
-        header,
-        matrix,
-        multitask,
-        page,
-        recipe,
-        search,
-        synthesis,
-    )
+    from crosstask.report import header, page, recipe
 
-    found = {
-        distillation: record.knowledge, few_shot: record.few_shot, continual: record.continual, search: record.search,
-    }  # fmt: skip
-    more = [module for module, result in found.items() if result is not None]
-    # A run of one of these alone has no graph, and need not say so in six sections.
-    whole = record.discovery or record.curriculum or record.synthesis or record.multitask or not more
-    explained = [attribution] if record.attributions else []
-    main = [graph_view, matrix, curriculum, curves, *explained, multitask, synthesis] if whole else []
-    sections = [header, *main, *more, recipe]
-    text = page.document(record.name, [(module.TITLE, module.render(record, graph)) for module in sections])
+    sections = [(header.TITLE, header.render(record, graph))]
+    for name in record.results:
+        sections += _sections(record, name, graph, registry)
+    sections.append((recipe.TITLE, recipe.render(record, graph)))
+    text = page.document(record.name, sections)
     # newline="": the page carries hashes of its scripts, so no byte of them may be translated
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     return Path(path)
+
+
+def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Registry) -> list[tuple[str, str]]:
+    from crosstask.report import page  # deferred, as above
+
+    result: Any = record.result(name, registry)
+    suffix = "" if record.stage_of(name) == name else f": {name}"
+    title = page.words(record.stage_of(name)).capitalize()
+    if isinstance(result, Unread):
+        return [(title + suffix, page.note(page.escape(f"This result cannot be shown: {result.reason}")))]
+    stage = registry.component_class("stage", record.stage_of(name))
+    try:
+        found = stage.sections(result, graph)  # type: ignore[attr-defined]
+        return [(section.title + suffix, section.html) for section in found]
+    except Exception as error:  # foreign code: its failure must not take the report with it
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        told = f"This section failed: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        return [(title + suffix, page.note(page.escape(told)))]

@@ -9,16 +9,16 @@ import networkx as nx
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph
-from crosstask.records import RunRecord
 from crosstask.report.figures import dropdown, figure, legend, plot, view
 from crosstask.report.page import color, details, escape, interval, note, number, short, table, words
 
-TITLE = "Transfer graph"
 _POINTS = 9  # of the curve of an edge
 _MIDDLE = slice(3, 6)
+Places = dict[str, tuple[float, float]]
 
 
-def render(record: RunRecord, graph: TransferGraph) -> str:
+def render(graph: TransferGraph, seed: int = 0) -> str:
+    """The graph as HTML. `seed` decides where its tasks are drawn."""
     edges = list(graph.edges())
     if not edges:
         return note("No relation between tasks has been discovered yet, so there is no graph to draw.")
@@ -40,8 +40,9 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
     choices = {"": ("all tasks", ""), **{str(n): (task, "") for n, task in enumerate(tasks)}}
     focus = dropdown("focus", "Edges of", choices)
     controls = f'<div class="controls">{slider}{focus}<output aria-live="polite"></output></div>'
+    at = _positions(graph, seed)
     made = figure(
-        [*_edge_traces(record, graph, edges), _task_trace(record, graph)],
+        [*_edge_traces(graph, edges, at), _task_trace(graph, at)],
         xaxis={"visible": False, "range": [-1.04, 1.04]},
         yaxis={"visible": False, "range": [-1.08, 1.16]},
         margin={"l": 52, "r": 52, "t": 0, "b": 0},
@@ -61,7 +62,7 @@ def _threshold(edges: list[TransferEdge], tasks: int) -> float:
     return 0.0 if len(ranked) <= 3 * tasks else math.ceil(ranked[3 * tasks] * 100) / 100
 
 
-def _positions(record: RunRecord, graph: TransferGraph) -> dict[str, tuple[float, float]]:
+def _positions(graph: TransferGraph, seed: int) -> Places:
     """Tasks that help one another lie near one another; spread so that they fill the square from -1 to 1."""
     pull = nx.Graph()
     pull.add_nodes_from(graph.task_ids)
@@ -70,7 +71,7 @@ def _positions(record: RunRecord, graph: TransferGraph) -> dict[str, tuple[float
         strength = max(0.0, edge.transfer_coefficient) ** 4 + 0.01
         known = pull.get_edge_data(edge.source, edge.target, {"weight": 0.0})["weight"]
         pull.add_edge(edge.source, edge.target, weight=known + strength)
-    spring = nx.spring_layout(pull, weight="weight", seed=record.seed, iterations=300, k=2.2 / math.sqrt(len(pull)))
+    spring = nx.spring_layout(pull, weight="weight", seed=seed, iterations=300, k=2.2 / math.sqrt(len(pull)))
     spread: list[list[float]] = []
     for axis in (0, 1):
         values = [float(spring[task][axis]) for task in graph.task_ids]
@@ -82,9 +83,8 @@ def _positions(record: RunRecord, graph: TransferGraph) -> dict[str, tuple[float
     return {task: (x, y) for task, x, y in zip(graph.task_ids, *spread, strict=True)}
 
 
-def _edge_traces(record: RunRecord, graph: TransferGraph, edges: list[TransferEdge]) -> list[go.Scatter]:
+def _edge_traces(graph: TransferGraph, edges: list[TransferEdge], at: Places) -> list[go.Scatter]:
     """One trace for all edges that look alike: a line's width and dash belong to its trace."""
-    at = _positions(record, graph)
     index = {task: n for n, task in enumerate(graph.task_ids)}
     alike: dict[tuple[int, bool, RelationType], list[TransferEdge]] = {}
     for edge in edges:
@@ -169,10 +169,8 @@ def describe(graph: TransferGraph, edge: TransferEdge) -> str:
     return "<br>".join(lines)
 
 
-def _task_trace(record: RunRecord, graph: TransferGraph) -> go.Scatter:
-    at = _positions(record, graph)
+def _task_trace(graph: TransferGraph, at: Places) -> go.Scatter:
     given = graph.centrality()
-    goal = record.curriculum.curriculum.target if record.curriculum else None
     most = max(given.values()) or 1.0
     texts = []
     for task in graph.task_ids:
@@ -181,7 +179,7 @@ def _task_trace(record: RunRecord, graph: TransferGraph) -> go.Scatter:
             f"{short(e.source)} {number(e.transfer_coefficient, signed=True)}" for e in graph.best_sources(task, 3)
         ]
         lines = [
-            f"<b>{short(known.task_name, 40)}</b>" + (" (the curriculum's target)" if task == goal else ""),
+            f"<b>{short(known.task_name, 40)}</b>",
             f"{escape(words(known.task_type))}, domain {escape(known.domain)}",
             f"skills: {escape(', '.join(known.required_skills)) or '–'}",
             f"training samples: {number(known.sample_count)}",
@@ -199,7 +197,6 @@ def _task_trace(record: RunRecord, graph: TransferGraph) -> go.Scatter:
         textfont={"size": 12, "color": color("ink")},
         marker={
             "size": [13 + 13 * given[task] / most for task in graph.task_ids],
-            "symbol": ["diamond" if task == goal else "circle" for task in graph.task_ids],
             "color": color("ink"),
             "line": {"width": 2, "color": color("paper")},
             "opacity": 1,

@@ -8,7 +8,7 @@ from typing import Any
 from crosstask.graph import TransferGraph
 from crosstask.options import unstructure
 from crosstask.records import RunRecord
-from crosstask.report.page import details, escape, note
+from crosstask.report.page import details, escape, note, words
 
 TITLE = "Recipe"
 
@@ -16,18 +16,12 @@ TITLE = "Recipe"
 def render(record: RunRecord, graph: TransferGraph) -> str:
     parts: dict[str, Any] = {
         "Recipe": record.recipe,
-        "Discovery": record.discovery,
-        "Curriculum options": record.curriculum and record.curriculum.options,
-        "Multi-task options": record.multitask and record.multitask.options,
-        "Synthesis options": record.synthesis and record.synthesis.options,
-        "Distillation options": record.knowledge and record.knowledge.options,
-        "Few-shot options": record.few_shot and record.few_shot.options,
-        "Continual options": record.continual and record.continual.options,
-        "Search space": record.search and record.search.space,
-        "Search options": record.search and record.search.options,
         "Graph metrics": graph.metrics() if graph.task_ids else None,
         "Versions": record.versions,
     }
+    for name, result in record.results.items():  # what a stage says of its own options
+        if isinstance(result, dict) and result.get("options"):
+            parts[f"Options of {words(name)}"] = result["options"]
     shown = "".join(
         details(name, f"<pre>{escape(json.dumps(unstructure(part), indent=2, ensure_ascii=False))}</pre>")
         for name, part in parts.items()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crosstask.points.store import KINDS, Store
+from crosstask.points.store import Store
 
 if TYPE_CHECKING:
     from crosstask.registry import Registry
 
-__all__ = ["KINDS", "Store", "open_store"]
+__all__ = ["Store", "open_store"]
 
 
 def open_store(url: str, weights: Path | None = None, registry: Registry | None = None) -> Store:

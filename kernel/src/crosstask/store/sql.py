@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from crosstask.context import Remembered
-from crosstask.errors import StoreError, nearest
+from crosstask.components import Remembered
+from crosstask.errors import StoreError
 from crosstask.options import component
-from crosstask.points.store import KINDS, Store, StoreOpener
+from crosstask.points.store import Store, StoreOpener, check_kind
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,15 @@ _MEMORY = (None, "", ":memory:")
 
 _metadata = sa.MetaData()
 _about = sa.Table("crosstask", _metadata, sa.Column("version", sa.Integer, primary_key=True))
-_tables = {
-    kind: sa.Table(
-        f"crosstask_{kind}",
-        _metadata,
+_PREFIX = "crosstask_"
+
+
+@functools.cache
+def _table_of(kind: str) -> sa.Table:
+    """The table of a kind: it is made when something of that kind is first asked for."""
+    return sa.Table(
+        _PREFIX + check_kind(kind),
+        sa.MetaData(),
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
         sa.Column("key", sa.String(64), unique=True, nullable=False),
         sa.Column("run_id", sa.String(64), nullable=False, index=True),
@@ -38,8 +44,6 @@ _tables = {
         sa.Column("payload", sa.Text, nullable=False),
         sa.Column("weights", sa.String(80)),
     )
-    for kind in KINDS
-}
 
 
 @component
@@ -55,6 +59,7 @@ class SqlStore(Store):
 
     def __init__(self, url: str, weights: Path | None = None) -> None:
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._known: set[str] = set()
         try:
             parsed = sa.make_url(url if "://" in url else f"sqlite:///{url}")
             self._engine = sa.create_engine(parsed, **_engine_options(parsed))
@@ -81,13 +86,7 @@ class SqlStore(Store):
         return Path(str(url.database)).with_suffix(".weights")
 
     def _prepare(self) -> None:
-        with self._engine.begin() as connection:
-            # Two processes may open a new store at once: the loser of the race finds the tables there afterwards.
-            try:
-                _metadata.create_all(connection)
-            except sa.exc.DBAPIError:
-                if not sa.inspect(self._engine).has_table(_about.name):
-                    raise
+        self._create(_about)
         with self._engine.begin() as connection:
             connection.execute(self._insert(_about).values(version=SCHEMA_VERSION).on_conflict_do_nothing())
             version = connection.execute(sa.select(sa.func.max(_about.c.version))).scalar_one()
@@ -101,10 +100,29 @@ class SqlStore(Store):
         dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
         return dialect.insert(table)
 
+    def _create(self, table: sa.Table) -> None:
+        """Two processes may make a table at once: the loser of the race finds it there afterwards."""
+        try:
+            with self._engine.begin() as connection:
+                table.create(connection, checkfirst=True)
+        except sa.exc.DBAPIError:
+            if not sa.inspect(self._engine).has_table(table.name):
+                raise
+
     def _table(self, kind: str) -> sa.Table:
-        if kind not in _tables:
-            raise StoreError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
-        return _tables[kind]
+        table = _table_of(kind)
+        if kind not in self._known:
+            try:
+                self._create(table)
+            except sa.exc.SQLAlchemyError as error:
+                raise StoreError(f"cannot make a table in the store {self.url}: {_cause(error)}") from error
+            self._known.add(kind)
+        return table
+
+    def kinds(self) -> list[str]:
+        """Every kind of which the store has a table."""
+        names = sa.inspect(self._engine).get_table_names()
+        return sorted(name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
 
     def get(self, kind: str, key: str) -> Remembered | None:
         table = self._table(kind)
@@ -196,9 +214,9 @@ class SqlStore(Store):
         with self._engine.begin() as connection:
             name = connection.execute(sa.select(table.c.weights).where(table.c.key == key)).scalar()
             connection.execute(sa.delete(table).where(table.c.key == key))
+            others = map(_table_of, self.kinds())
             used = name and any(
-                connection.execute(sa.select(t.c.key).where(t.c.weights == name).limit(1)).first()
-                for t in _tables.values()
+                connection.execute(sa.select(t.c.key).where(t.c.weights == name).limit(1)).first() for t in others
             )
         if name and not used:
             (self.weights / name).unlink(missing_ok=True)

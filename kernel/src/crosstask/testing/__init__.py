@@ -24,6 +24,7 @@ _PUBLIC = {
     "conformance": "kit",
     "reference_registry": "references",
     "run_checks": "kit",
+    "blobs": "tasks",
     "small_graph": "tasks",
     "small_portfolio": "tasks",
     "small_task": "tasks",
@@ -39,4 +40,4 @@ __getattr__ = lazily(__name__, _PUBLIC)
 if TYPE_CHECKING:
     from crosstask.testing.kit import Check, CheckFailure, Kit, Outcome, checks_of, conformance, run_checks
     from crosstask.testing.references import reference_registry
-    from crosstask.testing.tasks import small_graph, small_portfolio, small_task, trained
+    from crosstask.testing.tasks import blobs, small_graph, small_portfolio, small_task, trained

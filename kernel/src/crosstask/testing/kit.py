@@ -1,7 +1,7 @@
 """The kit itself: what a check is, the checks of every contract, and how they are run with pytest or without.
 
-A contract's checks are the methods `check_…` of its `Kit` (one file each in `crosstask.testing.kits`). Every
-check makes its own component and inputs, so that they can run in any order, and says in its failure what was
+A contract's checks are the methods `check_…` of its `Kit`: whoever defines an extension point names one in its manifest
+(`Point(kit=…)`; those of the kernel's own points are in `crosstask.testing.kits`). Every check makes its own component and inputs, so that they can run in any order, and says in its failure what was
 expected. The order within a kit is from what is most basic on.
 """
 
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 import attrs
 import torch
 
-from crosstask.components import Component, hookimpl, hooks_of
+from crosstask.components import Component, hooks_of, wraps
 from crosstask.context import LocalContext
 from crosstask.errors import CrosstaskError, OptionError, PluginError, nearest
-from crosstask.manifest import POINTS, Plugin
+from crosstask.manifest import KERNEL_POINTS, Plugin
 from crosstask.options import build, describe, unstructure
 from crosstask.points.wrapper import Wrapper
-from crosstask.registry import Registry
+from crosstask.registry import Registry, load
 from crosstask.run import Run
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.manifests import LIMIT_SECONDS, find_manifest, import_manifest, import_manifest_apart
@@ -93,6 +93,7 @@ class Subject:
     portfolio: Callable[[], Portfolio] | None = None
     registry: Registry | None = None
     url: str | None = None
+    kit: type[Kit] | None = None
     wrappers: Callable[[], Sequence[Component]] = tuple
 
     @property
@@ -138,6 +139,8 @@ class Kit(ABC):
 
         registry = Registry()
         registry.register(PLUGIN)
+        if self.point not in _OWN:  # who brings the point
+            registry.records += [r for r in Registry.installed().records if r.plugin and r.plugin.points]
         if self.subject.manifest is not None:
             with contextlib.suppress(Exception):  # what is wrong with it is for the checks of the manifest to say
                 registry.register(import_manifest(self.subject.manifest))
@@ -208,7 +211,7 @@ class Kit(ABC):
 
     def check_signatures(self) -> None:
         """Every method of the contract that the class overrides takes the contract's parameters by their names."""
-        contract = contract_of(self.point)
+        contract = contract_of(self.subject.component)
         for name, own in vars(self.subject.component).items():
             spec = vars(contract).get(name)
             if not inspect.isfunction(own) or not inspect.isfunction(spec) or name.startswith("__"):
@@ -276,8 +279,9 @@ class Kit(ABC):
         heard: list[str] = []
         with self.run(component) as run:
             expect(component.context is run, f"{self.name}: its context is not the run it was added to")
-        wrapped = self.answer(wrappers=(_spy(self.point, heard),))
-        if hooks_of(contract_of(self.point)):
+        contract = contract_of(self.subject.component)
+        wrapped = self.answer(wrappers=(_spy(contract, heard),))
+        if hooks_of(contract):
             expect(heard, f"{self.name}: no wrapper heard a hook of it")
         found = difference(self.answer(), wrapped, "answer")
         expect(found is None, f"{self.name} answers otherwise under a wrapper that changes nothing: {found}")
@@ -413,11 +417,9 @@ def plain_state(state: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: copy(value, f"state {key!r}") for key, value in state.items()}
 
 
-def contract_of(point: str) -> type[Component]:
-    """The base class of an extension point."""
-    module, _, name = POINTS[point].partition(":")
-    contract: type[Component] = getattr(importlib.import_module(module), name)
-    return contract
+def contract_of(component: type[Component]) -> type[Component]:
+    """The contract that a component fulfils: the class that declares its point."""
+    return next(cls for cls in component.__mro__ if "point" in vars(cls))
 
 
 @contextlib.contextmanager
@@ -453,18 +455,18 @@ def _directly(component: Component) -> Call:
     return call
 
 
-def _spy(point: str, heard: list[str]) -> Wrapper:
-    """A wrapper of every hook of a point that notes it and passes the answer on."""
+def _spy(contract: type[Component], heard: list[str]) -> Wrapper:
+    """A wrapper of every hook of a contract that notes it and passes the answer on."""
 
     def listener(name: str) -> Any:
-        @hookimpl(wrapper=True)
+        @wraps(f"{contract.point}.{name}")
         def listen(self: object) -> Any:
             heard.append(name)
             return (yield)
 
         return listen
 
-    methods = {name: listener(name) for name in hooks_of(contract_of(point))}
+    methods = {name: listener(name) for name in hooks_of(contract)}
     made: Wrapper = type("Spy", (Wrapper,), methods)()
     return made
 
@@ -518,15 +520,36 @@ class Outcome:
 
 
 def kit_for(subject: Subject) -> Kit:
-    """The kit of the subject's contract. PluginError if it is not a component of a known extension point."""
+    """The kit of the subject's contract: as given, else the one that whoever defines the point names in a manifest.
+    PluginError if it is not a component of an extension point, or the point has no kit.
+    """
     point = getattr(subject.component, "point", None)
-    if not isinstance(subject.component, type) or not issubclass(subject.component, Component) or point not in POINTS:
-        raise PluginError(f"{subject.component!r} is not a component; derive it from a contract of crosstask.points")
-    if not issubclass(subject.component, contract_of(point)):
-        contract = contract_of(point).__name__
-        raise PluginError(f"{subject.component.__name__} says it is a {point!r} but does not derive from {contract}")
-    kit: type[Kit] = importlib.import_module(f"crosstask.testing.kits.{point}").KIT
+    if not isinstance(subject.component, type) or not issubclass(subject.component, Component) or point is None:
+        raise PluginError(f"{subject.component!r} is not a component; derive it from the contract of an extension point")
+    kit = subject.kit or _kit_of(point)
+    if not issubclass(subject.component, kit_contract := contract_of_point(point)):
+        raise PluginError(
+            f"{subject.component.__name__} says it is a {point!r} but does not derive from {kit_contract.__name__}"
+        )
     return kit(subject)
+
+
+def contract_of_point(point: str) -> type[Component]:
+    """The contract of an extension point of the kernel or of an installed plugin."""
+    return Registry().contract(point) if point in _OWN else Registry.installed().contract(point)
+
+
+def _kit_of(point: str) -> type[Kit]:
+    found = (Registry() if point in _OWN else Registry.installed()).point(point)
+    if not found.kit:
+        raise PluginError(f"extension point {point!r} has no conformance kit; give one with kit=…")
+    kit = load(found.kit, f"kit of extension point {point!r}")
+    if not (isinstance(kit, type) and issubclass(kit, Kit)):
+        raise PluginError(f"kit of extension point {point!r}: {found.kit} is not a crosstask.testing.kit.Kit")
+    return kit
+
+
+_OWN = frozenset(each.name for each in KERNEL_POINTS)
 
 
 def checks_of(
@@ -538,6 +561,7 @@ def checks_of(
     portfolio: Callable[[], Portfolio] | None = None,
     registry: Registry | None = None,
     url: str | None = None,
+    kit: type[Kit] | None = None,
 ) -> list[Check]:
     """Every check that applies to a component, most basic first. For the arguments see `conformance`."""
     subject = Subject(
@@ -548,17 +572,18 @@ def checks_of(
         portfolio=portfolio,
         registry=registry,
         url=url,
+        kit=kit,
     )
-    kit = kit_for(subject)
+    made = kit_for(subject)
     found = []
-    for name, function in _methods(type(kit)).items():
+    for name, function in _methods(type(made)).items():
         wanted = getattr(function, "capabilities", None)
         if wanted is not None and not set(wanted) & component.capabilities:
             continue
         if name == "check_agrees_with_twin" and twin is None:
             continue
         summary = (function.__doc__ or "").strip().splitlines()[0]
-        found.append(Check(name, summary, getattr(kit, name)))
+        found.append(Check(name, summary, getattr(made, name)))
     return found
 
 
@@ -623,6 +648,7 @@ def conformance(
     portfolio: Callable[[], Portfolio] | None = None,
     registry: Registry | None = None,
     url: str | None = None,
+    kit: type[Kit] | None = None,
 ) -> Any:
     """A pytest test function with one named case for each check of the component's contract:
 
@@ -632,7 +658,7 @@ def conformance(
     slow and obviously right reference that answers are compared with (see the contract's kit for how it is called).
     `manifest` is the import string of the `Plugin`, by default `<package>.plugin:PLUGIN`; `portfolio` makes the
     tasks to use instead of the kit's, `registry` is where the component finds others that it asks for by name.
-    `url`, for stores, may hold `{folder}`.
+    `url`, for stores, may hold `{folder}`. `kit` is the kit of an extension point that no installed plugin defines.
     """
     import pytest  # deferred: the kit works without it
 
@@ -644,6 +670,7 @@ def conformance(
         portfolio=portfolio,
         registry=registry,
         url=url,
+        kit=kit,
     )
     expected = announced(checks, expected_failures)
 

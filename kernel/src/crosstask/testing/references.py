@@ -6,74 +6,126 @@ Wrappers are checked around them, and tests of the kernel and of the kit itself 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Component, hookimpl
-from crosstask.context import Job, run_now
-from crosstask.errors import DataError, OptionError, RunError, nearest
+from crosstask.builtin import PLUGIN as KERNEL
+from crosstask.components import Component, Job, hookimpl, run_now
+from crosstask.errors import DataError, OptionError, RecipeError, RunError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
-from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.modules import seeded
-from crosstask.learning.spaces import SearchSpace
 from crosstask.learning.training import History, fit
-from crosstask.manifest import Extension, Plugin
-from crosstask.options import component, option, state
+from crosstask.manifest import API_VERSION, Extension, Plugin
+from crosstask.options import component, option, record, state
 from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.balancer import Balancer
-from crosstask.points.continual import ContinualStrategy
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.points.executor import Executor
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.points.observer import Observer
-from crosstask.points.sampler import Sampler
-from crosstask.points.search import Search
-from crosstask.points.sharing import MultiTaskModule, Sharing
 from crosstask.points.source import Source
+from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.points.store import Store, StoreOpener
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import Budget, MetaKnowledge, Provenance, Trial
+from crosstask.records import Budget, MetaKnowledge, Provenance
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
 from crosstask.tasks import Portfolio, Task, TaskDescriptor, TensorData
 from crosstask.testing.tasks import small_portfolio
 
 
-def _bias_of(layer: nn.Module) -> Tensor:
-    bias = layer._parameters["bias"]
-    assert bias is not None
-    return bias.detach()  # not layer.bias: another adapter may have changed what that gives
+class BiasHandle(AdapterHandle):
+    """b + shift, for the linear layers named: by a forward hook, or folded into the bias."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self.model = model
+        self.layers = {name: model.get_submodule(name) for name in names}
+        self.shifts = {name: nn.Parameter(torch.zeros_like(_bias_of(layer))) for name, layer in self.layers.items()}
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        for parameter in self.trained:
+            parameter.requires_grad_(False)
+        self.on, self.kept = True, dict[str, Tensor]()
+        for name, layer in self.layers.items():
+            owners = layer.__dict__.setdefault("_bias_handles", {})
+            if not owners:
+                layer.register_forward_hook(_add_shifts)
+            owners[id(self)] = self
+
+    def shift_of(self, layer: nn.Module) -> Tensor | None:
+        """What this handle adds to a layer's answer now."""
+        if not self.on or self.kept:
+            return None
+        return next(self.shifts[name] for name, own in self.layers.items() if own is layer)
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.shifts.values())
+
+    def enable(self) -> None:
+        self.on = True
+
+    def disable(self) -> None:
+        self.on = False
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: shift.detach().clone() for name, shift in self.shifts.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        wrong = set(state) ^ set(self.shifts)
+        wrong |= {name for name in set(state) & set(self.shifts) if state[name].shape != self.shifts[name].shape}
+        if wrong:
+            raise DataError(f"state does not fit: {', '.join(sorted(wrong))}")
+        with torch.no_grad():
+            for name, value in state.items():
+                self.shifts[name].copy_(value)
+
+    def detach(self) -> None:
+        self.unmerge()
+        for layer in self.layers.values():
+            layer._bias_handles.pop(id(self), None)  # type: ignore[operator, union-attr]
+        for parameter in self.trained:
+            parameter.requires_grad_(True)
+
+    def merge(self) -> None:
+        if not self.kept:
+            self.kept = {name: _bias_of(layer).clone() for name, layer in self.layers.items()}
+            with torch.no_grad():
+                for name, layer in self.layers.items():
+                    _bias_of(layer).add_(self.shifts[name])
+
+    def unmerge(self) -> None:
+        with torch.no_grad():
+            for name, bias in self.kept.items():
+                _bias_of(self.layers[name]).copy_(bias)
+        self.kept = {}
+
+    def absorb(self) -> None:
+        self.merge()
+        self.kept = {}
+        self.detach()
 
 
-class BiasShift(LayerAdapter):
-    """b + shift."""
+def _bias_of(layer: Any) -> Tensor:
+    bias: Tensor = layer.bias
+    return bias.detach()
 
-    weight_space = True
-    additive = True
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros_like(_bias_of(layer)))
-
-    def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
-        return value + self.shift if name == "bias" else value
-
-    def around(self, layer: nn.Module, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return inner(*args, **kwargs) + self.shift
+def _add_shifts(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    for handle in layer._bias_handles.values():  # type: ignore[operator, union-attr]
+        shift = handle.shift_of(layer)
+        output = output if shift is None else output + shift
+    return output
 
 
 @component
@@ -83,8 +135,18 @@ class ReferenceAdapter(Adapter):
     capabilities: ClassVar[frozenset[str]] = frozenset({"mergeable"})
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
-        names = match_targets(model, targets, lambda _, layer: isinstance(layer, nn.Linear), "linear layers")
-        return LayersHandle(model, {name: BiasShift(model.get_submodule(name)) for name in names})
+        linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        without = {name for t in targets if t.startswith("!") for name in _matching(t[1:], linear)}
+        wanted = [t for t in targets if not t.startswith("!")]
+        for target in wanted:
+            if not _matching(target, linear):
+                raise DataError(f"no linear layer matches {target!r}{nearest(target, linear)}")
+        named = {name for t in wanted for name in _matching(t, linear)} if wanted else set(linear)
+        return BiasHandle(model, [name for name in linear if name in named - without])
+
+
+def _matching(target: str, names: Sequence[str]) -> list[str]:
+    return [n for n in names if fnmatchcase(n, target) or f".{n}".endswith(f".{target}") or n.startswith(f"{target}.")]
 
 
 @component
@@ -98,27 +160,6 @@ class ReferenceBalancer(Balancer):
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         return torch.full_like(losses, self.scale / len(losses))
-
-
-@component
-class ReferenceContinual(ContinualStrategy):
-    """Pulls every weight to where the last task left it."""
-
-    capabilities: ClassVar[frozenset[str]] = frozenset({"task", "domain"})
-    unsuited: ClassVar[dict[str, str]] = {"class": "no loss compares classes of different tasks"}
-    strength: float = option(0.1, ge=0, help="half of it times the squared distance is added to the loss")
-    last: dict[str, Tensor] = state(factory=dict)
-
-    def penalty(self, model: ContinualModel, batch: Batch, outputs: Tensor) -> Tensor | None:
-        total = outputs.new_zeros(())
-        for name, weight in model.named_parameters():
-            if name in self.last:
-                old = self.last[name].to(weight)
-                total = total + (weight[: len(old)] - old).square().sum()  # a head may have grown
-        return self.strength / 2 * total
-
-    def task_ends(self, model: ContinualModel, task: Task) -> None:
-        self.last = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 @component
@@ -238,58 +279,45 @@ class ReferenceObserver(Observer):
 
 
 @component
-class ReferenceSampler(Sampler):
-    """One task at random."""
-
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
-        if not tasks:
-            raise DataError("no tasks to draw from")
-        return [tasks[int(torch.randint(len(tasks), (1,), generator=rng))]]
-
-
-class Heads(MultiTaskModule):
-    """A trunk and a linear head per task."""
-
-    def __init__(self, trunk: nn.Module, heads: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.trunk, self.heads = trunk, nn.ModuleDict(heads)
-
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        for task_id in inputs:
-            if task_id not in self.heads:
-                raise DataError(f"no head for task {task_id!r}{nearest(task_id, self.heads)}")
-        return {task_id: self.heads[task_id](self.trunk(batch)) for task_id, batch in inputs.items()}
-
-    def shared_parameters(self) -> Iterator[nn.Parameter]:
-        return self.trunk.parameters()
-
-    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
-        return self.heads[task_id].parameters()
-
-
-@component
-class ReferenceSharing(Sharing):
-    """One trunk, a head per task."""
-
-    def build(self, tasks: list[Task], trunk: nn.Module) -> MultiTaskModule:
-        if not tasks:
-            raise DataError("no tasks to build heads for")
-        heads = {}
-        weight = next(trunk.parameters())
-        for task in tasks:
-            with torch.no_grad(), seeded(self.context.seed_for("head", task.task_id)):
-                example = torch.zeros(2, *task.descriptor.input_shape).to(weight)
-                width = trunk(example).shape[1]
-                heads[task.task_id] = nn.Linear(width, task.descriptor.output_dim or 1).to(weight)
-        return Heads(trunk, heads)
-
-
-@component
 class ReferenceSource(Source):
     """The small tasks of the kit."""
 
     def load(self) -> Portfolio:
         return small_portfolio(models=False)
+
+
+@record
+class Counted:
+    """The result of the reference stage."""
+
+    tasks: int
+    seed: int = 0
+
+
+@component
+class ReferenceStage(Stage):
+    """Counts the tasks, and draws a number."""
+
+    Result: ClassVar[type] = Counted
+    provides: ClassVar[dict[str, Any]] = {"names": tuple[str, ...], "drawn": torch.Tensor}
+    at_least: int = option(1, ge=1, help="tasks that it needs")
+
+    def check(self, portfolio: Portfolio) -> None:
+        if len(portfolio) < self.at_least:
+            raise RecipeError(f"at least {self.at_least} tasks are needed, there are {len(portfolio)}")
+
+    def work(self, engine: Engine) -> Outcome:
+        drawn = torch.rand(2, generator=self.context.generator("count"))
+        names = tuple(task.task_id for task in engine.portfolio)
+        return Outcome(Counted(tasks=len(names), seed=engine.seed), {"names": names, "drawn": drawn})
+
+    @classmethod
+    def summary(cls, result: Counted) -> dict[str, Any]:
+        return {"counted": result.tasks}
+
+    @classmethod
+    def sections(cls, result: Counted, graph: TransferGraph) -> list[Section]:
+        return [Section("Counted", f"<p>{result.tasks} tasks</p>")]
 
 
 @component
@@ -338,17 +366,6 @@ class ReferenceTransfer(Transfer):
 
 
 @component
-class ReferenceSearch(Search):
-    """Random points that were not tried yet."""
-
-    capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
-
-    def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
-        rng = np.random.default_rng(self.context.seed_for("propose", len(trials)))
-        return space.fresh(rng, {space.key(trial.point) for trial in trials})
-
-
-@component
 class ReferenceWrapper(Wrapper):
     """Halves every coefficient."""
 
@@ -363,17 +380,14 @@ REFERENCES: dict[str, type[Component]] = {
     for cls in (
         ReferenceAdapter,
         ReferenceBalancer,
-        ReferenceContinual,
         ReferencePlanner,
         ReferenceDiscoverer,
         ReferenceDistiller,
         ReferenceExecutor,
         ReferenceMetaLearner,
         ReferenceObserver,
-        ReferenceSampler,
-        ReferenceSearch,
-        ReferenceSharing,
         ReferenceSource,
+        ReferenceStage,
         ReferenceStore,
         ReferenceSynthesizer,
         ReferenceTransfer,
@@ -382,16 +396,23 @@ REFERENCES: dict[str, type[Component]] = {
 }
 
 
-def reference_registry(**names: str) -> Registry:
-    """A registry with the reference components under `reference`, and under other names: `lp_ft="transfer"`.
+def reference_registry(*plugins: Plugin, **names: str) -> Registry:
+    """A registry with the reference components under `reference`, and under other names: `lp_ft="transfer"`; `plugins`
+    bring further points with reference components of their own.
 
     For checking a component that asks for others by name.
     """
     offers = [(point, "reference") for point in REFERENCES] + [(point, name) for name, point in names.items()]
     extensions = [
-        Extension(point, name, f"{__name__}:{REFERENCES[point].__name__}", summary="For checks.")
+        Extension(
+            point, name, f"{__name__}:{REFERENCES[point].__name__}", summary="For checks.",
+            default=name == "reference" and point != "recipe",
+        )
         for point, name in offers
-    ]
+    ]  # fmt: skip
     registry = Registry()
-    registry.register(Plugin("reference", extensions))
+    registry.register(KERNEL)
+    registry.register(Plugin("reference", extensions, api=API_VERSION))
+    for plugin in plugins:
+        registry.register(plugin)
     return registry

@@ -39,6 +39,23 @@ def two_moons(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return points[order], moon[order]
 
 
+def blobs(task_id: str, seed: int = 0, classes: int = 3, count: int = 120, **fields: object) -> Task:
+    """A classification task of Gaussian clusters in the plane, in three splits; `fields` are the descriptor's."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 3 * torch.randn(classes, 2, generator=generator)
+    labels = torch.arange(count) % classes
+    inputs = centres[labels] + 0.5 * torch.randn(count, 2, generator=generator)
+    half, quarter = count // 2, count // 4
+    names = tuple(f"{task_id}-{c}" for c in range(classes))
+    known = {"input_shape": (2,), "output_dim": classes, "classes": names, "sample_count": half, **fields}
+    return Task(
+        descriptor=TaskDescriptor(task_id=task_id, **known),  # type: ignore[arg-type]
+        train=(inputs[:half], labels[:half]),
+        validation=(inputs[half : half + quarter], labels[half : half + quarter]),
+        test=(inputs[half + quarter :], labels[half + quarter :]),
+    )
+
+
 def _labels(name: str, points: Tensor, moon: Tensor, seed: int) -> Tensor:
     right = (points[:, 0] > 0).long()
     if name == "halves":

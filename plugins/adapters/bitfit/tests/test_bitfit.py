@@ -6,12 +6,11 @@ import copy
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
+from crosstask_adapters import AdapterConfig, AdapterModel
+from crosstask_adapters.testing import accuracy, digits, learn, mlp
 from crosstask_bitfit import BitFit
 
 
@@ -38,30 +37,15 @@ def net() -> nn.Module:
     return Net().double()
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    data = load_digits()
-    return torch.tensor(data.data / 16), torch.tensor(data.target)
-
-
-def steps(model: nn.Module, parameters: list[nn.Parameter], count: int, faded: bool = False) -> None:
-    x, y = digits()
-    x = x / 3 + 2 / 3 if faded else x
-    optimizer = torch.optim.Adam(parameters, lr=0.02)
-    for step in range(count):
-        rows = torch.arange(step * 64, step * 64 + 64) % 1400
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-
-
 def test_it_is_the_training_of_the_biases() -> None:
     model, plain = net(), net()
     handle = BitFit().attach(model, [], torch.Generator())
     biases = [p for name, p in plain.named_parameters() if name.endswith("bias")]
     assert set(handle.parts) == {"conv", "norm", "attention", "attention.out_proj", "head"}
-    steps(model, handle.parameters(), 6)
-    steps(plain, biases, 6)
-    x, _ = digits()
+    x, y = digits()
+    x = x.double()
+    learn(model, handle.parameters(), x, y, rate=0.02, steps=6)
+    learn(plain, biases, x, y, rate=0.02, steps=6)
     torch.testing.assert_close(model(x[:50]), plain(x[:50]))
     handle.merge()
     for name, p in plain.named_parameters():
@@ -71,7 +55,7 @@ def test_it_is_the_training_of_the_biases() -> None:
 
 def test_it_is_small_and_starts_as_the_base() -> None:
     model = net()
-    x, _ = digits()
+    x = digits()[0].double()
     bare = model(x[:9])
     handle = BitFit().attach(model, ["!head"], torch.Generator())
     torch.testing.assert_close(model(x[:9]), bare)
@@ -86,20 +70,14 @@ def test_layers_without_a_bias_are_refused_by_name() -> None:
 
 
 def test_it_adapts_to_faded_digits() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).double()
-    steps(model, list(model.parameters()), 150)
+    model = mlp()
     x, y = digits()
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            return float((model(x[1400:] / 3 + 2 / 3).argmax(1) == y[1400:]).double().mean())
-
-    before = copy.deepcopy(model.state_dict())
-    without = accuracy()
+    faded = x / 3 + 2 / 3
+    learn(model, model.parameters(), x[:1400], y[:1400], rate=0.02, steps=150)
+    before, without = copy.deepcopy(model.state_dict()), accuracy(model, faded[1400:], y[1400:])
     handle = BitFit().attach(model, [], torch.Generator())
-    steps(model, handle.parameters(), 150, faded=True)
-    assert accuracy() > without + 0.4
+    learn(model, handle.parameters(), faded[:1400], y[:1400], rate=0.02, steps=150)
+    assert accuracy(model, faded[1400:], y[1400:]) > without + 0.4
     handle.detach()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 

@@ -10,35 +10,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError, OptionError
-from crosstask.learning.adapted_layers import LayersHandle
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import AdapterConfig, AdapterModel, LayersHandle
+from crosstask_adapters.testing import accuracy, digits, drawn, learn, mlp, seeded, stirred
 from crosstask_bottleneck_adapters import IA3, Bottleneck, Compacter, Multimodal
 from crosstask_bottleneck_adapters.compacter import kronecker_sum
 
 
 def attach(adapter: Adapter, model: nn.Module, *targets: str) -> LayersHandle:
     """On a model, with weights that do something."""
-    handle: Any = adapter.attach(model, list(targets), torch.Generator().manual_seed(0))
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for p in handle.parameters():
-            p.copy_(torch.randn_like(p))
-    return handle  # type: ignore[no-any-return]
-
-
-def drawn(model: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    model = model.double()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn_like(p))
-    return model
+    return stirred(adapter.attach(model, list(targets), seeded()))
 
 
 # --- bottleneck
@@ -313,29 +298,15 @@ def test_a_choice_for_each_sample(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "gain"), [("bottleneck", 0.3), ("compacter", 0.2), ("ia3", 0.06)])
 def test_it_learns_digits_seen_from_the_wrong_side_and_leaves_the_base_alone(kind: str, gain: float) -> None:
-    data = load_digits()
-    x, y = torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+    x, y = digits()
     flipped = x.view(-1, 8, 8).flip(1).reshape(-1, 64)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-
-    def train(parameters: Any, inputs: Tensor, rate: float) -> None:
-        optimizer = torch.optim.Adam(parameters, lr=rate)
-        for step in range(150):
-            rows = torch.arange(step * 64, step * 64 + 64) % 1400
-            optimizer.zero_grad()
-            functional.cross_entropy(model(inputs[rows]), y[rows]).backward()
-            optimizer.step()
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            return float((model(flipped[1400:]).argmax(1) == y[1400:]).float().mean())
-
-    train(model.parameters(), x, 3e-3)
-    before, without = copy.deepcopy(model.state_dict()), accuracy()
+    model = mlp()
+    learn(model, model.parameters(), x[:1400], y[:1400], rate=3e-3, steps=150)
+    before, without = copy.deepcopy(model.state_dict()), accuracy(model, flipped[1400:], y[1400:])
     made = {"bottleneck": Bottleneck, "compacter": Compacter, "ia3": IA3}[kind](**EACH[kind])
-    handle = made.attach(model, ["0", "2"], torch.Generator().manual_seed(0))
-    train(handle.parameters(), flipped, 1e-2)
-    assert accuracy() > without + gain  # in that order they have 2192, 440 and 128 weights
+    handle = made.attach(model, ["0", "2"], seeded())
+    learn(model, handle.parameters(), flipped[:1400], y[:1400], rate=1e-2, steps=150)
+    # in that order they have 2192, 440 and 128 weights
+    assert accuracy(model, flipped[1400:], y[1400:]) > without + gain
     handle.detach()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -10,38 +10,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError, OptionError
-from crosstask.learning.adapted_layers import LayersHandle
+from crosstask_adapters import LayersHandle
+from crosstask_adapters.testing import accuracy, digits, drawn, learn, mlp, seeded
+from crosstask_adapters.testing import stirred as stir
 from crosstask_lora import LoRA
 
 DOUBLE = torch.float64
 
 
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def adapt(model: nn.Module, *targets: str, seed: int = 0, stirred: bool = True, **options: Any) -> LayersHandle:
     """A LoRA on a model; `stirred`: with both factors drawn, so that it does something."""
     handle = LoRA(**options).attach(model, list(targets), seeded(seed))
-    if stirred:
-        with torch.no_grad():
-            for p in handle.parameters():
-                p.copy_(torch.randn(p.shape, generator=seeded(seed + 1), dtype=DOUBLE).to(p.dtype) * 0.3)
-    return handle
-
-
-def drawn(model: nn.Module, seed: int = 3) -> nn.Module:
-    """With weights that depend on the seed only, in double precision."""
-    model = model.to(DOUBLE)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn(p.shape, generator=seeded(seed), dtype=DOUBLE))
-    return model
+    return stir(handle, seed + 1, 0.3) if stirred else handle
 
 
 def change_of(handle: LayersHandle, name: str) -> Tensor:
@@ -158,10 +142,6 @@ def test_the_fused_encoder_reads_the_changed_weights(nested: bool) -> None:
 
 
 # --- as it starts, and how it is drawn
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
 def test_it_starts_as_the_base_and_the_same_for_a_seed() -> None:
@@ -341,43 +321,18 @@ def test_targets() -> None:
 # --- on real data
 
 
-def digits() -> tuple[Tensor, Tensor]:
-    data = load_digits()
-    order = torch.randperm(len(data.data), generator=seeded())
-    return torch.tensor(data.data / 16, dtype=torch.float32)[order], torch.tensor(data.target)[order]
-
-
-def train(model: nn.Module, parameters: Any, x: Tensor, y: Tensor, steps: int) -> None:
-    optimizer = torch.optim.Adam(parameters, lr=1e-2)
-    generator = seeded()
-    for _ in range(steps):
-        rows = torch.randint(len(x), (64,), generator=generator)
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    return float((model(x).argmax(1) == y).float().mean())
-
-
 def test_it_learns_turned_digits_and_leaves_the_base_alone() -> None:
     x, y = digits()
     turned = x.view(-1, 8, 8).rot90(1, (1, 2)).reshape(-1, 64)
-    model = drawn(mlp()).float()
-    for layer in model:
-        if isinstance(layer, nn.Linear):
-            torch.manual_seed(0)
-            layer.reset_parameters()
-    train(model, model.parameters(), x[:1200], y[:1200], 300)
+    model = mlp()
+    learn(model, model.parameters(), x[:1400], y[:1400], rate=1e-2, steps=300)
     before = copy.deepcopy(model.state_dict())
-    upright = accuracy(model, x[1200:], y[1200:])
-    handle = adapt(model, stirred=False, r=8)
-    assert accuracy(model, turned[1200:], y[1200:]) < 0.4
-    train(model, handle.parameters(), turned[:1200], y[:1200], 300)
-    assert accuracy(model, turned[1200:], y[1200:]) > 0.85
+    upright = accuracy(model, x[1400:], y[1400:])
+    handle = LoRA(r=8).attach(model, [], seeded())
+    assert accuracy(model, turned[1400:], y[1400:]) < 0.4
+    learn(model, handle.parameters(), turned[:1400], y[:1400], rate=1e-2, steps=300)
+    assert accuracy(model, turned[1400:], y[1400:]) > 0.8
     handle.disable()
-    assert accuracy(model, x[1200:], y[1200:]) == upright
+    assert accuracy(model, x[1400:], y[1400:]) == upright
     handle.detach()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

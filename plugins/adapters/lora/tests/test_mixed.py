@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
+from crosstask_adapters import AdapterConfig, AdapterModel
 from crosstask_lora.lora import LinearLowRank
 
 

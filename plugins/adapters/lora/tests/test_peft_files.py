@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, StoreError
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
+from crosstask_adapters import AdapterConfig, AdapterModel
 from crosstask_lora import load_peft, save_peft
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.cache_utils import DynamicCache
 from transformers.models.bert.modeling_bert import BertConfig, BertModel
 from transformers.models.llama.modeling_llama import LlamaConfig, LlamaModel
 
 from crosstask.errors import DataError
-from crosstask.learning.adapted_layers import LayersHandle
+from crosstask_adapters import LayersHandle
+from crosstask_adapters.testing import accuracy, digits, learn, seeded, stirred
 from crosstask_prefix import Prefix
 
 
@@ -28,16 +27,8 @@ class Attention(nn.Module):
         return self.inner(*args, **kwargs)
 
 
-def drawn(handle: LayersHandle) -> LayersHandle:
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for p in handle.parameters():
-            p.copy_(torch.randn_like(p))
-    return handle
-
-
 def attach(model: nn.Module, *targets: str, **options: Any) -> LayersHandle:
-    return drawn(Prefix(**options).attach(model, list(targets), torch.Generator().manual_seed(0)))
+    return stirred(Prefix(**options).attach(model, list(targets), seeded()))
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -230,32 +221,15 @@ class Rows(nn.Module):
         return out
 
 
-def train(model: nn.Module, parameters: list[nn.Parameter], x: Tensor, y: Tensor, rate: float, steps: int) -> None:
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        rows = torch.randint(len(x), (64,), generator=generator)
-        optimizer.zero_grad()
-        functional.cross_entropy(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-
-
 def test_it_learns_digits_that_the_model_reads_from_the_wrong_side() -> None:
-    data = load_digits()
-    x, y = torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+    x, y = digits()
     flipped = x.view(-1, 8, 8).flip(1).reshape(-1, 64)
     torch.manual_seed(0)
     model = Rows()
-    train(model, list(model.parameters()), x[:1400], y[:1400], 3e-3, 150)
-
-    def accuracy() -> float:
-        with torch.no_grad():
-            return float((model(flipped[1400:]).argmax(1) == y[1400:]).float().mean())
-
-    before = copy.deepcopy(model.state_dict())
-    without = accuracy()
-    handle = Prefix(length=8).attach(model, [], torch.Generator().manual_seed(0))
-    train(model, handle.parameters(), flipped[:1400], y[:1400], 3e-2, 150)
-    assert accuracy() > without + 0.15
+    learn(model, model.parameters(), x[:1400], y[:1400], rate=3e-3, steps=150)
+    before, without = copy.deepcopy(model.state_dict()), accuracy(model, flipped[1400:], y[1400:])
+    handle = Prefix(length=8).attach(model, [], seeded())
+    learn(model, handle.parameters(), flipped[:1400], y[:1400], rate=3e-2, steps=150)
+    assert accuracy(model, flipped[1400:], y[1400:]) > without + 0.15
     handle.detach()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -13,12 +13,12 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.points.balancer import Balancer, Direction
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
-from crosstask.points.sampler import Sampler
 from crosstask.recipe import recipe_from
 from crosstask.run import Run
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask_composition import balancers, curricula, discovery, samplers, wrappers
 from crosstask_composition.plugin import PLUGIN
+from crosstask_multitask import Sampler
 
 IDS = ("a", "b", "c")
 

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-from crosstask.learning.continual import ContinualLearner, ScenarioWarning, split_by_classes
-from crosstask.learning.models import ModelSpec
-from crosstask.tasks import Task, TaskDescriptor
 from crosstask_baselines import Joint, Naive
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    found = load_digits()
-    inputs, targets = torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
+from crosstask_continual import ContinualLearner, ScenarioWarning
+from crosstask_continual.testing import learner as digits_learner
+from crosstask_continual.testing import pairs
 
 
 def learner(strategy: object) -> ContinualLearner:
-    network = ModelSpec(hidden=(64,)).build(TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=10), 0)
-    return ContinualLearner(network, strategy, scenario="class", learning_rate=5e-3, batch_size=32)
+    return digits_learner(strategy, "class", hidden=(64,), learning_rate=5e-3)
 
 
 def test_naive_is_no_strategy_and_says_so() -> None:

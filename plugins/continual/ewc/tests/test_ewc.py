@@ -5,54 +5,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import attrs
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import RunError
-from crosstask.learning.consolidation import Pull, merged
-from crosstask.learning.continual import ContinualLearner, ContinualModel, ScenarioWarning, split_by_classes
-from crosstask.learning.models import ModelSpec
 from crosstask.options import component
-from crosstask.points.continual import ContinualStrategy
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
+from crosstask_continual import ContinualLearner, ContinualModel, ContinualStrategy, ScenarioWarning
+from crosstask_continual.consolidation import Pull, merged
+from crosstask_continual.testing import accuracy, forgetting, learned, network, pairs
 from crosstask_ewc import EWC, MAS
-
-
-@functools.cache
-def images() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    return torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    inputs, targets = images()
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
-
-
-def learned(strategy: Any, scenario: str = "task", epochs: int = 8, count: int = 5, **given: Any) -> ContinualLearner:
-    network = ModelSpec(hidden=(64, 64)).build(
-        TaskDescriptor(task_id="all", input_shape=(1, 8, 8), output_dim=2 if scenario == "domain" else 10), 0
-    )
-    given = {"learning_rate": 1e-2, "batch_size": 32} | given
-    made = ContinualLearner(network, strategy, scenario=scenario, **given)
-    for task in pairs()[:count]:
-        made.train_task(task, num_epochs=epochs)
-    return made
-
-
-def accuracy(made: ContinualLearner) -> float:
-    found = made.scores().accuracy
-    assert found is not None
-    return found.mean
 
 
 @component
@@ -123,9 +89,7 @@ def test_one_quadratic_has_the_gradient_of_the_sum(seed: int, tasks: int, zeros:
 
 @functools.cache
 def forgetting_of_none() -> float:
-    found = learned(None).scores().forgetting
-    assert found is not None
-    return found.mean
+    return forgetting(learned())
 
 
 @pytest.mark.parametrize(
@@ -136,10 +100,8 @@ def forgetting_of_none() -> float:
 def test_keeps_earlier_tasks_where_the_task_is_known(strategy: EWC) -> None:
     """Half the forgetting at least, and no worse on what comes new."""
     made = learned(strategy)
-    kept = made.scores()
-    assert kept.forgetting is not None
     assert forgetting_of_none() > 0.07
-    assert kept.forgetting.mean < 0.6 * forgetting_of_none()
+    assert forgetting(made) < 0.6 * forgetting_of_none()
     assert accuracy(made) > 0.92
     assert min(row[-1] or 0.0 for row in made.matrix) > 0.9
 
@@ -151,7 +113,7 @@ def test_class_incremental_stays_near_one_in_five() -> None:
     assert accuracy(made) < 0.35
 
 
-@pytest.mark.filterwarnings("ignore::crosstask.learning.continual.ScenarioWarning")
+@pytest.mark.filterwarnings("ignore::crosstask_continual.ScenarioWarning")
 def test_with_replay_each_does_its_part() -> None:
     """In scenario `class` replay is what helps; beside it the penalty still holds the weights of earlier tasks."""
     moved = []
@@ -212,10 +174,10 @@ def test_a_fisher_of_zero_is_an_error() -> None:
 
 
 def test_fewer_samples_and_frozen_weights() -> None:
-    network = ModelSpec(hidden=(16,)).build(attrs.evolve(pairs()[0].descriptor, classes=(), output_dim=10), 0)
-    network.get_submodule("trunk").requires_grad_(False)
+    made_for = network(hidden=(16,))
+    made_for.get_submodule("trunk").requires_grad_(False)
     strategy = EWC(samples=20)
-    made = ContinualLearner(network, strategy)
+    made = ContinualLearner(made_for, strategy)
     for task in pairs()[:2]:
         made.train_task(task)
     assert set(strategy.importance) == {"network.head.weight", "network.head.bias"}
@@ -223,7 +185,7 @@ def test_fewer_samples_and_frozen_weights() -> None:
 
 def test_mas_holds_weights_that_matter_to_outputs() -> None:
     """The first task is forgotten less; at this default later tasks are learned less well in turn."""
-    none, kept = learned(None, count=2), learned(MAS(strength=0.1), count=2)
+    none, kept = learned(count=2), learned(MAS(strength=0.1), count=2)
     firsts = [made.matrix[1][0] or 0.0 for made in (none, kept)]
     assert firsts[1] > firsts[0] + 0.02
 

@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 import copy
-import functools
-from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from crosstask.learning.continual import Batch, ContinualLearner, ContinualModel, ScenarioWarning, split_by_classes
-from crosstask.learning.models import ModelSpec
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask_continual import Batch, ContinualModel, ScenarioWarning
+from crosstask_continual.testing import forgetting, learned, pairs
 from crosstask_lwf import LwF
-
-
-@functools.cache
-def images() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    return torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    inputs, targets = images()
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
-
-
-def learned(strategy: Any, scenario: str = "task", epochs: int = 8, count: int = 5, **given: Any) -> ContinualLearner:
-    outputs = 2 if scenario == "domain" else 10
-    network = ModelSpec(hidden=(64, 64)).build(
-        TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=outputs), 0
-    )
-    given = {"learning_rate": 1e-2, "batch_size": 32} | given
-    made = ContinualLearner(network, strategy, scenario=scenario, **given)
-    for task in pairs()[:count]:
-        made.train_task(task, num_epochs=epochs)
-    return made
-
-
-def forgetting(made: ContinualLearner) -> float:
-    found = made.scores().forgetting
-    assert found is not None
-    return found.mean
 
 
 def at_the_third_task(scenario: str) -> tuple[LwF, ContinualModel, nn.Module, Batch]:
@@ -64,7 +28,7 @@ def at_the_third_task(scenario: str) -> tuple[LwF, ContinualModel, nn.Module, Ba
     return strategy, model, teacher, model.data(task).part(slice(32))
 
 
-@pytest.mark.filterwarnings("ignore::crosstask.learning.continual.ScenarioWarning")
+@pytest.mark.filterwarnings("ignore::crosstask_continual.ScenarioWarning")
 @pytest.mark.parametrize("scenario", ["task", "domain", "class"])
 def test_penalty_by_its_definition(scenario: str) -> None:
     strategy, model, teacher, batch = at_the_third_task(scenario)

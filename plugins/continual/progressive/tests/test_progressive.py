@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import copy
-import functools
 import itertools
 from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.continual import ContinualLearner, ScenarioWarning, split_by_classes
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask_continual import ContinualLearner, ScenarioWarning
+from crosstask_continual.testing import learned, learner, pairs
 from crosstask_progressive import Progressive, ProgressiveNetwork
-
-
-@functools.cache
-def images() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    return torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    inputs, targets = images()
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
 
 
 def dense(outputs: int = 10) -> nn.Sequential:
@@ -43,16 +27,6 @@ def convolutions() -> nn.Sequential:
     torch.manual_seed(0)
     first = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.MaxPool2d(2)]
     return nn.Sequential(*first, nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 10))
-
-
-def learned(
-    network: nn.Module, strategy: Any, scenario: str = "task", count: int = 5, **given: Any
-) -> ContinualLearner:
-    given = {"learning_rate": 1e-2, "batch_size": 32} | given
-    made = ContinualLearner(network, strategy, scenario=scenario, **given)
-    for task in pairs()[:count]:
-        made.train_task(task, num_epochs=3)
-    return made
 
 
 def test_a_pass_is_the_papers_equation() -> None:
@@ -89,7 +63,7 @@ def test_a_pass_is_the_papers_equation() -> None:
 @pytest.mark.parametrize("make", [dense, convolutions])
 def test_nothing_that_was_learned_changes(make: Any) -> None:
     """Answers to earlier tasks are bit for bit what they were: batch statistics and dropout do not touch them."""
-    made = ContinualLearner(make(), "progressive", learning_rate=1e-2, batch_size=32)
+    made = learner("progressive", model=make())
     network, answers = made.model, list[Tensor]()
     for number, task in enumerate(pairs()[:4]):
         made.train_task(task, num_epochs=4)
@@ -111,7 +85,7 @@ def test_nothing_that_was_learned_changes(make: Any) -> None:
 
 
 def test_only_the_newest_column_learns_and_earlier_ones_reach_it() -> None:
-    made = learned(dense(), Progressive(width=4), count=3)
+    made = learned(Progressive(width=4), model=dense(), epochs=3, count=3)
     network: Any = made.model.network
     assert len(network.columns) == 3
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
@@ -142,7 +116,7 @@ def test_later_columns_start_anew_and_the_first_as_the_model() -> None:
 def test_without_the_task_it_warns_and_does_not_peek(scenario: str) -> None:
     """A better figure than that of the last task alone would mean that the identity of the task leaks."""
     with pytest.warns(ScenarioWarning, match="nothing says which to ask: the newest answers"):
-        made = learned(dense(2 if scenario == "domain" else 10), "progressive", scenario, count=3)
+        made = learned("progressive", scenario, model=dense(2 if scenario == "domain" else 10), epochs=3, count=3)
     data = pairs()[0].data("test")
     first, last = (made.model(data.inputs, torch.full((len(data),), k)) for k in (0, 2))
     assert torch.equal(first, last)
@@ -157,7 +131,7 @@ def test_columns_have_the_outputs_that_were_there(head: nn.Module) -> None:
     def start() -> ContinualLearner:
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU())
         network.add_module("head", copy.deepcopy(head))
-        return ContinualLearner(network, "progressive", grow=True, learning_rate=1e-2, batch_size=32)
+        return learner("progressive", model=network, grow=True)
 
     through = start()
     for task in pairs()[:2]:
@@ -177,7 +151,7 @@ def test_columns_have_the_outputs_that_were_there(head: nn.Module) -> None:
 
 
 def test_beside_replay_and_ewc() -> None:
-    made = learned(dense(), ["ewc", "progressive", {"use": "replay", "buffer_size": 50}], count=3)
+    made = learned(["ewc", "progressive", {"use": "replay", "buffer_size": 50}], model=dense(), epochs=3, count=3)
     found = made.scores().forgetting
     assert found is not None
     assert found.mean == 0

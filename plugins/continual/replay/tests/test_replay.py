@@ -10,45 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from crosstask.context import LocalContext
-from crosstask.learning.continual import Batch, ContinualLearner, split_by_classes
-from crosstask.learning.models import ModelSpec
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask_continual import Batch, ContinualLearner
+from crosstask_continual.testing import accuracy, images, learned, learner, pairs
 from crosstask_replay import AGEM, DERPlusPlus, Replay
 from crosstask_replay.buffer import balanced, inserted, reservoir
-
-
-@functools.cache
-def images() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    return torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    inputs, targets = images()
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
-
-
-def learned(strategy: Any, scenario: str = "class", epochs: int = 8, count: int = 5, **given: Any) -> ContinualLearner:
-    outputs = 2 if scenario == "domain" else 10
-    network = ModelSpec(hidden=(64, 64)).build(
-        TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=outputs), 0
-    )
-    given = {"learning_rate": 1e-2, "batch_size": 32} | given
-    made = ContinualLearner(network, strategy, scenario=scenario, **given)
-    for task in pairs()[:count]:
-        made.train_task(task, num_epochs=epochs)
-    return made
-
-
-def accuracy(made: ContinualLearner) -> float:
-    return sum(made.evaluate_all_tasks().values()) / len(made.matrix)
 
 
 def samples(memory: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> Batch:
@@ -57,7 +25,7 @@ def samples(memory: dict[str, Tensor], rows: Tensor | slice = slice(None)) -> Ba
 
 @functools.cache
 def of_none(scenario: str) -> float:
-    return accuracy(learned(None, scenario))
+    return accuracy(learned(scenario=scenario))
 
 
 # --- Who stays
@@ -124,7 +92,7 @@ def test_the_balanced_reservoir_draws_evenly_from_the_largest_class() -> None:
 def test_every_sample_enters_once_however_many_epochs(kind: Any, epochs: int) -> None:
     """A memory larger than the stream holds the stream."""
     strategy = kind(buffer_size=5000)
-    learned(strategy, epochs=epochs, count=2)
+    learned(strategy, "class", epochs=epochs, count=2)
     stream = torch.cat([task.data("train").inputs for task in pairs()[:2]]).flatten(1)
     assert strategy.seen == len(stream) == len(strategy.memory["targets"])
     held = strategy.memory["inputs"].flatten(1)
@@ -135,7 +103,7 @@ def test_every_sample_enters_once_however_many_epochs(kind: Any, epochs: int) ->
 @pytest.mark.parametrize("buffer", ["reservoir", "balanced", "prioritised"])
 def test_the_memory_keeps_its_size_and_its_labels(buffer: str) -> None:
     strategy = Replay(buffer=buffer, buffer_size=60)
-    learned(strategy, epochs=1)
+    learned(strategy, "class", epochs=1)
     assert len(strategy.memory["targets"]) == 60
     labels = strategy.memory["targets"].tolist()
     if buffer == "balanced":
@@ -158,12 +126,12 @@ def test_keeps_most_of_what_is_forgotten_without(kind: Any, scenario: str) -> No
 
 @pytest.mark.parametrize("buffer", ["balanced", "prioritised"])
 def test_other_memories_keep_it_too(buffer: str) -> None:
-    assert accuracy(learned(Replay(buffer_size=100, buffer=buffer))) > of_none("class") + 0.4
+    assert accuracy(learned(Replay(buffer_size=100, buffer=buffer), "class")) > of_none("class") + 0.4
 
 
 def test_prioritised_draws_follow_the_losses() -> None:
     strategy = Replay(buffer="prioritised", buffer_size=100, alpha=1.0, replay_size=20)
-    made = learned(strategy, count=2, epochs=1)
+    made = learned(strategy, "class", count=2, epochs=1)
     strategy.task_begins(made.model, pairs()[2])
     strategy.memory["losses"] = torch.full((100,), 1e-6)
     strategy.memory["losses"][:30] = 5.0
@@ -223,9 +191,8 @@ def test_der_draws_twice_with_outputs_as_they_were_stored() -> None:
 
 
 def test_der_with_a_growing_head_compares_the_outputs_that_were_there() -> None:
-    network = ModelSpec(hidden=(64,)).build(TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=2), 0)
     strategy = DERPlusPlus(buffer_size=100)
-    made = ContinualLearner(network, strategy, scenario="class", grow=True, learning_rate=5e-3, batch_size=32)
+    made = learner(strategy, "class", outputs=2, hidden=(64,), grow=True, learning_rate=5e-3)
     for task in pairs():
         made.train_task(task, num_epochs=4)
     stored, tasks = strategy.memory["outputs"], strategy.memory["task_ids"]
@@ -270,7 +237,7 @@ def test_agem_forgets_less_where_the_task_is_known() -> None:
 
 def test_several_strategies_replay_side_by_side() -> None:
     first, second = Replay(buffer_size=30, buffer="prioritised", replay_size=5), Replay(buffer_size=20, replay_size=3)
-    made = learned([first, second], count=2, epochs=1)
+    made = learned([first, second], "class", count=2, epochs=1)
     assert len(first.memory["targets"]) == 30
     assert len(second.memory["targets"]) == 20
     assert len(made.matrix) == 2

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
-from crosstask.learning.continual import ContinualLearner, ContinualModel, ScenarioWarning, split_by_classes
-from crosstask.learning.models import ModelSpec
 from crosstask.options import component
-from crosstask.points.continual import ContinualStrategy
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
+from crosstask_continual import ContinualModel, ContinualStrategy, ScenarioWarning
+from crosstask_continual.testing import forgetting, learned, learner, network, pairs
 from crosstask_si import SI
-
-
-@functools.cache
-def images() -> tuple[Tensor, Tensor]:
-    found = load_digits()
-    return torch.tensor(found.images / 16.0, dtype=torch.float32)[:, None], torch.tensor(found.target)
-
-
-def pairs() -> list[Task]:
-    """Split digits."""
-    inputs, targets = images()
-    descriptor = TaskDescriptor(task_id="digits", input_shape=(1, 8, 8), output_dim=10)
-    whole = Task(descriptor=descriptor, train=(inputs[:1200], targets[:1200]), test=(inputs[1200:], targets[1200:]))
-    return split_by_classes(whole, 5)
-
-
-def learned(strategy: Any, scenario: str = "task", epochs: int = 8, count: int = 5, **given: Any) -> ContinualLearner:
-    network = ModelSpec(hidden=(64, 64)).build(TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=10), 0)
-    given = {"learning_rate": 1e-2, "batch_size": 32} | given
-    made = ContinualLearner(network, strategy, scenario=scenario, **given)
-    for task in pairs()[:count]:
-        made.train_task(task, num_epochs=epochs)
-    return made
-
-
-def forgetting(made: ContinualLearner) -> float:
-    found = made.scores().forgetting
-    assert found is not None
-    return found.mean
 
 
 @component
@@ -100,8 +68,7 @@ def test_path_adds_up_to_the_fall_of_the_loss() -> None:
     data = task.data("train")
     one = Task(descriptor=task.descriptor, train=(data.inputs[:64], data.targets[:64]))
     strategy = SI()
-    network = ModelSpec(hidden=(16,)).build(TaskDescriptor(task_id="a", input_shape=(1, 8, 8), output_dim=2), 0)
-    made = ContinualLearner(network, strategy, optimizer="sgd", learning_rate=1e-3, batch_size=64)
+    made = learner(strategy, model=network(2, (16,)), optimizer="sgd", learning_rate=1e-3, batch_size=64)
     made.model.add(one, 0)
     batch = made.model.data(one)
     before = float(made.model.loss(made.model(batch.inputs), batch).detach())

@@ -19,7 +19,7 @@ from crosstask.learning.training import History, fit
 from crosstask.options import component, option
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.transfer import Transfer
-from crosstask.records import Budget, Curriculum, Interval, StageResult
+from crosstask.records import Budget, Curriculum, CurriculumStep, Interval
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask.testing.tasks import small_task
@@ -50,14 +50,14 @@ def graph_of(portfolio: Portfolio, edges: dict[tuple[str, str], float], **option
     return graph
 
 
-def stage(task_id: str, gain: float) -> StageResult:
+def stage(task_id: str, gain: float) -> CurriculumStep:
     zero, gained = Interval(mean=0.5, low=0, high=1), Interval(mean=gain, low=gain, high=gain)
-    return StageResult(stage=1, task_id=task_id, score=zero, scratch_score=zero, gain=gained)
+    return CurriculumStep(stage=1, task_id=task_id, score=zero, scratch_score=zero, gain=gained)
 
 
 def walk(planner: CurriculumPlanner, curriculum: Curriculum, gains: Any) -> list[str]:
     """The path that `next_task` takes when the n-th stage gains the n-th of `gains`."""
-    history: list[StageResult] = []
+    history: list[CurriculumStep] = []
     while (task := planner.next_task(curriculum, history)) is not None:
         history.append(stage(task, next(gains)))
     return [s.task_id for s in history]

@@ -7,8 +7,6 @@ from typing import Any, ClassVar
 import attrs
 import numpy as np
 import pytest
-import torch
-from sklearn.datasets import load_digits
 
 from crosstask.context import LocalContext
 from crosstask.errors import DataError
@@ -20,6 +18,7 @@ from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask_active import Active
 from crosstask_active.active import UNKNOWN, belief
 from crosstask_active.plugin import PLUGIN
+from crosstask_discovery.testing import digits, graph_of
 
 NAMES = [f"t{n}" for n in range(8)]
 RNG = np.random.default_rng(0)
@@ -80,7 +79,7 @@ class Oracle(Discoverer):
 
 def world(names: list[str] = NAMES) -> tuple[Portfolio, TransferGraph]:
     portfolio = Portfolio(Task(descriptor=TaskDescriptor(task_id=name)) for name in names)
-    return portfolio, TransferGraph(task.descriptor for task in portfolio)
+    return portfolio, graph_of(portfolio)
 
 
 def active(**options: Any) -> tuple[Active, Guessing, Oracle]:
@@ -178,29 +177,12 @@ def test_on_digits() -> None:
     probing = pytest.importorskip("crosstask_probe.plugin", reason="measures with it")
     estimating = pytest.importorskip("crosstask_estimators.plugin", reason="estimates with it")
     methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with lp_ft, which it has")
-    from crosstask.learning.models import ModelSpec
-    from crosstask.learning.training import fit
-    from crosstask.records import Budget
 
     registry = Registry()
     for plugin in (probing.PLUGIN, estimating.PLUGIN, methods.PLUGIN, PLUGIN):
         registry.register(plugin)
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))[:500]
-    inputs = torch.tensor(raw.images[order] / 16, dtype=torch.float32)[:, None]
-    truth = torch.tensor(raw.target[order])
-    noise = truth[torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))]
-    labels = {"ten": truth, "parity": truth % 2, "low": truth.clamp_max(5), "noise": noise}
-    tasks = []
-    for name, own in labels.items():
-        descriptor = TaskDescriptor(task_id=name, input_shape=(1, 8, 8), output_dim=int(own.max()) + 1)
-        task = Task(descriptor=descriptor, train=(inputs[:300], own[:300]), validation=(inputs[300:], own[300:]))
-        task.model = ModelSpec(hidden=(32,)).build(descriptor, seed=0)
-        budget = Budget(steps=150, learning_rate=1e-2)
-        fit(task.model, task, budget, torch.Generator().manual_seed(0), curve_split=None)
-        tasks.append(task)
-    portfolio = Portfolio(tasks)
-    graph = TransferGraph(t.descriptor for t in portfolio)
+    portfolio = digits("ten", "parity", "low", "noise")
+    graph = graph_of(portfolio)
     options = {"use": "probe", "seeds": 2, "steps": 40}
     made = Active(per_task=1.5, rounds=2, probe=options, predictor="mean_z")
     made.bind(LocalContext(registry=registry))

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 
 from crosstask.errors import DataError
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.cka import cka
 
 

@@ -9,7 +9,6 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from estimator_worlds import digits, empty_graph, images, task
 from torch import nn
 
 import crosstask_estimators as package
@@ -22,9 +21,10 @@ from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_discovery.calibration import PRIOR_LEVEL, calibrated, within_targets
+from crosstask_discovery.estimator import Estimator, features_and_outputs
+from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_estimators import CKA, KNN, LEEP, NCE, HScore, LogME, MeanZ, Ridge, TransRate
-from crosstask_estimators.calibration import PRIOR_LEVEL, calibrated, within_targets
-from crosstask_estimators.estimator import Estimator, features_and_outputs
 from crosstask_estimators.logme import logme
 from crosstask_estimators.plugin import PLUGIN
 
@@ -42,13 +42,13 @@ def test_the_better_source_on_digits(name: str) -> None:
     """A model of all ten digits has the low ones' features; one of shuffled labels, or of turned images, has not."""
     portfolio = digits()
     component = made(getattr(package, name))
-    edges = component.discover(portfolio, empty_graph(portfolio))
+    edges = component.discover(portfolio, graph_of(portfolio))
     assert [(e.source, e.target) for e in edges] == [(s.task_id, t.task_id) for s, t in portfolio.pairs()]
-    raw = {(e.source, e.target): e.estimates[component.name] for e in edges}
+    raw = {(e.source, e.target): e.estimates[component.known_as] for e in edges}
     assert raw["ten", "low"] > max(raw["noise", "low"], raw["turned", "low"])
     for edge in edges:
         assert edge.evidence is Evidence.ESTIMATED
-        assert edge.found_by == component.name
+        assert edge.found_by == component.known_as
         assert edge.low <= edge.transfer_coefficient <= edge.high
     assert max(edges, key=lambda e: e.transfer_coefficient if e.target == "low" else -1).source == "ten"
 
@@ -57,7 +57,7 @@ def test_the_value_is_that_of_the_function() -> None:
     portfolio = digits()
     context = LocalContext(seed=4)
     component = made(LogME, context, samples=None)
-    edges = component.discover(portfolio.restricted([("ten", "low")]), empty_graph(portfolio))
+    edges = component.discover(portfolio.restricted([("ten", "low")]), graph_of(portfolio))
     low = portfolio["low"].data("train")
     with torch.no_grad():
         features = portfolio["ten"].model.trunk(low.inputs)
@@ -78,25 +78,25 @@ def test_one_forward_pass_for_each_pair(tmp_path: Path) -> None:
         with Run(registry, seed=1, store=store) as run:
             for name in names:
                 component = run.component("discovery", name, {"samples": 50})
-                found.append(run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio)))
+                found.append(run.call(component, "discover", portfolio=portfolio, graph=graph_of(portfolio)))
         assert passes == [50] * 20
     assert found[: len(names)] == found[len(names) :]
     with Run(registry, seed=1, store=store) as run:
         with torch.no_grad():
             portfolio["ten"].model.head.bias[0] += 1
         component = run.component("discovery", "leep", {"samples": 50})
-        run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio))
+        run.call(component, "discover", portfolio=portfolio, graph=graph_of(portfolio))
         assert passes == [50] * 24
         component = run.component("discovery", "leep", {"samples": 60})
-        run.call(component, "discover", portfolio=portfolio, graph=empty_graph(portfolio))
+        run.call(component, "discover", portfolio=portfolio, graph=graph_of(portfolio))
         assert passes == [50] * 24 + [60] * 20
     store.close()
 
 
 def test_without_keeping() -> None:
     portfolio, context = digits(), LocalContext()
-    kept = made(HScore, LocalContext()).discover(portfolio, empty_graph(portfolio))
-    assert made(HScore, context, keep=False).discover(portfolio, empty_graph(portfolio)) == kept
+    kept = made(HScore, LocalContext()).discover(portfolio, graph_of(portfolio))
+    assert made(HScore, context, keep=False).discover(portfolio, graph_of(portfolio)) == kept
     assert not context._memory
 
 
@@ -115,7 +115,7 @@ def test_features_are_taken_in_evaluation_mode_and_modes_are_restored() -> None:
     model.train()
     body[2].eval()
     before = body[2].running_mean.clone()
-    features, outputs = features_and_outputs(model, images()[0][:30, None], batch_size=7)
+    features, outputs = features_and_outputs(model, images()[0][:30], batch_size=7)
     assert features.shape == (30, 5)
     assert torch.allclose(model.head(features), outputs)
     assert torch.equal(body[2].running_mean, before)
@@ -124,27 +124,27 @@ def test_features_are_taken_in_evaluation_mode_and_modes_are_restored() -> None:
 
 
 def test_what_cannot_be_estimated_is_said() -> None:
-    portfolio = Portfolio(list(digits()), unseen=[task("hidden", images()[1] % 3, learned=False)])
+    portfolio = Portfolio(list(digits()), unseen=[digit_task("hidden", images()[1] % 3, learned=False)])
     portfolio.add(Task(descriptor=TaskDescriptor(task_id="bare", output_dim=2)))
-    portfolio.add(task("raw", images()[1] % 3, learned=False))
+    portfolio.add(digit_task("raw", images()[1] % 3, learned=False))
     wide = TaskDescriptor(task_id="wide", input_shape=(5,), output_dim=2)
     portfolio.add(Task(descriptor=wide, train=(torch.ones(4, 5), [0, 1, 0, 1])))
     component = made(LEEP)
-    edges = component.discover(portfolio, empty_graph(portfolio))
+    edges = component.discover(portfolio, graph_of(portfolio))
     assert len(edges) == 20 + 5
     assert ("raw", "ten", "task 'raw' has no trained model") in component.skipped
     assert ("ten", "bare", "task 'bare' has no train data") in component.skipped
     assert ("ten", "wide", "the model of 'ten' takes inputs (1, 8, 8), 'wide' has (5,)") in component.skipped
     with pytest.raises(DataError, match="'hidden' is held back as unseen"):
-        component.discover(portfolio.focused("hidden"), empty_graph(portfolio))
+        component.discover(portfolio.focused("hidden"), graph_of(portfolio))
     with pytest.raises(DataError, match="task 'wide' has no trained model to compare features with"):
         made(CKA, against="model").discover(
             Portfolio(
                 [
-                    task("ten", images()[1]),
+                    digit_task("ten", images()[1]),
                     Task(
                         descriptor=attrs.evolve(wide, input_shape=()),
-                        train=(images()[0][:40, None], images()[1][:40] % 2),
+                        train=(images()[0][:40], images()[1][:40] % 2),
                     ),
                 ]
             ).restricted([("ten", "wide")]),
@@ -154,10 +154,10 @@ def test_what_cannot_be_estimated_is_said() -> None:
 
 def test_regression_targets() -> None:
     pictures, _ = images()
-    values = pictures.sum(dim=(1, 2))[:, None]
+    values = pictures.sum(dim=(1, 2, 3))[:, None]
     ink = Task(
         descriptor=TaskDescriptor(task_id="ink", task_type="regression", input_shape=(1, 8, 8), output_dim=1),
-        train=(pictures[:400, None], values[:400]),
+        train=(pictures[:400], values[:400]),
     )
     from crosstask.learning.models import ModelSpec
 
@@ -166,21 +166,21 @@ def test_regression_targets() -> None:
     portfolio = Portfolio([*digits(), ink])
     for kind in (LogME, CKA, KNN, Ridge):
         component = made(kind)
-        assert len(component.discover(portfolio, empty_graph(portfolio))) == 30
+        assert len(component.discover(portfolio, graph_of(portfolio))) == 30
         assert component.skipped == []
     component = made(TransRate)
-    assert len(component.discover(portfolio, empty_graph(portfolio))) == 25
+    assert len(component.discover(portfolio, graph_of(portfolio))) == 25
     assert "'ink' is of type 'regression', 'transrate' needs classification" in component.skipped[0][2]
     component = made(NCE)
-    component.discover(portfolio, empty_graph(portfolio))
+    component.discover(portfolio, graph_of(portfolio))
     assert ("ink", "ten", "task 'ink' is of type 'regression', not classification") in component.skipped
-    (edge,) = made(Ridge).discover(portfolio.restricted([("ten", "ink")]), empty_graph(portfolio))
+    (edge,) = made(Ridge).discover(portfolio.restricted([("ten", "ink")]), graph_of(portfolio))
     assert edge.estimates["ridge"] > 0.5
 
 
 def test_cka_against_the_targets_own_model() -> None:
     portfolio = digits()
-    edges = made(CKA, against="model").discover(portfolio, empty_graph(portfolio))
+    edges = made(CKA, against="model").discover(portfolio, graph_of(portfolio))
     raw = {(e.source, e.target): e.estimates["cka"] for e in edges}
     assert raw["ten", "low"] > raw["noise", "low"]
     assert raw["ten", "parity"] > raw["turned", "parity"]
@@ -232,7 +232,7 @@ def test_measured_pairs_calibrate_the_others() -> None:
 
 def test_a_new_source_is_scored_among_the_known_ones() -> None:
     portfolio = digits()
-    graph = empty_graph(portfolio)
+    graph = graph_of(portfolio)
     whole = made(LogME).discover(portfolio, graph)
     for edge in whole:
         if "low" not in (edge.source, edge.target):
@@ -249,7 +249,7 @@ def test_a_new_source_is_scored_among_the_known_ones() -> None:
 
 def test_the_mean_of_scores() -> None:
     portfolio, context = digits(), LocalContext(registry=_registry())
-    graph = empty_graph(portfolio)
+    graph = graph_of(portfolio)
     component = made(MeanZ, context, estimators=("logme", {"use": "knn", "neighbours": 1}, HScore()), samples=80)
     edges = component.discover(portfolio, graph)
     parts = [made(LogME, context, samples=80), made(KNN, context, samples=80, neighbours=1), made(HScore, context)]
@@ -277,11 +277,11 @@ def test_estimators_that_cannot_say_anything_are_left_out_of_the_mean() -> None:
     pictures, _ = images()
     ink = Task(
         descriptor=TaskDescriptor(task_id="ink", task_type="regression", input_shape=(1, 8, 8), output_dim=1),
-        train=(pictures[:400, None], pictures[:400].sum(dim=(1, 2))[:, None]),
+        train=(pictures[:400], pictures[:400].sum(dim=(1, 2, 3))[:, None]),
     )
     portfolio, context = Portfolio([*digits(), ink]), LocalContext(registry=_registry())
     component = made(MeanZ, context)
-    edges = component.discover(portfolio.focused("ink"), empty_graph(portfolio))
+    edges = component.discover(portfolio.focused("ink"), graph_of(portfolio))
     assert {tuple(e.estimates) for e in edges} == {("logme", "cka", "knn", "ridge", "mean_z")}
     assert {(s, t) for s, t, _ in component.skipped} == {("ink", t.task_id) for t in digits()}
     bare = Portfolio([Task(descriptor=TaskDescriptor(task_id=t)) for t in "ab"])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from estimator_worlds import digits, empty_graph, labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cosine
 from sklearn.linear_model import Ridge as Peer
 
 from crosstask.errors import DataError
+from crosstask_discovery.testing import digits, graph_of, labelled
 from crosstask_estimators import Fisher
 from crosstask_estimators.fisher import embedding, fisher_similarity, fitted_head
 
@@ -54,12 +54,12 @@ def test_the_mean_over_what_leads_to_a_unit() -> None:
 def test_tasks_that_need_the_same_weights() -> None:
     portfolio = digits()
     made = Fisher()
-    edges = made.discover(portfolio, empty_graph(portfolio))
+    edges = made.discover(portfolio, graph_of(portfolio))
     raw = {(e.source, e.target): e.estimates["fisher"] for e in edges}
     assert len(raw) == 20
     assert all(0 <= value <= 1 for value in raw.values())
     assert raw["ten", "low"] > raw["ten", "turned"]
-    own = made._passed(portfolio["ten"], portfolio["ten"])
+    own = made.see(portfolio["ten"], portfolio["ten"])
     embedded = made._embedded(own)
     assert fisher_similarity(embedded, made._embedded(own)) == pytest.approx(1.0)
     assert portfolio["ten"].model.head.out_features == 10, "the model itself is as it was"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.gbc import gbc
 
 

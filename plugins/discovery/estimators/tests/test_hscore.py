@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 from sklearn.covariance import LedoitWolf
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.hscore import hscore
 
 

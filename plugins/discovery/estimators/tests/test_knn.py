@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.knn import knn
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.logme import logme
 
 

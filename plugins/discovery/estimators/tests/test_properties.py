@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from estimator_worlds import labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstask.errors import DataError
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.cka import cka
 from crosstask_estimators.gbc import gbc
 from crosstask_estimators.hscore import hscore

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 from sklearn.linear_model import Ridge as Peer
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.ridge import PENALTIES, left_out_residuals, ridge
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimator_worlds import labelled
 
+from crosstask_discovery.testing import labelled
 from crosstask_estimators.transrate import transrate
 
 

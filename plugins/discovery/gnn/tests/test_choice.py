@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from gnn_worlds import part, within, world
 
+from crosstask_discovery.testing import part_of, rank_correlation, transfer_world
 from crosstask_gnn import Pairs, Prediction, Shape, predict
 from crosstask_gnn.choice import DECODER, MIXED, NETWORK
 
@@ -19,8 +19,8 @@ SMALL = Shape(members=1, steps=50, width=48, hidden=48)
 @functools.cache
 def found(share: float, seed: int = 0) -> tuple[Prediction, np.ndarray, np.ndarray]:
     """(prediction, truth, what was known) of 22 tasks."""
-    truth, estimates, nodes = world(22, seed=seed)
-    known = part(truth, share)
+    truth, estimates, nodes = transfer_world(22, seed=seed)
+    known = part_of(truth, share)
     return predict(Pairs.of(known, None, estimates, nodes), shape=SMALL), truth, known
 
 
@@ -43,7 +43,7 @@ def test_the_networks_beat_every_simple_predictor_and_messages_help() -> None:
     assert told[NETWORK] < 0.97 * min(error for name, error in told.items() if name not in (NETWORK, DECODER, "answer"))
     assert told[NETWORK] < told[DECODER]
     made, truth, known = found(0.3)
-    assert within(made.each[NETWORK], truth, known) > within(made.each["mean z"], truth, known)
+    assert rank_correlation(made.each[NETWORK], truth, known) > rank_correlation(made.each["mean z"], truth, known)
     assert NETWORK in made.warm.weights
     assert not made.fallback
 
@@ -69,13 +69,13 @@ def test_intervals_hold_what_they_say(share: float, seeds: int) -> None:
 
 
 def test_targets_with_nothing_measured_are_chosen_for_on_whole_targets() -> None:
-    truth, estimates, nodes = world(20, seed=1)
-    known = part(truth, 0.4)
+    truth, estimates, nodes = transfer_world(20, seed=1)
+    known = part_of(truth, 0.4)
     known[:, :6] = np.nan
     made = predict(Pairs.of(known, None, estimates, nodes), shape=attrs.evolve(SMALL, steps=25), folds=3)
     assert made.cold is not None
     cold = np.where(np.arange(20) < 6, np.nan, 0.0) + np.zeros((20, 20))
-    assert within(made.mean, truth, cold) > 0.5
+    assert rank_correlation(made.mean, truth, cold) > 0.5
     hidden = (np.arange(20) < 6) & ~np.eye(20, dtype=bool)
     assert made.std[hidden].mean() > made.std[~hidden].mean(), "what nothing was measured of is less sure"
 
@@ -85,8 +85,8 @@ def test_intervals_of_cold_targets_hold_what_they_say() -> None:
     inside = []
     hidden = (np.arange(16) < 5) & ~np.eye(16, dtype=bool)
     for seed in range(6):
-        truth, estimates, nodes = world(16, seed=seed)
-        known = part(truth, 0.4, seed)
+        truth, estimates, nodes = transfer_world(16, seed=seed)
+        known = part_of(truth, 0.4, seed)
         known[:, :5] = np.nan
         made = predict(Pairs.of(known, None, estimates, nodes), folds=3, network=False)
         inside.append((np.abs(made.mean - truth) < 1.96 * made.std)[hidden].mean())
@@ -97,7 +97,7 @@ def test_noise_is_left_to_a_simple_predictor() -> None:
     """Nothing to learn: what is predicted stays near the mean, and the networks get no vote of their own."""
     rng = np.random.default_rng(0)
     truth = 0.1 * rng.normal(size=(16, 16))
-    known = part(truth, 0.4)
+    known = part_of(truth, 0.4)
     made = predict(Pairs.of(known, None, rng.normal(size=(4, 16, 16))), shape=SMALL)
     assert off(made.mean, truth, known) < 1.1 * truth.std()
     assert made.warm.weights.get(NETWORK, 0.0) <= 0.5
@@ -106,7 +106,7 @@ def test_noise_is_left_to_a_simple_predictor() -> None:
 def test_a_low_rank_matrix_without_estimates_goes_to_completion() -> None:
     rng = np.random.default_rng(3)
     truth = 0.3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 30))
-    known = part(truth, 0.5)
+    known = part_of(truth, 0.5)
     made = predict(Pairs.of(known), folds=3, network=False)
     assert "soft-impute" in made.warm.weights
     assert off(made.mean, truth, known) < 0.5 * off(made.each[MIXED], truth, known)
@@ -114,8 +114,8 @@ def test_a_low_rank_matrix_without_estimates_goes_to_completion() -> None:
 
 def test_an_asked_pair_is_never_seen() -> None:
     """What is left out has no way in: another value there changes none of the predictions without it."""
-    truth, estimates, nodes = world(12, seed=4)
-    known = part(truth, 0.5)
+    truth, estimates, nodes = transfer_world(12, seed=4)
+    known = part_of(truth, 0.5)
     pairs = [Pairs.of(known, None, estimates, nodes)]
     place = tuple(np.argwhere(pairs[0].measured)[3])
     other = known.copy()
@@ -160,8 +160,8 @@ def test_a_whole_row_is_answered_as_its_pairs_are() -> None:
 
 
 def test_too_few_measurements_are_said() -> None:
-    truth, estimates, _ = world(10, seed=5)
-    made = predict(Pairs.of(part(truth, 0.05), None, estimates))
+    truth, estimates, _ = transfer_world(10, seed=5)
+    made = predict(Pairs.of(part_of(truth, 0.05), None, estimates))
     assert "only 4 pairs were measured" in made.note
     assert made.fallback
     assert np.isfinite(made.mean).all()

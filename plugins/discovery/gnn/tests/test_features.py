@@ -6,10 +6,10 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_discovery.testing import images
 from crosstask_gnn.features import data_features, descriptor_features, model_features, task_features
 
 
@@ -20,8 +20,9 @@ def task(name: str, inputs: torch.Tensor, labels: torch.Tensor, model: nn.Module
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
-    raw = load_digits()
-    return torch.tensor(raw.data[:400] / 16, dtype=torch.float32), torch.tensor(raw.target[:400])
+    """400 images as rows of 64 pixels, and which digit each is."""
+    inputs, labels = images()
+    return inputs[:400].flatten(1), labels[:400]
 
 
 def net(seed: int, outputs: int = 10) -> nn.Module:

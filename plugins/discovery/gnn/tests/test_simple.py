@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gnn_worlds import part, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstask.errors import DataError
+from crosstask_discovery.testing import part_of, transfer_world
 from crosstask_gnn import Pairs
 from crosstask_gnn.additive import additive
 from crosstask_gnn.mean_z import mean_z
@@ -27,8 +27,8 @@ def test_means_of_sources_and_targets() -> None:
 
 
 def test_additive_is_the_ridge_solution() -> None:
-    truth, _, _ = world(8, seed=1)
-    pairs = Pairs.of(part(truth, 0.5))
+    truth, _, _ = transfer_world(8, seed=1)
+    pairs = Pairs.of(part_of(truth, 0.5))
     source, target = np.argwhere(pairs.measured).T
     one = np.eye(8)
     design = np.hstack([np.ones((len(source), 1)), one[source], one[target]])
@@ -72,14 +72,14 @@ def test_large_matrices_are_started_from_their_leading_singular_vectors() -> Non
 def test_soft_impute_finds_a_low_rank_matrix_that_additive_cannot() -> None:
     rng = np.random.default_rng(2)
     truth = 0.3 * rng.normal(size=(30, 2)) @ rng.normal(size=(2, 30))
-    pairs = Pairs.of(part(truth, 0.5))
+    pairs = Pairs.of(part_of(truth, 0.5))
     hidden = ~pairs.measured & ~np.eye(30, dtype=bool)
     found, plain = soft_impute(pairs), additive(pairs)
     assert np.square(found - truth)[hidden].mean() < 0.2 * np.square(plain - truth)[hidden].mean()
 
 
 def test_z_scores_are_those_of_each_target() -> None:
-    _, estimates, _ = world(6, seed=3)
+    _, estimates, _ = transfer_world(6, seed=3)
     pairs = Pairs.of(np.full((6, 6), np.nan), estimates=estimates)
     column = np.delete(estimates[2][:, 4], 4)
     expected = (column - column.mean()) / column.std()
@@ -89,7 +89,7 @@ def test_z_scores_are_those_of_each_target() -> None:
 @given(scale=st.floats(1e-6, 1e6), shift=st.floats(-1e3, 1e3))
 @settings(max_examples=20, deadline=None)
 def test_an_estimators_units_change_nothing(scale: float, shift: float) -> None:
-    _, estimates, _ = world(6, seed=4)
+    _, estimates, _ = transfer_world(6, seed=4)
     moved = estimates.copy()
     moved[1, :, 2] = scale * (moved[1, :, 2] + shift)
     assert mean_score(Pairs.of(estimates[0], None, moved).estimates) == pytest.approx(
@@ -103,7 +103,7 @@ def test_equal_estimates_say_nothing() -> None:
 
 
 def test_mean_z_finds_slope_and_targets() -> None:
-    _, estimates, _ = world(12, seed=5)
+    _, estimates, _ = transfer_world(12, seed=5)
     pairs = Pairs.of(np.full((12, 12), np.nan), estimates=estimates)
     level = np.linspace(-0.3, 0.3, 12)
     truth = level + 0.2 * mean_score(pairs.estimates)
@@ -113,16 +113,16 @@ def test_mean_z_finds_slope_and_targets() -> None:
 
 
 def test_estimates_that_mislead_are_not_turned_round() -> None:
-    _, estimates, _ = world(12, seed=5)
+    _, estimates, _ = transfer_world(12, seed=5)
     truth = -0.2 * mean_score(estimates)
     assert np.ptp(mean_z(Pairs.of(truth, estimates=estimates)), axis=0) == pytest.approx(0)
 
 
 def test_mixed_is_the_posterior_of_a_gaussian_process() -> None:
     """The same model in its other form: a kernel over the pairs, and no effects."""
-    truth, estimates, nodes = world(7, seed=6)
+    truth, estimates, nodes = transfer_world(7, seed=6)
     stated = np.full((7, 7), 0.05)
-    pairs = Pairs.of(part(truth, 0.5), stated, estimates, nodes)
+    pairs = Pairs.of(part_of(truth, 0.5), stated, estimates, nodes)
     design = Design.of(pairs)
     variances = Variances(np.array([0.05, 0.02, 0.03, 0.01, 0.02, 0.005]), 0.02)
     found = mixed(pairs, variances, design)
@@ -145,9 +145,9 @@ def test_mixed_is_the_posterior_of_a_gaussian_process() -> None:
 
 
 def test_mixed_learns_how_much_each_kind_of_evidence_is_worth() -> None:
-    truth, estimates, _ = world(30, seed=7)
+    truth, estimates, _ = transfer_world(30, seed=7)
     noise = np.random.default_rng(0).normal(size=estimates.shape)
-    useful, useless = (mixed(Pairs.of(part(truth, 0.3), None, e)).variances for e in (estimates, noise))
+    useful, useless = (mixed(Pairs.of(part_of(truth, 0.3), None, e)).variances for e in (estimates, noise))
     assert useful.groups[2] > 3 * useless.groups[2]
     assert useful.noise < useless.noise
 

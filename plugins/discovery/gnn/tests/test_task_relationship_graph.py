@@ -7,14 +7,13 @@ import functools
 import numpy as np
 import pytest
 import torch
-from gnn_worlds import part, world
-from sklearn.datasets import load_digits
 
 from crosstask.context import LocalContext
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph, relation_type
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_discovery.testing import digits, graph_of, part_of, transfer_world
 from crosstask_gnn import TaskRelationshipGraph
 from crosstask_gnn.plugin import PLUGIN
 
@@ -41,7 +40,7 @@ def described(count: int, prerequisites: dict[str, tuple[str, ...]] | None = Non
 
 def filled(portfolio: Portfolio, known: np.ndarray, estimates: np.ndarray, error: float = 0.03) -> TransferGraph:
     """A graph with an edge for every known coefficient, and one with raw estimates for every pair."""
-    graph = TransferGraph(task.descriptor for task in portfolio)
+    graph = graph_of(portfolio)
     for i, source in enumerate(portfolio.ids):
         for j, target in enumerate(portfolio.ids):
             if i == j:
@@ -67,8 +66,8 @@ def discoverer(**options: object) -> TaskRelationshipGraph:
 @functools.cache
 def discovered() -> tuple[TaskRelationshipGraph, list[TransferEdge], np.ndarray, np.ndarray]:
     """(discoverer, its edges, truth, what was known) of 16 tasks; nothing measured into the last one."""
-    truth, estimates, _ = world(16, seed=1)
-    known = part(truth, 0.4)
+    truth, estimates, _ = transfer_world(16, seed=1)
+    known = part_of(truth, 0.4)
     known[:, 15] = np.nan
     portfolio = described(16)
     made = discoverer()
@@ -141,7 +140,7 @@ def test_the_baselines_stand_beside_it() -> None:
 def test_where_the_networks_add_nothing_it_says_who_answered() -> None:
     rng = np.random.default_rng(0)
     portfolio = described(8)
-    known = part(0.3 + 0.02 * rng.normal(size=(8, 8)), 0.6)
+    known = part_of(0.3 + 0.02 * rng.normal(size=(8, 8)), 0.6)
     made = discoverer(steps=3)
     edges = made.discover(portfolio, filled(portfolio, known, rng.normal(size=(2, 8, 8))))
     if "gnn" in made.chosen:  # by chance it may help; then it must have been seen to
@@ -164,8 +163,8 @@ def test_nothing_measured_is_said() -> None:
 
 def test_how_sure_a_measurement_is_counts() -> None:
     """A wild value with a large standard error moves the others less than the same value with a small one."""
-    truth, estimates, _ = world(8, seed=3)
-    known = part(truth, 0.7)
+    truth, estimates, _ = transfer_world(8, seed=3)
+    known = part_of(truth, 0.7)
     place = tuple(np.argwhere(~np.isnan(known))[4])
     portfolio, means = described(8), []
     for value, error in ((known[place], 0.02), (known[place] + 1.2, 1.0), (known[place] + 1.2, 0.02)):
@@ -222,29 +221,12 @@ def test_on_digits() -> None:
     probing = pytest.importorskip("crosstask_probe.plugin", reason="measures with it")
     estimating = pytest.importorskip("crosstask_estimators.plugin", reason="estimates with it")
     methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with lp_ft, which it has")
-    from crosstask.learning.models import ModelSpec
-    from crosstask.learning.training import fit
-    from crosstask.records import Budget
 
     registry = Registry()
     for plugin in (probing.PLUGIN, estimating.PLUGIN, methods.PLUGIN, PLUGIN):
         registry.register(plugin)
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))[:500]
-    inputs = torch.tensor(raw.images[order] / 16, dtype=torch.float32)[:, None]
-    digit = torch.tensor(raw.target[order])
-    noise = digit[torch.randperm(len(digit), generator=torch.Generator().manual_seed(0))]
-    labels = {"ten": digit, "parity": digit % 2, "low": digit.clamp_max(5), "noise": noise}
-    tasks = []
-    for name, own in labels.items():
-        descriptor = TaskDescriptor(task_id=name, input_shape=(1, 8, 8), output_dim=int(own.max()) + 1)
-        task = Task(descriptor=descriptor, train=(inputs[:300], own[:300]), validation=(inputs[300:], own[300:]))
-        task.model = ModelSpec(hidden=(32,)).build(descriptor, seed=0)
-        budget = Budget(steps=150, learning_rate=1e-2)
-        fit(task.model, task, budget, torch.Generator().manual_seed(0), curve_split=None)
-        tasks.append(task)
-    portfolio = Portfolio(tasks)
-    graph = TransferGraph(t.descriptor for t in portfolio)
+    portfolio = digits("ten", "parity", "low", "noise")
+    graph = graph_of(portfolio)
     context = LocalContext(registry=registry)
     hidden = {("ten", "parity"), ("noise", "parity"), ("low", "noise"), ("parity", "low")}
     pairs = [(s.task_id, t.task_id) for s, t in portfolio.pairs() if (s.task_id, t.task_id) not in hidden]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import structlog
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
-from crosstask.context import Context, LocalContext
+from crosstask.components import Context
+from crosstask.context import LocalContext
 from crosstask.errors import DataError
 from crosstask.executors import ProcessExecutor
-from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph
-from crosstask.learning.models import ModelSpec
+from crosstask.graph import Evidence, RelationType
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import weights_digest
 from crosstask.options import component
@@ -28,6 +24,7 @@ from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
 from crosstask_probe.plugin import PLUGIN
 from crosstask_probe.probe import most_promising
@@ -70,51 +67,14 @@ def reset() -> None:
     CALLS.clear()
 
 
-@cache
-def images() -> tuple[torch.Tensor, torch.Tensor]:
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))[:400]
-    return torch.tensor(raw.images[order] / 16, dtype=torch.float32), torch.tensor(raw.target[order])
-
-
-def task(name: str, labels: torch.Tensor, *, learned: bool = True, **descriptor: Any) -> Task:
-    inputs = images()[0][:, None]
-    outputs = int(labels.max()) + 1
-    made = Task(
-        descriptor=TaskDescriptor(task_id=name, input_shape=(1, 8, 8), output_dim=outputs, **descriptor),
-        train=(inputs[:250], labels[:250]),
-        validation=(inputs[250:], labels[250:]),
-    )
-    if learned:
-        made.model = ModelSpec(hidden=(32,)).build(made.descriptor, seed=0)
-        budget = Budget(steps=150, learning_rate=1e-2)
-        fit(made.model, made, budget, torch.Generator().manual_seed(0), curve_split=None)
-    return made
-
-
-@cache
-def learned() -> list[Task]:
-    truth = images()[1]
-    noise = truth[torch.randperm(len(truth), generator=torch.Generator().manual_seed(0))]
-    return [task("ten", truth), task("parity", truth % 2), task("noise", noise)]
-
-
 def world(**more: Any) -> Portfolio:
-    return Portfolio(copy.deepcopy(learned()), **more)
+    return Portfolio(list(digits("ten", "parity", "noise")), **more)
 
 
 def probe(context: Context | None = None, **options: Any) -> Probe:
     made = Probe(**({"seeds": 2, "steps": 20} | options))
     made.bind(context or Fakes())
     return made
-
-
-def graph_of(portfolio: Portfolio, **edges: float) -> TransferGraph:
-    graph = TransferGraph(t.descriptor for t in portfolio)
-    for pair, coefficient in edges.items():
-        source, target = pair.split("_to_")
-        graph.add(TransferEdge(source=source, target=target, transfer_coefficient=coefficient))
-    return graph
 
 
 def test_every_pair_is_measured_with_its_interval() -> None:
@@ -223,7 +183,7 @@ def test_nothing_is_measured_twice() -> None:
 def test_a_new_task_costs_its_own_pairs() -> None:
     context, portfolio = Fakes(), world()
     probe(context).discover(portfolio, graph_of(portfolio))
-    portfolio.add(task("low", (images()[1] > 4).long()))
+    portfolio.add(digit_task("low", (images()[1] > 4).long()))
     CALLS.clear()
     edges = probe(context).discover(portfolio.focused("low"), graph_of(portfolio))
     assert len(edges) == 6
@@ -303,9 +263,9 @@ def test_progress_is_told() -> None:
 
 
 def test_what_cannot_be_measured_is_said() -> None:
-    portfolio = world(unseen=[task("hidden", images()[1] % 3, learned=False)])
+    portfolio = world(unseen=[digit_task("hidden", images()[1] % 3, learned=False)])
     portfolio.add(Task(descriptor=TaskDescriptor(task_id="bare", output_dim=2)))
-    portfolio.add(task("raw", images()[1] % 3, learned=False))
+    portfolio.add(digit_task("raw", images()[1] % 3, learned=False))
     made = probe()
     edges = made.discover(portfolio, graph_of(portfolio))
     assert len(edges) == 6 + 3
@@ -376,7 +336,7 @@ def test_real_transfer_is_found_and_the_control_gives_none() -> None:
     registry = Registry()
     registry.register(methods.PLUGIN)
     truth = images()[1]
-    low = task("low", truth.clamp_max(5), learned=False)
+    low = digit_task("low", truth.clamp_max(5), learned=False)
     portfolio = world()
     portfolio.add(low)
     edges = probe(LocalContext(registry=registry), steps=60, seeds=5).discover(portfolio, graph_of(portfolio))

@@ -23,8 +23,10 @@ from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.tasks import Task
 from crosstask.testing import small_portfolio
+from crosstask_distillation.testing import check_encoder
 from crosstask_distillers import MetaKnowledgeDistiller, Representation
-from crosstask_distillers.representation import DomainEncoder, Reversed, Teacher, _standard, relation_loss
+from crosstask_distillers.representation import Teacher, _standard, relation_loss
+from crosstask_distillers.universal import DomainEncoder, Reversed
 
 
 def test_relation_loss_is_of_distances_relative_to_their_mean() -> None:
@@ -172,3 +174,17 @@ def test_bad_requests() -> None:
         MetaKnowledgeDistiller("priors")
     with pytest.raises(ValueError, match="unknown option 'step'"):
         MetaKnowledgeDistiller("representation", step=3)
+
+
+def test_the_encoder_is_the_universal_one() -> None:
+    maker = Representation(steps=5, held_out=0)
+    check_encoder(maker)
+    tasks = list(small_portfolio())
+    found = maker.distill(tasks, None)
+    model = fresh_model(tasks[0].model, tasks[0], 1)
+    inputs = tasks[0].data("test").inputs
+    applied = Headless(maker.apply(model, found, 1.0))
+    torch.testing.assert_close(maker.encoder(found, tasks)(inputs), applied(inputs))
+    other = Task(descriptor=tasks[0].descriptor, model=ModelSpec(hidden=(7,)).build(tasks[0].descriptor, 0))
+    with pytest.raises(DataError, match="no task has a model with the layers of the universal encoder"):
+        maker.encoder(found, [other])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosstask.errors import OptionError
-from crosstask.points.sampler import Sampler
+from crosstask_multitask import Sampler
 from crosstask_scheduler import LossBased, PerformanceBased, RoundRobin, Uniform
 from crosstask_scheduler.plugin import PLUGIN
 

@@ -18,6 +18,7 @@ from crosstask.registry import Registry
 from crosstask.tasks import SPLITS, Portfolio, Task
 from crosstask_omniglot import Omniglot, load_arrays
 from crosstask_omniglot.plugin import PLUGIN
+from crosstask_sources.testing import by_chance, fingerprints
 
 EXCERPT = str(Path(__file__).parent / "data")
 ARRAYS = load_arrays(EXCERPT)
@@ -82,7 +83,7 @@ def test_controls_have_labels_that_have_nothing_to_do_with_the_images() -> None:
             assert sorted(labels) == sorted(true.values())
             agreed += sum(true[p] == label for p, label in zip(places(control, split), labels, strict=True))
             total += len(labels)
-    assert abs(agreed / total - 1 / 8) < 4 * (1 / 8 * 7 / 8 / total) ** 0.5
+    assert by_chance(agreed, total, 8)
     assert all(portfolio[f"{name} shuffled"].descriptor.complexity > 0.85 for name in ARRAYS.names)
     assert all(portfolio[name].descriptor.complexity < 0.75 for name in ARRAYS.names)
 
@@ -106,9 +107,9 @@ def test_smaller_images_are_means_over_areas(size: int) -> None:
 
 
 def test_same_options_same_portfolio_other_seed_another() -> None:
-    once = [task.fingerprint() for task in excerpt(controls=1)]
-    assert [task.fingerprint() for task in excerpt(controls=1)] == once
-    assert not set(once) & {task.fingerprint() for task in excerpt(controls=1, seed=1)}
+    once = fingerprints(excerpt(controls=1))
+    assert fingerprints(excerpt(controls=1)) == once
+    assert not set(once) & set(fingerprints(excerpt(controls=1, seed=1)))
 
 
 @pytest.mark.parametrize(

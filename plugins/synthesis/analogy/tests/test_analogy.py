@@ -21,12 +21,11 @@ from crosstask.records import Budget, SynthesisStrategy
 from crosstask.registry import Registry
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_analogy import AnalogyTransfer, best_analogies
+from crosstask_synthesis import testing
 
 
 def described(name: str, domain: str, classes: str = "ab", **more: Any) -> TaskDescriptor:
-    return TaskDescriptor(
-        task_id=name, domain=domain, input_shape=(4,), output_dim=len(classes), classes=tuple(classes), **more
-    )
+    return testing.described(name, classes, domain=domain, input_shape=(4,), **more)
 
 
 def square() -> list[TaskDescriptor]:
@@ -133,9 +132,9 @@ def test_a_new_combination_of_domains_by_the_engine() -> None:
             engine.register_task(task)
         engine.register_task(new, unseen=True)
         engine.train()
-        made = engine.synthesize_zero_shot_model("faint_blurred", SynthesisStrategy.ANALOGY_TRANSFER)
-        score = engine.judge_synthesis(made, "faint_blurred")
-    told = made.provenance
+        strategy = SynthesisStrategy.ANALOGY_TRANSFER.value
+        score = engine.run_stage("synthesis", task="faint_blurred", synthesizer=strategy).record
+    told = score.provenance
     assert told.notes[0].startswith("plain is to")
     assert "share no basin" in told.notes[1]
     assert score.score is not None

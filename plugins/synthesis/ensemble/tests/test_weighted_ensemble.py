@@ -22,6 +22,7 @@ from crosstask.registry import Registry
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_ensemble import WeightedEnsemble
 from crosstask_ensemble.plugin import PLUGIN
+from crosstask_synthesis import testing
 
 
 class Fixed(nn.Module):
@@ -36,9 +37,7 @@ class Fixed(nn.Module):
 
 
 def source(name: str, classes: str = "", model: nn.Module | None = None, **more: Any) -> Task:
-    names = tuple(classes)
-    fields = {"domain": "d", "input_shape": (6,), "output_dim": len(names) or None, "classes": names} | more
-    return Task(descriptor=TaskDescriptor(task_id=name, **fields), model=model or Fixed(len(names)))
+    return testing.source(name, classes, model or Fixed(len(classes)), **{"domain": "d", "input_shape": (6,)} | more)
 
 
 def graph_of(new: TaskDescriptor, sources: list[Task], coefficients: list[float | None]) -> TransferGraph:
@@ -61,8 +60,7 @@ def make(
 
 
 def wanted(classes: str, **more: Any) -> TaskDescriptor:
-    fields = {"domain": "d", "input_shape": (6,), "classes": tuple(classes), "output_dim": len(classes) or None} | more
-    return TaskDescriptor(task_id="new", **fields)
+    return testing.described("new", classes, **{"domain": "d", "input_shape": (6,)} | more)
 
 
 X = torch.tensor([[1.0, 2.0, 6.0, 0.0, 0.0, 0.0], [4.0, 0.0, -1.0, 3.0, 0.0, 0.0]])
@@ -126,7 +124,7 @@ def test_what_does_not_fit_is_left_out_and_named() -> None:
         source("strange", "xy"),
         source("wide", "ab", input_shape=(9,)),
         source("values", task_type="regression", output_dim=2),
-        Task(descriptor=TaskDescriptor(task_id="bare", classes=("a", "b"), domain="d")),
+        testing.source("bare", "ab", domain="d"),
     ]
     notes = make(wanted("ab"), sources).provenance.notes
     assert notes == (
@@ -200,9 +198,7 @@ def digits(keep: str) -> Task:
     images = torch.tensor(raw.images[order][chosen] / 16, dtype=torch.float32)[:, None]
     labels = torch.tensor([keep.index(str(d)) for d in digit[chosen]])
     half = (np.nonzero(chosen)[0] < 900).sum()  # one split of all images, for every task
-    descriptor = TaskDescriptor(
-        task_id=keep, domain="digits", input_shape=(1, 8, 8), output_dim=len(keep), classes=tuple(keep)
-    )
+    descriptor = testing.described(keep, keep, domain="digits", input_shape=(1, 8, 8))
     ends = (0, half - len(labels) // 10, half, len(labels))
     splits = [(images[a:b], labels[a:b]) for a, b in itertools.pairwise(ends)]
     task = Task(descriptor=descriptor, train=splits[0], validation=splits[1], test=splits[2])

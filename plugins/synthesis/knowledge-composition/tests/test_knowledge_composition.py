@@ -18,9 +18,10 @@ from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import evaluate, fit, predict
 from crosstask.records import Budget, SynthesisStrategy
 from crosstask.registry import Registry
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_knowledge_composition import KnowledgeComposition
 from crosstask_knowledge_composition.pieces import adapted, blocks_of, joined
+from crosstask_synthesis.testing import described, source
 
 
 @functools.cache
@@ -137,8 +138,7 @@ def chain(seed: int, normalised: bool = False) -> nn.Sequential:
 
 
 def task(name: str, model: nn.Module | None, **more: Any) -> Task:
-    told = TaskDescriptor(task_id=name, input_shape=(5,), output_dim=2, classes=("a", "b"), **more)
-    return Task(descriptor=told, model=model)
+    return source(name, "ab", model, input_shape=(5,), **more)
 
 
 INPUTS = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
@@ -185,7 +185,7 @@ def test_blocks_of_models_that_see_the_same_are_stitched_without_loss() -> None:
 
 def test_blocks_of_convolutions_and_through_the_synthesizer() -> None:
     spec = ModelSpec(kind="conv", hidden=(6, 8))
-    told = {n: TaskDescriptor(task_id=n, input_shape=(1, 8, 8), output_dim=2, classes=("a", "b")) for n in "xyn"}
+    told = {n: described(n, "ab", input_shape=(1, 8, 8)) for n in "xyn"}
     sources = [Task(descriptor=told[n], model=spec.build(told[n], seed=k)) for k, n in enumerate("xy")]
     inputs = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     made = KnowledgeComposition(blocks=("x", "y")).synthesize(told["n"], sources, TransferGraph(), inputs)
@@ -225,7 +225,7 @@ def test_adapters_hold_a_change_of_their_rank_and_no_more() -> None:
 
 
 def test_regression_keeps_units() -> None:
-    told = {n: TaskDescriptor(task_id=n, task_type="regression", input_shape=(5,), output_dim=2) for n in "xyn"}
+    told = {n: described(n, task_type="regression", input_shape=(5,), output_dim=2) for n in "xyn"}
     sources = [Task(descriptor=told[n], model=chain(k)) for k, n in enumerate("xy")]
     made = KnowledgeComposition(trunk="x").synthesize(told["n"], sources, TransferGraph(), INPUTS)
     alone = KnowledgeComposition().synthesize(told["n"], sources[:1], TransferGraph(), INPUTS)

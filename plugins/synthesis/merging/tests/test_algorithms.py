@@ -15,12 +15,12 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.batchnorm import reestimate
 from crosstask_merging import DARE, TIES, RegMean, grams_of, merge_modules
 from crosstask_merging.dare import thin
 from crosstask_merging.regmean import regmean
 from crosstask_merging.slerp import slerp
 from crosstask_merging.ties import smallest_kept, ties
+from crosstask_synthesis.batchnorm import reestimate
 
 
 def net(seed: int, hidden: int = 5) -> nn.Sequential:

@@ -4,54 +4,28 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 
 from crosstask.context import LocalContext
 from crosstask.errors import DataError
-from crosstask.learning.adapted_layers import AdaptedLayer
-from crosstask.learning.models import ModelSpec
-from crosstask.learning.training import evaluate, fit
+from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import measure_transfer, receive
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_adapter_tuning import AdapterTransfer
+from crosstask_adapters import AdaptedLayer
+from crosstask_transfer.testing import digits
+from crosstask_transfer.testing import trained_digits as source
 
 BUDGET = Budget(steps=60, samples=50, learning_rate=3e-3, evaluate_every=20)
 ADAPTERS: dict[str, Mapping[str, Any]] = {
     "lora": {"r": 8}, "bitfit": {}, "bottleneck": {"hidden_dim": 8}, "compacter": {"hidden_dim": 8}, "ia3": {},
 }  # fmt: skip
 MERGEABLE = ("lora", "bitfit", "ia3")
-
-
-@cache
-def digits(parity: bool = False, faded: bool = False) -> Task:
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))
-    images = torch.tensor(raw.images[order] / 16, dtype=torch.float32)[:, None]
-    labels = torch.tensor(raw.target[order])
-    classes = ("even", "odd") if parity else tuple("0123456789")
-    labels = labels % 2 if parity else labels
-    images = images / 3 + 2 / 3 if faded else images
-    parts = {"train": slice(0, 800), "validation": slice(800, 1000), "test": slice(1000, None)}
-    descriptor = TaskDescriptor(
-        task_id=f"digits-{parity}-{faded}", input_shape=(1, 8, 8), output_dim=len(classes), classes=classes
-    )
-    return Task(descriptor=descriptor, **{name: (images[part], labels[part]) for name, part in parts.items()})
-
-
-@cache
-def source() -> Task:
-    task = copy.copy(digits())
-    task.model = ModelSpec(hidden=(64, 64)).build(task.descriptor, seed=0)
-    fit(task.model, task, Budget(steps=300, learning_rate=3e-3), torch.Generator().manual_seed(0), curve_split=None)
-    return task
 
 
 def method(adapter: str = "lora", **options: Any) -> AdapterTransfer:
@@ -97,9 +71,9 @@ def test_it_gains_where_the_source_helps_and_its_model_can_be_a_source_again(ada
     assert any(isinstance(module, AdaptedLayer) for module in model.modules()) == (adapter not in MERGEABLE)
     middle = copy.copy(target)
     middle.model = model
-    again, _, _ = receive(model, digits(faded=True), seed=0, keep_head=False)
-    method(adapter).learn(again, model, digits(faded=True), BUDGET, torch.Generator().manual_seed(2))
-    assert evaluate(again, digits(faded=True), "test") > 0.3
+    again, _, _ = receive(model, digits("faded"), seed=0, keep_head=False)
+    method(adapter).learn(again, model, digits("faded"), BUDGET, torch.Generator().manual_seed(2))
+    assert evaluate(again, digits("faded"), "test") > 0.3
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

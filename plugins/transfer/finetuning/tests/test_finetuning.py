@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -34,41 +31,11 @@ from crosstask_finetuning import (
 from crosstask_finetuning.distillation import soft_label_loss
 from crosstask_finetuning.partial import Partial
 from crosstask_finetuning.plugin import PLUGIN
+from crosstask_transfer.testing import digits
+from crosstask_transfer.testing import trained_digits as trained
 
 METHODS = [Distillation, FeatureExtraction, FineTuning, GradualUnfreezing, L2SP, LPFT]
 each_method = pytest.mark.parametrize("method", METHODS)
-
-
-@cache
-def digits(view: str = "plain", keep: tuple[int, ...] = tuple(range(10))) -> Task:
-    """Real digits: `plain`, `dim` (half the contrast) or `permuted`; only the digits in `keep`, labelled 0, 1, …"""
-    raw = load_digits()
-    order = np.random.default_rng(0).permutation(len(raw.target))
-    images, labels = torch.tensor(raw.images[order] / 16, dtype=torch.float32), torch.tensor(raw.target[order])
-    if view == "dim":
-        images = 0.25 + images / 2
-    if view == "permuted":
-        images = images.flatten(1)[:, np.random.default_rng(1).permutation(64)].view_as(images)
-    chosen = torch.isin(labels, torch.tensor(keep))
-    images, labels = images[chosen][:, None], torch.searchsorted(torch.tensor(keep), labels[chosen])
-    one, two = 2 * len(labels) // 5, 3 * len(labels) // 5
-    parts = {"train": slice(0, one), "validation": slice(one, two), "test": slice(two, None)}
-    descriptor = TaskDescriptor(
-        task_id=f"{view}-{len(keep)}",
-        input_shape=(1, 8, 8),
-        output_dim=len(keep),
-        classes=tuple(map(str, keep)),
-    )
-    return Task(descriptor=descriptor, **{name: (images[part], labels[part]) for name, part in parts.items()})
-
-
-@cache
-def trained(view: str = "plain", keep: tuple[int, ...] = tuple(range(10))) -> Task:
-    """The same with a model that has learned it."""
-    task = copy.copy(digits(view, keep))
-    task.model = ModelSpec(hidden=(64, 64)).build(task.descriptor, seed=0)
-    fit(task.model, task, Budget(steps=300, learning_rate=3e-3), torch.Generator().manual_seed(0), curve_split=None)
-    return task
 
 
 class Normed(nn.Module):

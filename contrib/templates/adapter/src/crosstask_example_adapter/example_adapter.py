@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter, AdapterHandle
+from crosstask_adapters import LayerAdapter, LayersHandle, match_targets
 
 
 class Factors(LayerAdapter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from crosstask.context import Job
+from crosstask.components import Job
 from crosstask.options import component, option, state
 from crosstask.points.executor import Executor
 

@@ -14,10 +14,10 @@ from urllib.parse import quote, unquote
 
 from torch import Tensor
 
-from crosstask.context import Remembered
-from crosstask.errors import StoreError, nearest
+from crosstask.components import Remembered
+from crosstask.errors import StoreError
 from crosstask.options import component
-from crosstask.points.store import KINDS, Store, StoreOpener
+from crosstask.points.store import Store, StoreOpener, check_kind
 
 
 class FolderStore(Store):
@@ -25,13 +25,12 @@ class FolderStore(Store):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for kind in KINDS:
-            (folder / kind).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def _path(self, kind: str, key: str) -> Path:
-        if kind not in KINDS:
-            raise StoreError(f"unknown kind {kind!r}{nearest(kind, KINDS)}")
-        return self.folder / kind / f"{quote(key, safe='')}.json"
+        place = self.folder / check_kind(kind)
+        place.mkdir(exist_ok=True)
+        return place / f"{quote(key, safe='')}.json"
 
     def get(self, kind: str, key: str) -> Remembered | None:
         from safetensors.torch import load

@@ -9,11 +9,13 @@ from crosstask.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "list": "Every plugin found, what it offers, and what is wrong with those that cannot be used.",
+    "points": "Every extension point, the kernel's and those of plugins, with where it comes from.",
     "info": "What a plugin or component is: options, documentation, source, licence.",
     "why": "Why a plugin or component can or cannot be used.",
     "doctor": "What was found where, what is wrong with it, and what to do.",
     "check": "Check that a plugin or component does what its contract says.",
-    "new": "Write a new plugin: a small working one of any extension point, with tests.",
+    "new": "Write a new plugin: a small working one of any extension point, a recipe, or a whole family.",
+    "freeze": "Write which plugins and versions a run used.",
 }
 
 

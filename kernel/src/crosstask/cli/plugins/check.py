@@ -28,7 +28,7 @@ def command(name: str, options: tuple[str, ...], expected: tuple[str, ...], url:
     This is what `crosstask.testing.conformance` does with pytest.
     """
     from crosstask.errors import PluginError
-    from crosstask.manifest import RECIPE
+    from crosstask.manifest import COMMAND, RECIPE
     from crosstask.registry import Registry
     from crosstask.testing.kit import run_checks
 
@@ -39,7 +39,9 @@ def command(name: str, options: tuple[str, ...], expected: tuple[str, ...], url:
     for record, extension in offers(registry, name):
         if extension is None:
             raise PluginError(f"plugin {record.name!r} of {record.origin} cannot be checked: {record.reason}")
-        if extension.point != RECIPE:
+        if extension.point in (RECIPE, COMMAND):
+            registry.load_offer(extension)
+        else:
             component = registry.component_class(extension.point, extension.name)
             manifest = record.entry_point or None
             outcomes = run_checks(

@@ -33,31 +33,41 @@ def command(strict: bool, as_json: bool) -> None:
 
 def _settings(registry: Registry) -> dict[str, Any]:
     settings = registry.settings
-    values = {"allow": list(settings.allow), "deny": list(settings.deny), "prefer": dict(settings.prefer)}
+    values: dict[str, Any] = {"allow": list(settings.allow), "deny": list(settings.deny), "prefer": dict(settings.prefer)}
+    values["plugins_dir"] = list(settings.plugins_dir)
     return {
         key: {"value": value, "from": settings.origins.get(key, "default")} for key, value in values.items() if value
-    }
+    } | {f"[{plugin}]": {"value": settings.shown(plugin), "from": "a table of the plugin"} for plugin in settings.tables}
 
 
 def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
     from crosstask.errors import PluginError
-    from crosstask.manifest import RECIPE
-    from crosstask.registry import Status
+    from crosstask.registry import Status, data_path, load
 
     problems = []
     if record.status is Status.DENIED:  # what the user asked for is no problem
         return _report(record, [], [*record.notes, record.reason])
     if record.status is not Status.OK:
         problems.append(_problem(record.reason, _advice(record), record.traceback))
-    for extension in record.plugin.extensions if record.plugin and record.status is Status.OK else ():
-        if conflict := record.conflicts.get(f"{extension.point}/{extension.name}"):
-            problems.append(_problem(conflict, "set prefer in [tool.crosstask], or deny one of the plugins", ""))
+    well = record.plugin if record.plugin and record.status is Status.OK else None
+    for extension in well.extensions if well else ():
+        if reason := record.unusable.get(extension.key):
+            problems.append(_problem(f"{extension.point} {extension.name!r}: {reason}", _advice_unusable(reason), ""))
             continue
         try:
-            if extension.point == RECIPE:
-                registry.recipe_path(extension.name)
-            else:
-                registry.component_class(extension.point, extension.name)
+            registry.load_offer(extension)
+        except PluginError as error:
+            problems.append(_problem(str(error), _advice_for(error, record), _trace(error)))
+    for point in well.points if well else ():
+        if reason := record.unusable.get(f"point/{point.name}"):
+            problems.append(_problem(f"point {point.name!r}: {reason}", _advice_unusable(reason), ""))
+            continue
+        try:
+            registry.contract(point.name)
+            if point.kit:
+                load(point.kit, f"kit of extension point {point.name!r}")
+            if point.template and not data_path(point.template).exists():
+                raise PluginError(f"template of extension point {point.name!r}: {point.template} is not there")
         except PluginError as error:
             problems.append(_problem(str(error), _advice_for(error, record), _trace(error)))
     return _report(record, problems, list(record.notes))
@@ -102,6 +112,12 @@ def _advice(record: PluginRecord) -> str:
             f"pip install what provides {missing!r}, or reinstall: pip install --force-reinstall {record.distribution}"
         )
     return f"report it to the authors of {record.distribution}, or leave it out: CROSSTASK_DENY={record.name}"
+
+
+def _advice_unusable(reason: str) -> str:
+    if "pip install" in reason:
+        return "pip install" + reason.partition("pip install")[2]
+    return "set prefer in [tool.crosstask], or deny one of the plugins" if "offered by" in reason else "tell its authors"
 
 
 def _advice_for(error: BaseException, record: PluginRecord) -> str:

@@ -42,7 +42,7 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
             found.append((record, None))
         for extension in record.plugin.extensions if record.plugin else ():
             known.add(extension.name)
-            if name in (record.name, record.distribution, extension.name, f"{extension.point}/{extension.name}"):
+            if name in (record.name, record.distribution, extension.name, extension.key):
                 found += [(record, extension)]
     if not found:
         raise UnknownComponentError(f"no plugin or component named {name!r}{nearest(name, known)}")
@@ -52,7 +52,7 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
 def describe_offer(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
     """A component as JSON. A component that cannot be imported is described as far as its manifest goes."""
     from crosstask.errors import PluginError
-    from crosstask.manifest import RECIPE
+    from crosstask.manifest import COMMAND, RECIPE
     from crosstask.options import describe
 
     item: dict[str, Any] = {
@@ -72,16 +72,21 @@ def describe_offer(registry: Registry, record: PluginRecord, extension: Extensio
         "summary": extension.summary,
         "source": extension.source,
     }
-    if extension.point == RECIPE:
-        return item
+    if reason := record.unusable.get(extension.key):
+        return item | {"reason": reason}
     try:
-        made = registry.component_class(extension.point, extension.name)
+        made = registry.load_offer(extension)
     except PluginError as error:
         return item | {"reason": str(error)}
+    if extension.point in (RECIPE, COMMAND):
+        return item
     options = describe(made)
     for option in options:
         option["default"] = "nothing" if option["default"] is None else option["default"]
+    if extension.point == "stage":
+        item |= {"provides": sorted(made.provides), "after": list(made.after)}
     return item | {
+        "default": bool(extension.default),
         "capabilities": sorted(made.capabilities),
         "options": options,
         "documentation": inspect.cleandoc(made.__doc__ or ""),
@@ -111,8 +116,13 @@ def _text(item: dict[str, Any]) -> str:
         lines.append(f"  code: {item['target']}")
     if item.get("capabilities"):
         lines.append(f"  capabilities: {', '.join(item['capabilities'])}")
+    for key, told in (("provides", "provides for later stages"), ("after", "runs after")):
+        if item.get(key):
+            lines.append(f"  {told}: {', '.join(item[key])}")
+    if item.get("default"):
+        lines.append(f"  the default of {item['point']}")
     if item.get("options"):
-        lines.append("  options:")
+        lines.append(f"  options (the table [{item['name']}] of a recipe):" if item["point"] == "stage" else "  options:")
     for option in item.get("options", ()):
         rules = f" ({option['bounds']})" if option["bounds"] else ""
         lines.append(f"    {option['name']}: {option['type']} = {option['default']}{rules}  {option['help']}".rstrip())

@@ -41,8 +41,12 @@ def told(record: PluginRecord) -> str:
         return f"{record.status.value.upper()}: {record.reason.splitlines()[0]}"
     offers: dict[str, list[str]] = {}
     for extension in record.plugin.extensions if record.plugin else ():
-        mark = " (CONFLICTING)" if f"{extension.point}/{extension.name}" in record.conflicts else ""
+        reason = record.unusable.get(extension.key, "")
+        mark = "" if not reason else " (CONFLICTING)" if reason.startswith("conflicting") else " (UNUSABLE)"
         offers.setdefault(extension.point, []).append(extension.name + mark)
+    for point in record.plugin.points if record.plugin else ():
+        mark = " (CONFLICTING)" if f"point/{point.name}" in record.unusable else ""
+        offers.setdefault("points", []).append(point.name + mark)
     return "; ".join(f"{point}: {', '.join(names)}" for point, names in offers.items())
 
 
@@ -55,7 +59,8 @@ def row(record: PluginRecord) -> dict[str, Any]:
         "status": record.status.value,
         "reason": record.reason,
         "notes": list(record.notes),
-        "conflicts": record.conflicts,
+        "unusable": record.unusable,
+        "points": [point.name for point in (record.plugin.points if record.plugin else ())],
         "extensions": [
             {"point": e.point, "name": e.name, "target": e.target, "summary": e.summary, "source": e.source}
             for e in (record.plugin.extensions if record.plugin else ())

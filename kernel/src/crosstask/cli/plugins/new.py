@@ -1,4 +1,4 @@
-"""`crosstask plugins new POINT NAME`."""
+"""`crosstask plugins new POINT NAME`: from the template of an extension point, or of a recipe or a whole family."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 def command(point: str, name: str, into: Path) -> None:
     """Write a new plugin: a small working component of the extension point POINT, its tests and its packaging.
 
+    POINT may also be `recipe` (a package that ships a recipe) or `family` (a base with a point, a stage, a section of the
+    report and a kit, beside a component of that point).
+
     NAME is in lower case with dashes, as in `my-balancer`; the distribution will be `crosstask-my-balancer`.
     """
     folder = scaffold(point, name, into)
@@ -36,11 +39,10 @@ def scaffold(point: str, name: str, into: Path) -> Path:
     """Write the project and return its folder. PluginError if the point or the name cannot be used."""
     from crosstask.errors import PluginError
 
-    templates = _templates()
-    _check_point(point, templates)
+    template = _template(point)
     name = name.removeprefix("crosstask-")
     _check_name(name, point)
-    project = {_renamed(path, point, name): text for path, text in templates[point].items()}
+    project = {_renamed(path, point, name): text for path, text in template.items()}
     camel = _camel(name)
     for path, text in project.items():
         # The class would hide something that the template uses under that name.
@@ -59,16 +61,29 @@ def scaffold(point: str, name: str, into: Path) -> Path:
     return folder
 
 
-def _templates() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(files("crosstask.cli").joinpath("templates.json").read_text("utf-8"))
-    return found
+def _template(point: str) -> dict[str, str]:
+    """The files of a template: of the kernel's own, packed in one file, or in a folder of the plugin that brings it."""
+    from crosstask.errors import PluginError, UnknownComponentError, nearest
+    from crosstask.registry import Registry, data_path
 
-
-def _check_point(point: str, templates: dict[str, dict[str, str]]) -> None:
-    from crosstask.errors import PluginError, nearest
-
-    if point not in templates:
-        raise PluginError(f"unknown extension point {point!r}{nearest(point, templates)}")
+    packed: dict[str, dict[str, str]] = json.loads(files("crosstask.cli").joinpath("templates.json").read_text("utf-8"))
+    if point in packed:
+        return packed[point]
+    registry = Registry.installed()
+    try:
+        found = registry.point(point)
+    except UnknownComponentError as error:
+        if "pip install" in str(error):
+            raise
+        every = [*packed, *(each.point.name for each in registry.points())]
+        raise UnknownComponentError(f"unknown extension point {point!r}{nearest(point, every)}") from None
+    if not found.template:
+        raise PluginError(f"extension point {point!r} has no template")
+    folder = data_path(found.template)
+    if not folder.is_dir():
+        raise PluginError(f"extension point {point!r}: its template {found.template} is not there")
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths}
 
 
 def _check_name(name: str, point: str) -> None:

@@ -35,7 +35,6 @@ def command(name: str, as_json: bool) -> None:
 
 def _why(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
     from crosstask.errors import PluginError
-    from crosstask.manifest import RECIPE
     from crosstask.registry import Status
 
     what = f"{extension.point} {extension.name!r}" if extension else f"plugin {record.name!r}"
@@ -44,15 +43,12 @@ def _why(registry: Registry, record: PluginRecord, extension: Extension | None) 
     usable = record.status is Status.OK
     if not usable:
         because.append(f"{record.status.value}: {record.reason}")
-    elif extension is not None and (conflict := record.conflicts.get(f"{extension.point}/{extension.name}")):
+    elif extension is not None and (reason := record.unusable.get(extension.key)):
         usable = False
-        because.append(f"conflicting: {conflict}")
+        because.append(reason)
     elif extension is not None:
         try:
-            if extension.point == RECIPE:
-                registry.recipe_path(extension.name)
-            else:
-                registry.component_class(extension.point, extension.name)
+            registry.load_offer(extension)
             because.append(f"{extension.target} can be imported")
         except PluginError as error:
             usable = False
@@ -69,7 +65,7 @@ def decided(settings: Settings, record: PluginRecord) -> list[str]:
         lines.append(f"the allow list ({settings.origins.get('allow', 'settings')}) {verdict}")
     if pattern := settings.matches("deny", *names):
         lines.append(f"the deny list ({settings.origins.get('deny', 'settings')}) names it: {pattern!r}")
-    offered = {f"{e.point}/{e.name}" for e in (record.plugin.extensions if record.plugin else ())} | {record.name}
+    offered = {e.key for e in (record.plugin.extensions if record.plugin else ())} | {record.name}
     for key, distribution in settings.prefer.items():
         if key in offered:
             lines.append(f"prefer ({settings.origins.get('prefer', 'settings')}): {key} = {distribution}")

@@ -161,14 +161,14 @@ class AdapterKit(Kit):
             expect(torch.equal(answer(model, inputs), adapted), f"{self.name}: enabled again, it answers otherwise")
 
     def check_state_round_trip(self) -> None:
-        """What `state` gives, and nothing else, makes another handle's model answer the same."""
+        """What `state` gives, and nothing else, makes one that was attached with another generator answer the same."""
         model, handle, inputs, _ = self.attached()
         state = {name: tensor.clone() for name, tensor in handle.state().items()}
         other, _ = sample()
-        received = self._attach(other, seed=1)
+        received = self._attach(other, seed=1)  # what was drawn and is not trained must be in the state, too
         received.load_state(state)
         same = torch.equal(answer(other, inputs), answer(model, inputs))
-        expect(same, f"{self.name}: with the state of another, the model answers otherwise")
+        expect(same, f"{self.name}: with the state of one that drew other weights, the model answers otherwise")
 
     def check_wrong_state_refused(self) -> None:
         """A state with a tensor missing, too many or of another shape is refused with a DataError that names it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from crosstask.context import Job
+from crosstask.components import Job
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, expect
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, DataError
-from crosstask.learning.episodes import Episodes, EpisodeSampler
-from crosstask.tasks import TensorData
+from crosstask.learning.episodes import Episodes
+from crosstask.tasks import Task, TensorData
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, NotApplicableError, claims, expect, refused
 from crosstask.testing.tasks import small_portfolio
@@ -34,9 +34,7 @@ class MetaLearnerKit(Kit):
     def inputs(self) -> dict[str, Any]:
         tasks = list((self.subject.portfolio or small_portfolio)())
         task = max(tasks, key=lambda t: t.descriptor.output_dim or 0)
-        sampler = EpisodeSampler(task, ways=WAYS, shots=SHOTS, queries=QUERIES)
-        episodes = sampler.sample(COUNT, torch.Generator().manual_seed(0))
-        return {"model": self.network(task.descriptor.input_shape), "episodes": episodes}
+        return {"model": self.network(task.descriptor.input_shape), "episodes": _drawn(task)}
 
     def network(self, shape: tuple[int, ...], outputs: int = WAYS) -> nn.Module:
         """Small, the same each time."""
@@ -257,6 +255,28 @@ class MetaLearnerKit(Kit):
         ours, theirs = ({n: plain(p) for n, p in m.named_parameters()} for m in (after, before))
         found = difference(ours, theirs, "weights")
         expect(found is None, f"{self.name} and its twin: {found}")
+
+
+def _drawn(task: Task) -> Episodes:
+    """`COUNT` episodes of a task's training data, each of `WAYS` classes in random order, no sample twice in one."""
+    data, generator, size = task.data("train"), torch.Generator().manual_seed(0), SHOTS + QUERIES
+    of_class = [(data.targets == label).nonzero().flatten() for label in data.targets.unique()]
+    if len(of_class := [rows for rows in of_class if len(rows) >= size]) < WAYS:
+        raise DataError(
+            f"task {task.task_id!r}: checks of meta-learners need {WAYS} classes with {size} samples each, it has "
+            f"{len(of_class)}"
+        )
+    support, query = [], []
+    for _ in range(COUNT):
+        classes = [of_class[place] for place in torch.randperm(len(of_class), generator=generator)[:WAYS]]
+        rows = torch.stack([own[torch.randperm(len(own), generator=generator)[:size]] for own in classes])
+        support.append(rows[:, :SHOTS].flatten())
+        query.append(rows[:, SHOTS:].flatten())
+    labels = torch.arange(WAYS).expand(COUNT, -1)
+    return Episodes(
+        data.inputs[torch.stack(support)], labels.repeat_interleave(SHOTS, dim=1),
+        data.inputs[torch.stack(query)], labels.repeat_interleave(QUERIES, dim=1), WAYS,
+    )  # fmt: skip
 
 
 def _values(inputs: Tensor) -> Tensor:

@@ -1,1 +1,35 @@
 """Adapters: layers that ask their adapters, several adapters on one model."""
+
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
+
+_PUBLIC = {
+    "AdaptedLayer": "adapted_layers",
+    "CONVOLUTIONS": "adapted_layers",
+    "is_bare": "adapted_layers",
+    "base_modules": "base_weights",
+    "base_state": "base_weights",
+    "AdapterConfig": "config",
+    "LayersHandle": "handle",
+    "check_names": "handle",
+    "LayerAdapter": "layer_adapter",
+    "draw": "layer_adapter",
+    "AdapterModel": "model",
+    "called": "targets",
+    "is_floating": "targets",
+    "match_targets": "targets",
+}
+
+__all__ = list(_PUBLIC)
+
+__getattr__ = lazily(__name__, _PUBLIC)
+
+if TYPE_CHECKING:
+    from crosstask_adapters.adapted_layers import CONVOLUTIONS, AdaptedLayer, is_bare
+    from crosstask_adapters.base_weights import base_modules, base_state
+    from crosstask_adapters.config import AdapterConfig
+    from crosstask_adapters.handle import LayersHandle, check_names
+    from crosstask_adapters.layer_adapter import LayerAdapter, draw
+    from crosstask_adapters.model import AdapterModel
+    from crosstask_adapters.targets import called, is_floating, match_targets

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, is_bare, is_floating, match_targets
 from crosstask.options import component
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import LayerAdapter, LayersHandle, is_bare, is_floating, match_targets
 
 
 class BiasShift(LayerAdapter):

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.learning.adapted_layers import LayersHandle, draw, match_targets
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import LayersHandle, draw, match_targets
 from crosstask_bottleneck_adapters.places import WHAT, OutputAdapter, chosen, fits, sublayers, width_of
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.adapted_layers import CONVOLUTIONS, LayerAdapter, LayersHandle, match_targets
 from crosstask.options import component
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import CONVOLUTIONS, LayerAdapter, LayersHandle, match_targets
 from crosstask_bottleneck_adapters.places import LAYERS, WHAT, fits
 
 KEYS_VALUES = ("k_proj", "v_proj", "key", "value", "k", "v")

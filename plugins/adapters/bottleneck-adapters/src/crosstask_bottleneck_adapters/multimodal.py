@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, match_targets
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import LayerAdapter, LayersHandle, match_targets
 from crosstask_bottleneck_adapters.bottleneck import ACTIVATIONS, BottleneckLayer
 from crosstask_bottleneck_adapters.places import WHAT, OutputAdapter, fits, sublayers, width_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.adapted_layers import CONVOLUTIONS, LayerAdapter, called, is_floating
+from crosstask_adapters import CONVOLUTIONS, LayerAdapter, called, is_floating
 
 WHAT = "linear, convolution and attention layers"
 LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.adapted_layers import (
+from crosstask.options import component, option
+from crosstask.points.adapter import Adapter
+from crosstask_adapters import (
     CONVOLUTIONS,
     LayerAdapter,
     LayersHandle,
@@ -20,8 +22,6 @@ from crosstask.learning.adapted_layers import (
     is_floating,
     match_targets,
 )
-from crosstask.options import component, option
-from crosstask.points.adapter import Adapter
 
 WHAT = "linear, convolution, embedding and attention layers"
 

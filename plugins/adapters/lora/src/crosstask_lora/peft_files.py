@@ -23,8 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, StoreError, nearest
-from crosstask.learning.adapted_layers import LayersHandle, check_names
-from crosstask.learning.adapting import AdapterConfig, AdapterModel
+from crosstask_adapters import AdapterConfig, AdapterModel, LayersHandle, check_names
 from crosstask_lora.lora import AttentionLowRank, ConvLowRank, EmbeddingLowRank, LowRank, Shared
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

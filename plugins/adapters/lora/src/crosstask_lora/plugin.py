@@ -12,6 +12,7 @@ PLUGIN = Plugin(
             "crosstask_lora.lora:LoRA",
             summary="Adds a product of two narrow matrices to the weights of linear, conv, embedding, attention layers",
             source="Hu et al. (2022), LoRA, ICLR",
+            default=True,
         ),
     ],
 )

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.adapted_layers import LayerAdapter, LayersHandle, draw, is_floating, match_targets
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter
+from crosstask_adapters import LayerAdapter, LayersHandle, draw, is_floating, match_targets
 
 PROJECTIONS = (("q_proj", "k_proj", "v_proj"), ("query", "key", "value"), ("q", "k", "v"))
 PAST = ("past_key_values", "past_key_value", "layer_past", "past")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosstask import component, option
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import gram_array, rounding_of, to_tensor
+from crosstask.learning.gradients.solvers import gram_array, rounding_of, to_tensor
 from crosstask.points.balancer import Balancer
 
 from .preference import preference_weights

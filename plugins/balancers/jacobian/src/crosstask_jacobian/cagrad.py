@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import component, option
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import Array, UnitGramian, nonnegative_qp, to_tensor
+from crosstask.learning.gradients.solvers import Array, UnitGramian, nonnegative_qp, to_tensor
 from crosstask.points.balancer import Balancer
 
 STATIONARY = 1e-4

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import component, option
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import UnitGramian, pseudo_solve, to_tensor
+from crosstask.learning.gradients.solvers import UnitGramian, pseudo_solve, to_tensor
 from crosstask.points.balancer import Balancer
 
 from .preference import preference_weights

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crosstask import component, option
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import UnitGramian, proportional_weights, to_tensor
+from crosstask.learning.gradients.solvers import UnitGramian, proportional_weights, to_tensor
 from crosstask.points.balancer import Balancer
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from crosstask import component
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import UnitGramian, pseudo_solve, to_tensor
+from crosstask.learning.gradients.solvers import UnitGramian, pseudo_solve, to_tensor
 from crosstask.points.balancer import Balancer
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import UnitGramian, gram_array, proportional_weights, to_array, to_tensor
+from crosstask.learning.gradients.solvers import UnitGramian, gram_array, proportional_weights, to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from crosstask.errors import RunError
-from crosstask.learning.solvers import Array
+from crosstask.learning.gradients.solvers import Array
 from crosstask.points.balancer import Balancer
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crosstask import component, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import Array, gram_array, inverse, to_tensor
+from crosstask.learning.gradients.solvers import Array, gram_array, inverse, to_tensor
 from crosstask.points.balancer import Balancer
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import check_tasks, to_array, to_tensor
+from crosstask.learning.gradients.solvers import check_tasks, to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 

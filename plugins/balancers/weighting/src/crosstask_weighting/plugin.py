@@ -17,6 +17,7 @@ PLUGIN = Plugin(
             "equal",
             "crosstask_weighting.equal:Equal",
             summary="The plain sum of the losses",
+            default=True,
         ),
         Extension(
             "balancer",

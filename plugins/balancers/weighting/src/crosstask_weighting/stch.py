@@ -10,7 +10,7 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.solvers import check_tasks
+from crosstask.learning.gradients.solvers import check_tasks
 from crosstask.points.balancer import Balancer
 
 from .positive import positive

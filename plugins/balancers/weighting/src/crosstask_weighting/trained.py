@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.solvers import check_tasks
+from crosstask.learning.gradients.solvers import check_tasks
 
 
 def empty_parameter() -> nn.Parameter:

@@ -49,7 +49,7 @@ class Sequence(Balancer):
     are the same for every stage, and what belongs to one task only keeps the plain gradient of its loss.
     """
 
-    parts: tuple[Part, ...] = part("balancer", help="the balancers, in order")
+    parts: tuple[Part, ...] = part("balancer", required=True, help="the balancers, in order")
 
     def __attrs_post_init__(self) -> None:
         need_parts(self, self.parts)
@@ -80,7 +80,7 @@ class Sequence(Balancer):
 class Blend(Balancer):
     """The weighted mean of the updates of several balancers, each of which sees the same gradients."""
 
-    parts: tuple[Part, ...] = part("balancer", help="the balancers")
+    parts: tuple[Part, ...] = part("balancer", required=True, help="the balancers")
     weights: tuple[float, ...] = option((), ge=0, help="one per part (all equal if empty)")
 
     def __attrs_post_init__(self) -> None:

@@ -22,7 +22,7 @@ class Fallback(CurriculumPlanner):
     and none finds a task, nothing is worth learning.
     """
 
-    parts: tuple[Part, ...] = part("curriculum", help="the planners, best first")
+    parts: tuple[Part, ...] = part("curriculum", required=True, help="the planners, best first")
     chosen: int = state(0)
 
     def __attrs_post_init__(self) -> None:
@@ -55,7 +55,7 @@ class Interleave(CurriculumPlanner):
     The first planner's best comes last in the curriculum, nearest the target, so that what is cut off was chosen last.
     """
 
-    parts: tuple[Part, ...] = part("curriculum", help="the planners, the one that counts most first")
+    parts: tuple[Part, ...] = part("curriculum", required=True, help="the planners, the one that counts most first")
 
     def __attrs_post_init__(self) -> None:
         need_parts(self, self.parts)

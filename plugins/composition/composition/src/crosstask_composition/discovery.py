@@ -23,7 +23,7 @@ class Chain(Discoverer):
     A run does the same with the discoverers of its recipe; this is for where one is asked for, such as inside `blend`.
     """
 
-    parts: tuple[Part, ...] = part("discovery", help="the discoverers, in order")
+    parts: tuple[Part, ...] = part("discovery", required=True, help="the discoverers, in order")
 
     def __attrs_post_init__(self) -> None:
         need_parts(self, self.parts)
@@ -47,7 +47,7 @@ class Blend(Discoverer):
     evidence is the weakest of theirs.
     """
 
-    parts: tuple[Part, ...] = part("discovery", help="the discoverers")
+    parts: tuple[Part, ...] = part("discovery", required=True, help="the discoverers")
     weights: tuple[float, ...] = option((), ge=0, help="one per part (all equal if empty)")
     at_least: int = option(1, ge=1, help="leave out pairs of which fewer parts say something")
 
@@ -72,7 +72,7 @@ class Fallback(Discoverer):
     A discoverer that refuses (a DataError for missing data, say) is passed over; DataError if all of them do.
     """
 
-    parts: tuple[Part, ...] = part("discovery", help="the discoverers, best first")
+    parts: tuple[Part, ...] = part("discovery", required=True, help="the discoverers, best first")
     skipped: list[str] = state(factory=list)
 
     def __attrs_post_init__(self) -> None:

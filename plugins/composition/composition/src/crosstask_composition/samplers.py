@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from crosstask.errors import OptionError
 from crosstask.options import component, option, state
 from crosstask.parts import Part, part
-from crosstask.points.sampler import Sampler
 from crosstask_composition.checks import fitting, need_parts
+from crosstask_multitask import Sampler
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Interleave(Sampler):
     """Several samplers, each for so many steps in a row, then from the beginning again."""
 
-    parts: tuple[Part, ...] = part("sampler", help="the samplers, in turn")
+    parts: tuple[Part, ...] = part("sampler", required=True, help="the samplers, in turn")
     steps: tuple[int, ...] = option((), ge=1, help="steps in a row, one number per part (one step each if empty)")
     step: int = state(0)
 

@@ -8,10 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.options import component, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import Batch, ContinualModel, ContinualStrategy
 
 
 @component

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from crosstask.options import component
-from crosstask.points.continual import ContinualStrategy
+from crosstask_continual import ContinualStrategy
 
 
 @component

@@ -8,12 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.consolidation import Pull, check_importance, fitted, merged, weights_of
-from crosstask.learning.continual import ContinualModel
 from crosstask.learning.fisher import fisher_diagonal
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import ContinualModel, ContinualStrategy
+from crosstask_continual.consolidation import Pull, check_importance, fitted, merged, weights_of
 
 
 @component

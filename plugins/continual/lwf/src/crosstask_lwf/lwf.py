@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.options import component, option
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import Batch, ContinualModel, ContinualStrategy
 
 
 @component

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.continual_model import resize_head
 from crosstask.learning.modules import seeded
+from crosstask_continual.heads import resize_head
 
 Layer = nn.Linear | nn.Conv2d
 

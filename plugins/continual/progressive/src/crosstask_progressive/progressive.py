@@ -6,10 +6,9 @@ from typing import ClassVar
 
 import torch
 
-from crosstask.learning.continual import ContinualModel
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import ContinualModel, ContinualStrategy
 from crosstask_progressive.network import ProgressiveNetwork
 
 

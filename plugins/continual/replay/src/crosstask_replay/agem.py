@@ -8,10 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.continual import ContinualModel
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import ContinualModel, ContinualStrategy
 from crosstask_replay.buffer import batch_from, columns_of, draw, inserted, reservoir, size_of
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstask.learning.continual import Batch
+from crosstask_continual import Batch
 
 POLICIES = ("reservoir", "balanced", "prioritised")
 

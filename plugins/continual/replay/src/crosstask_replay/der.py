@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import Batch, ContinualModel, ContinualStrategy
 from crosstask_replay.buffer import batch_from, columns_of, draw, inserted, reservoir, size_of
 
 

@@ -8,11 +8,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.continual import Batch, ContinualModel
 from crosstask.learning.fisher import evaluating
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import Batch, ContinualModel, ContinualStrategy
 from crosstask_replay.buffer import (
     POLICIES,
     Columns,

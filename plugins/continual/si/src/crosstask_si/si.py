@@ -8,11 +8,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.consolidation import Pull, check_importance, fitted, weights_of
-from crosstask.learning.continual import ContinualModel
 from crosstask.options import component, option, state
-from crosstask.points.continual import ContinualStrategy
 from crosstask.tasks import Task
+from crosstask_continual import ContinualModel, ContinualStrategy
+from crosstask_continual.consolidation import Pull, check_importance, fitted, weights_of
 
 
 @attrs.define(eq=False)

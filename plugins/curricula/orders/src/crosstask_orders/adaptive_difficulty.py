@@ -5,7 +5,7 @@ from __future__ import annotations
 from crosstask.graph import TransferGraph
 from crosstask.options import component, option
 from crosstask.points.curriculum import CurriculumPlanner
-from crosstask.records import Curriculum, StageResult
+from crosstask.records import Curriculum, CurriculumStep
 from crosstask.tasks import Portfolio
 from crosstask_orders.potential import difficulty, promising
 
@@ -33,7 +33,7 @@ class AdaptiveDifficulty(CurriculumPlanner):
         chosen = promising(graph, target, candidates, self.minimum)
         return sorted(chosen, key=lambda t: difficulty(portfolio, t))
 
-    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
+    def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
         done = {stage.task_id for stage in history}
         if curriculum.target in done:
             return None
@@ -66,7 +66,7 @@ class AdaptiveDifficulty(CurriculumPlanner):
         required = _required(curriculum, curriculum.target)
         return next((t for t in easier if t in required), curriculum.target)
 
-    def _stuck(self, history: list[StageResult]) -> bool:
+    def _stuck(self, history: list[CurriculumStep]) -> bool:
         recent = history[-self.patience :]
         return len(recent) == self.patience and all(s.gain.mean < -self.setback for s in recent)
 

@@ -4,6 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="orders",
+    api=(2, 0),
     extensions=[
         Extension(
             "curriculum",
@@ -17,6 +18,7 @@ PLUGIN = Plugin(
             "transfer_potential",
             "crosstask_orders.transfer_potential:TransferPotential",
             summary="The tasks that help the target, the best one last",
+            default=True,
         ),
         Extension(
             "curriculum",

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from crosstask.context import Context
+from crosstask.components import Context
 from crosstask.errors import DataError, PluginError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.logs import logger
@@ -15,6 +15,7 @@ from crosstask.parts import Part, part
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio
 from crosstask_active.decision import next_pairs
+from crosstask_discovery.pairs import LeftOut
 
 UNKNOWN = 0.5
 """Standard error of a coefficient of which nobody said how sure he is."""
@@ -44,7 +45,7 @@ class Active(Discoverer):
     predictor: Part | None = part("discovery", None, help="predicts all pairs (default: gnn, else the last estimator)")
     probe: Part = part("discovery", "probe", help="measures the chosen pairs")
     measured: list[Pair] = state(factory=list)
-    skipped: list[tuple[str, str, str]] = state(factory=list)
+    skipped: list[LeftOut] = state(factory=list)
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         self.measured, self.skipped = [], []

@@ -13,4 +13,5 @@ PLUGIN = Plugin(
             source="Frazier et al. (2008), A knowledge-gradient policy for sequential information collection",
         ),
     ],
+    api=(2, 0),
 )

@@ -8,8 +8,8 @@ import numpy as np
 
 from crosstask.errors import DataError
 from crosstask.options import component, option
-from crosstask_estimators.arrays import Matrix, centred, matrix, scaled, targets
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, centred, matrix, scaled, targets
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def cka(one: Any, other: Any, unbiased: bool = True) -> float:
@@ -53,15 +53,15 @@ class CKA(Estimator):
     model has of the same samples (pairs whose target has no model are left out then).
     """
 
-    name: ClassVar[str] = "cka"
+    known_as: ClassVar[str] = "cka"
     regression: ClassVar[bool] = True
 
     against: str = option("labels", choices=("labels", "model"), help="what the features are compared with")
     unbiased: bool = option(True, help="correct for the number of features")
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         if self.against == "model":
             if seen.target.model is None:
                 raise DataError(f"task {seen.target.task_id!r} has no trained model to compare features with")
-            return cka(seen.features, self._passed(seen.target, seen.target).features, self.unbiased)
+            return cka(seen.features, self.see(seen.target, seen.target).features, self.unbiased)
         return cka(seen.features, targets(seen.targets, len(seen.features))[0], self.unbiased)

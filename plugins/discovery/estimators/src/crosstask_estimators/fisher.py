@@ -16,8 +16,8 @@ from crosstask.learning.modules import head_name, head_of, replace_head
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
-from crosstask_estimators.arrays import Matrix, centred, matrix, targets
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, centred, matrix, targets
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def fisher_similarity(one: Any, other: Any) -> float:
@@ -77,20 +77,21 @@ class Fisher(Estimator):
     The embedding of a source on itself is computed once.
     """
 
-    name: ClassVar[str] = "fisher"
+    known_as: ClassVar[str] = "fisher"
 
-    source_samples: int = option(250, ge=2, help="training samples of the source")
+    source_samples: int | None = option(None, ge=2, help="training samples of the source (default: as of the target)")
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         if not seen.source.has_data("train"):
             raise DataError(f"task {seen.source.task_id!r} has no train data to embed it by")
-        return fisher_similarity(self._embedded(seen), self._embedded(self._passed(seen.source, seen.source)))
+        own = self.see(seen.source, seen.source, self.source_samples)
+        return fisher_similarity(self._embedded(seen), self._embedded(own))
 
     def _embedded(self, seen: Seen) -> Matrix:
-        model, sample = seen.source.model, self._sample(seen.target).data("train")
+        model = seen.source.model
         assert model is not None
         seed = self.context.seed_for("fisher", seen.source.task_id, seen.target.task_id)
-        key = key_of("fisher", self._digests[id(seen.source)], seen.target.fingerprint(), len(sample), seed)
+        key = key_of("fisher", seen.weights, seen.target.fingerprint(), len(seen.inputs), seed)
         known = self.context.recall("features", key) if self.keep else None
         if known is not None:
             return matrix(known.tensors["embedding"]).ravel()
@@ -105,7 +106,7 @@ class Fisher(Estimator):
             raise DataError(f"the model of {seen.source.task_id!r} is a head only: it has no weights to compare")
         moments = fisher_diagonal(
             probe,
-            sample.inputs,
+            seen.inputs,
             labels="sampled",
             parameters=trunk,
             generator=torch.Generator().manual_seed(seed),

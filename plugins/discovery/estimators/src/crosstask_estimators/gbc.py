@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_estimators.arrays import centred, features_and_labels, left_spectrum, one_hot
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import centred, features_and_labels, left_spectrum, one_hot
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def gbc(features: Any, labels: Any, dimensions: int = 64, covariance: str = "spherical") -> float:
@@ -50,10 +50,10 @@ def gbc(features: Any, labels: Any, dimensions: int = 64, covariance: str = "sph
 class GBC(Estimator):
     """Estimates transfer by `gbc`."""
 
-    name: ClassVar[str] = "gbc"
+    known_as: ClassVar[str] = "gbc"
 
     dimensions: int = option(64, ge=1, help="principal components of the features")
     covariance: str = option("spherical", choices=("spherical", "diagonal"), help="shape of a class")
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return gbc(seen.features, seen.targets, self.dimensions, self.covariance)

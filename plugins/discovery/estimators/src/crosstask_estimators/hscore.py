@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_estimators.arrays import centred, features_and_labels, left_spectrum, one_hot
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import centred, features_and_labels, left_spectrum, one_hot
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def hscore(features: Any, labels: Any) -> float:
@@ -49,7 +49,7 @@ def _ledoit_wolf(rows: Any, variances: Any, level: float) -> float:
 class HScore(Estimator):
     """Estimates transfer by `hscore`."""
 
-    name: ClassVar[str] = "hscore"
+    known_as: ClassVar[str] = "hscore"
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return hscore(seen.features, seen.targets)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_estimators.arrays import centred, matrix, scaled, targets
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import centred, matrix, scaled, targets
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def knn(features: Any, labels: Any, neighbours: int = 3) -> float:
@@ -43,10 +43,10 @@ def knn(features: Any, labels: Any, neighbours: int = 3) -> float:
 class KNN(Estimator):
     """Estimates transfer by `knn`. For classification and regression."""
 
-    name: ClassVar[str] = "knn"
+    known_as: ClassVar[str] = "knn"
     regression: ClassVar[bool] = True
 
     neighbours: int = option(3, ge=1, help="how many neighbours")
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return knn(seen.features, seen.targets, self.neighbours)

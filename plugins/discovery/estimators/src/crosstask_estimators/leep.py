@@ -8,8 +8,8 @@ import numpy as np
 
 from crosstask.errors import DataError
 from crosstask.options import component
-from crosstask_estimators.arrays import Matrix, class_numbers, matrix, one_hot
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, class_numbers, matrix, one_hot
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def leep(probabilities: Any, labels: Any) -> float:
@@ -40,8 +40,8 @@ def softmax(outputs: Any) -> Matrix:
 class LEEP(Estimator):
     """Estimates transfer by `leep` on the softmax of the source's outputs. The source must be a classification task."""
 
-    name: ClassVar[str] = "leep"
+    known_as: ClassVar[str] = "leep"
     source_classes: ClassVar[bool] = True
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return leep(softmax(seen.outputs), seen.targets)

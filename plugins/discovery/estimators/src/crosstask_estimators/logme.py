@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_estimators.arrays import Matrix, left_spectrum, matrix, scaled, targets
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, left_spectrum, matrix, scaled, targets
+from crosstask_discovery.estimator import Estimator, Seen
 
 _GRID = np.log(np.logspace(-8, 8, 81))  # of alpha / beta, relative to the largest squared singular value
 
@@ -59,8 +59,8 @@ def logme(features: Any, labels: Any) -> float:
 class LogME(Estimator):
     """Estimates transfer by `logme`. For classification and regression."""
 
-    name: ClassVar[str] = "logme"
+    known_as: ClassVar[str] = "logme"
     regression: ClassVar[bool] = True
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return logme(seen.features, seen.targets)

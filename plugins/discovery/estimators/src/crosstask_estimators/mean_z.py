@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from crosstask.errors import DataError
-from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.options import component, option, state
 from crosstask.parts import Choice, Part, part
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio
-from crosstask_estimators.calibration import calibrated, with_known, within_targets
-from crosstask_estimators.estimator import Scores, check_left_out, edge_of
+from crosstask_discovery.calibration import Scores, calibrated, with_known, within_targets
+from crosstask_discovery.pairs import LeftOut, edge_between, refuse_none, tell_left_out
 
 OWN = ("logme", "leep", "nce", "hscore", "transrate", "gbc", "cka", "knn", "ridge", "fisher")
 EIGHT = ("logme", "leep", "nce", "hscore", "gbc", "cka", "knn", "ridge")
@@ -37,7 +37,7 @@ class MeanZ(Discoverer):
         0.15, gt=0, le=1, help="coefficient that one standard deviation stands for, if none is measured"
     )
     keep: bool = option(True, help="keep the features in the store, for estimators given by name")
-    skipped: list[tuple[str, str, str]] = state(factory=list)
+    skipped: list[LeftOut] = state(factory=list)
 
     def __attrs_post_init__(self) -> None:
         shared = {name: getattr(self, name) for name in ("samples", "shots", "scale", "keep")}
@@ -69,12 +69,17 @@ class MeanZ(Discoverer):
         for pair in estimates:
             own = [score[pair] for score in scores if pair in score]
             means[pair] = sum(own) / len(own)
-        check_left_out(self, portfolio, means, self.skipped)
+        if self.skipped and not means:
+            refuse_none(portfolio, self.skipped, "estimated")
+        tell_left_out(self, self.skipped)
         told = calibrated(with_known(means, graph, "mean_z"), graph, self.scale)
         return [
-            edge_of("mean_z", portfolio[s], portfolio[t], told[s, t], {**estimates[s, t], "mean_z": means[s, t]})
+            edge_between(
+                portfolio[s].descriptor, portfolio[t].descriptor, told[s, t].coefficient, told[s, t].uncertainty,
+                evidence=Evidence.ESTIMATED, found_by="mean_z", estimates={**estimates[s, t], "mean_z": means[s, t]},
+            )
             for s, t in estimates
-        ]
+        ]  # fmt: skip
 
 
 def _with_options(choice: Any, shared: dict[str, Any]) -> Any:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_estimators.arrays import class_numbers, matrix, one_hot
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import class_numbers, matrix, one_hot
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def nce(predicted: Any, labels: Any) -> float:
@@ -27,8 +27,8 @@ def nce(predicted: Any, labels: Any) -> float:
 class NCE(Estimator):
     """Estimates transfer by `nce` with the source's most likely class. The source must be a classification task."""
 
-    name: ClassVar[str] = "nce"
+    known_as: ClassVar[str] = "nce"
     source_classes: ClassVar[bool] = True
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return nce(matrix(seen.outputs, "outputs").argmax(axis=1), seen.targets)

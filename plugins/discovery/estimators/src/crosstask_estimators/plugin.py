@@ -30,4 +30,5 @@ PLUGIN = Plugin(
         Extension("discovery", name, f"crosstask_estimators.{name}:{cls}", summary=summary, source=source)
         for name, (cls, summary, source) in _SUMMARIES.items()
     ],
+    api=(2, 0),
 )

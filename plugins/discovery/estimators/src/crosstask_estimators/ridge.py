@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_estimators.arrays import Matrix, centred, left_spectrum, matrix, scaled, targets
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, centred, left_spectrum, matrix, scaled, targets
+from crosstask_discovery.estimator import Estimator, Seen
 
 PENALTIES = tuple(float(p) for p in np.logspace(-4, 3, 15))
 """Tried, relative to the mean squared length of the centred features."""
@@ -55,8 +55,8 @@ def _left_out(left: Matrix, squares: Matrix, moved: Matrix, penalty: float) -> M
 class Ridge(Estimator):
     """Estimates transfer by `ridge`. For classification and regression."""
 
-    name: ClassVar[str] = "ridge"
+    known_as: ClassVar[str] = "ridge"
     regression: ClassVar[bool] = True
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return ridge(seen.features, seen.targets)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_estimators.arrays import Matrix, centred, features_and_labels, left_spectrum
-from crosstask_estimators.estimator import Estimator, Seen
+from crosstask_discovery.arrays import Matrix, centred, features_and_labels, left_spectrum
+from crosstask_discovery.estimator import Estimator, Seen
 
 
 def transrate(features: Any, labels: Any, epsilon: float = 1e-4) -> float:
@@ -40,9 +40,9 @@ def _rate(rows: Matrix, epsilon: float) -> float:
 class TransRate(Estimator):
     """Estimates transfer by `transrate`."""
 
-    name: ClassVar[str] = "transrate"
+    known_as: ClassVar[str] = "transrate"
 
     epsilon: float = option(1e-4, gt=0, help="squared distortion of the code")
 
-    def _estimate(self, seen: Seen) -> float:
+    def estimate(self, seen: Seen) -> float:
         return transrate(seen.features, seen.targets, self.epsilon)

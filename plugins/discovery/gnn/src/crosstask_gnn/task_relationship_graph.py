@@ -18,6 +18,7 @@ from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
 from crosstask.records import Interval
 from crosstask.tasks import Portfolio, Task
+from crosstask_discovery.pairs import edge_between, interval
 from crosstask_gnn.choice import Prediction, predict
 from crosstask_gnn.features import task_features
 from crosstask_gnn.pairs import Array, Pairs
@@ -103,7 +104,7 @@ class TaskRelationshipGraph(Discoverer):
             raise DataError(f"task {source!r} is both source and target")
         assert self.mean is not None
         assert self.std is not None
-        return _interval(float(self.mean[at]), float(self.std[at]))
+        return interval(float(self.mean[at]), float(self.std[at]))
 
     def predict_relation(self, source: str, target: str) -> dict[RelationType, float]:
         """Probability of each relation type of a pair, by the networks. DataError where none were trained."""
@@ -194,19 +195,9 @@ class TaskRelationshipGraph(Discoverer):
     def _edge(
         self, source: Task, target: Task, mean: float, std: float, found: Prediction | None, cold: bool
     ) -> TransferEdge:
-        told = _interval(mean, std)
         vote = None if found is None else found.cold if cold and found.cold is not None else found.warm
-        return TransferEdge(
-            source=source.task_id,
-            target=target.task_id,
-            transfer_coefficient=told.mean,
-            evidence=Evidence.PREDICTED,
-            found_by="gnn fallback" if vote is None or vote.fallback else "gnn",
-            relation=relation_type(told.mean, source.descriptor, target.descriptor),
-            uncertainty=std,
-            low=told.low,
-            high=told.high,
-        )
+        by = "gnn fallback" if vote is None or vote.fallback else "gnn"
+        return edge_between(source.descriptor, target.descriptor, mean, std, evidence=Evidence.PREDICTED, found_by=by)
 
 
 def evidence(
@@ -256,10 +247,3 @@ def _difficulty(task: Task, portfolio: Portfolio) -> float:
     if classification and task.model is not None and task.has_data("validation"):
         return 1.0 - min(1.0, max(0.0, evaluate(task.model, task, "validation")))
     return task.descriptor.complexity
-
-
-def _interval(mean: float, std: float) -> Interval:
-    inside = min(1.0, max(-1.0, mean))
-    return Interval(
-        mean=inside, low=max(-1.0, min(inside, mean - 1.96 * std)), high=min(1.0, max(inside, mean + 1.96 * std))
-    )

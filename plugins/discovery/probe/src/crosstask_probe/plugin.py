@@ -10,6 +10,8 @@ PLUGIN = Plugin(
             "probe",
             "crosstask_probe.probe:Probe",
             summary="Measures transfer by short trainings against from-scratch controls, with intervals",
+            default=2,
         ),
     ],
+    api=(2, 0),
 )

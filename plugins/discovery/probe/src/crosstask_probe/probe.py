@@ -7,8 +7,7 @@ from typing import Any, ClassVar, cast
 
 from torch import nn
 
-from crosstask.context import Job
-from crosstask.errors import DataError
+from crosstask.components import Job
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import (
@@ -32,6 +31,7 @@ from crosstask.points.discovery import Discoverer
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_discovery.pairs import LeftOut, refuse_none, samples_of, tell_left_out
 
 Pair = tuple[Task, Task]
 Outcome = tuple[float, LearningCurve]
@@ -75,16 +75,14 @@ class Probe(Discoverer):
     optimizer: str = option("adam", choices=("adam", "adamw", "sgd"), help="torch.optim optimiser")
     evaluate_every: int = option(10, ge=1, help="steps between two points of the learning curves")
     split: str = option("validation", choices=("validation", "test"), help="data to judge on")
-    skipped: list[tuple[str, str, str]] = state(factory=list)
+    skipped: list[LeftOut] = state(factory=list)
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         name = SHORT_NAMES.get(self.method, self.method)
         method = cast(Transfer, self.context.component("transfer", name, self.method_options))
         pairs = self._choose(portfolio, graph)
         self.context.tell("stage_started", stage="probe", total=len(pairs))
-        if self.skipped:
-            reasons = sorted({reason for *_, reason in self.skipped})
-            logger().info("pairs left out", discoverer=self.origin, count=len(self.skipped), reasons=reasons)
+        tell_left_out(self, self.skipped)
         results = self._measure(method, pairs)
         edges = [self._edge(s.descriptor, t.descriptor, r) for (s, t), r in zip(pairs, results, strict=True)]
         if hurt := [f"{e.source} -> {e.target}" for e in edges if e.hurts]:
@@ -94,15 +92,12 @@ class Probe(Discoverer):
 
     def budget(self, target: Task) -> Budget:
         """What one training on `target` may spend."""
-        samples, classes = self.samples, target.descriptor.output_dim
-        if self.shots is not None and target.descriptor.task_type == "classification" and classes is not None:
-            samples = self.shots * classes
         return Budget(
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             optimizer=self.optimizer,
-            samples=samples,
+            samples=samples_of(target.descriptor, self.samples, self.shots),
             evaluate_every=self.evaluate_every,
         )
 
@@ -115,8 +110,7 @@ class Probe(Discoverer):
             else:
                 fit.append((source, target))
         if self.skipped and not fit:
-            reasons = "; ".join(dict.fromkeys(reason for _, _, reason in self.skipped))
-            raise DataError(f"no pair of portfolio {portfolio.name!r} can be measured: {reasons}")
+            refuse_none(portfolio, self.skipped, "measured")
         if self.max_pairs is None or len(fit) <= self.max_pairs:
             return fit
         order = most_promising(fit, graph)
@@ -140,7 +134,7 @@ class Probe(Discoverer):
         for number, (source, target) in enumerate(pairs):
             seeds, budget = scratch_seeds(self.context, target, self.seeds), self.budget(target)
             keep = same_classes(source.descriptor, target.descriptor)
-            how = (method.origin, method.options(), digests[source.task_id], keep)
+            how = (method.identity(), digests[source.task_id], keep)
             key = key_of("probe", "samples by seed", *how, target.fingerprint(), budget, seeds, self.split)
             known = self.context.recall("transfers", key)
             if known is not None:

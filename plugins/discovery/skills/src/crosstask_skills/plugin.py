@@ -10,6 +10,8 @@ PLUGIN = Plugin(
             "skills",
             "crosstask_skills.skills:Skills",
             summary="Estimates transfer from descriptors: skills, knowledge, classes, domain, dimensions",
+            default=1,
         ),
     ],
+    api=(2, 0),
 )

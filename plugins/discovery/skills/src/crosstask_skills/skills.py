@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
-from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.options import component, option
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio, TaskDescriptor
+from crosstask_discovery.pairs import edge_between
 
 
 @component
@@ -43,18 +44,8 @@ class Skills(Discoverer):
 
     def _edge(self, source: TaskDescriptor, target: TaskDescriptor) -> TransferEdge:
         coefficient, known = self.similarity(source, target)
-        uncertainty = self.spread / max(known, 0.25) ** 0.5
-        return TransferEdge(
-            source=source.task_id,
-            target=target.task_id,
-            transfer_coefficient=coefficient,
-            evidence=Evidence.ESTIMATED,
-            found_by="skills",
-            relation=relation_type(coefficient, source, target),
-            uncertainty=uncertainty,
-            low=max(-1.0, coefficient - 1.96 * uncertainty),
-            high=min(1.0, coefficient + 1.96 * uncertainty),
-        )
+        error = self.spread / max(known, 0.25) ** 0.5
+        return edge_between(source, target, coefficient, error, evidence=Evidence.ESTIMATED, found_by="skills")
 
     def similarity(self, source: TaskDescriptor, target: TaskDescriptor) -> tuple[float, float]:
         """(coefficient, share of the weights of which the descriptors said something)."""

@@ -4,6 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="distillers",
+    api=(2, 0),
     extensions=[
         Extension(
             "distillation",
@@ -11,6 +12,7 @@ PLUGIN = Plugin(
             "crosstask_distillers.representation:Representation",
             summary="One encoder that reproduces every task model's features and does not tell the domains apart",
             source="Park et al. (2019), Relational Knowledge Distillation; Ganin et al. (2016), DANN",
+            default=True,
         ),
         Extension(
             "distillation",

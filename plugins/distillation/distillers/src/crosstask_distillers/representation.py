@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import torch
@@ -18,16 +17,19 @@ from crosstask.learning.modules import Headless, head_name, seeded
 from crosstask.learning.training import device_of, predict
 from crosstask.learning.transferring import architecture, fresh_model
 from crosstask.options import component, option
-from crosstask.points.distillation import Distilled, Distiller
+from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
-from crosstask_distillers.held_out import check_rate, conditions, generalization, inputs_of, with_models
+from crosstask_distillation.encoders import EncoderDistiller
+from crosstask_distillation.generalization import generalization
+from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
+from crosstask_distillers.universal import Reversed, Universal
 
 CRITIC_STEPS = 3
 
 
 @component
-class Representation(Distiller):
+class Representation(EncoderDistiller):
     """One universal encoder, trained to reproduce what every task model sees in its inputs.
 
     Every domain has an encoder of its own, an affine map that starts as the identity (and stays it for the domain with
@@ -39,7 +41,7 @@ class Representation(Distiller):
 
     The knowledge's tensors are `universal.<name>` and `domain.<name>.down` / `.up`; its embedding is the mean feature.
     Applied, the trunk's weights go over into the universal ones by name and shape; the head is left alone.
-    `generalization_score`: see `held_out.generalization`.
+    `generalization_score`: see `crosstask_distillation.generalization`.
     """
 
     steps: int = option(1000, ge=1, help="optimiser steps; each sees a batch of every task")
@@ -159,7 +161,7 @@ class Representation(Distiller):
 
     def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
         check_rate(rate)
-        mine = {k.removeprefix("universal."): v for k, v in knowledge.tensors.items() if k.startswith("universal.")}
+        mine = _universal(knowledge)
         changed = copy.deepcopy(model)
         head = f"{head_name(model)}."
         state = changed.state_dict()
@@ -175,6 +177,19 @@ class Representation(Distiller):
                     state[name].lerp_(mine[name].to(state[name]), rate)
         return changed
 
+    def encoder(self, knowledge: Distilled, tasks: Sequence[Task]) -> nn.Module:
+        """The universal encoder without those of the domains: inputs go straight into it, as they do where the
+        knowledge is applied.
+        """
+        wanted = knowledge.knowledge.applicability_conditions.get("architecture")
+        model = next((t.model for t in tasks if t.model is not None and architecture(t.model) == wanted), None)
+        if model is None:
+            named = ", ".join(t.task_id for t in tasks) or "none were given"
+            raise DataError(f"no task has a model with the layers of the universal encoder; the tasks: {named}")
+        trunk = Headless(model).requires_grad_(True)
+        trunk.load_state_dict({f"model.{name}": tensor for name, tensor in _universal(knowledge).items()})
+        return nn.Sequential(trunk, nn.Flatten()).eval()
+
 
 class Teacher:
     """A task model's view of its inputs: `features` [N, F], standardised."""
@@ -183,61 +198,10 @@ class Teacher:
         self.task, self.inputs, self.features = task, inputs, features
 
 
-class Universal(nn.Module):
-    """Domain encoders into one encoder. Without a domain the inputs go straight into it."""
-
-    def __init__(
-        self, model: nn.Module, shape: tuple[int, ...], domains: dict[str, tuple[int, ...]], rank: int
-    ) -> None:
-        super().__init__()
-        self.model, self.shape, self.names = model, shape, list(domains)
-        self.encoders = nn.ModuleList(DomainEncoder(given, shape, rank) for given in domains.values())
-
-    def serves(self, inputs: Tensor) -> bool:
-        return tuple(inputs.shape[1:]) == self.shape
-
-    def forward(self, inputs: Tensor, domain: str | None = None) -> Tensor:
-        if domain in self.names:
-            inputs = self.encoders[self.names.index(domain)](inputs)
-        out: Tensor = self.model(inputs).flatten(1)
-        return out
-
-    def tensors(self) -> dict[str, Tensor]:
-        found = {f"universal.{k.removeprefix('model.')}": v for k, v in self.model.state_dict().items()}
-        for name, encoder in zip(self.names, self.encoders, strict=True):
-            found |= {f"domain.{name}.{k}": v for k, v in encoder.state_dict().items()}
-        return {k: v.detach().clone() for k, v in found.items()}
-
-
-class DomainEncoder(nn.Module):
-    """x + up(down(x)) on flattened inputs, at first x; inputs of another shape are first mapped to the common one."""
-
-    def __init__(self, given: tuple[int, ...], shape: tuple[int, ...], rank: int) -> None:
-        super().__init__()
-        self.shape = shape
-        size, wanted = math.prod(given), math.prod(shape)
-        self.resize = nn.Identity() if given == shape else nn.Linear(size, wanted)
-        self.down = nn.Linear(wanted, min(rank, wanted))
-        self.up = nn.Linear(min(rank, wanted), wanted)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        flat = self.resize(inputs.flatten(1))
-        return (flat + self.up(self.down(flat))).reshape(-1, *self.shape)
-
-
-class Reversed(torch.autograd.Function):
-    """The identity, whose gradient is turned round and multiplied by a strength."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, strength: float) -> Tensor:
-        ctx.strength = strength
-        return features.view_as(features)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return -ctx.strength * gradient, None
+def _universal(knowledge: Distilled) -> dict[str, Tensor]:
+    """The weights of the universal encoder by their names in a task's model."""
+    found = {k: v for k, v in knowledge.tensors.items() if k.startswith("universal.")}
+    return {k.removeprefix("universal."): v for k, v in found.items()}
 
 
 def relation_loss(features: Tensor, wanted: Tensor) -> Tensor:

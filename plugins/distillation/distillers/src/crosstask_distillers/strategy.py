@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.context import Job
+from crosstask.components import Job
 from crosstask.errors import DataError
 from crosstask.learning.metrics import relative_gain
 from crosstask.learning.training import History, evaluate, fit
@@ -19,7 +19,7 @@ from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
-from crosstask_distillers.held_out import check_rate, conditions, with_models
+from crosstask_distillation.given import check_rate, conditions, with_models
 
 SCHEDULES: dict[str, tuple[float, ...]] = {
     "constant": (1.0,),

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from crosstask.context import LocalContext
 from crosstask.learning.episodes import Episodes, relabel
-from crosstask.learning.meta import BaseMetaLearner
 from crosstask.points.meta_learner import MetaLearner
+from crosstask_meta.trainer import BaseMetaLearner
 
 
 class FewShotLearner:

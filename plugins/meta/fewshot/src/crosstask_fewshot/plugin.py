@@ -11,6 +11,7 @@ PLUGIN = Plugin(
             "crosstask_fewshot.prototypical:PrototypicalNetwork",
             summary="Classes by their nearest mean in the space of features",
             source="Snell, Swersky, Zemel 2017, arXiv:1703.05175",
+            default=True,
         ),
         Extension(
             "meta_learner",

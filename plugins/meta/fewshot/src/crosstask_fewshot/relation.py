@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.batched import batch_statistics
 from crosstask.learning.episodes import Episodes
 from crosstask.learning.modules import seeded
 from crosstask.options import component, option
 from crosstask_fewshot.metric import MetricLearner, class_sums
+from crosstask_meta.heads import answer_of
 
 
 class WithRelation(nn.Module):
@@ -43,11 +43,7 @@ class RelationNetwork(MetricLearner):
     def prepare(self, model: nn.Module, episodes: Episodes) -> nn.Module:
         if isinstance(model, WithRelation):
             return model
-        mode = model.training
-        model.eval()
-        with torch.no_grad(), batch_statistics(model):
-            features = model(episodes.support_inputs[0][:2])
-        model.train(mode)
+        features = answer_of(model, episodes.support_inputs[0])
         with seeded(self.context.seed_for("relation")):
             relation = self._relation(tuple(features.shape[1:]))
         return WithRelation(model, relation.to(features))

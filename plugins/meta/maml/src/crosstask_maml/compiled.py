@@ -11,7 +11,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.stateless import _reparametrize_module
 
 from crosstask.errors import OptionError
-from crosstask.learning.batched import Batched
+from crosstask_meta.batched import Batched
 
 
 class Compiled:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.batched import PATHS, Batched
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
-from crosstask.learning.meta import check_outputs, outputs_of, report_divergence, with_parameters
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.tasks import TensorData
 from crosstask_maml.compiled import Compiled
+from crosstask_meta.adaptation import report_divergence, with_parameters
+from crosstask_meta.batched import PATHS, Batched
+from crosstask_meta.heads import check_outputs, outputs_of
 
 Rates = float | Mapping[str, Tensor]
 """One step size of the inner loop, or one tensor of them per parameter."""
@@ -64,7 +65,7 @@ def adapt(
     own = {name: p.unsqueeze(0) if tasks == 1 else p.expand(tasks, *p.shape) for name, p in parameters.items()}
     second = learn and not order.first
     with torch.set_grad_enabled(learn):
-        start, (support_inputs, query_inputs) = net.head_start(set(own), support_inputs, query_inputs)
+        start, (support_inputs, query_inputs) = net.head_start(own, support_inputs, query_inputs)
 
     def query() -> tuple[Tensor, Tensor]:
         with torch.set_grad_enabled(learn):
@@ -122,7 +123,7 @@ class InnerLoop(MetaLearner):
     lr_inner: float = option(0.01, gt=0, help="step size of the adaptation")
     lr_meta: float = option(0.001, gt=0, help="step size of the meta-steps (Adam)")
     num_inner_steps: int = option(5, ge=1, help="gradient steps of an adaptation")
-    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask.learning.batched")
+    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask_meta.batched")
     tasks_at_once: int | None = option(None, ge=1, help="tasks in one batched pass (default: by the module and images)")
     compile: bool = option(False, help="torch.compile each step: the first call takes a minute, later ones are faster")
     _compiled: Compiled | None = attrs.field(default=None, init=False, repr=False)

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.batched import PATHS, Batched
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
-from crosstask.learning.meta import check_head, outputs_of, report_divergence, with_parameters
 from crosstask.options import component, option, state
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.tasks import TensorData
+from crosstask_meta.adaptation import report_divergence, with_parameters
+from crosstask_meta.heads import check_head, outputs_of
+from crosstask_meta.batched import PATHS, Batched
 
 SQUARES = 0.999
 """How slowly Adam forgets old squared gradients."""
@@ -45,7 +46,7 @@ class Reptile(MetaLearner):
     inner_optimizer: str = option("sgd", choices=("sgd", "adam"), help="adam: without momentum, started anew each time")
     inner_batch: int | None = option(None, ge=1, help="samples of an inner step of meta_step (default: all)")
     use_queries: bool = option(True, help="inner steps of meta_step learn from the queries too")
-    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask.learning.batched")
+    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask_meta.batched")
     tasks_at_once: int | None = option(None, ge=1, help="tasks in one batched pass (default: by the module and images)")
     _done: int = state(0)
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from crosstask.errors import DataError, nearest
 from crosstask.learning import seeded
 from crosstask.options import component, option
-from crosstask.points.sharing import MultiTaskModule, Sharing
 from crosstask.tasks import Task
+from crosstask_multitask.sharing import MultiTaskModule, Sharing
 
 
 class SharedTrunk(MultiTaskModule):

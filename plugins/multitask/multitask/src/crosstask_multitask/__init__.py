@@ -1,1 +1,27 @@
 """Joint training of several tasks: sharing, sampling, the trainer."""
+
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
+
+if TYPE_CHECKING:
+    from crosstask_multitask.compatible import compatible_tasks
+    from crosstask_multitask.records import MultiTaskResult
+    from crosstask_multitask.sampler import Sampler
+    from crosstask_multitask.sharing import MultiTaskModule, Sharing
+    from crosstask_multitask.stage import Multitask
+    from crosstask_multitask.trainer import MultiTaskTrainer
+
+_PUBLIC = {
+    "MultiTaskModule": "sharing",
+    "MultiTaskResult": "records",
+    "MultiTaskTrainer": "trainer",
+    "Multitask": "stage",
+    "Sampler": "sampler",
+    "Sharing": "sharing",
+    "compatible_tasks": "compatible",
+}
+
+__all__ = list(_PUBLIC)
+
+__getattr__ = lazily(__name__, _PUBLIC)

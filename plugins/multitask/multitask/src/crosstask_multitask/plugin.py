@@ -1,5 +1,32 @@
 """The manifest."""
 
-from crosstask.manifest import Plugin
+from crosstask.manifest import Extension, Plugin, Point
 
-PLUGIN = Plugin("multitask", api=(2, 0))
+PLUGIN = Plugin(
+    name="multitask",
+    api=(2, 0),
+    points=[
+        Point(
+            "sharing",
+            "crosstask_multitask.sharing:Sharing",
+            kit="crosstask_multitask.kit_sharing:SharingKit",
+            template="crosstask_multitask:template_sharing",
+            summary="One module that learns several tasks at once",
+        ),
+        Point(
+            "sampler",
+            "crosstask_multitask.sampler:Sampler",
+            kit="crosstask_multitask.kit_sampler:SamplerKit",
+            template="crosstask_multitask:template_sampler",
+            summary="Which tasks take part in a step of joint training",
+        ),
+    ],
+    extensions=[
+        Extension(
+            "stage",
+            "multitask",
+            "crosstask_multitask.stage:Multitask",
+            summary="Tasks trained together in one module, beside each of them alone",
+        ),
+    ],
+)

@@ -8,7 +8,7 @@ import torch
 
 from crosstask.errors import DataError
 from crosstask.options import component, option, state
-from crosstask.points.sampler import Sampler
+from crosstask_multitask.sampler import Sampler
 
 
 @component

@@ -4,6 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="scheduler",
+    api=(2, 0),
     extensions=[
         Extension("sampler", "uniform", "crosstask_scheduler.uniform:Uniform", summary="Every task equally often."),
         Extension("sampler", "round_robin", "crosstask_scheduler.round_robin:RoundRobin", summary="Tasks in turn."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from crosstask.options import component, option
-from crosstask.points.sampler import Sampler
+from crosstask_multitask.sampler import Sampler
 from crosstask_scheduler.drawing import draw
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from crosstask.context import Context, LocalContext
+from crosstask.components import Context
+from crosstask.context import LocalContext
 from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.search import run_search
 from crosstask.learning.spaces import Parameter, SearchSpace

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from crosstask.context import Context, LocalContext
+from crosstask.components import Context
+from crosstask.context import LocalContext
 from crosstask.errors import OptionError, RunError
 from crosstask.learning.search import run_search
 from crosstask.learning.spaces import ModelSpace, Point, SearchSpace

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
-from crosstask.errors import OptionError, nearest
-from crosstask.learning.difficulty import nearest_mean_difficulty
+from crosstask.errors import OptionError
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_sources.difficulty import nearest_mean_difficulty
+from crosstask_sources.names import check_names
+from crosstask_sources.randomness import rng_for
 
 Images = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -105,11 +107,7 @@ class Digits(Source):
 
     def load(self) -> Portfolio:
         wanted = tuple(RECIPES) if self.tasks is None else self.tasks
-        for name in wanted:
-            if name not in RECIPES:
-                raise OptionError(f"source 'digits': unknown task {name!r}{nearest(name, RECIPES)}")
-        if len(set(wanted)) < len(wanted):
-            raise OptionError(f"source 'digits': a task is named twice in {list(wanted)}")
+        check_names("digits", "task", wanted, RECIPES)
         images, digits = self._images()
         splits = dict(zip(("train", "validation", "test"), self._split(digits), strict=True))
         views = {name: change(images) for name, change in self._views().items()}
@@ -126,7 +124,7 @@ class Digits(Source):
         raw = load_digits()
         images = raw.images.astype(np.float32) / 16
         if self.noise:
-            images = images + self._rng("noise").normal(0, self.noise, images.shape).astype(np.float32)
+            images = images + rng_for(self.seed, "noise").normal(0, self.noise, images.shape).astype(np.float32)
         return images.clip(0, 1)[:, None], raw.target.astype(np.int64)
 
     def _split(self, digits: Labels) -> list[NDArray[np.int64]]:
@@ -137,7 +135,7 @@ class Digits(Source):
         if sum(sizes) > len(digits):
             given = f"train + validation + test is {sum(sizes)}"
             raise OptionError(f"source 'digits': {given}, there are {len(digits)} images")
-        rng = self._rng("split")
+        rng = rng_for(self.seed, "split")
         place = np.empty(len(digits))
         for digit in range(10):
             (own,) = np.nonzero(digits == digit)
@@ -146,7 +144,7 @@ class Digits(Source):
         return np.split(order, np.cumsum(sizes))[:3]
 
     def _views(self) -> dict[str, Callable[[Images], Images]]:
-        pixels = self._rng("permuted").permutation(64)
+        pixels = rng_for(self.seed, "permuted").permutation(64)
         return {
             "": lambda images: images,
             "rotated": lambda images: np.rot90(images, axes=(2, 3)).copy(),
@@ -164,7 +162,7 @@ class Digits(Source):
             chosen = index[np.isin(digits[index], list(recipe.label_of))]
             labels = np.array([recipe.label_of[d] for d in digits[chosen]], dtype=np.int64)
             if recipe.shuffled:
-                labels = self._rng(name, split).permutation(labels)
+                labels = rng_for(self.seed, name, split).permutation(labels)
             data[split] = (images[chosen], labels)
         descriptor = TaskDescriptor(
             task_id=name,
@@ -179,7 +177,3 @@ class Digits(Source):
             classes=recipe.classes,
         )
         return Task(descriptor=descriptor, **data)
-
-    def _rng(self, *purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose, so that a change of one option leaves the others' draws alone."""
-        return np.random.default_rng([self.seed, *"/".join(purpose).encode()])

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstask.errors import OptionError, nearest
-from crosstask.learning.difficulty import nearest_mean_difficulty
+from crosstask.errors import OptionError
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
 from crosstask_omniglot.arrays import SIDE, Arrays, load_arrays, reduced
+from crosstask_sources.difficulty import nearest_mean_difficulty
+from crosstask_sources.names import check_names
+from crosstask_sources.randomness import rng_for
 
 DRAWERS = 20
 
@@ -68,15 +70,11 @@ class Omniglot(Source):
         return portfolio
 
     def _wanted(self, arrays: Arrays) -> list[str]:
-        for name in (*(self.alphabets or ()), *self.unseen):
-            if name not in arrays.names:
-                raise OptionError(f"source 'omniglot': unknown alphabet {name!r}{nearest(name, arrays.names)}")
+        for asked in (self.alphabets or (), self.unseen):
+            check_names("omniglot", "alphabet", asked, arrays.names)
         parts = zip(arrays.names, arrays.background, strict=True)
         in_part = [n for n, background in parts if self.part == "all" or background == (self.part == "background")]
-        asked = in_part if self.alphabets is None else list(self.alphabets)
-        if len(set(asked)) < len(asked) or len(set(self.unseen)) < len(self.unseen):
-            raise OptionError("source 'omniglot': an alphabet is named twice")
-        wanted = [name for name in asked if name not in self.unseen]
+        wanted = [n for n in (in_part if self.alphabets is None else self.alphabets) if n not in self.unseen]
         if not wanted:
             raise OptionError("source 'omniglot': no alphabet is left to learn; name one in `alphabets`")
         return wanted
@@ -85,7 +83,7 @@ class Omniglot(Source):
         (own,) = np.nonzero(arrays.alphabet == arrays.names.index(name))
         characters = np.unique(arrays.character[own])
         if self.max_classes is not None:
-            chosen = self._rng("characters", name).permutation(characters)[: self.max_classes]
+            chosen = rng_for(self.seed, "characters", name).permutation(characters)[: self.max_classes]
             characters = np.sort(chosen)
             own = own[np.isin(arrays.character[own], characters)]
         data: dict[str, Any] = {
@@ -108,7 +106,7 @@ class Omniglot(Source):
 
     def _drawers(self, drawer: NDArray[np.int64], name: str) -> dict[str, NDArray[np.int64]]:
         """The drawers of each split, in random order; the same for an alphabet and its control."""
-        order = self._rng("drawers", name).permutation(np.unique(drawer))
+        order = rng_for(self.seed, "drawers", name).permutation(np.unique(drawer))
         held = self.validation_drawers + self.test_drawers
         training = order[held:] if self.shots is None else order[held : held + self.shots]
         return {"train": training, "validation": order[: self.validation_drawers],
@@ -125,16 +123,12 @@ class Omniglot(Source):
         shuffled: bool,
     ) -> tuple[NDArray[np.float32], NDArray[Any]]:
         """(images, labels) of one split, drawer after drawer."""
-        rng = self._rng("order", name, split)
+        rng = rng_for(self.seed, "order", name, split)
         index = np.concatenate([rng.permutation(own[arrays.drawer[own] == drawer]) for drawer in drawers])
         images = arrays.images[index] / 255
         if self.size < SIDE:
             images = reduced(images, self.size)
         labels = np.searchsorted(characters, arrays.character[index])
         if shuffled:
-            labels = self._rng("labels", name, split).permutation(labels)
+            labels = rng_for(self.seed, "labels", name, split).permutation(labels)
         return images.astype(np.float32)[:, None], labels
-
-    def _rng(self, *purpose: str) -> np.random.Generator:
-        """Random numbers for one purpose, so that a change of one option leaves the others' draws alone."""
-        return np.random.default_rng([self.seed, *"/".join(purpose).encode()])

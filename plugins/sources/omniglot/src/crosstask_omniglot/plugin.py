@@ -13,4 +13,5 @@ PLUGIN = Plugin(
             source="Lake, Salakhutdinov, Tenenbaum (2015), Human-level concept learning",
         ),
     ],
+    api=(2, 0),
 )

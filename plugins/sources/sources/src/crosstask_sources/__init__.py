@@ -1,1 +1,17 @@
-"""What sources of tasks share: how hard a task is."""
+"""What sources of tasks share: how hard a task is, random numbers by purpose, the names that a user gives."""
+
+from typing import TYPE_CHECKING
+
+from crosstask.lazy import lazily
+
+if TYPE_CHECKING:
+    from crosstask_sources.difficulty import nearest_mean_difficulty
+    from crosstask_sources.names import check_names
+    from crosstask_sources.randomness import rng_for
+
+__all__ = ["check_names", "nearest_mean_difficulty", "rng_for"]
+
+__getattr__ = lazily(
+    __name__,
+    {"check_names": "names", "nearest_mean_difficulty": "difficulty", "rng_for": "randomness"},
+)

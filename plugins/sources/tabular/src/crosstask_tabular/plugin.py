@@ -12,4 +12,5 @@ PLUGIN = Plugin(
             summary="Your own tasks: a folder of CSV, NPZ or Parquet files with a TOML manifest",
         ),
     ],
+    api=(2, 0),
 )

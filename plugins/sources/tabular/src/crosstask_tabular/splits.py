@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from crosstask.errors import DataError
 from crosstask.tasks import SPLITS
+from crosstask_sources.randomness import rng_for
 from crosstask_tabular.manifest import Checked, SplitRule
 from crosstask_tabular.tables import Rows, as_text
 
@@ -21,7 +22,7 @@ def divide(task: Checked, rows: Rows, seed: int) -> dict[str, Index]:
     `where` leaves out are left out last, for the same reason. DataError for a split without rows.
     """
     entry, rule = task.entry, task.entry.split
-    rng = np.random.default_rng([seed if rule.seed is None else rule.seed, *b"split"])
+    rng = rng_for(seed if rule.seed is None else rule.seed, "split")
     if rule.column is not None:
         found = _by_column(rule, rows, rng)
     else:

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.errors import CrosstaskError, DataError, OptionError, nearest
-from crosstask.learning.difficulty import nearest_mean_difficulty
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask_sources.difficulty import nearest_mean_difficulty
+from crosstask_sources.names import check_names
 from crosstask_tabular.encoding import Encoding, Floats, Member, ordered
 from crosstask_tabular.manifest import Checked, Manifest, place, read_manifest
 from crosstask_tabular.splits import divide
@@ -68,9 +69,7 @@ class Tabular(Source):
 
     def _wanted(self, manifest: Manifest) -> list[Checked]:
         ids = [task.entry.id for task in manifest.tasks]
-        for name in self.tasks or ():
-            if name not in ids:
-                raise OptionError(f"source 'tabular': unknown task {name!r}{nearest(name, ids)}")
+        check_names("tabular", "task", self.tasks or (), ids)
         return [task for task in manifest.tasks if self.tasks is None or task.entry.id in self.tasks]
 
     def _member(self, task: Checked, read: dict[tuple[Any, ...], Rows]) -> Member:

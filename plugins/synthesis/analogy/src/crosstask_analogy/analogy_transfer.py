@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask.learning.modules import for_classes, head_name, load_matching
-from crosstask.learning.owners import unfit
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import architecture, receive
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
-from crosstask.records import Budget, Provenance
+from crosstask.records import Budget, Interval, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_analogy.embedding import Analogy, best_analogies
+from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
+from crosstask_synthesis.expectation import Make, expected_score
+from crosstask_synthesis.owners import unfit
 
 State = Mapping[str, Tensor]
 
@@ -77,6 +78,12 @@ class AnalogyTransfer(Synthesizer):
             confidence=max(0.0, min(1.0, nearer)),
         )
         return model
+
+    def expect(
+        self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
+        inputs: Tensor | None,
+    ) -> tuple[Interval | None, str]:  # fmt: skip
+        return expected_score(make, model, new_task, sources, graph, inputs)
 
     def _able(self, new_task: TaskDescriptor, sources: list[Task]) -> tuple[dict[str, Task], list[str]]:
         """(tasks of the architecture that most share, why the others are left out)."""

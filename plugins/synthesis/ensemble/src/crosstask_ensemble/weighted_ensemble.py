@@ -11,15 +11,16 @@ from torch.nn import functional
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.expectation import known_samples
-from crosstask.learning.owners import Owners, lacks_outputs, owners_of, unfit
 from crosstask.learning.training import device_of, fit, predict
 from crosstask.learning.transferring import receive
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
-from crosstask.records import Budget, Provenance
+from crosstask.records import Budget, Interval, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_ensemble.module import Ensemble
+from crosstask_synthesis.expectation import Make, expected_score
+from crosstask_synthesis.known import known_samples
+from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
 
 
 @component
@@ -86,6 +87,12 @@ class WeightedEnsemble(Synthesizer):
             first = max(used, key=lambda t: importance[t.task_id])
             return self._distilled(new_task, ensemble, first, inputs)
         return ensemble
+
+    def expect(
+        self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
+        inputs: Tensor | None,
+    ) -> tuple[Interval | None, str]:  # fmt: skip
+        return expected_score(make, model, new_task, sources, graph, inputs)
 
     def _unfit(self, new_task: TaskDescriptor, source: Task, coefficient: float | None) -> str | None:
         if reason := unfit(new_task, source) or lacks_outputs(new_task, source):

@@ -11,15 +11,16 @@ from torch.nn.utils import skip_init
 from crosstask.errors import DataError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.modules import Headless
-from crosstask.learning.owners import Owners, lacks_outputs, owners_of, unfit
 from crosstask.learning.training import predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
-from crosstask.records import Provenance
+from crosstask.records import Interval, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_knowledge_composition.pieces import adapted, joined
 from crosstask_knowledge_composition.scene import ANCHORED, OWN, SEEN, STRANGE, Scene, Trunk, near
 from crosstask_knowledge_composition.stitching import FEWEST
+from crosstask_synthesis.expectation import Make, expected_score
+from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
 
 
 @component
@@ -86,6 +87,12 @@ class KnowledgeComposition(Synthesizer):
             confidence=float((best.carried * torch.tensor(best.trust)).min()),
         )
         return model
+
+    def expect(
+        self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
+        inputs: Tensor | None,
+    ) -> tuple[Interval | None, str]:  # fmt: skip
+        return expected_score(make, model, new_task, sources, graph, inputs)
 
     def _silent(self, new_task: TaskDescriptor, source: Task, graph: TransferGraph) -> str | None:
         """Why a source's head is not used; its trunk may be."""

@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import skip_init
 
 from crosstask.errors import DataError
-from crosstask.learning.batchnorm import is_statistic
 from crosstask.learning.modules import Headless, head_name
 from crosstask.learning.training import device_of, predict
 from crosstask.learning.transferring import architecture
 from crosstask.tasks import Task
 from crosstask_knowledge_composition.stitching import stitch
+from crosstask_synthesis.batchnorm import is_statistic
 
 PIXELS = 65536
 """Positions of feature maps that a stitch between convolutions is fitted to, at most."""

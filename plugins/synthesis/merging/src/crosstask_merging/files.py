@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.batchnorm import has_statistics, reestimate
 from crosstask.options import build, unstructure
 from crosstask_merging.grams import grams_of
 from crosstask_merging.merger import Ingredients, Merger
 from crosstask_merging.plugin import PLUGIN
 from crosstask_merging.weights import Weights, check_alike, ordered, weights_of, write
+from crosstask_synthesis.batchnorm import has_statistics, reestimate
 
 Source = str | Path | nn.Module | Mapping[str, Tensor]
 

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask.learning.modules import for_classes
 from crosstask.learning.objectives import loss_of
-from crosstask.learning.owners import unfit
 from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
-from crosstask.records import Provenance
+from crosstask.records import Interval, Provenance
 from crosstask.tasks import Task, TaskDescriptor
 from crosstask_merging.weights import InMemory, Weights, check_alike
+from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
+from crosstask_synthesis.expectation import Make, expected_score
+from crosstask_synthesis.owners import unfit
 
 Score = Callable[[Mapping[str, Tensor]], float]
 """How good a model with these tensors is; higher is better."""
@@ -168,6 +169,12 @@ class Merger(Synthesizer):
             confidence=kept,
         )
         return model
+
+    def expect(
+        self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
+        inputs: Tensor | None,
+    ) -> tuple[Interval | None, str]:  # fmt: skip
+        return expected_score(make, model, new_task, sources, graph, inputs)
 
     def _chosen(
         self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph

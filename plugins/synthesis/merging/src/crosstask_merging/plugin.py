@@ -4,6 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="merging",
+    api=(2, 0),
     extensions=[
         Extension(
             "synthesis",

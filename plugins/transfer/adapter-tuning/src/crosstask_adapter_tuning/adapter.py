@@ -9,7 +9,7 @@ from torch import nn
 from crosstask.learning.modules import head_name, head_of
 from crosstask.learning.training import History, fit
 from crosstask.options import component, option
-from crosstask.parts import Choice, Part, part
+from crosstask.parts import Part, part
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget
 from crosstask.tasks import Task
@@ -24,7 +24,7 @@ class AdapterTransfer(Transfer):
     weights are left, so that the model can be the source of further transfers; else its layers stay in the model.
     """
 
-    adapter: Part = part("adapter", Choice(use="lora"), help="which adapter, with its options")
+    adapter: Part = part("adapter", help="which adapter, with its options")
     head_share: float = option(0.5, ge=0, lt=1, help="share of the steps for the head alone")
     head_rate: float = option(10.0, gt=0, help="learning rate of the head alone, as a multiple of the budget's")
     rate: float = option(3.0, gt=0, help="learning rate of head and adapter, as a multiple of the budget's")

@@ -4,6 +4,7 @@ from crosstask.manifest import Extension, Plugin
 
 PLUGIN = Plugin(
     name="finetuning",
+    api=(2, 0),
     extensions=[
         Extension(
             "transfer",
@@ -11,6 +12,7 @@ PLUGIN = Plugin(
             "crosstask_finetuning.lp_ft:LPFT",
             summary="Fits the new head first, then fine-tunes everything",
             source="Kumar et al. (2022), Fine-Tuning Can Distort Pretrained Features",
+            default=True,
         ),
         Extension(
             "transfer",

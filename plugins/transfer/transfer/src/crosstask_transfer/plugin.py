@@ -1,5 +1,22 @@
 """The manifest."""
 
-from crosstask.manifest import Plugin
+from crosstask.manifest import Extension, Plugin
 
-PLUGIN = Plugin("transfer", api=(2, 0))
+PLUGIN = Plugin(
+    name="transfer",
+    api=(2, 0),
+    extensions=[
+        Extension(
+            "stage",
+            "explain",
+            "crosstask_transfer.stage:Explain",
+            summary="Which layers carried a transfer, by taking each away",
+        ),
+        Extension(
+            "command",
+            "transfer",
+            "crosstask_transfer.cli:command",
+            summary="Measure the transfer between two tasks",
+        ),
+    ],
+)

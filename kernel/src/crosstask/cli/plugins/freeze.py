@@ -1,0 +1,30 @@
+"""`crosstask plugins freeze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from crosstask.cli.common import emit_json, json_option
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write.  [default: print it]")
+@json_option
+def command(folder: Path, output: Path | None, as_json: bool) -> None:
+    """Which plugins, in which versions, the run in FOLDER used: lines name==version.
+
+    `pip install -r FILE` installs them, and `crosstask run --frozen FILE` refuses to run with others.
+    """
+    from crosstask.job import freeze, load_run
+
+    record = load_run(folder)
+    if as_json:
+        emit_json(record.used)
+    elif output is None:
+        click.echo(freeze(record), nl=False)
+    else:
+        output.write_text(freeze(record), encoding="utf-8")
+        click.echo(f"wrote {output}")

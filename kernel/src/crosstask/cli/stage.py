@@ -1,0 +1,46 @@
+"""`crosstask stage NAME`."""
+
+from __future__ import annotations
+
+import click
+
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
+
+
+@click.command()
+@click.argument("name")
+@click.option("--before", is_flag=True, help="First run the stages of the recipe that come before it.")
+@task_options
+def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> None:
+    """Run the stage NAME on a recipe's tasks.
+
+    Its options are those of the recipe's table [NAME]; where there is none, the stage's defaults. --set NAME.option=value
+    sets others. What it refers to in other stages is run first.
+    """
+    from crosstask.recipe import bind
+    from crosstask.stages import Finished, check_stage, run_stage
+
+    with wanted.engine(reference, name) as (engine, recipe):
+        order = bind(recipe, engine.registry)
+        needed = {name}
+        for each in reversed(order):
+            if each.name in needed:
+                needed |= {ref.stage for ref, _ in each.stage.references().values()}
+        upto = order[: [each.name for each in order].index(name) + 1]
+        chosen = [each for each in upto if before or each.name in needed]
+        for each in chosen:
+            check_stage(each.stage, engine, each.name)
+        finished = Finished()
+        for each in chosen:
+            outcome = run_stage(engine, each.stage, each.name, finished)
+    if wanted.as_json:
+        emit_json(outcome.record)
+        return
+    from rich.table import Table
+
+    from crosstask.options import unstructure
+
+    table = Table("What", "Figure", title=name)
+    for what, value in chosen[-1].stage.summary(outcome.record).items():
+        table.add_row(what.replace("_", " "), shown(unstructure(value)))
+    emit_table(table)

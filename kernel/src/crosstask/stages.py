@@ -1,0 +1,128 @@
+"""Runs one stage: binds what it refers to, takes a finished one from the store, keeps what it provides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+
+from crosstask.errors import CrosstaskError, PluginError, RecipeError, nearest
+from crosstask.learning.transferring import key_of, weights_digest
+from crosstask.options import structure, unstructure
+from crosstask.points.stage import Engine, Outcome, Stage
+
+KIND = "stages"
+"""Where finished stages are kept in a store."""
+
+
+@attrs.define
+class Finished:
+    """What the stages of a run, or of an engine, have come to so far, by name."""
+
+    outcomes: dict[str, Outcome] = attrs.field(factory=dict)
+    keys: dict[str, str] = attrs.field(factory=dict)
+
+    def take(self, stage: str, name: str) -> Any:
+        """What a stage provides. PluginError if it did not, in spite of what its class says."""
+        if stage not in self.outcomes:
+            raise PluginError(f"stage {stage!r} has not run{nearest(stage, self.outcomes)}")
+        artifacts = self.outcomes[stage].artifacts
+        if name not in artifacts:
+            raise PluginError(f"stage {stage!r} gave no {name!r} in this run{nearest(name, artifacts)}")
+        return artifacts[name]
+
+
+def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Outcome:
+    """Run a stage of a run, or take it from the store where it has finished before with all that determines it."""
+    for option, (ref, kind) in stage.references().items():
+        value = finished.take(ref.stage, ref.take)
+        stage._referred = {**(stage._referred or {}), option: structure(value, kind, f"{name}: {option}")}
+    key = key_of("stage", stage.identity(), list(finished.keys.values()), engine.fingerprint(), _given(stage))
+    outcome = _recalled(engine, stage, key) if stage.keeps else None
+    if outcome is None:
+        if stage.needs_models:
+            engine.train()
+        outcome = engine.run.call(stage, "work", engine=engine)
+        _check(stage, outcome)
+        if stage.keeps:
+            _keep(engine, stage, key, outcome)
+    finished.outcomes[name], finished.keys[name] = outcome, key
+    return outcome
+
+
+def check_stage(stage: Stage, engine: Engine, name: str) -> None:
+    """Whether a stage's options fit the tasks. RecipeError begins with the stage's name."""
+    try:
+        stage.check(engine.portfolio)
+    except CrosstaskError as error:
+        raise RecipeError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+
+
+def _given(stage: Stage) -> dict[str, Any]:
+    """Modules and tensors that were given as options in Python: their values, since options say only their type."""
+    fields = attrs.fields(type(stage)) if attrs.has(type(stage)) else ()
+    found = {f.name: getattr(stage, f.name) for f in fields if "reference" in f.metadata}
+    return {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
+
+
+def _check(stage: Stage, outcome: Outcome) -> None:
+    """PluginError in the stage's name if it did not give what it says it provides."""
+    if not isinstance(outcome.record, stage.Result):
+        got = type(outcome.record).__name__
+        raise PluginError(f"{stage.origin}: work must return a {stage.Result.__name__} as its record, got {got}")
+    for name in outcome.artifacts:
+        if name not in stage.provides:
+            raise PluginError(f"{stage.origin}: gave {name!r}, which it does not provide{nearest(name, stage.provides)}")
+    try:
+        structure(unstructure(outcome.record), stage.Result, "record")
+    except CrosstaskError as error:
+        raise PluginError(f"{stage.origin}: its record does not survive being written: {error}") from None
+
+
+def _tensors_of(value: Any) -> dict[str, Tensor]:
+    if isinstance(value, nn.Module):
+        return dict(value.state_dict())
+    if isinstance(value, Tensor):
+        return {"": value}
+    if isinstance(value, Mapping) and value and all(isinstance(item, Tensor) for item in value.values()):
+        return dict(value)
+    return {}
+
+
+def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
+    plain: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for name, value in outcome.artifacts.items():
+        own = _tensors_of(value)
+        tensors |= {f"{name}/{inside}": tensor.detach().cpu() for inside, tensor in own.items()}
+        kind = "module" if isinstance(value, nn.Module) else "tensor" if isinstance(value, Tensor) else "tensors"
+        plain[name] = {"kind": kind} if own or isinstance(value, nn.Module) else {"plain": unstructure(value)}
+        if "plain" in plain[name]:
+            try:
+                structure(plain[name]["plain"], stage.provides[name], name)
+            except CrosstaskError:
+                return  # something that JSON and tensors cannot hold: the stage works again in a resumed run
+    engine.run.remember(KIND, key, {"record": unstructure(outcome.record), "artifacts": plain}, tensors)
+
+
+def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
+    known = engine.run.recall(KIND, key)
+    if known is None:
+        return None
+    record = structure(known.payload["record"], stage.Result, "stored stage")
+    artifacts: dict[str, Any] = {}
+    for name, told in known.payload["artifacts"].items():
+        own = {at.partition("/")[2]: t for at, t in known.tensors.items() if at.startswith(f"{name}/")}
+        if "plain" in told:
+            artifacts[name] = structure(told["plain"], stage.provides[name], name)
+        elif told["kind"] == "module":
+            module = stage.rebuild(engine, name, record)
+            if module is None:
+                return None
+            module.load_state_dict(own)
+            artifacts[name] = module.to(engine.run.device)
+        else:
+            artifacts[name] = own[""] if told["kind"] == "tensor" else own
+    return Outcome(record, artifacts)

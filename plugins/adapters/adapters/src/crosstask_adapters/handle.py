@@ -1,0 +1,234 @@
+"""An adapter that works layer by layer, on its model."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crosstask.errors import DataError, nearest
+from crosstask.points.adapter import AdapterHandle
+from crosstask_adapters.adapted_layers import ADAPTED_WITH_ANY, AdaptedLayer, adapt, put, restore
+from crosstask_adapters.base_weights import base_modules
+from crosstask_adapters.layer_adapter import LayerAdapter
+from crosstask_adapters.switches import Host, Switch, mixing
+from crosstask_adapters.targets import called
+
+
+class LayersHandle(AdapterHandle):
+    """An adapter made of one `LayerAdapter` per adapted layer, by the layer's name.
+
+    The same object may stand under several names: the places where a tied weight is used. DataError on `merge` if an
+    adapter changes a weight that is tied to a layer without it.
+    """
+
+    def __init__(self, model: nn.Module, parts: Mapping[str, LayerAdapter]) -> None:
+        self.model, self.parts = model, dict(parts)
+        self.switch = Switch(fusable=all(part.weight_space for part in parts.values()))
+        host: Host = model.__dict__.setdefault("_adapter_host", Host())
+        self._host = host
+        own = [(name, m) for name, m in base_modules(model)]
+        for module in (m for _, m in own if isinstance(m, ADAPTED_WITH_ANY)):
+            adapt(module, host)
+        for _, module in own:
+            for p in module.parameters(recurse=False):
+                if p.requires_grad:
+                    host.frozen.append(p)
+                    p.requires_grad_(False)
+        for name, part in self.parts.items():
+            part.switch = self.switch
+            part.train(model.training)
+            layer: Any = model.get_submodule(name)
+            adapt(layer, host)
+            put(layer, sorted((*layer._parts, part), key=lambda p: not p.replaces))
+        host.switches.append(self.switch)
+        host.attached += 1
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by layer and name, what is shared once."""
+        found: dict[int, tuple[str, nn.Parameter]] = {}
+        for where, part in self.parts.items():
+            for name, parameter in part.named_parameters():
+                found.setdefault(id(parameter), (f"{where}.{name}", parameter))
+        return dict(found.values())
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """What is trained, and what is not but belongs to the adapter: the buffers of its parts (projections that are
+        drawn once and kept, say), but for those that they do not want in a `state_dict`.
+
+        A buffer of a module that several parts share is there once. (Parts that share the tensor alone each have it:
+        moved to a device, they share it no longer.)
+        """
+        found: dict[str, Tensor] = dict(self.named_parameters())
+        seen: set[int] = set()
+        for where, part in self.parts.items():
+            for name, module in part.named_modules():
+                if id(module) in seen:
+                    continue
+                seen.add(id(module))
+                for key, buffer in module._buffers.items():
+                    if buffer is not None and key not in module._non_persistent_buffers_set:
+                        found[".".join(filter(None, (where, name, key)))] = buffer
+        return found
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.named_parameters().values())
+
+    def enable(self) -> None:
+        self.switch.set(on=True)
+
+    def disable(self) -> None:
+        if self.switch.merged:
+            self.unmerge()
+        self.switch.set(on=False)
+
+    def state(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self.named_tensors().items()}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        own = self.named_tensors()
+        check_names(own, state, "the adapter")
+        for name, tensor in own.items():
+            tensor.copy_(state[name])
+        if self.switch.merged:
+            self._write()
+
+    def merge(self) -> None:
+        fixed = next((name for name, part in self.parts.items() if not part.weight_space), None)
+        if fixed is not None:
+            kind = type(self.parts[fixed]).__name__
+            raise DataError(f"a {kind} is no change of the weights of {fixed!r}: it cannot be merged")
+        self._refuse_ties()
+        for name, part in self.parts.items():
+            for other in self.model.get_submodule(name)._parts:  # type: ignore[union-attr]
+                if other is part:
+                    break
+                if other.switch.live and not (part.additive and other.additive):
+                    raise DataError(f"the other adapter on {name!r} acts before this one: merge that first")
+        self.switch.set(merged=True, on=True)
+        self._write()
+
+    def unmerge(self) -> None:
+        self.switch.set(merged=False)
+        self._write()
+
+    def absorb(self) -> None:
+        if all(part.weight_space for part in self.parts.values()):
+            self.merge()
+            for layer in self._layers():
+                for p in layer._parameters.values():
+                    if p is not None:
+                        self._host.kept.pop(p, None)
+            self._remove()
+            return
+        self._close()
+
+    def detach(self) -> None:
+        self.unmerge()
+        self._remove()
+
+    def without_gradient(self) -> list[str]:
+        silent = []
+        for name, part in self.parts.items():
+            if not any(p.grad is not None and bool(p.grad.any()) for p in part.parameters()):
+                silent.append(name)
+        return silent
+
+    def mix(self, handles: Sequence[AdapterHandle], choice: Tensor) -> contextlib.AbstractContextManager[None] | None:
+        ours = [h for h in handles if isinstance(h, LayersHandle) and h._host is self._host and not h.switch.merged]
+        if len(ours) < len(handles) or any(getattr(m, "batch_first", True) is False for m in self.model.modules()):
+            return None
+        for layer, part in (place for h in ours for place in h._places()):
+            if part.weight_space and (layer._direct is None or type(part).around is LayerAdapter.around):
+                return None
+        if not all(called(h.model, name) for h in ours for name in h.parts):
+            return None
+        return mixing(self._host, {h.switch: k for k, h in enumerate(ours)}, choice)
+
+    def _layers(self) -> list[Any]:
+        return [self.model.get_submodule(name) for name in self.parts]
+
+    def _places(self) -> list[tuple[Any, LayerAdapter]]:
+        return list(zip(self._layers(), self.parts.values(), strict=True))
+
+    def _refuse_ties(self) -> None:
+        changed: dict[nn.Parameter, str] = {}
+        for name, (layer, part) in zip(self.parts, self._places(), strict=True):
+            for key, p in layer._parameters.items():
+                if p is not None and part.change(layer, key, p) is not p:
+                    changed[p] = name
+        for where, module in base_modules(self.model):
+            for p in module._parameters.values():
+                if p is not None and p in changed and where not in self.parts:
+                    raise DataError(
+                        f"the weight of {changed[p]!r} is also that of {where!r}, which the adapter leaves alone: "
+                        "merging would change both; adapt both or neither"
+                    )
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        """Put into the weights what is merged, always from the base tensors."""
+        kept, done = self._host.kept, set()
+        for layer in self._layers():
+            for name, p in layer._parameters.items():
+                if p is None or p in done:
+                    continue
+                done.add(p)
+                base = kept.get(p, p.data)
+                value = base
+                for part in layer._parts:
+                    if part.weight_space and part.switch.merged:
+                        mode = part.training
+                        part.eval()
+                        value = part.change(layer, name, value)
+                        part.train(mode)
+                if value is not base:
+                    kept[p] = base
+                    p.data = value.detach()
+                elif p in kept:
+                    p.data = kept.pop(p).to(p.device, p.dtype)
+
+    def _remove(self) -> None:
+        host = self._host
+        if self.switch not in host.switches:
+            return
+        host.switches.remove(self.switch)
+        self._close()
+        for layer, part in self._places():
+            put(layer, [p for p in layer._parts if p is not part])
+            if not layer._parts and not isinstance(layer, ADAPTED_WITH_ANY):
+                restore(layer)
+        if not host.switches:
+            for _, module in base_modules(self.model):
+                if isinstance(module, AdaptedLayer):
+                    restore(module)
+            self.model.__dict__.pop("_adapter_host", None)
+
+    def _close(self) -> None:
+        """The base is trainable again once no adapter is being trained."""
+        self._host.attached -= 1
+        if not self._host.attached:
+            for p in self._host.frozen:
+                p.requires_grad_(True)
+            self._host.frozen.clear()
+
+
+def check_names(own: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
+    """DataError unless both have the same names and shapes."""
+    if missing := sorted(set(own) - set(given)):
+        raise DataError(f"{what} needs tensors that are not there: {', '.join(missing[:4])}{_more(missing)}")
+    if extra := sorted(set(given) - set(own)):
+        raise DataError(
+            f"{what} has no place for tensor {extra[0]!r}{_more(extra[:1] + extra)}{nearest(extra[0], own)}"
+        )
+    for name, tensor in own.items():
+        if given[name].shape != tensor.shape:
+            raise DataError(f"{what}: {name!r} has shape {tuple(given[name].shape)}, expected {tuple(tensor.shape)}")
+
+
+def _more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 4} more" if len(names) > 4 else ""

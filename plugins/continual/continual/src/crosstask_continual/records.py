@@ -1,0 +1,64 @@
+"""What a continual run comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from crosstask.options import option, record
+from crosstask.records import Interval
+
+
+@record
+class ContinualScores:
+    """Accuracies of tasks learned one after another (means over seeds), and what they say; see `continual_scores`.
+
+    `matrix[i][j]` is the accuracy on task j after learning task i; None where nothing was measured.
+    """
+
+    matrix: tuple[tuple[float | None, ...], ...] = ()
+    accuracy: Interval | None = None
+    backward_transfer: Interval | None = None
+    forward_transfer: Interval | None = None
+    forgetting: Interval | None = None
+
+
+@record
+class ContinualResult:
+    """A sequence of tasks learned with strategies against forgetting, beside none (`naive`) and all tasks at once.
+
+    `joint` is the mean accuracy of one model that learned all tasks together, `joint_scores` that on each task;
+    `majority` and `majority_scores` are those of always answering the majority class, which has learned nothing.
+    `warnings` say which strategies do not suit the scenario, and whether nothing was learned.
+
+    `adapter` names the adapter that was trained with the head in place of the whole network; `weights` is how many the
+    network has in the end (its adapter's among them), `trained_weights` how many of them were trained. `outputs` is
+    the size of its head.
+    """
+
+    tasks: tuple[str, ...]
+    scenario: str = option(choices=("task", "domain", "class"), help="what is known and asked for at test time")
+    strategies: tuple[str, ...] = ()
+    split: str = "test"
+    scores: ContinualScores = attrs.field(factory=ContinualScores)
+    naive: ContinualScores | None = None
+    joint: Interval | None = None
+    joint_scores: tuple[float | None, ...] = ()
+    majority: float | None = None
+    majority_scores: tuple[float | None, ...] = ()
+    warnings: tuple[str, ...] = ()
+    adapter: str | None = None
+    weights: int = 0
+    trained_weights: int = 0
+    outputs: int = 0
+    epochs: int = 1
+    seed: int = 0
+    seeds: int = 1
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether the mean accuracy is no better than that of always answering the majority class."""
+        accuracy = self.scores.accuracy
+        return accuracy is not None and self.majority is not None and accuracy.mean <= self.majority + 1e-9

@@ -1,0 +1,54 @@
+"""`crosstask curriculum TARGET`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
+
+
+@click.command()
+@click.argument("target")
+@click.option("--strategy", help="Curriculum component. [default: the one that a manifest marks]")
+@click.option("--max-tasks", default=5, show_default=True, type=click.IntRange(1), help="Tasks on the path.")
+@click.option(
+    "--graph",
+    "graph_path",
+    type=click.Path(path_type=Path),
+    help="Use this transfer graph, discover nothing.",
+)
+@task_options
+def command(
+    target: str,
+    strategy: str | None,
+    max_tasks: int,
+    graph_path: Path | None,
+    reference: str,
+    wanted: Wanted,
+) -> None:
+    """Plan an order of tasks that ends with TARGET."""
+    with wanted.engine(reference) as (engine, recipe):
+        found = [table for table in recipe.stages.values() if table.use == "discovery"]
+        if graph_path is not None:
+            from crosstask.graph import TransferGraph
+
+            engine.graph = TransferGraph.load(graph_path)
+        elif not found:
+            engine.discover()
+        else:
+            for table in found:
+                engine.run_stage("discovery", **table.options)
+        curriculum = engine.generate_curriculum(target, strategy, max_tasks)
+    if wanted.as_json:
+        emit_json(curriculum)
+        return
+    from rich.table import Table
+
+    table = Table("Stage", "Task", "Difficulty", "Helps the target", "Prerequisites", title=f"Curriculum for {target}")
+    for number, task_id in enumerate(curriculum.task_sequence, 1):
+        expected = shown(curriculum.expected_performance.get(task_id))
+        needs = ", ".join(curriculum.prerequisites.get(task_id, ()))
+        table.add_row(str(number), task_id, shown(curriculum.task_difficulties[task_id]), expected, needs or "–")
+    emit_table(table)

@@ -1,0 +1,135 @@
+"""The sections on a curriculum: its stages against training from scratch, and learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crosstask.points.stage import Section
+from crosstask.records import CurriculumResult, CurriculumStep, LearningCurve, TransferResult
+from crosstask.report.figures import STEPS, dots, dots_height, dropdown, figure, legend, line, plot, view
+from crosstask.report.page import escape, number, spread, table, words
+from crosstask_curricula.records import CurriculumComparison
+
+
+def curriculum(found: CurriculumComparison) -> list[Section]:
+    """The stages in order, each against training from scratch, and the target by other ways; none if none was run."""
+    done = found.curriculum
+    if not done.stages:
+        return []
+    plan = done.curriculum
+    metric = words(done.metric)
+    lead = (
+        f'<p class="lead">Toward <strong>{escape(plan.target)}</strong> in {len(done.stages)} stages and '
+        f"{number(done.total_steps)} optimiser steps, over {number(done.seeds)} seeds. Order: "
+        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each stage starts from what the "
+        "stages before it left, and training from scratch has the same budget.</p>"
+    )
+    names = [f"{stage.stage} · {stage.task_id}" for stage in done.stages]
+    scores = [
+        (name, [("with transfer", "more", stage.score), ("from scratch", "less", stage.scratch_score)])
+        for name, stage in zip(names, done.stages, strict=True)
+    ]
+    gains = [
+        (name, [("gain", "less" if stage.gain.high < 0 else "more", stage.gain)])
+        for name, stage in zip(names, done.stages, strict=True)
+    ]
+    height = dots_height(scores)
+    series = {
+        "with transfer": ("with transfer", "more", "full"),
+        "from scratch": ("from scratch", "less", "hollow"),
+    }
+    figures = [
+        plot(
+            dots(scores, metric),
+            "Score of each stage",
+            "Score of each stage with transfer and from scratch",
+            height,
+        ),
+        plot(
+            dots(gains, f"gain in {metric}", signed=True),
+            "Gain of each stage",
+            "Gain of each stage over scratch",
+            height,
+        ),
+    ]
+    target = done.stages[-1]
+    if found.baselines:
+        rows = [("this curriculum", [("with transfer", "more", target.score)])]
+        rows += [(name, [("baseline", "muted", value)]) for name, value in found.baselines.items()]
+        caption = f"{target.task_id} by other ways"
+        label = f"{metric} on {target.task_id} by this curriculum and by each baseline"
+        figures.append(plot(dots(rows, metric), caption, label, dots_height(rows)))
+    cells = [
+        (
+            escape(name),
+            number(plan.task_difficulties.get(stage.task_id)),
+            escape(", ".join(plan.prerequisites.get(stage.task_id, ()))) or "–",
+            spread(stage.score),
+            spread(stage.scratch_score),
+            spread(stage.gain, signed=True),
+        )
+        for name, stage in zip(names, done.stages, strict=True)
+    ]
+    head = ("Stage", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
+    changes = "".join(
+        f"<li>before stage {change.stage}, {escape(change.task_id)}: {escape(change.reason)}</li>"
+        for change in plan.adjustments
+    )
+    adjusted = f"<p>Changed while it ran:</p><ul>{changes}</ul>" if changes else ""
+    shown = lead + view(legend(series), *figures, grid=True) + table("Stages in order", head, cells) + adjusted
+    return [Section("Curriculum", shown)]
+
+
+def learning_curves(found: CurriculumComparison) -> list[Section]:
+    """Curves with and without transfer, of each stage and each single transfer; none if none was recorded."""
+    done = found.curriculum
+    pairs = {_name(step): (step.curve, step.scratch_curve) for step in done.stages}
+    for single in found.transfers:
+        pairs[f"{single.source} → {single.target}, {single.strategy}"] = single.curve, single.scratch_curve
+    pairs = {name: both for name, both in pairs.items() if any(curve.values for curve in both)}
+    shown = _curves(done, pairs) if pairs else ""
+    shown += _transfers(found.transfers) if found.transfers else ""
+    return [Section("Learning curves", shown)] if shown else []
+
+
+def _curves(done: CurriculumResult, pairs: dict[str, tuple[LearningCurve, LearningCurve]]) -> str:
+    last = _name(done.stages[-1]) if done.stages else ""
+    order = sorted(pairs, key=lambda name: name != last)  # the target is what a reader asks for first
+    looks = {"with transfer": ("more", "solid"), "from scratch": ("less", "dash")}
+    traces = [
+        line(curve.steps, curve.values, series, *looks[series], group=str(number_))
+        for number_, name in enumerate(order)
+        for series, curve in zip(looks, pairs[name], strict=True)
+        if curve.values
+    ]
+    choices = {str(number_): (name, _speed(*pairs[name])) for number_, name in enumerate(order)}
+    controls = f'<div class="controls">{dropdown("group", "Show", choices)}<output aria-live="polite"></output></div>'
+    made = figure(traces, xaxis=STEPS, yaxis={"title": {"text": escape(words(done.metric))}}, hovermode="x unified")
+    label = f"{words(done.metric)} over optimiser steps, with transfer and from scratch, for the chosen stage"
+    return view(
+        controls, legend({name: (name, *look) for name, look in looks.items()}), plot(made, "", label, 380)
+    )  # fmt: skip
+
+
+def _name(step: CurriculumStep) -> str:
+    return f"stage {step.stage} · {step.task_id}"
+
+
+def _speed(curve: LearningCurve, scratch: LearningCurve) -> str:
+    if not curve.values or not scratch.values:
+        return ""
+    level = scratch.final
+    with_, without = curve.first_reaching(level), scratch.first_reaching(level)
+    if with_ is None:
+        return f"Transfer does not reach scratch's final {number(level)}."
+    return f"Transfer reaches scratch's final {number(level)} at step {with_}, scratch at step {without}."
+
+
+def _transfers(transfers: Sequence[TransferResult]) -> str:
+    rows = [
+        (f"{t.source} → {t.target}", [("coefficient", "less" if t.negative else "more", t.coefficient)])
+        for t in transfers
+    ]
+    made = dots(rows, "transfer coefficient", signed=True)
+    label = "Coefficient of each single transfer with its interval"
+    return view(plot(made, "Single transfers", label, dots_height(rows)))

@@ -1,0 +1,101 @@
+"""The stage `curriculum`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import networkx as nx
+
+from crosstask.errors import DataError, RecipeError
+from crosstask.graph import TransferGraph
+from crosstask.options import component, option
+from crosstask.parts import Part, part
+from crosstask.points.stage import Engine, Outcome, Section, Stage
+from crosstask.tasks import Portfolio
+from crosstask_curricula.records import CurriculumComparison
+from crosstask_transfer.attribution import attribute_layers
+from crosstask_transfer.stage import carried_by
+
+
+@component
+class Curriculum(Stage):
+    """A path of tasks to a target, each learned from where the one before left off, beside training from scratch and
+    transfer from the best single source. Each uses the recipe's transfer method.
+    """
+
+    Result: ClassVar[type] = CurriculumComparison
+    after: ClassVar[tuple[str, ...]] = ("discovery",)
+    provides: ClassVar[Mapping[str, Any]] = {"order": tuple[str, ...]}
+    needs_models: ClassVar[bool] = True
+
+    target: str = option(help="the task to reach")
+    planner: Part = part("curriculum", help="which order; it may change it by what the steps gain")
+    max_tasks: int = option(4, ge=1, help="tasks on the path, the target among them")
+    explain: bool = option(False, help="which layers carry the transfer from the best single source")
+
+    def check(self, portfolio: Portfolio) -> None:
+        """The target can be learned, and what must be learned before it fits into the path."""
+        try:
+            goal = portfolio[self.target]
+        except DataError as error:
+            raise RecipeError(f"target: {error}") from None
+        if self.target not in portfolio:
+            raise RecipeError(f"target: task {self.target!r} is held back as unseen: it is not learned from")
+        if not goal.has_data():
+            raise RecipeError(f"target: task {self.target!r} has no training data")
+        needed = nx.ancestors(portfolio.prerequisite_graph(), self.target)
+        if len(needed) + 1 > self.max_tasks:
+            raise RecipeError(
+                f"max_tasks: {self.target!r} needs {len(needed)} prerequisites ({', '.join(sorted(needed))}): it must "
+                f"be at least {len(needed) + 1}, got {self.max_tasks}"
+            )
+
+    def work(self, engine: Engine) -> Outcome:
+        (planner,), method = self.made_of("planner"), engine.method()
+        plan = engine.generate_curriculum(self.target, planner, self.max_tasks)
+        done = engine.run_curriculum(plan, method, planner=planner)
+        baselines, transfers = {"from scratch": done.stages[-1].scratch_score}, []
+        for edge in engine.graph.best_sources(self.target, 1):
+            if engine.portfolio[edge.source].has_data():
+                single = engine.transfer_knowledge(edge.source, self.target, method, samples=True)
+                baselines[f"best single source: {single.source}"] = single.score
+                transfers.append(single)
+        target = engine.portfolio[self.target]
+        explained = [
+            attribute_layers(method, engine.portfolio[single.source], target, single)
+            for single in transfers
+            if self.explain
+        ]
+        found = CurriculumComparison(
+            curriculum=done, baselines=baselines, transfers=tuple(transfers), attributions=tuple(explained)
+        )
+        return Outcome(found, {"order": done.curriculum.task_sequence})
+
+    @classmethod
+    def summary(cls, result: CurriculumComparison) -> dict[str, Any]:
+        plan, last = result.curriculum.curriculum, result.curriculum.stages[-1]
+        rows: dict[str, Any] = {
+            "target": plan.target,
+            "curriculum": " → ".join(plan.task_sequence),
+            "target_with_curriculum": last.score,
+            "target_from_scratch": last.scratch_score,
+            "curriculum_gain": last.gain,
+        }
+        for single in result.transfers[:1]:
+            rows |= {
+                "best_source": single.source,
+                "target_from_best_source": single.score,
+                "convergence_speed_gain": single.convergence_speed_gain,
+                "sample_efficiency_gain": single.sample_efficiency_gain,
+            }
+        for found in result.attributions:
+            rows["carried_by"] = carried_by(found)
+        return rows
+
+    @classmethod
+    def sections(cls, result: CurriculumComparison, graph: TransferGraph) -> list[Section]:
+        from crosstask_curricula.report import curriculum, learning_curves  # deferred: they import plotly
+        from crosstask_transfer.report import why_it_transferred
+
+        return [*curriculum(result), *learning_curves(result), *why_it_transferred(result.attributions)]

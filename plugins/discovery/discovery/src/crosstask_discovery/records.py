@@ -1,0 +1,42 @@
+"""What discovery found, as `run.json` keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from crosstask.options import record
+
+
+@record
+class MeasuredPair:
+    """A pair whose transfer was measured: the coefficient and its 95 % interval, where one is known."""
+
+    source: str
+    target: str
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@record
+class DiscoveryResult:
+    """What the discoverers found: the graph in numbers (see `TransferGraph.metrics`), and what was measured for it.
+
+    `gives` and `receives` are mean measured coefficients of a task as a source and as a target. `repeats` says from how
+    many seeds a discoverer measures, by its name. `skipped` lists, by discoverer, the pairs that it left out and why.
+    `seed` is that of the run.
+    """
+
+    tasks: int
+    unseen_tasks: int = 0
+    metrics: dict[str, Any] = attrs.field(factory=dict)
+    measured: tuple[MeasuredPair, ...] = ()
+    negative_transfer_pairs: int = 0
+    gives: dict[str, float] = attrs.field(factory=dict)
+    receives: dict[str, float] = attrs.field(factory=dict)
+    repeats: dict[str, int] = attrs.field(factory=dict)
+    skipped: dict[str, tuple[tuple[str, str, str], ...]] = attrs.field(factory=dict)
+    seed: int = 0
+    seconds: float = 0.0

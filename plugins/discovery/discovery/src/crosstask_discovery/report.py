@@ -1,0 +1,79 @@
+"""The transfer matrix of the report: every pair's coefficient, and which of them differ from zero beyond doubt."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
+
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.report.figures import figure, plot, view
+from crosstask.report.graph_view import describe
+from crosstask.report.page import color, note, short
+from crosstask_discovery.records import DiscoveryResult
+
+_SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]
+
+
+def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
+    """The HTML of the section: a cell for each pair, sources as rows and targets as columns."""
+    tasks = graph.task_ids
+    edges = list(graph.edges())
+    if not edges:
+        return note("No pair of tasks has been measured or estimated yet, so the matrix is empty.")
+    index = {task: n for n, task in enumerate(tasks)}
+    measured = [e for e in edges if e.evidence is Evidence.MEASURED]
+    guessed = [e for e in edges if e.evidence is not Evidence.MEASURED]
+    limit = max(0.2, *(abs(e.transfer_coefficient) for e in edges))
+
+    def text(edge: TransferEdge) -> str:
+        count = result.repeats.get(edge.found_by) if edge.evidence is Evidence.MEASURED else None
+        return describe(graph, edge) + (f"<br>{count} seeds" if count is not None else "")
+
+    cells: list[list[float | None]] = [[None] * len(tasks) for _ in tasks]
+    texts = [[""] * len(tasks) for _ in tasks]
+    for edge in measured:
+        cells[index[edge.source]][index[edge.target]] = edge.transfer_coefficient
+        texts[index[edge.source]][index[edge.target]] = text(edge)
+    traces = [
+        go.Heatmap(
+            z=cells, text=texts, coloraxis="coloraxis", xgap=2, ygap=2, hoverongaps=False,
+            hovertemplate="%{text}<extra></extra>",
+        ),
+        go.Scatter(
+            x=[index[e.target] for e in guessed], y=[index[e.source] for e in guessed], mode="markers",
+            marker={"size": 9, "color": [e.transfer_coefficient for e in guessed], "coloraxis": "coloraxis",
+                    "line": {"width": 1, "color": color("muted")}},
+            text=[text(e) for e in guessed], hovertemplate="%{text}<extra></extra>",
+        ),
+    ]  # fmt: skip
+    certain = [e for e in measured if e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)]
+    traces.append(
+        go.Scatter(
+            x=[index[e.target] for e in certain], y=[index[e.source] for e in certain], mode="text", hoverinfo="skip",
+            text=["+" if e.transfer_coefficient > 0 else "−" for e in certain],
+            textfont={"size": 14, "color": [_over(e.transfer_coefficient / limit) for e in certain]},
+        )
+    )  # fmt: skip
+    ticks = {"tickvals": list(range(len(tasks))), "ticktext": [short(task, 18) for task in tasks]}
+    axis = {**ticks, "showgrid": False, "constrain": "domain"}
+    made = figure(
+        traces,
+        xaxis={**axis, "side": "top", "tickangle": -90, "title": {"text": "target"}, "range": [-0.5, len(tasks) - 0.5]},
+        yaxis={**axis, "title": {"text": "source"}, "range": [len(tasks) - 0.5, -0.5]},
+        coloraxis={
+            "colorscale": _SCALE, "cmin": -limit, "cmid": 0, "cmax": limit,
+            "colorbar": {"orientation": "h", "thickness": 10, "len": 0.6, "y": 0, "yanchor": "top", "ypad": 16,
+                         "outlinewidth": 0, "title": {"text": "transfer coefficient", "side": "bottom"}},
+        },
+    )  # fmt: skip
+    lead = (
+        '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
+        "measured; a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole "
+        f"95 % interval lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
+    )
+    label = f"Matrix of transfer coefficients, {len(measured)} measured and {len(guessed)} estimated"
+    return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks))))
+
+
+def _over(strength: float) -> str:
+    """The colour of a sign on a cell: both ends of the scale are strong."""
+    return color("on_strong" if abs(strength) > 0.6 else "ink")

@@ -1,6 +1,0 @@
-"""The tests share data; their module must be importable by name."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))

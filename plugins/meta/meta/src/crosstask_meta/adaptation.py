@@ -1,0 +1,60 @@
+"""What learners that adapt by gradient steps share: the adapted copy of a model, and the report of a broken inner loop."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from crosstask.errors import RunError
+from crosstask_meta.batched import forget_statistics
+
+
+def with_parameters(model: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a model with other values of these parameters, in evaluation mode, as an adaptation leaves it.
+
+    Its batch normalisation goes by the batch that it is given, as it did while the copy was adapted.
+    """
+    made = copy.deepcopy(model).eval()
+    made.zero_grad(set_to_none=True)
+    forget_statistics(made)
+    own = dict(made.named_parameters())
+    with torch.no_grad():
+        for name, value in parameters.items():
+            own[name].copy_(value)
+    return made
+
+
+def report_divergence(who: str, option: str, rate: float, support: Tensor, query: Tensor) -> None:
+    """RunError if an adaptation broke down; a RuntimeWarning if it made the support loss ten times worse, not better.
+
+    `support` [steps, B] are the support losses before each inner step (and after the last, where they are known),
+    `query` [B] other losses after the last; `option` is the name of the inner step size and `rate` its value, which
+    the message names beside the step and the losses.
+    """
+    losses = torch.cat([support, query[None]])
+    finite = torch.isfinite(losses)
+    if not bool(finite.all()):
+        step = int((~finite).any(1).nonzero()[0])
+        task = int((~finite[step]).nonzero()[0])
+        value, before = float(losses[step, task]), float(losses[0, task])
+        if step == 0:
+            raise RunError(
+                f"{who}: the support loss of episode {task} is {value} before the first inner step: inputs, targets or "
+                "weights are not finite"
+            )
+        raise RunError(
+            f"{who}: the loss of episode {task} is {value} after {step} inner steps with {option} = {rate:g} (it was "
+            f"{before:.4g} before): the inner loop diverges; try a smaller {option}"
+        )
+    along = support.mean(1)
+    if len(support) > 1 and float(along[-1]) > 10 * max(float(along[0]), 1e-3):
+        warnings.warn(
+            f"{who}: the support loss rises from {float(along[0]):.4g} to {float(along[-1]):.4g} over "
+            f"{len(support) - 1} inner steps with {option} = {rate:g}: the inner loop diverges; try a smaller {option}",
+            RuntimeWarning,
+            stacklevel=3,
+        )

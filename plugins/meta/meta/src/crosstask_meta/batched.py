@@ -1,0 +1,342 @@
+"""One module with many parameter sets at once: the forward pass of B tasks, each with weights of its own.
+
+`Batched(module)(parameters, inputs)` maps inputs [B, N, …] to outputs [B, N, …], where every tensor of `parameters`
+has a leading dimension of tasks; parameters that are not among them are the module's own, shared by all tasks. All of
+it stays in one autograd graph, so gradients of any order are those of a loop over tasks.
+
+Three paths give the same numbers:
+
+- `layers`: a module made of layers in a row (nested `nn.Sequential`) is walked by hand. Linear layers become a batched
+  matrix product, convolutions a grouped one, batch normalisation takes each task's channels for channels of its own;
+  a layer of another kind (a block, a layer with an adapter on it) goes through torch.func.vmap by itself.
+- `vmap`: any other module whose code torch.func.vmap can follow, as a whole.
+- `loop`: one task after the other. Always works; the reference of the other two, and taken where vmap cannot follow.
+
+Batch normalisation always uses the statistics of the batch, of each task separately; see `batch_statistics`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from crosstask.errors import OptionError, nearest
+from crosstask_meta.normalisation import batch_normalised
+
+PATHS = ("auto", "layers", "vmap", "loop")
+
+ELEMENTWISE: set[type[nn.Module]] = {
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,
+    nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Identity, nn.Dropout,
+}  # fmt: skip
+"""Modules without weights that treat every number by itself, whatever the shape."""
+
+POOLS: set[type[nn.Module]] = {
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+}  # fmt: skip
+
+MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
+
+IMAGES = 20
+"""Support images of all tasks in one pass: beyond it the activations of a usual network leave the cache."""
+
+CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: functional.conv1d,
+    nn.Conv2d: functional.conv2d,
+    nn.Conv3d: functional.conv3d,
+}
+
+
+@contextlib.contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses the statistics of the batch, in any mode, and leaves the running ones alone."""
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    kept = [(m.running_mean, m.running_var, m.num_batches_tracked, m.track_running_stats) for m in layers]
+    try:
+        for layer in layers:
+            forget_statistics(layer)
+        yield
+    finally:
+        for layer, (mean, variance, count, tracked) in zip(layers, kept, strict=True):
+            layer.running_mean, layer.running_var, layer.num_batches_tracked = mean, variance, count
+            layer.track_running_stats = tracked
+
+
+def forget_statistics(module: nn.Module) -> None:
+    """Take the running statistics out of a module for good: its batch normalisation goes by the batch from then on."""
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            layer.track_running_stats = False
+
+
+@attrs.frozen
+class _Leaf:
+    """One layer of a row: `names` says how the whole module calls its parameters (local name -> name)."""
+
+    module: nn.Module
+    names: dict[str, str]
+
+
+@attrs.frozen
+class _Rows:
+    """Activations of B tasks: [B, N, …], or `grouped`, [N, B * C, …] for layers that mix channels of one task only."""
+
+    value: Tensor
+    tasks: int
+    grouped: bool = False
+
+    def rows(self) -> Tensor:
+        if not self.grouped:
+            return self.value
+        count, channels = self.value.shape[:2]
+        return self.value.reshape(count, self.tasks, channels // self.tasks, *self.value.shape[2:]).transpose(0, 1)
+
+    def groups(self) -> Tensor:
+        return self.value if self.grouped else _quick(self.value.transpose(0, 1).flatten(1, 2))
+
+    def like(self, value: Tensor, grouped: bool) -> _Rows:
+        return _Rows(value, self.tasks, grouped)
+
+
+def _quick(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] in the memory format that the CPU's convolutions, poolings and normalisations prefer: they
+    take half the time with channels last.
+    """
+    if images.ndim != 4 or images.device.type != "cpu":
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+class Batched:
+    """The forward pass of `module` for many tasks at once. `path`: see the top of this file; `auto` chooses.
+
+    The module may be changed and trained between calls, but not rebuilt from other layers.
+    """
+
+    def __init__(self, module: nn.Module, path: str = "auto") -> None:
+        if path not in PATHS:
+            raise OptionError(f"path cannot be {path!r}{nearest(path, PATHS)}")
+        self.module, self._path = module, path
+        self._row = _row_of(module) if path in ("auto", "layers") else None
+        if path == "layers" and self._row is None:
+            raise OptionError(
+                f"path 'layers' needs a module made of layers in a row (nn.Sequential), not {type(module).__name__}"
+            )
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0) -> Tensor:
+        """Outputs [B, N, …]. Parameters by name, each [B, …]; `inputs` [B, N, …], or what `head_start` made of them."""
+        path = self.path(parameters, inputs)
+        if path == "layers":
+            return self._walk(parameters, inputs, start)
+        if path == "vmap":
+            return _vmapped(self.module, dict(parameters), inputs)
+        return self._loop(parameters, inputs)
+
+    def path(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> str:
+        """The path that a call takes. Whether vmap can follow a module, or its layers, is tried once."""
+        if self._path == "auto":
+            whole = functools.partial(_vmapped, self.module)
+            if self._row is not None and (
+                all(_by_hand(leaf.module) for leaf in self._row) or _follows(self._walk, parameters, inputs)
+            ):
+                self._path = "layers"
+            else:
+                self._path = "vmap" if _follows(whole, parameters, inputs) else "loop"
+        return self._path
+
+    def tasks_at_once(self, parameters: Mapping[str, Tensor], inputs: Tensor, first_order: bool) -> int:
+        """How many tasks one pass should take so that it is no slower than one after the other, on the CPU.
+
+        Without convolutions: all. Convolutions on large batches of images are bound by arithmetic, and activations of
+        many tasks leave the cache: with them it is so many tasks that a pass has at most `IMAGES` images.
+        """
+        tasks, samples = inputs.shape[:2]
+        convolves = any(isinstance(m, tuple(CONVOLUTIONS)) for m in self.module.modules())
+        if self.path(parameters, inputs) == "loop":
+            return 1
+        if not convolves or inputs.device.type != "cpu":
+            return tasks
+        return min(tasks, max(1, IMAGES // samples))
+
+    def head_start(self, parameters: Mapping[str, Tensor], *inputs: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+        """(how many layers come before the first that holds one of these parameters, what they make of each of the
+        inputs).
+
+        Those layers are the same for every task: a caller that goes on from there need not repeat them.
+        """
+        names = set(parameters)
+        if names >= {name for name, _ in self.module.named_parameters()}:
+            return 0, inputs
+        if self.path(parameters, inputs[0]) != "layers":
+            return 0, inputs
+        assert self._row is not None
+        first = next((n for n, leaf in enumerate(self._row) if names & set(leaf.names.values())), 0)
+        return first, tuple(self._walk({}, part, 0, first) for part in inputs)
+
+    def _walk(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+        assert self._row is not None
+        state = _Rows(inputs, len(inputs))
+        for leaf in self._row[start:end]:
+            own = {local: parameters[name] for local, name in leaf.names.items() if name in parameters}
+            layer = _by_hand(leaf.module)
+            if layer is None:
+                state = state.like(_vmapped(leaf.module, own, state.rows()), False)
+            else:
+                state = layer(leaf.module, own, state)
+        return state.rows()
+
+    @sdpa_kernel(SDPBackend.MATH)  # the quick forms of attention have no second derivative
+    def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        with batch_statistics(self.module):
+            return self._one_by_one(parameters, inputs)
+
+    def _one_by_one(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        if len(inputs) == 1:  # squeezing is a view, indexing would fill gradients with zeros
+            own = {name: tensor.squeeze(0) for name, tensor in parameters.items()}
+            single: Tensor = functional_call(self.module, own, (inputs.squeeze(0),))
+            return single.unsqueeze(0)
+        split = {name: tensor.unbind(0) for name, tensor in parameters.items()}
+        found = []
+        for number, part in enumerate(inputs.unbind(0)):
+            found.append(functional_call(self.module, {name: own[number] for name, own in split.items()}, (part,)))
+        return torch.stack(found)
+
+
+def _row_of(module: nn.Module) -> list[_Leaf] | None:
+    """The layers of nested `nn.Sequential`s; None for a module of another kind, or with hooks of its own."""
+    if type(module).forward is not nn.Sequential.forward:
+        return None
+    names = {id(p): name for name, p in module.named_parameters()}
+
+    def layers(part: nn.Module) -> Iterator[_Leaf]:
+        if type(part).forward is nn.Sequential.forward and not _hooked(part):
+            for child in part.children():
+                yield from layers(child)
+        else:
+            yield _Leaf(part, {local: names[id(p)] for local, p in part.named_parameters()})
+
+    if _hooked(module):
+        return None
+    # children() leaves out what it has seen: a layer that stands twice in a row must be met twice
+    if any(len(list(m._modules)) != len(list(m.children())) for m in module.modules()):
+        return None
+    row = list(layers(module))
+    for place, (one, other) in enumerate(itertools.pairwise(row)):
+        # The largest of what ReLU leaves is what ReLU leaves of the largest, to the gradient: pooled first, it has less
+        if type(one.module) is nn.ReLU and type(other.module) in MAX_POOLS and not _hooked(one.module):
+            row[place], row[place + 1] = other, one
+    return row
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def _by_hand(layer: nn.Module) -> Callable[[Any, dict[str, Tensor], _Rows], _Rows] | None:
+    """How a layer maps rows with each task's own weights; None for one that is left to vmap."""
+    kind = type(layer)
+    if _hooked(layer):
+        return None
+    if kind in ELEMENTWISE:
+        return _elementwise
+    if kind in POOLS and not getattr(layer, "return_indices", False):
+        return _pooled
+    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
+        return _flat
+    if kind is nn.Linear:
+        return _linear
+    if kind in CONVOLUTIONS and layer.padding_mode == "zeros":
+        return _convolution
+    if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+        return _normalised
+    return None
+
+
+def _elementwise(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    return state.like(layer(state.value), state.grouped)
+
+
+def _pooled(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    return state.like(layer(state.groups()), True)
+
+
+def _flat(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    return state.like(state.rows().flatten(2), False)
+
+
+def _normalised(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    weight, bias = (_every(layer, own, name, state.tasks) for name in ("weight", "bias"))
+    return state.like(batch_normalised(state.groups(), weight, bias, layer.eps), True)
+
+
+def _every(layer: nn.Module, own: dict[str, Tensor], name: str, tasks: int) -> Tensor | None:
+    """A vector per channel for all tasks in a row: the task's own, or the shared one repeated."""
+    if name in own:
+        return own[name].flatten()
+    shared: Tensor | None = getattr(layer, name)
+    return None if shared is None else shared.repeat(tasks)
+
+
+def _linear(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    rows = state.rows()
+    if not own:
+        return state.like(functional.linear(rows, layer.weight, layer.bias), False)
+    tasks = len(rows)
+    weight = own.get("weight")
+    weight = layer.weight.expand(tasks, -1, -1) if weight is None else weight
+    bias: Tensor | None = own["bias"] if "bias" in own else layer._parameters["bias"]
+    flat = rows.reshape(tasks, -1, rows.shape[-1])
+    if bias is None:
+        found = torch.bmm(flat, weight.transpose(1, 2))
+    else:
+        found = torch.baddbmm(bias.expand(tasks, -1).unsqueeze(1), flat, weight.transpose(1, 2))
+    return state.like(found.reshape(*rows.shape[:-1], layer.out_features), False)
+
+
+def _convolution(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    tasks = state.tasks
+    if not own:
+        rows = state.rows()
+        found = layer(_quick(rows.flatten(0, 1)))
+        return state.like(found.reshape(tasks, -1, *found.shape[1:]), False)
+    weight = own["weight"] if "weight" in own else layer.weight.expand(tasks, *layer.weight.shape)
+    bias = _every(layer, own, "bias", tasks)
+    made = CONVOLUTIONS[type(layer)](
+        state.groups(), weight.flatten(0, 1), bias, layer.stride, layer.padding, layer.dilation, tasks * layer.groups
+    )
+    return state.like(made, True)
+
+
+def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+    def one(own: dict[str, Tensor], part: Tensor) -> Any:
+        return functional_call(module, own, (part,))
+
+    with batch_statistics(module), sdpa_kernel(SDPBackend.MATH):  # see `_loop`; nor can vmap follow the quick forms
+        found: Tensor = vmap(one, randomness="different")(parameters, inputs)
+    return found
+
+
+def _follows(call: Callable[[Any, Tensor], Tensor], parameters: Mapping[str, Tensor], inputs: Tensor) -> bool:
+    """Whether vmap can follow a call, without falling back to a loop of its own."""
+    few = {name: tensor[:1].detach() for name, tensor in parameters.items()}
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("error")
+            call(few, inputs[:1, :2])
+    except (RuntimeError, UserWarning, NotImplementedError):
+        return False
+    return True

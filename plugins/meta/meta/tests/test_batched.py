@@ -1,0 +1,219 @@
+"""Many parameter sets at once give what one after the other gives; batch normalisation twice differentiable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils.parametrize import register_parametrization
+
+from crosstask.errors import OptionError
+from crosstask_meta.batched import Batched, batch_statistics
+from crosstask_meta.normalisation import batch_normalised
+from crosstask_meta.testing import seeded
+
+
+class Recurrent(nn.Module):
+    """Something that vmap cannot follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.body(inputs)
+        return found * (2.0 if float(found.detach().sum()) > 0 else 1.0)
+
+
+class Residual(nn.Module):
+    """A block, with batch normalisation inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = inputs + self.body(inputs)
+        return found
+
+
+class Plus(nn.Module):
+    """A parametrisation with a weight of its own, as adapters are made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.ones(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.shift
+
+
+def parametrised() -> nn.Module:
+    module = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    register_parametrization(module[0], "weight", Plus())
+    return module
+
+
+def convolutions() -> nn.Module:
+    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(4, 4, 3, stride=2, groups=2, bias=False), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3))
+
+
+def row(*layers: nn.Module, width: int) -> nn.Module:
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 3))
+
+
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "linear": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3, bias=False)), (4,), "layers"),
+    "nested": (lambda: row(nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5)), nn.GELU(), width=5), (4,), "layers"),
+    "conv2d": (convolutions, (2, 9, 9), "layers"),
+    "conv1d": (lambda: row(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), width=12), (2, 6), "layers"),
+    "conv3d": (lambda: row(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), width=16), (1, 3, 3, 3), "layers"),
+    "other layers": (lambda: row(nn.Linear(4, 6), nn.LayerNorm(6), nn.PReLU(), nn.GLU(), width=3), (4,), "layers"),
+    "padding": (lambda: row(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), width=32), (1, 4, 4), "layers"),
+    "blocks": (lambda: row(Residual(), nn.Sequential(Residual(), nn.BatchNorm1d(4)), width=4), (4,), "layers"),
+    "parametrised": (parametrised, (4,), "layers"),
+    "attention": (lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), (3, 4), "vmap"),
+    "branches on values": (Recurrent, (4,), "loop"),
+    "branches in a row": (lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), Recurrent()), (4,), "loop"),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_task_has_weights_of_its_own(name: str) -> None:
+    """Outputs, first and second derivatives are those of plain calls with each task's weights."""
+    make, shape, path = MODULES[name]
+    torch.manual_seed(0)
+    module = make().double()
+    inputs = torch.randn(3, 5, *shape, generator=seeded(), dtype=torch.float64)
+    base = {n: p.detach() for n, p in module.named_parameters()}
+    spread = {
+        n: torch.randn(3, *p.shape, generator=seeded(k), dtype=torch.float64) / 5
+        for k, (n, p) in enumerate(base.items())
+    }
+
+    def own() -> dict[str, Tensor]:
+        return {n: (p + spread[n]).requires_grad_() for n, p in base.items()}
+
+    def derived(outputs: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+        first = torch.autograd.grad(outputs.square().sum(), leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g.square().sum() for g in first), torch.zeros(())), leaves)
+        return [outputs, *first, *second]
+
+    together, apart = own(), own()
+    net = Batched(module)
+    found = derived(net(together, inputs), list(together.values()))
+    assert net.path(together, inputs) == path
+    with batch_statistics(module), sdpa_kernel(SDPBackend.MATH):  # the quick ones have no second derivative
+        rows = [functional_call(module, {n: t[k] for n, t in apart.items()}, (inputs[k],)) for k in range(3)]
+        wanted = derived(torch.stack(rows), list(apart.values()))
+    for one, two in zip(found, wanted, strict=True):
+        assert torch.allclose(one, two, rtol=1e-8, atol=1e-9)
+
+
+def test_parameters_that_are_not_given_are_shared() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    inputs = torch.randn(4, 5, 1, 4, 4, generator=seeded())
+    weight = torch.randn(4, 2, 12, generator=seeded(1))
+    net = Batched(module)
+    start, (features,) = net.head_start({"4.weight": weight}, inputs)
+    assert start == 4
+    for found in (net({"4.weight": weight}, inputs), net({"4.weight": weight}, features, start)):
+        with batch_statistics(module):
+            for k in range(4):
+                alone = functional_call(module, {"4.weight": weight[k]}, (inputs[k],))
+                assert torch.allclose(found[k], alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["blocks", "branches in a row"])
+def test_batch_normalisation_in_a_block_leaves_no_trace(name: str) -> None:
+    make, shape, _ = MODULES[name]
+    module = make().train()
+    before = {n: b.clone() for n, b in module.named_buffers()}
+    net = Batched(module)
+    net({n: p.detach()[None] for n, p in module.named_parameters()}, torch.randn(1, 5, *shape, generator=seeded()))
+    assert all(torch.equal(b, before[n]) for n, b in module.named_buffers())
+
+
+def test_what_cannot_be_batched_has_no_head_start() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), Recurrent())
+    inputs = torch.randn(2, 5, 4, generator=seeded())
+    own = {n: p.detach().expand(2, *p.shape) for n, p in module.named_parameters() if n.startswith("1.")}
+    start, (found,) = Batched(module).head_start(own, inputs)
+    assert (start, found is inputs) == (0, True)
+
+
+def test_hooks_and_repeated_layers_are_not_passed_over() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3)
+    twice = nn.Sequential(layer, nn.Tanh(), layer)
+    assert Batched(twice, "auto").path({n: p[None] for n, p in twice.named_parameters()}, torch.ones(1, 2, 3)) == "vmap"
+    hooked = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    hooked[0].register_forward_hook(lambda module, given, made: 2 * made)
+    inputs = torch.randn(2, 4, 3, generator=seeded())
+    own = {n: torch.stack([p.detach()] * 2) for n, p in hooked.named_parameters()}
+    assert torch.allclose(Batched(hooked)(own, inputs), hooked(inputs), atol=1e-6)
+
+
+def test_paths_that_cannot_be_taken() -> None:
+    with pytest.raises(OptionError, match="path cannot be 'layer'; did you mean 'layers'"):
+        Batched(nn.Identity(), "layer")
+    with pytest.raises(OptionError, match=r"path 'layers' needs a module made of layers in a row .*, not Recurrent"):
+        Batched(Recurrent(), "layers")
+
+
+def test_tasks_at_once() -> None:
+    """All of a network without convolutions, few of one with many images, one of what cannot be batched."""
+    images, vectors = torch.zeros(16, 5, 1, 8, 8), torch.zeros(32, 10, 4)
+    conv = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 2))
+    for module, inputs, wanted in (
+        (nn.Sequential(nn.Linear(4, 2)), vectors, 32),
+        (conv, images, 4),
+        (conv, torch.zeros(16, 100, 1, 8, 8), 1),
+        (Recurrent(), vectors, 1),
+    ):
+        own = {n: p.detach().expand(len(inputs), *p.shape) for n, p in module.named_parameters()}
+        assert Batched(module).tasks_at_once(own, inputs, first_order=True) == wanted
+
+
+def test_running_statistics_come_back_after_an_error() -> None:
+    layer = nn.BatchNorm1d(3)
+    before = layer.running_mean
+    with pytest.raises(ValueError, match="more than 1 value per channel"), batch_statistics(layer):
+        layer(torch.randn(1, 3))
+    assert layer.running_mean is before
+    assert layer.track_running_stats
+    assert int(layer.num_batches_tracked or 0) == 0
+
+
+# Batch normalisation
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 6), (4, 3, 2, 3), (2, 3, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_both_derivatives_are_torchs(shape: tuple[int, ...], affine: bool) -> None:
+    x = torch.randn(*shape, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    weight, bias = (
+        torch.randn(3, generator=seeded(k), dtype=torch.float64, requires_grad=True) if affine else None for k in (1, 2)
+    )
+    leaves = [t for t in (x, weight, bias) if t is not None]
+
+    def normalised(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return batch_normalised(x, weight, bias, 1e-5)
+
+    assert torch.autograd.gradcheck(normalised, leaves)
+    assert torch.autograd.gradgradcheck(normalised, leaves)
+    found = batch_normalised(x, weight, bias, 1e-5)
+    assert torch.allclose(found, functional.batch_norm(x, None, None, weight, bias, True, eps=1e-5))
+
+
+def test_one_value_per_channel_cannot_be_normalised() -> None:
+    with pytest.raises(ValueError, match=r"more than one value per channel, got \[1, 3\]"):
+        batch_normalised(torch.ones(1, 3), None, None, 1e-5)

@@ -1,0 +1,103 @@
+"""The stage `synthesis`: a model for an unseen task, beside real training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import attrs
+from torch import nn
+
+from crosstask.errors import DataError, RecipeError
+from crosstask.graph import TransferGraph
+from crosstask.learning.objectives import metric_name
+from crosstask.learning.training import evaluate
+from crosstask.learning.transferring import scratch_scores
+from crosstask.options import component, option
+from crosstask.parts import Part, part
+from crosstask.points.stage import Engine, Outcome, Section, Stage
+from crosstask.records import Provenance
+from crosstask.tasks import Portfolio
+from crosstask_synthesis.records import SynthesisResult
+
+
+@component
+class Synthesis(Stage):
+    """A model for an unseen task, made from the models of the others without its labels, with the score that can be
+    expected of it; judged on the task's test split where there is one.
+
+    The task's training inputs are shown to the synthesizer without their labels.
+    """
+
+    Result: ClassVar[type] = SynthesisResult
+    after: ClassVar[tuple[str, ...]] = ("discovery",)
+    provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module}
+    needs_models: ClassVar[bool] = True
+
+    task: str = option(help="the unseen task to make a model for")
+    synthesizer: Part = part("synthesis", help="how the model is made")
+
+    def check(self, portfolio: Portfolio) -> None:
+        try:
+            portfolio[self.task]
+        except DataError as error:
+            raise RecipeError(f"task: {error}") from None
+        if not any(t.task_id != self.task and (t.model is not None or t.has_data()) for t in portfolio):
+            raise RecipeError(f"task: no task but {self.task!r} has a model, or data to train one")
+
+    def work(self, engine: Engine) -> Outcome:
+        engine.run.tell("stage_started", stage="synthesis", total=1)
+        model = self._made(engine, expect=True)
+        result = attrs.evolve(judged(engine, model, self.task), options=self.made_of("synthesizer")[0].options())
+        engine.run.tell("stage_finished", stage="synthesis", result=result)
+        return Outcome(result, {"model": model})
+
+    def rebuild(self, engine: Engine, name: str, result: SynthesisResult) -> nn.Module | None:
+        """The model made again: without its expected score, which takes most of the time."""
+        model = self._made(engine, expect=False)
+        model.provenance = result.provenance  # type: ignore[assignment]
+        return model
+
+    def _made(self, engine: Engine, expect: bool) -> nn.Module:
+        task = engine.portfolio[self.task]
+        inputs = task.data("train").inputs if task.has_data() else None
+        return engine.synthesize_zero_shot_model(self.task, self.made_of("synthesizer")[0], inputs, expect=expect)
+
+    @classmethod
+    def summary(cls, result: SynthesisResult) -> dict[str, Any]:
+        full = result.full_training_score
+        return {
+            "unseen_task": result.task_id,
+            "zero_shot_score": result.score,
+            "full_training_score": full,
+            "zero_shot_share": result.score / full if result.score is not None and full else None,
+        }
+
+    @classmethod
+    def sections(cls, result: SynthesisResult, graph: TransferGraph) -> list[Section]:
+        from crosstask_synthesis import report  # deferred: it needs plotly
+
+        return [Section(report.TITLE, report.render(result))]
+
+
+def judged(engine: Engine, model: nn.Module, task_id: str) -> SynthesisResult:
+    """A synthesised model's score on the task's test split, beside full training on all of the task's own data; None
+    for what the task has no data for.
+    """
+    task = engine.portfolio[task_id]
+    score = full = None
+    if task.has_data("test"):
+        score = evaluate(model, task, "test")
+        if task.has_data():
+            seed = engine.run.seed_for("model", task.task_id)
+            own = engine.model.build(task.descriptor, seed).to(engine.run.device)
+            full = scratch_scores(engine.run, own, task, engine.train_budget, 1, "test")[0][0]
+    provenance: Provenance = model.provenance  # type: ignore[assignment]
+    return SynthesisResult(
+        task_id=task_id,
+        provenance=provenance,
+        metric=metric_name(task),
+        score=score,
+        full_training_score=full,
+        seed=engine.seed,
+    )
