@@ -4,11 +4,11 @@
 third-party packages of the one that runs the tests: nothing is downloaded, torch is not copied each time.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -17,6 +17,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+
+from tests.environments import borrow
 
 ROOT = Path(__file__).parents[1]
 ROOT_FILES = ["pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "constraints.txt"]
@@ -99,16 +101,7 @@ class Environment:
     def __init__(self, folder: Path) -> None:
         run(sys.executable, "-m", "venv", "--without-pip", folder / "venv")
         self.python = folder / "venv" / "bin" / "python"
-        # Links, because the members installed here must not be seen; outside the environment, so that pip
-        # never follows one in order to remove something
-        ours = ("crosstask", "_crosstask", "pip", "setuptools")
-        borrowed = folder / "borrowed"
-        borrowed.mkdir()
-        for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if path.suffix != ".pth" and not path.name.startswith(ours):
-                (borrowed / path.name).symlink_to(path)
-        site = next(folder.glob("venv/lib/python*/site-packages"))
-        (site / "borrowed.pth").write_text(f"{borrowed}\n", "utf-8")
+        borrow(folder)
 
     def pip(self, *arguments: str | Path) -> None:
         run(sys.executable, "-m", "pip", "--python", self.python, *arguments)
@@ -191,3 +184,44 @@ def test_one_plugin_alone_beside_the_kernel(checkout: Path, fresh: Environment) 
     fresh.install(checkout / "kernel")
     fresh.install(folder)
     assert fresh.plugins() - {"crosstask-kernel"} == {name}
+
+
+@pytest.mark.slow
+@pytest.mark.packaging
+def test_a_family_of_the_users_choice(fresh: Environment, tmp_path: Path) -> None:
+    """`pip install ./kernel ./plugins/continual/continual ./plugins/continual/ewc` alone gives a continual run."""
+    fresh.install(ROOT / "kernel", ROOT / "plugins" / "continual" / "continual", ROOT / "plugins" / "continual" / "ewc")
+    assert fresh.plugins() == {"crosstask-kernel", "crosstask-continual", "crosstask-ewc"}
+    (tmp_path / "mine.py").write_text(TASKS, "utf-8")
+    (tmp_path / "mine.toml").write_text(RECIPE, "utf-8")
+    run(fresh.python, "-m", "crosstask", "run", "mine.toml", "--out", "out", cwd=tmp_path)
+    record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
+    assert record["status"] == "finished"
+    assert record["results"]["continual"]["scores"]["accuracy"]["mean"] > 0.4
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+TASKS = """
+from sklearn.datasets import load_digits
+import torch
+from crosstask import Portfolio, Task, TaskDescriptor
+
+
+def ten():
+    pixels, digits = load_digits(return_X_y=True)
+    x, y = torch.tensor(pixels[:900], dtype=torch.float32) / 16, torch.tensor(digits[:900])
+    descriptor = TaskDescriptor(task_id="ten", input_shape=(64,), output_dim=10)
+    return Portfolio([Task(descriptor=descriptor, train=(x[:500], y[:500]), validation=(x[500:700], y[500:700]),
+                           test=(x[700:], y[700:]))])
+"""
+RECIPE = """
+source = { use = "python", function = "mine:ten" }
+seeds = 1
+model = { hidden = [32] }
+
+[continual]
+tasks = ["ten"]
+parts = 2
+epochs = 2
+strategies = ["ewc"]
+"""

@@ -1,19 +1,18 @@
 """A stranger's afternoon, in a fresh environment: scaffold, install, test, run; and a package built elsewhere."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crosstask.manifest import POINTS
+from crosstask.manifest import KERNEL_POINTS
+from tests.environments import Environment
 
-ROOT = Path(__file__).parents[1]
+BASES = ("adapters", "continual", "curricula", "discovery", "multitask", "search", "synthesis", "transfer")
+CONTRIBUTED = ("continual", "sampler", "search", "sharing")
+POINTS = [*(point.name for point in KERNEL_POINTS), *CONTRIBUTED]
 pytestmark = [pytest.mark.slow, pytest.mark.packaging]
 
 RECIPE = """
@@ -27,9 +26,8 @@ budget = { steps = 10, samples = 30 }
 transfer = { use = "my_transfer", share = 0.5 }
 executor = { use = "my_executor", workers = 2 }
 
-[[discovery]]
-use = "my_discovery"
-strength = 0.8
+[discovery]
+discoverers = [{ use = "my_discovery", strength = 0.8 }]
 
 [[wrappers]]
 use = "my_wrapper"
@@ -57,43 +55,13 @@ budget = { steps = 8 }
 """
 
 
-class Environment:
-    """A fresh virtual environment that sees the third-party packages of this one, and nothing of crosstask."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-        self.bin = folder / "venv" / "bin"
-        borrowed = folder / "borrowed"
-        borrowed.mkdir()
-        for path in Path(sysconfig.get_path("purelib")).iterdir():
-            if path.suffix != ".pth" and not path.name.startswith(("crosstask", "_crosstask", "pip", "setuptools")):
-                (borrowed / path.name).symlink_to(path)
-        site = next(folder.glob("venv/lib/python*/site-packages"))
-        (site / "borrowed.pth").write_text(f"{borrowed}\n", "utf-8")
-
-    def run(self, *command: object, code: int = 0) -> str:
-        """Standard output of a program of the environment, started in its folder."""
-        program, *rest = map(str, command)
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTEST_ADDOPTS")}
-        done = subprocess.run(
-            [self.bin / program, *rest], cwd=self.folder, env=kept, capture_output=True, text=True, timeout=600
-        )
-        assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def install(self, *what: object) -> None:
-        self.run("python", "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", *what)
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Environment]:
-    """The kernel, and a scaffolded plugin for each extension point."""
+    """The kernel, the bases, and a scaffolded plugin for each extension point."""
     made = Environment(tmp_path_factory.mktemp("stranger"))
-    kernel = made.folder / "kernel"
-    shutil.copytree(ROOT / "kernel", kernel, ignore=shutil.ignore_patterns("__pycache__", "tests", ".*"))
-    made.install(kernel)
-    shutil.rmtree(kernel)
+    made.install_member("kernel")
+    for family in BASES:
+        made.install_member(f"{family}/{family}")
     for point in POINTS:
         made.run("crosstask", "plugins", "new", point, f"my-{point.replace('_', '-')}", "--into", "projects")
     made.install(*sorted((made.folder / "projects").iterdir()))
@@ -125,9 +93,9 @@ def test_scaffolded_plugins_are_used_by_a_recipe(environment: Environment) -> No
     environment.run("crosstask", "run", "recipe.toml", "--out", "out", "--store", f"my-store://{store}", "--json")
     record = json.loads((environment.folder / "out" / "run.json").read_text("utf-8"))
     assert record["status"] == "finished"
-    assert record["curriculum"]["curriculum"]["task_sequence"][-1] == "ring"
-    assert record["multitask"]["tasks"] == ["above", "inside"]
-    assert "my_synthesis" in record["synthesis"]["provenance"]["strategy"]
+    assert record["results"]["curriculum"]["curriculum"]["curriculum"]["task_sequence"][-1] == "ring"
+    assert record["results"]["multitask"]["tasks"] == ["above", "inside"]
+    assert "my_synthesis" in record["results"]["synthesis"]["provenance"]["strategy"]
     edges = json.loads((environment.folder / "out" / "graph.json").read_text("utf-8"))["edges"]
     shrunk = 0.8 / (1 + 2.0 * 0.5)  # my_discovery's coefficient inside my_wrapper
     assert {round(e["transfer_coefficient"], 6) for e in edges if e["found_by"] == "my_discovery"} == {shrunk}

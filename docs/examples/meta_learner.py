@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from crosstask import DataError, MetaLearner, component
+from crosstask.descriptors import TensorData
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
-from crosstask.tasks import TensorData
 
 
 class NearestMean(nn.Module):

@@ -1,4 +1,4 @@
-"""The kernel's tests see fake plugins only. Their module must be importable by name, in worker processes too."""
+"""The kernel's tests see fake plugins only. Their package must be importable by name, in worker processes too."""
 
 import sys
 from pathlib import Path
@@ -7,16 +7,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from crosstask.builtin import PLUGIN as KERNEL
 from crosstask.registry import Registry
 
 
 @pytest.fixture
 def registry() -> Registry:
     """The kernel's own components and the fakes."""
-    from crosstask_fakes import PLUGIN
+    from crosstask_fakes.registry import with_fakes
 
-    made = Registry()
-    made.register(KERNEL)
-    made.register(PLUGIN, distribution="crosstask-fakes", version="1.0")
-    return made
+    return with_fakes()
+
+
+@pytest.fixture
+def installed(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """The same, for whoever asks what is installed."""
+    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls, settings=None: registry))
+    return registry

@@ -21,6 +21,7 @@ import torch
 from crosstask import registry as registry_module
 from crosstask.components import Component
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError
 from crosstask.job import check_requirements
 from crosstask.learning.gradients import MatrixGradients
@@ -28,7 +29,7 @@ from crosstask.recipe import load_recipe, recipe_from
 from crosstask.registry import PluginRecord, Registry
 from crosstask.run import Run
 from crosstask.settings import Settings, load_settings
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask.testing import run_checks
 
 _numbers = itertools.count(1)

@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from crosstask import (
     Budget,
+    Choice,
     Curriculum,
     CurriculumStrategy,
     DataError,
+    Interval,
     ModelSpec,
+    PluginError,
+    Provenance,
+    RecipeError,
     Registry,
     RunError,
     Task,
     TaskDescriptor,
-    TransferEdge,
     TransferEngine,
     UnknownComponentError,
     component,
@@ -27,8 +32,11 @@ from crosstask import (
     option,
 )
 from crosstask.learning import fit
-from crosstask.records import StageResult
-from crosstask_fakes import FakeDiscoverer, FakeObserver, FakePlanner, FakeTransfer, blobs
+from crosstask.manifest import Extension, Plugin
+from crosstask.records import CurriculumStep
+from crosstask.testing import blobs
+from crosstask_fakes.components import FakeDiscoverer, FakeObserver, FakePlanner, FakeSynthesizer, FakeTransfer
+from crosstask_fakes.stages import Measured, Prepared
 
 TRAIN = Budget(steps=60, learning_rate=0.02)
 FEW = Budget(steps=20, samples=12, learning_rate=0.02, evaluate_every=5)
@@ -101,10 +109,10 @@ def test_curriculum_by_name_enum_and_object(engine: TransferEngine) -> None:
         engine.generate_curriculum("tsk0", "fake")
 
 
-def test_curriculum_runs_stage_by_stage(engine: TransferEngine) -> None:
+def test_curriculum_runs_step_by_step(engine: TransferEngine) -> None:
     result = engine.run_curriculum(engine.generate_curriculum("task2", "fake", 3), "fake", planner="fake")
-    assert [s.task_id for s in result.stages] == ["task0", "task1", "task2"]
-    assert result.stages[0].gain.mean == 0.0  # the first stage is training from scratch itself
+    assert [(s.step, s.task_id) for s in result.steps] == [(1, "task0"), (2, "task1"), (3, "task2")]
+    assert result.steps[0].gain.mean == 0.0  # the first step is training from scratch itself
     assert result.total_steps == 60 + 60 + 20
 
 
@@ -124,19 +132,33 @@ def test_synthesis_of_a_task_known_by_descriptor_only(engine: TransferEngine) ->
     model = engine.synthesize_zero_shot_model(new, "fake")
     assert model(torch.zeros(5, 2)).shape == (5, 4)
     assert set(model.provenance.sources) == {"task0", "task1", "task2"}
-    with pytest.raises(DataError, match="task 'new' has no"):
-        engine.judge_synthesis(model, "new")
+    assert model.provenance.expected is None
 
 
-def test_joint_training(engine: TransferEngine) -> None:
-    module, result = engine.train_together(balancer="fake", sharing="fake", budget=Budget(steps=30, evaluate_every=10))
-    assert result.tasks == ("task0", "task1", "task2")
-    assert result.steps == (1, 10, 20, 30)
-    assert all(len(v) == 4 for v in (*result.losses.values(), *result.weights.values(), *result.conflicts.values()))
-    assert min(result.scores.values()) >= 0
-    assert len(list(module.shared_parameters())) == 2
-    with pytest.raises(DataError, match="at least two tasks"):
-        engine.train_together(["task0"], balancer="fake", sharing="fake")
+@component
+class Hopeful(FakeSynthesizer):
+    """Says what its model can be expected to score."""
+
+    silent: bool = option(False, help="make a model that does not say from what")
+
+    def synthesize(self, new_task, sources, graph, inputs):  # type: ignore[no-untyped-def]
+        made = super().synthesize(new_task, sources, graph, inputs)
+        if self.silent:
+            del made.provenance
+        return made
+
+    def expect(self, make, model, new_task, sources, graph, inputs):  # type: ignore[no-untyped-def]
+        others = [make(s.descriptor, [o for o in sources if o is not s], graph, None) for s in sources]
+        assert all(isinstance(other.provenance, Provenance) for other in others)
+        return Interval(mean=0.5, low=0.25, high=0.75), f"from {len(others)} others"
+
+
+def test_what_a_synthesised_model_can_be_expected_to_score_is_its_synthesizers_to_say(engine: TransferEngine) -> None:
+    told = engine.synthesize_zero_shot_model("task1", Hopeful()).provenance
+    assert (told.expected.mean, told.notes) == (0.5, ("from 2 others",))
+    assert engine.synthesize_zero_shot_model("task1", Hopeful(), expect=False).provenance.expected is None
+    with pytest.raises(DataError, match="made a model that does not say from what: it needs a `provenance`"):
+        engine.synthesize_zero_shot_model("task1", Hopeful(silent=True))
 
 
 def test_a_diverging_training_names_task_and_step(registry: Registry) -> None:
@@ -221,35 +243,133 @@ def test_the_coroutine_engine_keeps_the_loop_free(registry: Registry) -> None:
             result = await engine.run_curriculum(curriculum, "fake")
             transfer = await engine.transfer_knowledge("task0", "task1", "fake")
             model = await engine.synthesize_zero_shot_model("task1", "fake")
-            assert (await engine.judge_synthesis(model, "task1")).score is not None
-            await engine.train_together(balancer="fake", sharing="fake", budget=Budget(steps=5))
+            assert model.provenance.strategy == "fake"
+            assert (await engine.run_stage("prepare", task="task1")).record.task == "task1"
             assert (await engine.get_transfer_graph_metrics())["tasks"] == 3
         ticker.cancel()
         assert transfer.target == "task1"
-        return ticks, result.stages[-1].score.mean
+        return ticks, result.steps[-1].score.mean
 
     ticks, score = asyncio.run(work())
     assert ticks > 5
     assert 0 <= score <= 1
 
 
-def test_the_factory_takes_what_is_installed(registry: Registry) -> None:
-    engine = create_cross_task_transfer_engine(registry=registry)
-    assert engine.engine.discoverers == []  # neither skills nor probe nor gnn among the fakes
+def test_the_factory_takes_what_manifests_mark(registry: Registry) -> None:
+    registry.register(
+        Plugin(
+            "others",
+            [
+                Extension("discovery", "sized", f"{__name__}:Sized", default=2),
+                Extension("discovery", "never", f"{__name__}:Sized"),
+                Extension("discovery", "earliest", "crosstask_fakes.components:FakeDiscoverer", default=1),
+            ],
+            api=(2, 0),
+        )
+    )
+    engine = create_cross_task_transfer_engine(task_embedding_dim=7, hidden_dim=9, registry=registry)
+    made = engine.engine.discoverers
+    assert [each.name for each in made] == ["earliest", "fake", "sized"]
+    assert made[2].options() == {"coefficient": 0.5, "hidden_dim": 9}
     asyncio.run(engine.close())
+    bare = create_cross_task_transfer_engine(registry=Registry())
+    assert bare.engine.discoverers == []
+    asyncio.run(bare.close())
 
 
-def test_compatible_tasks_grow_from_the_strongest_pair(registry: Registry) -> None:
+@component
+class Sized(FakeDiscoverer):
+    """Has one of the two sizes."""
+
+    hidden_dim: int = option(3, help="of what it learns with")
+
+
+def test_an_engines_discoverers_are_those_that_manifests_mark_unless_others_are_named(registry: Registry) -> None:
+    with engine_with(registry, discoverers=None) as engine:
+        assert [each.name for each in engine.discoverers] == ["fake"]
     with engine_with(registry, discoverers=[]) as engine:
-        for name in "abcd":
+        assert engine.discoverers == []
+        for name in "ab":
             engine.register_task(blobs(name))
-        engine.register_task(Task(descriptor=TaskDescriptor(task_id="bare")))
-        assert engine.compatible_tasks() == []
-        known = {"ab": 0.6, "ba": 0.4, "ac": 0.3, "cb": 0.3, "ad": 0.5, "da": -0.6, "cd": -0.5}
-        for (source, target), value in known.items():
-            engine.graph.add(TransferEdge(source=source, target=target, transfer_coefficient=value))
-        assert engine.compatible_tasks() == ["a", "b", "c"]
-        assert engine.compatible_tasks(minimum=0.35) == ["a", "b"]
+        engine.discover([Choice(use="fake", options={"coefficient": 0.25})])
+        assert {edge.transfer_coefficient for edge in engine.graph.edges()} == {0.25}
+
+
+def test_a_strategy_that_is_not_named_is_the_one_that_a_manifest_marks(engine: TransferEngine) -> None:
+    assert engine.generate_curriculum("task0", max_tasks=2).strategy == "curriculum 'fake' (crosstask-fakes 1.0)"
+    assert engine.transfer_knowledge("task0", "task1").strategy == "transfer 'fake' (crosstask-fakes 1.0)"
+    assert engine.synthesize_zero_shot_model("task1").provenance.strategy == "fake"
+    assert engine.distill(["task0", "task1"]).knowledge.source_tasks == ("task0", "task1")
+    assert engine.method().name == "fake"
+    chosen = Choice(use="fake", options={"fail_on": "task9"})
+    assert engine.method(chosen).options() == {"fail_on": "task9"}
+
+
+# Stages ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_by_name_with_its_options(engine: TransferEngine) -> None:
+    found = engine.run_stage("prepare", task="task1", scale=0.5)
+    assert isinstance(found.record, Prepared)
+    assert (found.record.task, found.record.options["scale"]) == ("task1", 0.5)
+    assert sorted(found.artifacts) == ["centre", "means", "model", "names", "told"]
+    with pytest.raises(UnknownComponentError, match="no stage named 'perpare'; did you mean 'prepare'"):
+        engine.run_stage("perpare")
+    with pytest.raises(ValueError, match="stage 'prepare': unknown option 'taks'; did you mean 'task'"):
+        engine.run_stage("prepare", taks="task1")
+
+
+def test_a_stage_refers_to_one_that_ran_before_or_is_given_the_object(engine: TransferEngine) -> None:
+    with pytest.raises(PluginError, match="stage 'prepare' has not run"):
+        engine.run_stage("measure", model={"from": "prepare"})
+    prepared = engine.run_stage("prepare")
+    linked = engine.run_stage("measure", model={"from": "prepare"}, chosen={"from": "prepare", "take": "names"})
+    assert isinstance(linked.record, Measured)
+    assert linked.record.chosen == ("task0", "task1")
+    given = engine.run_stage("measure", model=prepared.artifacts["model"])
+    assert given.record.score == linked.record.score
+    other = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 3))
+    assert engine.run_stage("measure", model=other).record.score != engine.run_stage("measure").record.score
+    with pytest.raises(PluginError, match="stage 'prepare' gave no 'modle' in this run; did you mean 'model'"):
+        engine.run_stage("measure", model={"from": "prepare", "take": "modle"})
+    with pytest.raises(ValueError, match="measure: centre must be a Tensor, got Told"):
+        engine.run_stage("measure", centre={"from": "prepare", "take": "told"})
+
+
+def test_a_stage_says_before_any_work_what_does_not_fit(engine: TransferEngine) -> None:
+    heard = FakeObserver()
+    engine.run.add(heard)
+    for name in ("prepare", "measure"):
+        with pytest.raises(RecipeError, match=rf"^{name}: .*'taks9'") as caught:
+            engine.run_stage(name, task="taks9")
+        assert str(caught.value).count(f"{name}:") == 1
+    assert heard.heard == []
+
+
+def test_a_stage_that_needs_the_tasks_models_finds_them(engine: TransferEngine) -> None:
+    assert all(task.model is None for task in engine.portfolio)
+    engine.run_stage("prepare")
+    assert all(task.model is None for task in engine.portfolio)
+    assert engine.run_stage("measure").record.trained == 3
+
+
+def test_where_no_transfer_method_is_installed_other_stages_work() -> None:
+    registry = Registry()
+    stage = Extension("stage", "wild", "crosstask_fakes.stages:FakeWild")
+    transfers = Extension("transfer", "fake", "crosstask_fakes.components:FakeTransfer")
+    registry.register(Plugin("x", [stage, transfers], api=(2, 0)))
+    with engine_with(registry, discoverers=[]) as engine:
+        for number in range(2):
+            engine.register_task(blobs(f"task{number}", seed=number))
+        assert engine.run_stage("wild", size=3).record.size == 3
+        assert engine.get_best_transfer_strategy("task0", "task1") == "fake"
+        with pytest.raises(UnknownComponentError, match="no installed plugin marks a transfer as the default"):
+            engine.transfer_knowledge("task0", "task1")
+    with engine_with(registry, discoverers=[], transfer="faek") as engine, pytest.raises(UnknownComponentError):
+        engine.run_stage("wild")
+
+
+# Curricula that change ------------------------------------------------------------------------------------------------
 
 
 @component
@@ -258,10 +378,10 @@ class Hasty(FakePlanner):
 
     stop: bool = option(False, help="end before the target")
 
-    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
+    def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
         if history and self.stop:
             return None
-        done = [stage.task_id for stage in history]
+        done = [step.task_id for step in history]
         return None if curriculum.target in done else (curriculum.target if done else curriculum.task_sequence[0])
 
 
@@ -270,7 +390,7 @@ def test_what_a_planner_changed_while_it_ran_is_recorded(engine: TransferEngine)
     result = engine.run_curriculum(curriculum, "fake", planner=Hasty())
     assert result.curriculum.task_sequence == ("task0", "task2")
     (change,) = result.curriculum.adjustments
-    assert (change.stage, change.task_id) == (2, "task2")
+    assert (change.step, change.task_id) == (2, "task2")
     assert "where task1 was planned" in change.reason
     with pytest.raises(DataError, match="ended before 'task2'"):
         engine.run_curriculum(curriculum, "fake", planner=Hasty(stop=True))

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task, places, relabel
-from crosstask.tasks import TensorData
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20).filter(lambda labels: len(set(labels)) > 1))

@@ -247,6 +247,52 @@ def frozen_parts() -> tuple[list[Tensor], list[nn.Parameter]]:
     return losses, [p for p in trunk.parameters() if p.requires_grad]
 
 
+def low_rank(scale: float, frozen: bool = True) -> tuple[list[Tensor], list[nn.Parameter]]:
+    """Layers with low-rank adapters that add to what the layer gave in place: nodes that look like a plain layer's."""
+    trunk = double_trunk(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 6)).requires_grad_(not frozen)
+    factors = []
+    for layer in (trunk[0], trunk[2]):
+        down = nn.Parameter(torch.randn(2, layer.in_features).double())
+        up = nn.Parameter(torch.randn(layer.out_features, 2).double())
+        factors += [down, up]
+
+        def add(_: nn.Module, args: tuple[Tensor], out: Tensor, down: Tensor = down, up: Tensor = up) -> Tensor:
+            return out.addmm_(torch.mm(down, args[0].t()).t(), up.t(), alpha=scale)
+
+        layer.register_forward_hook(add)
+    losses = losses_on(trunk(torch.randn(5, 4).double()), heads_of(6, 3))
+    return losses, [*factors, *(p for p in trunk.parameters() if p.requires_grad)]
+
+
+def low_rank_of_its_own_size() -> tuple[list[Tensor], list[nn.Parameter]]:
+    return low_rank(1.0)
+
+
+def low_rank_and_scaled() -> tuple[list[Tensor], list[nn.Parameter]]:
+    return low_rank(2.0)
+
+
+def low_rank_on_layers_that_are_trained_too() -> tuple[list[Tensor], list[nn.Parameter]]:
+    return low_rank(1.0, frozen=False)
+
+
+def changed_weights() -> tuple[list[Tensor], list[nn.Parameter]]:
+    """Adapters whose layers read a changed weight and bias: W + B A, and a shift of b; one whose weight is scaled."""
+    layer, other = nn.Linear(4, 6).double().requires_grad_(False), nn.Linear(6, 6).double().requires_grad_(False)
+    up, down, shift, gain = (nn.Parameter(torch.randn(shape).double()) for shape in ((6, 2), (2, 4), 6, 6))
+    weight = torch.addmm(layer.weight, up, down, alpha=0.5)
+    hidden = nn.functional.linear(torch.randn(5, 4).double(), weight, layer.bias + shift).relu()
+    features = nn.functional.linear(hidden, other.weight * gain[:, None], shift)
+    return losses_on(features, heads_of(6, 3)), [up, down, shift, gain]
+
+
+def a_weight_of_its_own() -> tuple[list[Tensor], list[nn.Parameter]]:
+    """An adapter that puts its own weights in the layer's place, whose bias stays frozen."""
+    layer, own = nn.Linear(4, 30).double().requires_grad_(False), nn.Parameter(torch.randn(30, 4).double())
+    features = nn.functional.linear(torch.randn(3, 4).double(), own, layer.bias).relu()
+    return losses_on(features, heads_of(30, 3)), [own]
+
+
 ARCHITECTURES = [
     mlp,
     convolution_with_batch_norm_and_dropout,
@@ -261,6 +307,11 @@ ARCHITECTURES = [
     weight_normed,
     hooked,
     frozen_parts,
+    low_rank_of_its_own_size,
+    low_rank_and_scaled,
+    low_rank_on_layers_that_are_trained_too,
+    changed_weights,
+    a_weight_of_its_own,
 ]
 
 

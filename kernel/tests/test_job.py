@@ -1,101 +1,69 @@
 """The main job on fake plugins: what it writes, how it resumes, how it fails."""
 
+from __future__ import annotations
+
 import json
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from crosstask import OptionError, RecipeError, Registry, RunError, StoreError, TransferGraph, UnknownComponentError
-from crosstask.errors import DataError
-from crosstask.job import load_run, run_recipe
+from crosstask import (
+    DataError,
+    OptionError,
+    RecipeError,
+    Registry,
+    RunError,
+    RunRecord,
+    Settings,
+    StoreError,
+    TransferGraph,
+    UnknownComponentError,
+    Unread,
+)
+from crosstask.job import freeze, load_run, read_frozen, run_recipe
+from crosstask.manifest import Extension, Plugin
 from crosstask.options import unstructure
 from crosstask.recipe import Recipe, recipe_from
-from crosstask_fakes import FakeObserver
+from crosstask.report import write_report
+from crosstask_fakes.components import FakeObserver
+from crosstask_fakes.registry import with_fakes
+from crosstask_fakes.stages import Looked, Measured, Prepared
 
-VALUES = {
+MODEL = {"from": "prepare", "take": "model"}
+VALUES: dict[str, Any] = {
     "name": "fakes",
     "seeds": 2,
     "source": {"use": "fake"},
     "model": {"kind": "mlp", "hidden": [8]},
     "train": {"steps": 60, "learning_rate": 0.02, "evaluate_every": 10},
     "budget": {"steps": 20, "samples": 20, "learning_rate": 0.02, "evaluate_every": 5},
-    "discovery": [{"use": "fake"}],
     "transfer": {"use": "fake"},
-    "curriculum": {"target": "task2", "planner": "fake", "max_tasks": 3},
-    "synthesis": {"task": "new", "synthesizer": "fake"},
-    "multitask": {"balancer": "fake", "sharing": "fake", "budget": {"steps": 20, "evaluate_every": 5}},
+    "measure": {"model": MODEL, "chosen": {"from": "prepare", "take": "names"}},
+    "prepare": {"task": "task0"},
+    "look": {},
+    "own": {"use": "measure", "task": "task1"},
 }
 
 
-def recipe(**changes: object) -> Recipe:
-    return recipe_from({**VALUES, **changes})
+def recipe(registry: Registry | None = None, without: str = "", **changes: object) -> Recipe:
+    """All the fakes' stages, the model that was prepared measured beside a trained one."""
+    values = {key: value for key, value in {**VALUES, **changes}.items() if key not in without.split()}
+    return recipe_from(values, registry or with_fakes())
 
 
-def alone(**stages: object) -> Recipe:
-    """A recipe with these stages and no others."""
-    others = dict.fromkeys(("curriculum", "synthesis", "multitask"))
-    return recipe(discovery=[], **others, **stages)
+def heard_by(observer: FakeObserver, what: str = "stage_started") -> list[str]:
+    return [value for name, value in observer.heard if name == what]
 
 
-def test_a_few_shot_run(tmp_path: Path, registry: Registry) -> None:
-    """Nothing but the stage is done, and what it found is in the summary and the report."""
-    stage = {"learner": "fake", "ways": 2, "shots": 2, "steps": 12, "test_episodes": 20, "held_out": ["task2"]}
-    source = {"use": "fake", "count": 3}
-    record = run_recipe(alone(source=source, few_shot=stage), tmp_path, registry=registry)
-    assert record.few_shot is not None
-    assert record.few_shot.train == ("task0", "task1")
-    assert record.few_shot.test == ("task2",)
-    assert record.few_shot.accuracy.mean > 0.9  # clusters far apart
-    assert record.summary["few_shot_accuracy"]["mean"] == record.few_shot.accuracy.mean
-    page = (tmp_path / "report.html").read_text()
-    assert "Few-shot learning" in page
-    assert "Curriculum" not in page
-    assert load_run(tmp_path) == record
-
-
-def test_a_search_run(tmp_path: Path, registry: Registry) -> None:
-    stage = {"search": "fake", "task": "task1", "models": {"max_layers": 2, "widths": [2, 8]}, "evaluations": 4}
-    record = run_recipe(alone(search=stage), tmp_path, registry=registry)
-    assert record.search is not None
-    assert [trial.status for trial in record.search.trials] == ["done"] * 4
-    assert record.summary["searched_task"] == "task1"
-    assert record.summary["found_score"]["mean"] > 0.5
-    assert record.summary["default_score"] is not None
-    assert "All trials" in (tmp_path / "report.html").read_text()
-
-
-def test_a_distillation_run(tmp_path: Path, registry: Registry) -> None:
-    record = run_recipe(alone(distillation={"distiller": "fake", "tasks": ["task0", "task2"]}), tmp_path,
-                        registry=registry)  # fmt: skip
-    assert record.knowledge is not None
-    assert record.knowledge.source_tasks == ("task0", "task2")
-    assert record.summary["generalization_score"] == 0.25
-    assert "leaving out one task" in (tmp_path / "report.html").read_text()
-
-
-@pytest.mark.parametrize(
-    ("stage", "said"),
-    [
-        (
-            {"few_shot": {"learner": "fake", "tasks": ["taks1"]}},
-            "few_shot.tasks: no task 'taks1' in portfolio 'fakes'; did you mean 'task1'",
-        ),
-        (
-            {"search": {"search": "fake", "task": "taks1"}},
-            "search.task: no task 'taks1' in portfolio 'fakes'; did you mean 'task1'",
-        ),
-        ({"distillation": {"distiller": "fake", "tasks": ["x"]}}, "distillation.tasks: no task 'x'"),
-    ],
-)
-def test_a_stage_that_names_no_task(tmp_path: Path, registry: Registry, stage: dict[str, object], said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
-        run_recipe(alone(**stage), tmp_path, registry=registry)
+# What it writes -------------------------------------------------------------------------------------------------------
 
 
 def test_a_whole_run_writes_everything(tmp_path: Path, registry: Registry) -> None:
@@ -107,30 +75,37 @@ def test_a_whole_run_writes_everything(tmp_path: Path, registry: Registry) -> No
     graph = TransferGraph.load(out / "graph.json")
     assert len(graph.task_ids) == 4
     assert set(TransferGraph.load(out / "graph.graphml").task_ids) == set(graph.task_ids)
-    assert "<html" in (out / "report.html").read_text()[:200].lower()
-    assert record.curriculum is not None
-    assert record.curriculum.curriculum.task_sequence == ("task0", "task1", "task2")
-    assert record.summary["target_with_curriculum"]["mean"] > 0.5
-    assert record.synthesis is not None
-    assert record.synthesis.score == pytest.approx(1 / 3, abs=0.05)  # always class 0 of three
-    assert record.multitask is not None
-    assert set(record.multitask.scores) == {"task0", "task1", "task2"}
-    assert record.multitask.conflicts["conflict_share"]
-    heard = [name for name, _ in observer.heard]
-    assert heard[0] == "run_started"
+    page = (out / "report.html").read_text()
+    assert "<html" in page[:200].lower()
+    assert "a model of task0" in page
+    assert list(record.results) == ["prepare", "look", "measure", "own"], "in the order in which they ran"
+    assert record.result("look", registry) == Looked(edges=9, mean=0.5)
+    assert record.result("prepare", registry).task == "task0"
+    own = record.result("own", registry)
+    assert isinstance(own, Measured)
+    assert own.score > 0.9, "the task's own model, trained; clusters far apart"
+    assert own.trained == 3
+    assert record.result("measure", registry).chosen == ("task0", "task1")
+    assert record.summary == {
+        "prepared": "task0",
+        "edges_found": 9,
+        "mean_coefficient": 0.5,
+        "measured_score": record.result("measure", registry).score,
+        "own: measured_score": own.score,
+    }
+    assert observer.heard[0] == ("run_started", record.run_id)
     assert observer.heard[-1] == ("run_finished", "finished")
-    assert heard.count("task_registered") == 4
-    assert heard.count("training_step") == 20
+    assert len(heard_by(observer, "task_registered")) == 4
+    assert heard_by(observer) == ["prepare", "train", "measure", "train", "measure"]
 
 
 def test_same_seed_same_figures_and_another_seed_others(tmp_path: Path, registry: Registry) -> None:
+    wild = {"size": 3}
     records = [
-        run_recipe(recipe(seed=seed), tmp_path / name, registry=registry)
+        run_recipe(recipe(seed=seed, wild=wild), tmp_path / name, registry=registry)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
-    figures = [
-        json.dumps([unstructure(r.summary), unstructure(r.curriculum), unstructure(r.multitask)]) for r in records
-    ]
+    figures = [json.dumps([unstructure(r.summary), r.results]) for r in records]
     assert figures[0] == figures[1]
     assert figures[0] != figures[2]
 
@@ -138,70 +113,176 @@ def test_same_seed_same_figures_and_another_seed_others(tmp_path: Path, registry
 def test_processes_give_the_same_figures(tmp_path: Path, registry: Registry) -> None:
     serial = run_recipe(recipe(), tmp_path / "serial", registry=registry)
     pool = run_recipe(recipe(executor={"use": "process", "workers": 2}), tmp_path / "pool", registry=registry)
-    assert unstructure(serial.summary) == unstructure(pool.summary)
+    assert (serial.summary, serial.results) == (pool.summary, pool.results)
+
+
+def test_a_run_without_stages_and_one_that_transfers_nothing(tmp_path: Path) -> None:
+    """A third party installs the kernel and what it wants: nothing else is asked for."""
+    registry = Registry()
+    stage = Extension("stage", "wild", "crosstask_fakes.stages:FakeWild")
+    source = Extension("source", "fake", "crosstask_fakes.components:FakeSource")
+    serial = Extension("executor", "serial", "crosstask.executors:SerialExecutor", default=True)
+    registry.register(Plugin("x", [stage, source, serial], api=(2, 0)))
+    for name, stages in (("none", {}), ("one", {"wild": {"size": 4}})):
+        made = recipe_from({"source": "fake", **stages}, registry)
+        record = run_recipe(made, tmp_path / name, registry=registry)
+        assert record.status == "finished"
+        assert list(record.results) == list(stages)
+    with pytest.raises(UnknownComponentError, match="no transfer named 'lp_ft'"):
+        run_recipe(recipe_from({"source": "fake", "transfer": "lp_ft"}, registry), tmp_path / "x", registry=registry)
+
+
+def test_only_components_that_a_present_stage_names_are_made(tmp_path: Path, registry: Registry) -> None:
+    broken = [Extension(p, "broken", "nowhere:Nothing", default=True) for p in ("synthesis", "curriculum", "balancer")]
+    registry.register(Plugin("broken", broken, api=(2, 0)))
+    assert run_recipe(recipe(), tmp_path, registry=registry).status == "finished"
+
+
+def test_wrappers_change_what_is_discovered(tmp_path: Path, registry: Registry) -> None:
+    wrapped = recipe(wrappers=[{"use": "fake"}], without="measure own")
+    record = run_recipe(wrapped, tmp_path, registry=registry)
+    assert record.summary["mean_coefficient"] == pytest.approx(-0.5)
+
+
+def test_a_run_says_which_distributions_it_used_and_which_it_could_have(tmp_path: Path, registry: Registry) -> None:
+    mine = Extension("chooser", "mine", "crosstask_fakes.choosers:Last")
+    registry.register(Plugin("mine", [mine], api=(2, 0)), distribution="crosstask-mine", version="2.5")
+    registry.register(Plugin("idle", [], api=(2, 0)), distribution="crosstask-idle", version="7")
+    plain = run_recipe(recipe(), tmp_path / "plain", registry=registry)
+    assert plain.used == {"crosstask-fakes": "1.0", "crosstask-kernel": "0.1.0"}
+    other = run_recipe(recipe(registry, prepare={"chooser": "mine"}), tmp_path / "other", registry=registry)
+    assert other.used == {"crosstask-fakes": "1.0", "crosstask-kernel": "0.1.0", "crosstask-mine": "2.5"}
+    for record in (plain, other):
+        assert record.versions["crosstask-idle"] == "7"
+        assert {"python", "torch", "crosstask-mine"} <= set(record.versions)
+
+
+# Results --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stays_readable_where_a_stages_plugin_is_not_installed(tmp_path: Path, registry: Registry) -> None:
+    record = run_recipe(recipe(without="measure own", twin={"use": "prepare"}), tmp_path, registry=registry)
+    written = (tmp_path / "run.json").read_bytes()
+    lost = Registry()
+    lost.register(Plugin("others", [], api=(2, 0)))
+    read = load_run(tmp_path)
+    for name in ("prepare", "twin"):
+        found = read.result(name, lost)
+        assert isinstance(found, Unread)
+        assert found.reason.startswith("no stage named 'prepare'")
+        assert found.data == record.results[name] == unstructure(record.result(name, registry))
+        assert isinstance(read.result(name, registry), Prepared)
+    denied = with_fakes(Settings(deny=("fakes",), origins={"deny": "here"}))
+    assert "not loaded: fakes" in read.result("look", denied).reason
+    graph = TransferGraph.load(tmp_path / "graph.json")
+    page = write_report(read, graph, tmp_path / "again.html", lost).read_text()
+    assert "This result cannot be shown: no stage named 'prepare'" in page
+    again = json.dumps(unstructure(attrs.evolve(read, name=read.name)), indent=1, allow_nan=False)
+    assert again.encode() == written, "and it is written again untouched"
+
+
+def test_a_result_that_its_stage_cannot_read_any_more_says_why(tmp_path: Path, registry: Registry) -> None:
+    record = run_recipe(recipe(without="measure own"), tmp_path, registry=registry)
+    older = attrs.evolve(record, results={**record.results, "look": {"edges": 9, "pairs": 3}})
+    found = older.result("look", registry)
+    assert isinstance(found, Unread)
+    assert found.reason == "look: unknown option 'pairs'; valid: edges, mean"
+    assert found.data == {"edges": 9, "pairs": 3}
+    with pytest.raises(KeyError):
+        record.result("measure", registry)
+    assert unstructure(older)["results"]["look"] == {"edges": 9, "pairs": 3}
+
+
+def test_which_stage_a_table_is() -> None:
+    record = RunRecord(run_id="1", name="x", recipe={"joint2": {"use": "multitask"}, "look": {}, "source": "fake"})
+    assert [record.stage_of(name) for name in ("joint2", "look", "gone")] == ["multitask", "look", "gone"]
+
+
+# Once is enough -------------------------------------------------------------------------------------------------------
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *places: str) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("done again")
+
+    for place in places:
+        monkeypatch.setattr(place, forbidden)
+
+
+TRAINS = ("crosstask.learning.transferring.fit", "crosstask.learning.transferring.train_job", "crosstask.engine.fit")
 
 
 def test_second_run_measures_nothing_again(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_recipe(recipe(), tmp_path, registry=registry)
-
-    def forbidden(*_: object, **__: object) -> None:
-        raise AssertionError("trained again")
-
-    for place in ("crosstask.learning.transferring.fit", "crosstask.engine.fit", "crosstask_fakes.fit"):
-        monkeypatch.setattr(place, forbidden)
-    monkeypatch.setattr("crosstask.learning.multitask.MultiTaskTrainer.fit", forbidden)
-    second = run_recipe(recipe(), tmp_path, registry=registry)
-    assert second.summary == first.summary
+    forbid(monkeypatch, *TRAINS, "crosstask_fakes.stages.evaluate")
+    observer = FakeObserver()
+    second = run_recipe(recipe(), tmp_path, registry=registry, observers=[observer])
+    assert (second.summary, second.results) == (first.summary, first.results)
     assert second.run_id != first.run_id
+    assert heard_by(observer) == []
+    assert len(heard_by(observer, "edges_discovered")) > 0, "a stage that changes the engine works again"
 
 
-def test_resume_continues_a_failed_run(tmp_path: Path, registry: Registry) -> None:
-    broken = recipe(transfer={"use": "fake", "fail_on": "task2"})
-    with pytest.raises(ZeroDivisionError) as caught:
-        run_recipe(broken, tmp_path, registry=registry)
-    assert caught.value.args == ("told to fail",)
-    failed = load_run(tmp_path)
-    assert failed.status == "failed"
-    assert "told to fail" in (failed.error or "")
-    with pytest.raises(RunError, match="another recipe"):
-        run_recipe(recipe(), tmp_path, registry=registry, resume=True)
-    with pytest.raises(ZeroDivisionError):
-        run_recipe(None, tmp_path, registry=registry, resume=True)
-    assert load_run(tmp_path).run_id == failed.run_id
+def test_a_changed_stage_works_again_and_those_before_it_do_not(tmp_path: Path, registry: Registry) -> None:
+    run_recipe(recipe(), tmp_path, registry=registry)
+    observer = FakeObserver()
+    changed = recipe(own={"use": "measure", "task": "task2"})
+    run_recipe(changed, tmp_path, registry=registry, observers=[observer])
+    assert heard_by(observer) == ["train", "measure"]
+
+
+def test_runs_in_two_folders_share_a_store(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(tmp_path / "shared" / "all.db")
+    first = run_recipe(recipe(), tmp_path / "one", registry=registry, store=url)
+    forbid(monkeypatch, *TRAINS)
+    second = run_recipe(recipe(), tmp_path / "two", registry=registry, store=url)
+    assert second.summary == first.summary
+
+
+# Resuming -------------------------------------------------------------------------------------------------------------
+
+
+def test_resume_continues_a_failed_run(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        forbid(patch, "crosstask_fakes.stages.evaluate")
+        with pytest.raises(AssertionError) as caught:
+            run_recipe(recipe(), tmp_path, registry=registry)
+        assert caught.value.__notes__ == ["in stage 'measure' (crosstask-fakes 1.0)"]
+        failed = load_run(tmp_path)
+        assert failed.status == "failed"
+        assert failed.error == "AssertionError: done again"
+        assert list(failed.results) == ["prepare", "look"], "what had finished is kept and written"
+        assert failed.summary["prepared"] == "task0"
+        assert "a model of task0" in (tmp_path / "report.html").read_text()
+        with pytest.raises(RunError, match="another recipe"):
+            run_recipe(recipe(seed=3), tmp_path, registry=registry, resume=True)
+        with pytest.raises(AssertionError):
+            run_recipe(None, tmp_path, registry=registry, resume=True)
+    forbid(monkeypatch, *TRAINS)
+    observer = FakeObserver()
+    record = run_recipe(recipe(), tmp_path, registry=registry, resume=True, observers=[observer])
+    assert (record.status, record.error) == ("finished", None)
+    assert (record.run_id, record.started) == (failed.run_id, failed.started)
+    assert heard_by(observer) == ["train", "measure", "train", "measure"]
+    assert list(record.results) == ["prepare", "look", "measure", "own"]
 
 
 def test_resume_needs_a_run(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(RunError, match="nothing to resume"):
         run_recipe(recipe(), tmp_path, registry=registry, resume=True)
+    with pytest.raises(RecipeError, match="a recipe is needed to start a run"):
+        run_recipe(None, tmp_path, registry=registry)
 
 
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-import crosstask_fakes
-from crosstask.builtin import PLUGIN
-from crosstask.registry import Registry
 from crosstask.job import run_recipe
+from crosstask_fakes.registry import with_fakes
 from test_job import recipe
-registry = Registry()
-registry.register(PLUGIN)
-registry.register(crosstask_fakes.PLUGIN)
-run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=registry)
+run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=with_fakes())
 """
-
-
-def test_runs_in_two_folders_share_a_store(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    url = str(tmp_path / "shared" / "all.db")
-    first = run_recipe(recipe(), tmp_path / "one", registry=registry, store=url)
-    import crosstask.learning.transferring as place
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(place, "train_job", refuse)
-    second = run_recipe(recipe(), tmp_path / "two", registry=registry, store=url)
-    assert second.summary == first.summary
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -213,7 +294,7 @@ def test_a_killed_run_resumes_and_repeats_no_training(
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.DEVNULL)
     from crosstask.store import open_store
 
-    deadline = time.time() + 60
+    deadline = time.time() + 90
     done: list[object] = []
     while time.time() < deadline and process.poll() is None and not done:
         time.sleep(0.05)
@@ -240,6 +321,9 @@ def test_a_killed_run_resumes_and_repeats_no_training(
     assert len(trained) <= 3 - kept
 
 
+# What cannot be run ---------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -249,19 +333,32 @@ def test_a_killed_run_resumes_and_repeats_no_training(
         ({"source": {"use": "fake", "count": -1}}, OptionError, "count must be >= 0"),
         ({"source": {"use": "fake", "count": 0}}, DataError, "portfolio 'fakes' is empty"),
         ({"source": {"use": "fake", "poison": True}}, DataError, "'task0', train data: inputs hold NaN"),
-        ({"curriculum": {"target": "task9", "planner": "fake"}}, RecipeError, "curriculum.target: no task 'task9'"),
-        ({"synthesis": {"task": "old", "synthesizer": "fake"}}, RecipeError, "synthesis.task: no task 'old'"),
-        ({"multitask": {"balancer": "fkae", "sharing": "fake"}}, UnknownComponentError, "no balancer named 'fkae'"),
+        ({"prepare": {"task": "task9"}}, RecipeError, "^prepare: task: fakes has no 'task9'"),
+        ({"own": {"use": "measure", "task": "taks1"}}, RecipeError, "^own: no task 'taks1'.*did you mean 'task1'"),
+        ({"look": {"discoverers": ["fkae"]}}, UnknownComponentError, "discoverers: no discovery named 'fkae'"),
+        ({"own": {"use": "measure", "balancer": "x"}}, UnknownComponentError, "balancer: no balancer named 'x'"),
+        ({"look": {"discoverers": [{"use": "fake", "x": 1}]}}, OptionError, "unknown option 'x'; valid: coefficient"),
+        ({"executor": "proces"}, UnknownComponentError, "no executor named 'proces'; did you mean 'process'"),
+        ({"observers": ["fkae"]}, UnknownComponentError, "no observer named 'fkae'"),
+        ({"wrappers": [{"use": "fake", "x": 1}]}, OptionError, "unknown option 'x'"),
         ({"requires": {"fakes": ">=2"}}, RecipeError, "requires plugin fakes >=2; version 1.0 is installed"),
         ({"requires": {"other": ">=2"}}, RecipeError, "it is not installed"),
         ({"requires": {"fakes": "new"}}, RecipeError, "'new' is not a version specifier"),
     ],
 )
 def test_bad_recipes_fail_before_any_training(
-    tmp_path: Path, registry: Registry, changes: dict[str, object], error: type[Exception], message: str
+    tmp_path: Path,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    error: type[Exception],
+    message: str,
 ) -> None:
+    forbid(monkeypatch, *TRAINS)
+    observer = FakeObserver()
     with pytest.raises(error, match=message.replace("(", r"\(")):
-        run_recipe(recipe(**changes), tmp_path, registry=registry)
+        run_recipe(recipe(**changes), tmp_path, registry=registry, observers=[observer])
+    assert heard_by(observer) == [], "no stage has worked"
 
 
 def test_an_unwritable_folder_and_damaged_results(tmp_path: Path, registry: Registry) -> None:
@@ -280,10 +377,81 @@ def test_a_truncated_weights_file_is_named(tmp_path: Path, registry: Registry) -
     for path in (tmp_path / "store.weights").iterdir():
         path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(StoreError, match=r"weights file .* is damaged"):
-        run_recipe(attrs.evolve(recipe(), seeds=2), tmp_path, registry=registry)
+        run_recipe(recipe(seeds=3), tmp_path, registry=registry)
 
 
-def test_wrappers_change_what_is_discovered(tmp_path: Path, registry: Registry) -> None:
-    wrapped = recipe(wrappers=[{"use": "fake"}], curriculum=None, synthesis=None, multitask=None)
-    record = run_recipe(wrapped, tmp_path, registry=registry)
-    assert record.discovery["metrics"]["mean_coefficient"] == pytest.approx(-0.5)
+def test_a_stage_of_a_broken_plugin_stops_the_run_and_names_it(tmp_path: Path, registry: Registry) -> None:
+    lost = Extension("stage", "lost", "crosstask_fakes.stages:Nowhere")
+    registry.register(Plugin("lost", [lost], api=(2, 0)), distribution="lost-dist", version="3")
+    with pytest.raises(RecipeError, match=r"\[lost\]: stage 'lost' \(lost-dist 3\): crosstask_fakes.stages has no 'Nowh"):
+        run_recipe(recipe(registry, lost={}), tmp_path, registry=registry)
+    assert not (tmp_path / "run.json").exists()
+
+
+# Frozen ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_frozen_and_can_be_repeated_with_the_same_plugins(tmp_path: Path, registry: Registry) -> None:
+    record = run_recipe(recipe(), tmp_path / "first", registry=registry)
+    text = freeze(record)
+    assert text == (
+        f"# plugins of run {record.run_id} (fakes), {record.started}\ncrosstask-fakes==1.0\ncrosstask-kernel==0.1.0\n"
+    )
+    file = tmp_path / "plugins.txt"
+    file.write_text(text)
+    assert read_frozen(file) == record.used
+    again = run_recipe(recipe(), tmp_path / "again", registry=registry, frozen=file)
+    assert again.results == record.results
+
+
+def mine(registry: Registry) -> Recipe:
+    extension = Extension("chooser", "mine", "crosstask_fakes.choosers:Last")
+    registry.register(Plugin("mine", [extension], api=(2, 0)), distribution="crosstask-mine", version="2.5")
+    return recipe(registry, prepare={"chooser": "mine"})
+
+
+DIFFERENCES: dict[str, tuple[Callable[[Registry], Recipe], str, list[str]]] = {
+    "another version": (
+        lambda registry: recipe(),
+        "crosstask-fakes==1.1\ncrosstask-kernel==0.1.0",
+        ["crosstask-fakes is 1.0, it names 1.1"],
+    ),
+    "one that is used and not named": (
+        mine,
+        "crosstask-fakes==1.0",
+        ["crosstask-kernel 0.1.0 is used, which it does not name", "crosstask-mine 2.5 is used, which it does not name"],
+    ),
+    "one that is not installed": (
+        lambda registry: recipe(),
+        "# a comment\ncrosstask-fakes == 1.0  # and one more\ncrosstask-kernel==0.1.0\n\nlost==3\n",
+        ["lost 3 is not installed (or cannot be used)"],
+    ),
+    "all at once": (
+        mine,
+        "crosstask-fakes==0.9\ncrosstask-kernel==0.1.0\nlost==3",
+        [
+            "crosstask-mine 2.5 is used, which it does not name",
+            "crosstask-fakes is 1.0, it names 0.9",
+            "lost 3 is not installed (or cannot be used)",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_other_plugins_than_the_frozen_are_refused_before_any_work(tmp_path: Path, registry: Registry, case: str) -> None:
+    make, text, said = DIFFERENCES[case]
+    file = tmp_path / "plugins.txt"
+    file.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        run_recipe(make(registry), tmp_path / "out", registry=registry, frozen=file)
+    assert str(caught.value) == f"not the plugins of {file}: " + "; ".join(said)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+@pytest.mark.parametrize("line", ["crosstask-fakes", "crosstask-fakes>=1.0", "==1.0"])
+def test_a_file_that_is_not_frozen(tmp_path: Path, registry: Registry, line: str) -> None:
+    file = tmp_path / "plugins.txt"
+    file.write_text(f"crosstask-kernel==0.1.0\n{line}\n")
+    with pytest.raises(RecipeError, match=rf"plugins.txt, line 2: expected name==version, got '{line}'"):
+        run_recipe(recipe(), tmp_path, registry=registry, frozen=file)

@@ -1,36 +1,28 @@
-"""The report's text and structure. What happens in a browser is tested in tests/browser/test_report_browser.py."""
+"""The report's frame: its text, its structure, and what is said where a stage's section cannot be had.
+
+What happens in a browser is tested in tests/browser/test_report_browser.py, what the families draw in their own tests.
+"""
+
+from __future__ import annotations
 
 import json
-import math
 import random
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, ClassVar
 
 import attrs
 import pytest
 
+from crosstask import Extension, Plugin, Registry, RunRecord, TaskDescriptor, component, record
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.records import (
-    Adjustment,
-    BlockAttribution,
-    Curriculum,
-    CurriculumResult,
-    Interval,
-    LayerAttribution,
-    LearningCurve,
-    MultiTaskResult,
-    Provenance,
-    RunRecord,
-    StageResult,
-    SynthesisResult,
-    TransferResult,
-)
-from crosstask.report import write_report
+from crosstask.points.stage import Engine, Outcome, Section, Stage
+from crosstask.report import graph_view, write_report
 from crosstask.report.page import PALETTE
-from crosstask.tasks import TaskDescriptor
+from crosstask_fakes.registry import with_fakes
 
 EVIL = '<script>alert("x")</script> %{x} </b>'
 TASKS = [
@@ -39,17 +31,8 @@ TASKS = [
 ]  # fmt: skip
 
 
-def around(mean: float, width: float = 0.03) -> Interval:
-    return Interval(mean=mean, low=mean - width, high=mean + width)
-
-
-def curve(start: float, end: float, speed: float) -> LearningCurve:
-    steps = tuple(range(0, 201, 20))
-    return LearningCurve(steps=steps, values=tuple(end - (end - start) * math.exp(-s * speed / 60) for s in steps))
-
-
 def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, TransferGraph]:
-    """A finished run of 14 tasks with invented numbers; `first` replaces the name of one task."""
+    """A finished run of the fakes with 14 tasks and invented numbers; `first` replaces the name of one task."""
     rng = random.Random(seed)
     tasks = [first, *TASKS[1:]]
     graph = TransferGraph(
@@ -74,73 +57,25 @@ def sample(first: str = "all_ten", *, seed: int = 7) -> tuple[RunRecord, Transfe
                         convergence_speed_gain=1 + max(0, 2 * mean), best_strategy="fine_tuning",
                     )
                 )  # fmt: skip
-    path = [first, "inverted", "blurred", "has_loop", "parity"]
-    stages = tuple(
-        StageResult(
-            stage=n + 1, task_id=t, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
-            gain=around(0.04 * n, 0.02), curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
-            scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
-        )
-        for n, t in enumerate(path)
-    )  # fmt: skip
-    plan = Curriculum(
-        target="parity", task_sequence=tuple(path), strategy="transfer_potential",
-        task_difficulties={t: 0.2 + 0.1 * n for n, t in enumerate(path)}, prerequisites={"parity": (first, "has_loop")},
-        adjustments=(Adjustment(stage=3, task_id="blurred", reason="the stage before it fell short"),),
-    )  # fmt: skip
-    transfers = tuple(
-        TransferResult(
-            source=s, target=t, strategy="fine_tuning", metric="accuracy", split="test", score=around(0.9),
-            scratch_score=around(0.9 - c / 5), coefficient=around(c, 0.08), performance_gain=around(c / 5), seeds=3,
-            curve=curve(0.5, 0.9, 2), scratch_curve=curve(0.1, 0.9 - c / 5, 1),
-        )
-        for s, t, c in [(first, "prime", 0.61), ("blurred", "inverted", 0.34), ("shuffled_labels", "parity", -0.16)]
-    )  # fmt: skip
-    together = ("zero_to_four", "five_to_nine", "parity", "prime")
-    steps = tuple(range(0, 200, 5))
-    record = RunRecord(
+    made = RunRecord(
         run_id="2f6c1a9e", name="Digits: what helps parity?", status="finished", seed=seed, seconds=83.4,
         started="2025-03-04T10:22:31+00:00",
         versions={"python": "3.11.2", "torch": "2.13.0", "crosstask-kernel": "0.1.0", "crosstask-rgb": "0.1.0"},
-        recipe={"seeds": 3, "source": {"name": "digits"}, "curriculum": {"target": "parity", "max_tasks": 5}},
+        recipe={"seeds": 3, "source": {"name": "digits"}, "look": {}, "prepare": {"task": "prime"},
+                "again": {"use": "prepare", "max_tasks": 5}},
         summary={
             "pairs_measured": 126, "target": "parity", "target_accuracy": {"mean": 0.94, "low": 0.91, "high": 0.97},
-            "scratch_accuracy": {"mean": 0.88, "low": 0.85, "high": 0.91}, "unseen_accuracy": 0.71,
-            "not_measured": None,
+            "scratch_accuracy": {"mean": 0.88}, "unseen_accuracy": 0.71, "not_measured": None, "list": ["a", "b"],
+            "flag": True, "broken": float("nan"),
         },
-        discovery={"pairs_left": 56},
-        curriculum=CurriculumResult(
-            curriculum=plan, strategy="fine_tuning", metric="accuracy", stages=stages, total_steps=1000, seeds=3
-        ),
-        curriculum_baselines={
-            "from scratch": {"mean": 0.88, "low": 0.85, "high": 0.91},
-            "best single source: has_loop": {"mean": 0.91, "low": 0.87, "high": 0.95},
+        results={
+            "look": {"edges": 9, "mean": 0.5},
+            "prepare": {"task": "prime", "options": {"scale": 2.5}},
+            "again": {"task": "parity"},
+            "measure": {"score": 0.5},
         },
-        transfers=transfers,
-        synthesis=SynthesisResult(
-            task_id="even_and_small", metric="accuracy", score=0.71, full_training_score=0.95,
-            provenance=Provenance(
-                strategy="weighted_ensemble", new_task="even_and_small", confidence=0.64,
-                expected=Interval(mean=0.74, low=0.66, high=0.81),
-                sources={"zero_to_four": 0.41, "parity": 0.33, first: 0.26},
-                notes=("two tasks share no class with it",),
-            ),
-        ),
-        multitask=MultiTaskResult(
-            tasks=together, balancer="rgb", sharing="HardParameterSharing",
-            scores={t: 0.93 - 0.02 * n for n, t in enumerate(together)},
-            single_task_scores={t: 0.9 - 0.01 * n for n, t in enumerate(together)}, steps=steps,
-            losses={t: tuple(2.3 * math.exp(-s / (40 + 12 * n)) + rng.random() / 20 for s in steps)
-                    for n, t in enumerate(together)},
-            weights={t: tuple(0.25 + rng.gauss(0, 0.02) for s in steps) for t in together},
-            conflicts={
-                "mean_cosine": tuple(0.5 - s / 250 + rng.gauss(0, 0.06) for s in steps),
-                "conflict_share": tuple(min(1, max(0, s / 300 + rng.gauss(0, 0.05))) for s in steps),
-                "magnitude_similarity": tuple(0.8 + rng.gauss(0, 0.03) for s in steps),
-            },
-        ),
     )  # fmt: skip
-    return record, graph
+    return made, graph
 
 
 class Page(HTMLParser):
@@ -152,6 +87,8 @@ class Page(HTMLParser):
         self.scripts: list[str] = []
         self.addresses: list[str] = []
         self.figures: list[str] = []
+        self.ids: list[str] = []
+        self.elements: list[str] = []
         self.text = ""
         self._inside = ""
         self.feed(text)
@@ -159,8 +96,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = dict(attributes)
         self._inside = tag
+        self.elements.append(tag)
         if tag == "script":
             self.scripts.append("")
+        if tag == "section":
+            self.ids.append(str(given["id"]))
         self.addresses += [str(given[name]) for name in ("src", "href") if name in given]
         if given.get("role") == "img":
             self.figures.append(str(given["aria-label"]))
@@ -176,80 +116,202 @@ class Page(HTMLParser):
             if self._inside in ("h1", "h2", "h3"):
                 self.headings.append(data)
 
-    def traces(self) -> list[dict]:
+    def traces(self) -> list[dict[str, Any]]:
         found = (json.loads(script) for script in self.scripts if script.startswith('{"data"'))
         return [trace for figure in found for trace in figure["data"]]
 
 
-def read(record: RunRecord, graph: TransferGraph, folder: Path) -> Page:
+def read(made: RunRecord, graph: TransferGraph, folder: Path, registry: Registry | None = None) -> Page:
     path = folder / "report.html"
-    assert write_report(record, graph, path) == path
+    assert write_report(made, graph, path, registry or with_fakes()) == path
     return Page(path.read_text("utf-8"))
 
 
-SECTIONS = [
-    "Transfer graph", "Transfer matrix", "Curriculum", "Learning curves", "Multi-task training", "Zero-shot synthesis",
-    "Recipe",
-]  # fmt: skip
+def drawn(html: str) -> list[dict[str, Any]]:
+    return Page(html).traces()
 
 
-def test_report_has_every_section_and_needs_nothing_from_outside(tmp_path: Path) -> None:
+# The frame ------------------------------------------------------------------------------------------------------------
+
+
+def test_header_sections_of_stages_and_recipe_and_nothing_from_outside(tmp_path: Path) -> None:
     page = read(*sample(), tmp_path)
-    assert page.headings == ["Digits: what helps parity?", *SECTIONS[:5], "Gradient conflicts", *SECTIONS[5:]]
+    assert page.headings == [
+        "Digits: what helps parity?", "Transfer graph", "Prepared", "Prepared: again", "Recipe",
+    ], "a stage without sections has no heading"  # fmt: skip
     assert all(address.startswith(("#", "data:")) for address in page.addresses)
     assert sum(len(script) > 1_000_000 for script in page.scripts) == 1  # plotly, once
-    assert len(page.figures) == 15  # graph, matrix, 3 of the curriculum, 2 of curves, 6 of multi-task, 2 of synthesis
-    assert all(page.figures)
+    assert [bool(label) for label in page.figures] == [True]
     for shown in (
-        "0.940", "0.910 to 0.970", "1 min 23 s", "torch 2.13.0", "two tasks share no class", "fell short", "max_tasks",
+        "0.940", "0.910 to 0.970", "1 min 23 s", "torch 2.13.0", "max_tasks", "a model of parity", "a, b", "yes",
+        "crosstask-kernel 0.1.0", "2025-03-04 10:22:31",
     ):  # fmt: skip
         assert shown in page.text
+    assert "crosstask-rgb 0.1.0" not in page.text, "built-in plugins are listed at the end alone"
+    assert '"crosstask-rgb": "0.1.0"' in page.text
+    assert page.text.count("Options of ") == 1
+    assert "Options of prepare" in page.text
+    assert '"scale": 2.5' in page.text
 
 
-def explained(gain: Interval) -> LayerAttribution:
-    def block(name: str, lost: float, alone: float, frozen: float | None) -> BlockAttribution:
-        return BlockAttribution(
-            block=name, weights=1200, without=around(0.9 - lost), alone=around(0.8 + alone), lost_without=around(lost),
-            gained_alone=around(alone), lost_frozen=None if frozen is None else around(frozen),
-            share_lost=Interval(mean=lost / 0.1, low=0.55, high=1.25), share_alone=around(alone / 0.1, 0.4),
-        )  # fmt: skip
+@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
+def test_what_is_missing_is_said(tmp_path: Path, status: str) -> None:
+    page = read(RunRecord(run_id="1", name="early", status=status), TransferGraph(), tmp_path)
+    assert page.headings == ["early", "Recipe"]
+    assert page.figures == []
+    for said in ("no summary", "neither a recipe nor options"):
+        assert said in page.text
 
-    blocks = (block("trunk.1", 0.08, 0.06, -0.01), block("trunk.3", 0.02, -0.05, 0.01), block("head", 0.01, 0.0, None))
-    return LayerAttribution(
-        source="digits", target="prime", strategy="lp_ft", metric="accuracy", split="test", gain=gain, blocks=blocks,
-        seeds=3,
+
+def test_what_went_wrong_stands_at_the_top(tmp_path: Path) -> None:
+    made, graph = sample()
+    page = read(attrs.evolve(made, status="failed", error="ZeroDivisionError: in <stage>"), graph, tmp_path)
+    assert "What went wrong. ZeroDivisionError: in <stage>" in page.text
+    assert page.text.index("What went wrong") < page.text.index("Transfer graph")
+
+
+def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
+    made, graph = sample(EVIL)
+    plain = read(*sample(), tmp_path)
+    made = attrs.evolve(
+        made, name=EVIL, run_id=EVIL, error=EVIL, started=EVIL, summary={EVIL: EVIL},
+        versions={EVIL: EVIL}, recipe={**made.recipe, EVIL: {"use": "prepare"}, "lost": {"use": EVIL}},
+        results={**made.results, EVIL: {"task": "x", "options": {EVIL: EVIL}}, "lost": {EVIL: EVIL}},
     )  # fmt: skip
+    page = read(made, graph, tmp_path)
+    assert len(page.scripts) == len(plain.scripts)
+    assert page.headings[0] == EVIL
+    assert f"Prepared: {EVIL}" in page.headings
+    assert f"{EVIL.capitalize()}: lost" in page.headings
+    assert EVIL in page.text
+    for trace in page.traces():
+        assert "<script" not in json.dumps(trace)
 
 
-def test_why_it_transferred(tmp_path: Path) -> None:
-    record, graph = sample()
-    record = attrs.evolve(record, attributions=(explained(around(0.1, 0.05)),))
-    page = read(record, graph, tmp_path)
-    assert page.headings[5] == "Why it transferred"
-    for shown in ("trunk.1 carried most: without it 0.080 are lost (80 % [55 to 125] of the gain)", "1,200",
-                  "−50 % [−90 to −10]", "+0.100 [+0.050, +0.150]"):  # fmt: skip
-        assert shown in page.text
-    rows = {text: trace for trace in page.traces() for text in [trace.get("name")] if text in
-            ("lost without it", "gained by it alone", "lost if it is frozen")}  # fmt: skip
-    assert rows["lost without it"]["x"] == [0.08, 0.02, 0.01]
-    assert rows["lost if it is frozen"]["x"] == [-0.01, 0.01], "a head cannot be frozen"
+def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
+    first, second = (write_report(*sample(), tmp_path / name, with_fakes()).read_bytes() for name in ("a", "b"))
+    assert first == second
 
 
-@pytest.mark.parametrize(("mean", "told"), [(0.02, "is not beyond doubt"), (-0.2, "did not help")])
-def test_a_gain_that_is_none_is_not_explained_away(tmp_path: Path, mean: float, told: str) -> None:
-    record, graph = sample()
-    page = read(attrs.evolve(record, attributions=(explained(around(mean, 0.05)),)), graph, tmp_path)
-    assert told in page.text
-    assert "carried most" not in page.text
+def test_each_light_colour_stands_for_one_role() -> None:
+    assert len({light for light, _ in PALETTE.values()}) == len(PALETTE)
 
 
-def test_graph_draws_every_pair_once_and_dots_what_is_not_measured(tmp_path: Path) -> None:
-    record, graph = sample()
-    traces = [trace for trace in read(record, graph, tmp_path).traces() if "edges" in trace.get("meta", {})]
+def test_importing_the_report_imports_no_plotly() -> None:
+    code = "import sys, crosstask.report; sys.exit('plotly' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Sections of stages -----------------------------------------------------------------------------------------------------
+
+
+@record
+class Done:
+    """The result of the stages below."""
+
+    ok: bool = True
+
+
+class Shows(Stage):
+    """Whatever `sections` gives."""
+
+    Result: ClassVar[type] = Done
+
+    def work(self, engine: Engine) -> Outcome:
+        return Outcome(Done())
+
+
+@component
+class Failing(Shows):
+    """Cannot draw."""
+
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> list[Section]:
+        return [Section("Before", "<p>drawn</p>"), Section("x", str({}["no <such> key"]))]
+
+
+@component
+class Odd(Shows):
+    """Gives no section."""
+
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> Any:
+        return ["<p>text</p>"]
+
+
+@component
+class Same(Shows):
+    """Two sections of one title, one of another stage's, and one whose title is markup."""
+
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> Any:
+        titles = ("Learning curves", "Learning curves", "Transfer graph", EVIL, "!")
+        return (Section(title, f"<p>number {n}</p>") for n, title in enumerate(titles))
+
+
+def showing(**stages: str) -> Registry:
+    registry = with_fakes()
+    extensions = [Extension("stage", name, f"{__name__}:{cls}") for name, cls in stages.items()]
+    registry.register(Plugin("shows", extensions, api=(2, 0)), distribution="shows-dist", version="3")
+    return registry
+
+
+def with_results(*names: str) -> tuple[RunRecord, TransferGraph]:
+    made, graph = sample()
+    return attrs.evolve(made, results={"look": made.results["look"], **{name: {"ok": True} for name in names}}), graph
+
+
+def test_a_stage_whose_plugin_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    page = read(*with_results("few_shot"), tmp_path)
+    assert page.headings[1:] == ["Transfer graph", "Few shot", "Recipe"]
+    assert "This result cannot be shown: no stage named 'few_shot'" in page.text
+    page = read(*with_results("shows"), tmp_path, showing(shows="Nowhere"))
+    assert "This result cannot be shown: stage 'shows' (shows-dist 3): " in page.text
+    assert "has no 'Nowhere'" in page.text
+
+
+def test_a_result_that_its_stage_cannot_read_is_a_sentence(tmp_path: Path) -> None:
+    made, graph = with_results()
+    page = read(attrs.evolve(made, results={"prepare": {"taks": "x"}}), graph, tmp_path)
+    assert page.headings[1:] == ["Prepare", "Recipe"]
+    assert "This result cannot be shown: prepare: unknown option 'taks'; did you mean 'task'" in page.text
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        ("Failing", "This section failed: KeyError: 'no <such> key' (test_report.py, line "),
+        ("Odd", "This section failed: TypeError: sections must give Section objects, got '<p>text</p>' ("),
+    ],
+)
+def test_a_section_that_fails_takes_nothing_with_it(tmp_path: Path, cls: str, said: str) -> None:
+    page = read(*with_results("shows"), tmp_path, showing(shows=cls))
+    assert page.headings[1:] == ["Transfer graph", "Shows", "Recipe"]
+    assert said in page.text
+
+
+def test_every_section_can_be_reached_whatever_its_title(tmp_path: Path) -> None:
+    page = read(*with_results("shows"), tmp_path, showing(shows="Same"))
+    wanted = ["Transfer graph", "Learning curves", "Learning curves", "Transfer graph", EVIL, "!", "Recipe"]
+    assert page.headings[1:] == wanted
+    assert len(page.ids) == len(set(page.ids)) == len(wanted)
+    assert page.ids[:3] == ["transfer-graph", "learning-curves", "learning-curves-2"]
+    assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in page.ids)
+    assert [address for address in page.addresses if address.startswith("#")] == [f"#{name}" for name in page.ids]
+    for number in range(5):
+        assert f"number {number}" in page.text
+
+
+# The graph --------------------------------------------------------------------------------------------------------------
+
+
+def test_graph_draws_every_pair_once_and_dots_what_is_not_measured() -> None:
+    _, graph = sample()
+    traces = [trace for trace in drawn(graph_view.render(graph)) if "edges" in trace.get("meta", {})]
     lines, arrows = ([t for t in traces if t["mode"] == mode] for mode in ("lines", "markers"))
     for half in (lines, arrows):
-        drawn = [(s, t) for trace in half for _, s, t in trace["meta"]["edges"]]
-        assert len(drawn) == len(set(drawn)) == 14 * 13
+        pairs = [(s, t) for trace in half for _, s, t in trace["meta"]["edges"]]
+        assert len(pairs) == len(set(pairs)) == 14 * 13
         for trace in half:
             points = len(trace["meta"]["edges"]) * trace["meta"]["span"]
             assert len(trace["x"]) == len(trace["y"]) == points
@@ -262,73 +324,11 @@ def test_graph_draws_every_pair_once_and_dots_what_is_not_measured(tmp_path: Pat
     assert "estimated by skills" in text
 
 
-def test_matrix_marks_the_cells_whose_interval_excludes_zero(tmp_path: Path) -> None:
-    record, graph = sample()
-    traces = read(record, graph, tmp_path).traces()
-    [cells] = [t for t in traces if t["type"] == "heatmap"]
-    [signs] = [t for t in traces if t.get("mode") == "text"]
-    measured = [e for e in graph.edges() if e.evidence is Evidence.MEASURED]
-    assert sum(z is not None for row in cells["z"] for z in row) == len(measured)
-    certain = {(e.source, e.target) for e in measured if e.low > 0 or e.high < 0}
-    assert {(graph.task_ids[y], graph.task_ids[x]) for x, y in zip(signs["x"], signs["y"], strict=True)} == certain
-    assert "3 seeds" in next(text for row in cells["text"] for text in row if text)
+def test_the_seed_decides_where_tasks_are_drawn() -> None:
+    _, graph = sample()
+    assert graph_view.render(graph) == graph_view.render(graph, 0)
+    assert graph_view.render(graph, seed=1) == graph_view.render(graph, seed=1) != graph_view.render(graph, seed=2)
 
 
-def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
-    record, graph = sample(EVIL)
-    plain = read(*sample(), tmp_path)
-    record = attrs.evolve(record, name=EVIL, run_id=EVIL, error=EVIL, summary={EVIL: EVIL}, recipe={EVIL: EVIL})
-    page = read(record, graph, tmp_path)
-    assert len(page.scripts) == len(plain.scripts)
-    assert page.headings[0] == EVIL
-    assert EVIL in page.text
-    for trace in page.traces():
-        assert "<script" not in json.dumps(trace)
-
-
-@pytest.mark.parametrize("status", ["running", "interrupted", "failed"])
-def test_what_is_missing_is_said(tmp_path: Path, status: str) -> None:
-    page = read(RunRecord(run_id="1", name="early", status=status), TransferGraph(), tmp_path)
-    assert page.headings == ["early", *SECTIONS]
-    assert page.figures == []
-    for said in (
-        "no summary", "no graph to draw", "matrix is empty", "No stage of a curriculum", "No learning curve",
-        "no transfer outside",
-        "No tasks were trained together", "No model was synthesised", "neither a recipe nor options",
-    ):  # fmt: skip
-        assert said in page.text
-
-
-def test_half_of_a_record_is_enough(tmp_path: Path) -> None:
-    """Every optional part of a part may be missing: curves, baselines, weights, scores, notes, a single task."""
-    record, _ = sample()
-    assert record.curriculum is not None
-    assert record.multitask is not None
-    assert record.synthesis is not None
-    bare = attrs.evolve(record.curriculum.stages[0], curve=LearningCurve(), scratch_curve=LearningCurve())
-    record = attrs.evolve(
-        record,
-        curriculum=attrs.evolve(record.curriculum, stages=(bare,)),
-        curriculum_baselines={"odd": "?", "number": 0.5, "mean": {"mean": 0.4}},
-        transfers=(),
-        multitask=attrs.evolve(record.multitask, steps=(), losses={}, weights={}, conflicts={}, single_task_scores={}),
-        synthesis=attrs.evolve(record.synthesis, score=None, full_training_score=None, metric=None),
-        summary={"broken": float("nan"), "list": ["a", "b"], "flag": True},
-    )
-    page = read(record, TransferGraph([TaskDescriptor(task_id="all_ten")]), tmp_path)
-    for said in ("No learning curve", "not recorded", "could not be judged", "a, b", "yes"):
-        assert said in page.text
-
-
-def test_each_light_colour_stands_for_one_role() -> None:
-    assert len({light for light, _ in PALETTE.values()}) == len(PALETTE)
-
-
-def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
-    first, second = (write_report(*sample(), tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
-    assert first == second
-
-
-def test_importing_the_report_imports_no_plotly() -> None:
-    code = "import sys, crosstask.report; sys.exit('plotly' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_graph_without_edges_is_a_sentence() -> None:
+    assert "no graph to draw" in graph_view.render(TransferGraph([TaskDescriptor(task_id="a")]))

@@ -55,3 +55,69 @@ def test_deny_wins_over_allow_and_globs_match_either_name() -> None:
     assert settings.refuses("foreign", "foreign-dist") == "not in the allow list (settings)"
     assert settings.refuses("RGB") == "not in the allow list (settings)"  # names are matched as they are written
     assert Settings().refuses("anything") is None
+
+
+# What plugins are told ------------------------------------------------------------------------------------------------
+
+
+def test_tables_of_plugins_are_merged_key_by_key_and_the_environment_wins(tmp_path: Path) -> None:
+    user = tmp_path / "crosstask" / "config.toml"
+    user.parent.mkdir()
+    user.write_text('[mlflow]\nuri = "user"\nplace = "home"\n[tracker]\nrate = 0.5\n')
+    (tmp_path / "pyproject.toml").write_text('[tool.crosstask]\ndeny = ["x"]\n[tool.crosstask.mlflow]\nuri = "project"\n')
+    found = load_settings({"XDG_CONFIG_HOME": str(tmp_path)}, tmp_path)
+    assert found.deny == ("x",)
+    assert found.table("mlflow", {}) == {"uri": "project", "place": "home"}
+    assert found.table("tracker", {}) == {"rate": 0.5}
+    environment = {"CROSSTASK_MLFLOW_PLACE": "env", "CROSSTASK_MLFLOW_TOKEN": "t", "CROSSTASK_OTHER_PLACE": "no"}
+    assert found.table("mlflow", environment) == {"uri": "project", "place": "env", "token": "t"}
+    assert found.table("nobody", environment) == {}
+    assert Settings().table("my-tracker", {"CROSSTASK_MY_TRACKER_RATE": "1"}) == {"rate": "1"}
+
+
+def test_the_process_environment_is_read_when_a_plugin_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(tables={"mlflow": {"uri": "file"}})
+    assert settings.table("mlflow") == {"uri": "file"}
+    monkeypatch.setenv("CROSSTASK_MLFLOW_URI", "env")
+    assert settings.table("mlflow") == {"uri": "env"}
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["token", "api_key", "API-KEY", "key", "apikey", "password", "passwd", "my_secret", "credentials", "auth", "db_dsn"],
+)
+def test_secrets_are_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {key: "s3cr3t", "place": "here", "login": {key: "s3cr3t"}, "servers": [{key: "s3cr3t", "port": 1}]}
+    settings = Settings(tables={"mlflow": told})
+    hidden = "(set, not shown)"
+    assert settings.shown("mlflow") == {
+        key: hidden, "place": "here", "login": {key: hidden}, "servers": [{key: hidden, "port": 1}],
+    }  # fmt: skip
+    assert settings.table("mlflow") == told, "the plugin itself is told"
+    assert "s3cr3t" not in repr(settings)
+    monkeypatch.setenv("CROSSTASK_MLFLOW_TOKEN", "s3cr3t")
+    assert "s3cr3t" not in str(settings.shown("mlflow"))
+
+
+def test_a_login_inside_an_address_is_not_shown_and_ordinary_words_are() -> None:
+    told = {"uri": "https://me:s3cr3t@host:5000/x", "monkey": "capuchin", "keys_of": "x", "mail": "a@b.c", "rate": 0.5}
+    assert Settings(tables={"t": told}).shown("t") == told | {"uri": "https://(not shown)@host:5000/x"}
+
+
+def test_folders_of_plugins(tmp_path: Path) -> None:
+    user = tmp_path / "home" / "crosstask" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text('plugins_dir = ["mine", "/elsewhere"]\n')
+    project = tmp_path / "project"
+    project.mkdir()
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
+    found = load_settings(environment, project)
+    assert found.plugins_dir == (str(user.parent / "mine"), "/elsewhere"), "relative to the file"
+    (project / "pyproject.toml").write_text('[tool.crosstask]\nplugins_dir = ["plugins"]\n')
+    found = load_settings(environment, project)
+    assert (found.plugins_dir, found.origins["plugins_dir"]) == (
+        (str(project / "plugins"),),
+        str(project / "pyproject.toml"),
+    )
+    found = load_settings({**environment, "CROSSTASK_PLUGINS_DIR": "one, /two"}, project)
+    assert (found.plugins_dir, found.origins["plugins_dir"]) == (("one", "/two"), "CROSSTASK_PLUGINS_DIR")

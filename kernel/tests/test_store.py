@@ -9,12 +9,14 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import torch
 
 from crosstask import StoreError, open_store
+from crosstask.points.store import check_kind
 from crosstask.store import Store
 
 
@@ -93,9 +95,35 @@ def test_an_entry_is_kept_unless_replaced(store: Store) -> None:
     assert store.get("runs", "k").payload == 3  # type: ignore[union-attr]
 
 
-def test_unknown_kind_names_the_nearest(store: Store) -> None:
-    with pytest.raises(StoreError, match="unknown kind 'model'; did you mean 'models'"):
-        store.put("model", "k", 1)
+def test_kinds_are_free_names_of_tables_that_are_made_when_first_used(store: Store) -> None:
+    store.put("features", "k", 1)
+    store.put("trials_2", "k", 2, tensors={"w": torch.ones(2)})
+    assert store.get("features", "k").payload == 1  # type: ignore[union-attr]
+    assert [entry for kind in ("features", "trials_2", "nobodys") for entry in store.entries(kind)] == [
+        ("k", 1),
+        ("k", 2),
+    ]
+    assert {"features", "trials_2"} <= set(store.kinds())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", ["", "Models", "no such kind", "9lives", "x" * 41, "models; drop table runs", 3, None])
+def test_what_is_no_kind_is_refused(store: Store, kind: Any) -> None:
+    for use in (lambda: store.put(kind, "k", 1), lambda: store.get(kind, "k"), lambda: list(store.entries(kind))):
+        with pytest.raises(StoreError, match=r"a kind is a short name of lower-case letters, .* got"):
+            use()
+    with pytest.raises(StoreError, match="a kind is a short name"):
+        check_kind(kind)
+
+
+def test_a_weights_file_goes_with_the_last_entry_that_uses_it_whatever_its_kind(tmp_path: Path) -> None:
+    made = open_store(str(tmp_path / "s.db"))
+    for kind in ("models", "features"):
+        made.put(kind, "k", 1, tensors={"w": torch.ones(3)})
+    made.delete("models", "k")  # type: ignore[attr-defined]
+    assert torch.equal(made.get("features", "k").tensors["w"], torch.ones(3))  # type: ignore[union-attr]
+    made.delete("features", "k")  # type: ignore[attr-defined]
+    assert not list((tmp_path / "s.weights").iterdir())
+    made.close()
 
 
 def test_reopened_store_remembers(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from crosstask import DataError, OptionError, Portfolio, Task, TaskDescriptor
-from crosstask_fakes import blobs
+from crosstask.testing import blobs
 
 
 def test_descriptor_round_trip_and_history() -> None:

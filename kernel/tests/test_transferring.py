@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, StoreError
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain, standard_error
@@ -31,7 +32,7 @@ from crosstask.learning.transferring import (
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import Task, TaskDescriptor, TensorData
+from crosstask.tasks import Task
 
 BUDGET = Budget(steps=10, evaluate_every=5, learning_rate=1e-2)
 

@@ -27,10 +27,11 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 from crosstask.context import LocalContext
-from crosstask_continual import ContinualLearner, ScenarioWarning, split_by_classes
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.fisher import fisher_diagonal
 from crosstask.learning.models import ModelSpec, optimizer_for
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
+from crosstask_continual import ContinualLearner, ScenarioWarning, split_by_classes
 
 MNIST = DATA / "mnist_20k_10k.npz"
 KEPT = CACHE / "continual"

@@ -20,6 +20,7 @@ from places import CACHE, DATA
 from torch import nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.executors import ProcessExecutor
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
@@ -29,7 +30,7 @@ from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import Store, open_store
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 
 SEEDS = 6  # two independent repeats of a probe with three seeds each
 

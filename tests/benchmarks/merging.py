@@ -33,13 +33,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.graph import TransferGraph
 from crosstask.learning.modules import for_classes
 from crosstask.learning.training import evaluate, fit, predict
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_synthesis.batchnorm import reestimate
 
 FILES = CACHE / "merging"

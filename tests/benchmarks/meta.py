@@ -28,8 +28,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from crosstask.descriptors import TensorData
 from crosstask.learning.episodes import Episodes
-from crosstask.tasks import TensorData
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
 from crosstask_meta import Batched, EpisodeSampler

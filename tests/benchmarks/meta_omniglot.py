@@ -22,8 +22,8 @@ import torch
 from places import CACHE, DATA
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.learning.episodes import episode_accuracy
-from crosstask.tasks import TensorData
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
 from crosstask_meta import EpisodeSampler

@@ -20,11 +20,12 @@ import torch
 from places import DATA
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_multitask import MultiTaskTrainer
 
 PACKAGES = ("weighting", "gradnorm", "rgb", "pcgrad", "jacobian")

@@ -27,13 +27,15 @@ from places import CACHE
 from crosstask.context import LocalContext
 from crosstask.learning.data import batches
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.search import run_search
-from crosstask.learning.spaces import Parameter, Point, SearchSpace
 from crosstask.learning.training import evaluate, fit
-from crosstask.records import Budget, Trial
+from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.tasks import Task
 from crosstask_nas import ArchitectureSpace, create_nas_search_space
+from crosstask_search.driver import run_search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import Trial
+from crosstask_search.space import Point, SearchSpace
 
 SEEDS_OF_A_VALUE = 2
 BUDGETS = {

@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from places import CACHE, DATA
 
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError
 from crosstask.graph import TransferGraph
-from crosstask.learning.data import TensorData
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import fit
 from crosstask.learning.transferring import (
@@ -48,7 +48,8 @@ from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
+from crosstask_synthesis.judging import judged
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "promises.png"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -414,7 +415,7 @@ class Bench:
                 own = Task(descriptor=task.descriptor, train=task.data("train"), validation=task.data("validation"))
                 engine.register_task(own, trained_model=task.model)
             engine.register_task(unseen, unseen=True)
-            made = engine.judge_synthesis(engine.synthesize_zero_shot_model(unseen.task_id), unseen.task_id)
+            made = judged(engine, engine.synthesize_zero_shot_model(unseen.task_id), unseen.task_id)
         assert made.score is not None
         assert made.full_training_score is not None
         return made.score, made.full_training_score

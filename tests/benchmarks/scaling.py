@@ -25,9 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.graph import Evidence, TransferEdge
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "scaling.png"
 SHAPES = ((1, 8, 8), (1, 14, 14), (1, 28, 28), (3, 32, 32), (64,))

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from crosstask.lazy import lazily
-
-__version__ = "0.1.0"
+from crosstask.version import __version__
 
 _PUBLIC = {
     "CrosstaskError": "errors",
@@ -41,10 +40,10 @@ _PUBLIC = {
     "wraps": "components",
     "Registry": "registry",
     "Settings": "settings",
-    "Performance": "tasks",
+    "Performance": "descriptors",
     "Portfolio": "tasks",
     "Task": "tasks",
-    "TaskDescriptor": "tasks",
+    "TaskDescriptor": "descriptors",
     "Evidence": "graph",
     "RelationType": "graph",
     "TransferDirection": "graph",
@@ -105,6 +104,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from crosstask.aio import CrossTaskTransferEngine, create_cross_task_transfer_engine
     from crosstask.components import Component, Context, Job, hookimpl, wraps
+    from crosstask.descriptors import Performance, TaskDescriptor
     from crosstask.engine import TransferEngine
     from crosstask.errors import (
         CrosstaskError,
@@ -156,4 +156,4 @@ if TYPE_CHECKING:
     from crosstask.registry import Registry
     from crosstask.settings import Settings
     from crosstask.store import open_store
-    from crosstask.tasks import Performance, Portfolio, Task, TaskDescriptor
+    from crosstask.tasks import Portfolio, Task

@@ -11,6 +11,7 @@ PLUGIN = Plugin(
             "serial",
             "crosstask.executors:SerialExecutor",
             summary="Runs jobs here, one at a time.",
+            default=True,
         ),
         Extension(
             "executor",
@@ -19,10 +20,17 @@ PLUGIN = Plugin(
             summary="Runs jobs in a pool of processes.",
         ),
         Extension(
+            "source",
+            "python",
+            "crosstask.sources:PythonSource",
+            summary="Tasks from a function of your own.",
+        ),
+        Extension(
             "store",
             "sql",
             "crosstask.store.sql:SqlStoreOpener",
             summary="SQLite or PostgreSQL, weights as safetensors.",
+            default=True,
         ),
     ],
 )

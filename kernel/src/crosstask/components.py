@@ -17,7 +17,6 @@ import attrs
 import pluggy
 
 from crosstask.errors import CrosstaskError, PluginError, nearest
-from crosstask.manifest import DEFAULT
 from crosstask.options import options_of, structure
 from crosstask.parts import Choice, Reference
 
@@ -132,6 +131,10 @@ class Context(ABC):
     def workers(self) -> int:
         """How many jobs can run at the same time."""
         return 1
+
+    def wrapping(self) -> list[dict[str, Any]]:
+        """The wrappers of the run: part of what determines every answer, and so of the keys of stored results."""
+        return []
 
     @abstractmethod
     def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
@@ -292,7 +295,7 @@ class Component(ABC):
         return self._origin or f"{self.point} {type(self).__name__}"
 
     @property
-    def distribution(self) -> str:
+    def offered_by(self) -> str:
         """`crosstask-rgb 0.1.0`; empty for a component that was made by hand."""
         return self._distribution
 
@@ -302,15 +305,14 @@ class Component(ABC):
         return self._name or f"{type(self).__module__}:{type(self).__qualname__}"
 
     def identity(self) -> dict[str, Any]:
-        """What determines its results, for keys of stored ones: neither its distribution nor its release."""
-        options = self.options()
-        for name, value in options.items():  # which one "default" means may change
-            if isinstance(value, Mapping) and value.get("use") == DEFAULT:
-                options[name] = {**value, "use": self.made_of(name)[0].name}
+        """What determines its results, for keys of stored ones: neither its distribution nor its release. The components
+        that it is made of count with their own identity, whether they were named or are the default.
+        """
+        parts = {name: [part.identity() for part in made] for name, made in self.all_parts().items()}
         return {
             "point": self.point,
             "name": self.name,
-            "options": options,
+            "options": {**self.options(), **parts},
             "results_version": self.results_version,
         }
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from crosstask.components import Component, Job
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
@@ -58,7 +59,7 @@ from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.stages import Finished, check_stage, run_stage
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 
 C = TypeVar("C", bound=Component)
 Strategy = str | enum.Enum | Choice | Component | None
@@ -102,7 +103,7 @@ class TransferEngine(Engine):
         self.registry = registry or Registry.installed()
         opened = open_store(str(store), registry=self.registry) if isinstance(store, str | Path) else store
         self.store = opened
-        self.run = Run(
+        self.run: Run = Run(
             self.registry,
             seed=seed,
             run_id=run_id,
@@ -114,7 +115,7 @@ class TransferEngine(Engine):
         )
         self.portfolio = Portfolio()
         self.graph = TransferGraph()
-        self._transfer: Strategy = transfer
+        self._usual: Strategy = transfer
         self._wanted = discoverers
         self._given: dict[str, str] = {}  # digests of the models that were registered with their tasks
         self._finished = Finished()
@@ -152,7 +153,7 @@ class TransferEngine(Engine):
 
     def method(self, strategy: Strategy = None) -> Transfer:
         """A transfer method; by default that of this engine."""
-        chosen = self._transfer if strategy is None else strategy
+        chosen = self._usual if strategy is None else strategy
         return self.component(Transfer, "transfer", chosen)  # type: ignore[type-abstract]
 
     # Stages -----------------------------------------------------------------------------------------------------------
@@ -174,7 +175,13 @@ class TransferEngine(Engine):
         edges = [unstructure(edge) for edge in self.graph.all_edges()]
         known = key_of("graph", sorted(edges, key=str))
         how = unstructure([self.model, self.train_budget, self.budget, self.seed, self.seeds])
-        return [tasks, self._given, known, how, self.method().identity(), self.run.wrapping()]
+        method = self.method().identity() if self._transfers() else None
+        return [tasks, self._given, known, how, method, self.run.wrapping()]
+
+    def _transfers(self) -> bool:
+        """Whether there is a usual transfer method: where no plugin marks one, stages that transfer nothing still work."""
+        usual = self._usual.use if isinstance(self._usual, Choice) else self._usual
+        return usual not in (None, DEFAULT) or bool(self.registry.defaults("transfer"))
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
@@ -202,6 +209,8 @@ class TransferEngine(Engine):
     def register(self, portfolio: Portfolio) -> None:
         """Add every task of a portfolio, unseen ones as unseen, and check prerequisites."""
         portfolio.check()
+        if not len(self.portfolio):
+            self.portfolio.name = portfolio.name  # messages about its tasks say so
         for task in portfolio:
             self.register_task(task)
         for task in portfolio.unseen:
@@ -317,7 +326,7 @@ class TransferEngine(Engine):
                 self.run.log.info("strategy left out", strategy=name, reason=str(error))
         if not results:
             raise DataError(f"no transfer strategy works from {source!r} to {target!r}")
-        usual = self.method().name
+        usual = self.method().name if self._transfers() else None
         return max(results, key=lambda name: (results[name], name == usual))
 
     # Curricula --------------------------------------------------------------------------------------------------------

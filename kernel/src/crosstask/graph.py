@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 import networkx as nx
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, GraphError, nearest
 from crosstask.options import option, record, structure, unstructure
-from crosstask.tasks import TaskDescriptor
 
 SCHEMA = "crosstask/transfer-graph/1"
 

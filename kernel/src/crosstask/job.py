@@ -19,6 +19,7 @@ from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import RecipeError, RunError
+from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.points.observer import Observer
@@ -132,6 +133,7 @@ def engine_for(
         store=store,
         registry=registry,
         executor=create("executor", recipe.executor),
+        auto_discover=False,  # a recipe says what discovers: its stage does, for all pairs at once
         transfer=recipe.transfer,
         observers=[*observers, *listening],
         run_id=run_id,
@@ -175,7 +177,9 @@ def check_components(recipe: Recipe, registry: Registry) -> dict[str, str]:
     distributions that offer them, with their versions.
     """
     context = LocalContext(registry=registry)
-    kernel = [("transfer", recipe.transfer), ("source", recipe.source), ("executor", recipe.executor)]
+    kernel = [("source", recipe.source), ("executor", recipe.executor)]
+    if recipe.transfer.use != DEFAULT or registry.defaults("transfer"):  # who transfers nothing needs no method for it
+        kernel.append(("transfer", recipe.transfer))
     kernel += [("observer", choice) for choice in recipe.observers] + [("wrapper", choice) for choice in recipe.wrappers]
     made = [context.resolve(point, choice) for point, choice in kernel]
     for each in bind(recipe, registry):
@@ -184,11 +188,11 @@ def check_components(recipe: Recipe, registry: Registry) -> dict[str, str]:
     found: set[str] = set()
     for component in made:
         _collect(component, found)
-    return dict(sorted(tuple(origin.partition(" ")[::2]) for origin in found if origin))
+    return {name: version for name, _, version in sorted(origin.partition(" ") for origin in found if origin)}
 
 
 def _collect(made: Component, found: set[str]) -> None:
-    found.add(made.distribution)
+    found.add(made.offered_by)
     for parts in made.all_parts().values():
         for part in parts:
             _collect(part, found)

@@ -122,7 +122,7 @@ class Point:
         if not _is_version(version):
             found.add(f"version must be a pair of integers such as (1, 0), got {version!r}")
         found.unknown(unknown, (f.name for f in attrs.fields(Point) if f.name != "problems"))
-        self.__attrs_init__(name, contract, kit, template, summary, version, tuple(found.found))  # type: ignore[attr-defined]
+        self.__attrs_init__(name, contract, kit, template, summary, version, tuple(found.found))
 
 
 @attrs.frozen(init=False)
@@ -162,7 +162,7 @@ class Extension:
             found.add(f"api must be a pair of integers such as (1, 0), got {api!r}")
         before = found.names("aliases", aliases)
         found.unknown(unknown, (f.name for f in attrs.fields(Extension) if f.name != "problems"))
-        self.__attrs_init__(  # type: ignore[attr-defined]
+        self.__attrs_init__(
             point, name, target, summary, source, default, api, before, tuple(found.found)
         )
 
@@ -204,8 +204,8 @@ class Plugin:
         before = found.names("formerly", formerly)
         found.unknown(unknown, (f.name for f in attrs.fields(Plugin) if f.name != "problems"))
         problems = (*found.found, *(p for each in (*brought, *offers) for p in each.problems))
-        self.__attrs_init__(  # type: ignore[attr-defined]
-            name, offers, brought, api if _is_version(api) else (0, 0), before, problems
+        self.__attrs_init__(
+            name, offers, brought, api if api is not None and _is_version(api) else (0, 0), before, problems
         )
 
     def compatible(self) -> bool:

@@ -10,7 +10,7 @@ from mypy.plugins.attrs import attr_attrib_makers, attr_define_makers, attr_froz
 
 attr_define_makers.add("crosstask.options.component")
 attr_frozen_makers.add("crosstask.options.record")
-attr_attrib_makers.update({"crosstask.options.option", "crosstask.options.state", "crosstask.parts.part"})
+attr_attrib_makers.update({"crosstask.options.option", "crosstask.options.state"})
 
 
 def plugin(version: str) -> type[Plugin]:

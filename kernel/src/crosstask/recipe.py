@@ -53,10 +53,10 @@ class Recipe:
     train: Budget = attrs.field(factory=lambda: Budget(steps=400))
     budget: Budget = attrs.field(factory=lambda: Budget(steps=100, samples=50))
     transfer: Choice = attrs.field(factory=lambda: Choice(use=DEFAULT))
-    executor: Choice = attrs.field(factory=lambda: Choice(use="serial"))
+    executor: Choice = attrs.field(factory=lambda: Choice(use=DEFAULT))
     observers: tuple[Choice, ...] = ()
     wrappers: tuple[Choice, ...] = ()
-    stages: dict[str, StageTable] = attrs.field(factory=dict, converter=lambda given: dict(given))
+    stages: dict[str, StageTable] = attrs.field(factory=dict)
 
     def __unstructure__(self) -> dict[str, Any]:
         """As it is written in TOML: a table for each stage beside the kernel's own."""
@@ -235,10 +235,21 @@ def _ordered(made: list[BoundStage], where: str) -> list[BoundStage]:
         done = {each.name for each in order}
         following = next((e for e in made if e.name not in done and needs[e.name] <= done), None)
         if following is None:
-            circle = ", ".join(each.name for each in made if each.name not in done)
-            raise RecipeError(f"{where}: these stages wait for one another: {circle}")
+            raise RecipeError(f"{where}: these stages wait for one another: {' -> '.join(_circle(needs, done))}")
         order.append(following)
     return order
+
+
+def _circle(needs: Mapping[str, set[str]], done: set[str]) -> list[str]:
+    """The members of one circle among the stages that wait, each followed by what it waits for, the recipe's first of
+    them at both ends.
+    """
+    path = [next(name for name in needs if name not in done)]
+    while path[-1] not in path[:-1]:
+        path.append(min(needs[path[-1]] - done))
+    circle = path[path.index(path[-1]) : -1]
+    first = circle.index(next(name for name in needs if name in circle))
+    return [*circle[first:], *circle[: first + 1]]
 
 
 def _chain(reference: str | Path, registry: Registry, seen: list[Path]) -> tuple[dict[str, Any], dict[str, str]]:

@@ -39,6 +39,7 @@ from crosstask.manifest import (
     fits,
 )
 from crosstask.settings import Settings, load_settings
+from crosstask.version import __version__
 
 if TYPE_CHECKING:
     from crosstask.components import Component
@@ -268,7 +269,8 @@ class Registry:
             return ""
         offers = points.get(extension.point, [])
         if not offers:
-            return f"no installed plugin defines extension point {extension.point!r}{self._whence(record, extension)}"
+            whence = self._whence(record, extension, points)
+            return f"no installed plugin defines extension point {extension.point!r}{whence}"
         if offers[0].reason:
             return f"extension point {extension.point!r} of {offers[0].origin} cannot be used: {offers[0].reason}"
         version = offers[0].point.version
@@ -277,14 +279,14 @@ class Registry:
             return f"made for {extension.point} {needs}; {offers[0].origin} has {has}"
         return ""
 
-    def _whence(self, record: PluginRecord, extension: Extension) -> str:
+    def _whence(self, record: PluginRecord, extension: Extension, points: Iterable[str]) -> str:
         """What to install for a missing point: as our index says, else what the distribution itself requires."""
         offered = packages().get(f"point/{extension.point}")
         installed = {known.distribution for known in self.records}
         missing = [name for text in record.needs if (name := _name_of(text)) not in installed and name != KERNEL]
         if offered or missing:
             return f"; pip install {offered or ' '.join(missing)}"
-        return nearest(extension.point, [*(p.name for p in KERNEL_POINTS), RECIPE, COMMAND])
+        return nearest(extension.point, [*points, RECIPE, COMMAND])
 
     def _losers(self, records: list[PluginRecord], key: str, what: str) -> list[tuple[PluginRecord, str]]:
         """Those that may not be used because others have the same name, with the reason; all, if none is preferred."""
@@ -416,7 +418,7 @@ class Registry:
             raise PluginError(f"{where}: {extension.target} does not implement {', '.join(sorted(missing))}")
         if "__attrs_attrs__" not in vars(loaded):
             raise PluginError(f"{where}: {extension.target} is not decorated with @crosstask.component")
-        return cast("type[Component]", loaded)
+        return loaded
 
     def create(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         """A component by name, with its options checked."""
@@ -497,16 +499,18 @@ def _usable(record: PluginRecord, extension: Extension) -> bool:
 
 def _too_new(record: PluginRecord) -> str:
     """Why a distribution does not work with this kernel by its own requirement; nothing if it does."""
-    from crosstask import __version__
-
     for text in record.needs:
-        if _name_of(text) != KERNEL:
-            continue
-        least = re.search(r">=\s*(\d+)\.(\d+)", text)
-        here = tuple(map(int, __version__.split(".")[:2]))
-        if least and tuple(map(int, least.groups())) > here:
-            return f"requires {text.split(';')[0].strip()}; this kernel is {__version__}"
+        asked = text.partition(";")[0].strip()
+        least = re.search(r"(?:>=|~=|==)\s*([\d.]*\d)", asked)
+        if _name_of(text) == KERNEL and least and _numbers(least[1]) > _numbers(__version__):
+            return f"requires {asked}; this kernel is {__version__}"
     return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version, as far as it has them: enough to compare releases."""
+    found = [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return tuple(found + [0] * (3 - len(found)))
 
 
 def _name_of(requirement: str) -> str:

@@ -47,8 +47,7 @@ class Traced:
     answer: str
 
     def __str__(self) -> str:
-        where = f" ({self.distribution})" if self.distribution else ""
-        return f"{self.hook}  {self.component}{where}  {self.seconds * 1000:.1f} ms  {self.answer}"
+        return f"{self.hook}  {self.component}  {self.seconds * 1000:.1f} ms  {self.answer}".rstrip()
 
 
 class Run(Context):
@@ -240,10 +239,10 @@ class Run(Context):
         return answer
 
     def tell(self, hook: str, **arguments: Any) -> None:
+        if hook not in hooks_of(Observer):
+            raise PluginError(f"observers have no hook {hook!r}{nearest(hook, hooks_of(Observer))}")
         manager = self._managers.get(Observer.point)
         if manager is None:  # nobody listens
-            if hook not in hooks_of(Observer):
-                raise PluginError(f"observers have no hook {hook!r}{nearest(hook, hooks_of(Observer))}")
             return
         started = time.perf_counter()
         try:
@@ -255,7 +254,7 @@ class Run(Context):
 
     def _traced(self, hook: str, component: Component | None, started: float, answer: str) -> None:
         if self._trace is not None:
-            who = ("every observer", "") if component is None else (component.origin, component.distribution)
+            who = ("every observer", "") if component is None else (component.origin, component.offered_by)
             self._trace(Traced(hook, *who, time.perf_counter() - started, answer))
 
     def _blame(self, error: BaseException, called: Component | None) -> None:

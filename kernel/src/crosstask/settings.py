@@ -16,7 +16,8 @@ import attrs
 from crosstask.errors import OptionError, nearest
 
 _KEYS = ("allow", "deny", "prefer", "plugins_dir")
-_SECRET = re.compile(r"token|secret|passw|credential|(^|_)key($|_)")
+_SECRET = re.compile(r"token|secret|passw|passphrase|credential|apikey|(^|[_-])(key|pwd|pat|dsn|auth)($|[_-])")
+_LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 @attrs.frozen
@@ -51,8 +52,9 @@ class Settings:
         return {**self.tables.get(plugin, {}), **told}
 
     def shown(self, plugin: str) -> dict[str, Any]:
-        """The same for people to read: values whose keys sound like secrets are not in it."""
-        return {k: "(set, not shown)" if _SECRET.search(k.lower()) else v for k, v in self.table(plugin).items()}
+        """The same for people to read: values whose keys sound like secrets are not in it, nor are logins in addresses."""
+        shown: dict[str, Any] = _without_secrets(self.table(plugin))
+        return shown
 
     def matches(self, key: str, *names: str) -> str | None:
         """The first pattern of `allow` or `deny` that one of the names matches."""
@@ -77,7 +79,8 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
         if path is not None and path.is_file():
             for key, value in _read(path, table).items():
                 if key == "tables":
-                    values[key] = {**values.get(key, {}), **value}
+                    known = values.setdefault(key, {})
+                    known |= {plugin: {**known.get(plugin, {}), **told} for plugin, told in value.items()}
                 else:
                     values[key], origins[key] = value, str(path)
     for key in _KEYS:
@@ -90,6 +93,17 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
             values[key] = {k.strip(): v.strip() for k, _, v in pairs} if key == "prefer" else tuple(items)
             origins[key] = variable
     return Settings(**values, origins=origins)
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: "(set, not shown)" if _SECRET.search(key.lower()) else _without_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return _LOGIN.sub("(not shown)", value) if isinstance(value, str) else value
 
 
 def _pyproject(folder: Path | None) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import attrs
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ class Finished:
 
 def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Outcome:
     """Run a stage of a run, or take it from the store where it has finished before with all that determines it."""
+    stage.bind(engine.run)  # its parts are the run's, before `identity` asks what they are
     for option, (ref, kind) in stage.references().items():
         value = finished.take(ref.stage, ref.take)
         stage._referred = {**(stage._referred or {}), option: structure(value, kind, f"{name}: {option}")}
@@ -54,6 +55,7 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
 
 def check_stage(stage: Stage, engine: Engine, name: str) -> None:
     """Whether a stage's options fit the tasks. RecipeError begins with the stage's name."""
+    stage.bind(engine.run)  # its parts are those of the run
     try:
         stage.check(engine.portfolio)
     except CrosstaskError as error:
@@ -62,7 +64,7 @@ def check_stage(stage: Stage, engine: Engine, name: str) -> None:
 
 def _given(stage: Stage) -> dict[str, Any]:
     """Modules and tensors that were given as options in Python: their values, since options say only their type."""
-    fields = attrs.fields(type(stage)) if attrs.has(type(stage)) else ()
+    fields = attrs.fields(cast(Any, type(stage))) if attrs.has(type(stage)) else ()
     found = {f.name: getattr(stage, f.name) for f in fields if "reference" in f.metadata}
     return {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
 

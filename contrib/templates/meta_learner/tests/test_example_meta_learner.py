@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from crosstask.tasks import TensorData
+from crosstask.descriptors import TensorData
 from crosstask.testing import conformance
 from crosstask_example_meta_learner import ExampleMetaLearner
 

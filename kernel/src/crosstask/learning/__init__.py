@@ -1,6 +1,6 @@
 """What every torch plugin needs, once: training, evaluation, task gradients, module surgery, learning curves."""
 
-from crosstask.learning.data import batches, read_split
+from crosstask.learning.data import batches
 from crosstask.learning.gradients import ConflictMonitor, TaskGradients, conflict_metrics, gradients_of
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.models import ModelSpec
@@ -16,6 +16,7 @@ from crosstask.learning.modules import (
 )
 from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.learning.training import History, evaluate, fit, predict
+from crosstask.reading import read_split
 
 __all__ = [
     "ConflictMonitor",

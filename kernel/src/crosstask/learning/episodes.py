@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError
-from crosstask.tasks import TensorData
 
 
 @attrs.frozen(eq=False)

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError
 from crosstask.learning.modules import head_name, seeded
 from crosstask.options import option, record
-from crosstask.tasks import TaskDescriptor
 
 
 @record

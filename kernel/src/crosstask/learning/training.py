@@ -9,12 +9,13 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.records import Budget, LearningCurve
-from crosstask.tasks import Task, TensorData
+from crosstask.tasks import Task
 
 
 @attrs.define

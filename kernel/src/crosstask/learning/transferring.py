@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from crosstask.components import Context, Job
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, StoreError
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
@@ -22,14 +23,17 @@ from crosstask.learning.objectives import metric_name
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import SPLITS, Portfolio, Task, TaskDescriptor, TensorData
+from crosstask.tasks import SPLITS, Portfolio, Task
 
 
 class Learns(Protocol):
     """What measuring a transfer asks of a transfer method."""
 
-    origin: str
-    context: Context
+    @property
+    def origin(self) -> str: ...
+
+    @property
+    def context(self) -> Context: ...
 
     def options(self) -> dict[str, Any]: ...
 

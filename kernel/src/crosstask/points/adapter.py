@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 class AdapterHandle(ABC):
     """An adapter that sits on a model. The base weights are frozen and never written, except between `merge` and
     `unmerge`, which restores them bit for bit; BatchNorm keeps its statistics while an adapter is trained.
-
-    `crosstask.learning.adapted_layers.LayersHandle` is one for adapters that work layer by layer.
     """
 
     model: nn.Module

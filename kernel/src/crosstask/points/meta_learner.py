@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from crosstask.components import Component, hook
 
 if TYPE_CHECKING:
+    from crosstask.descriptors import TensorData
     from crosstask.learning.episodes import Episodes
-    from crosstask.tasks import TensorData
 
 
 class MetaLearner(Component):

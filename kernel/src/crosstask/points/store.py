@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from crosstask.components import Component, hook
-from crosstask.components import Remembered
+from crosstask.components import Component, Remembered, hook
+from crosstask.errors import StoreError
 
 if TYPE_CHECKING:
     from pathlib import Path

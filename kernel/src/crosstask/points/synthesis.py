@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from crosstask.components import Component, hook
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import TransferGraph
 from crosstask.records import Interval
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 if TYPE_CHECKING:
     import torch

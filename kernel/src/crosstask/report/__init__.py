@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from crosstask.points.stage import Section
 from crosstask.records import Unread
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Regi
         return [(title + suffix, page.note(page.escape(f"This result cannot be shown: {result.reason}")))]
     stage = registry.component_class("stage", record.stage_of(name))
     try:
-        found = stage.sections(result, graph)  # type: ignore[attr-defined]
+        found = list(stage.sections(result, graph))  # type: ignore[attr-defined]
+        if strangers := [each for each in found if not isinstance(each, Section)]:
+            raise TypeError(f"sections must give Section objects, got {strangers[0]!r}")
         return [(section.title + suffix, section.html) for section in found]
     except Exception as error:  # foreign code: its failure must not take the report with it
         where = traceback.extract_tb(error.__traceback__)[-1]

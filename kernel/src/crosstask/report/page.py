@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import itertools
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
@@ -121,7 +123,9 @@ def as_json(data: Any) -> str:
 
 
 def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
-    """The whole page. The first section is the header and has no entry in the contents."""
+    """The whole page of sections: each its title, which is plain text, and its HTML. The first is the header and has no
+    entry in the contents.
+    """
     themes = [":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items()) + "}" for dark in (0, 1)]
     style = f"{themes[0]}@media (prefers-color-scheme: dark){{{themes[1]}}}{_asset('page.css')}"
     colours = as_json(dict(PALETTE.values()))
@@ -132,12 +136,11 @@ def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
     )
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
     (_, header), *rest = sections
-    anchors = {title: title.lower().replace(" ", "-") for title, _ in rest}
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for title, anchor in anchors.items())
+    anchors = _anchors([title for title, _ in rest])
+    links = "".join(f'<a href="#{at}">{escape(title)}</a>' for at, (title, _) in zip(anchors, rest, strict=True))
     body = "".join(
-        f'<section id="{anchors[title]}" aria-labelledby="h-{anchors[title]}">'
-        f'<h2 id="h-{anchors[title]}">{title}</h2>{content}</section>'
-        for title, content in rest
+        f'<section id="{at}" aria-labelledby="h-{at}"><h2 id="h-{at}">{escape(title)}</h2>{content}</section>'
+        for at, (title, content) in zip(anchors, rest, strict=True)
     )
     plotly, own = (f"<script>{script}</script>" for script in scripts)
     return (
@@ -151,6 +154,16 @@ def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
         f"</noscript>{body}</main>"
         f'<script type="application/json" id="palette">{colours}</script>{plotly}{own}</body></html>'
     )
+
+
+def _anchors(titles: Sequence[str]) -> list[str]:
+    """An address within the page for each title; two sections may have the same."""
+    found: list[str] = []
+    for title in titles:
+        plain = re.sub("[^a-z0-9]+", "-", title.lower()).strip("-") or "section"
+        numbered = (f"{plain}-{number}" for number in itertools.count(2))
+        found.append(next(at for at in itertools.chain([plain], numbered) if at not in found))
+    return found
 
 
 def _asset(name: str) -> str:

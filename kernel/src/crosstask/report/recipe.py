@@ -23,7 +23,7 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         if isinstance(result, dict) and result.get("options"):
             parts[f"Options of {words(name)}"] = result["options"]
     shown = "".join(
-        details(name, f"<pre>{escape(json.dumps(unstructure(part), indent=2, ensure_ascii=False))}</pre>")
+        details(escape(name), f"<pre>{escape(json.dumps(unstructure(part), indent=2, ensure_ascii=False))}</pre>")
         for name, part in parts.items()
         if part
     )

@@ -143,7 +143,9 @@ class Kit(ABC):
             registry.records += [r for r in Registry.installed().records if r.plugin and r.plugin.points]
         if self.subject.manifest is not None:
             with contextlib.suppress(Exception):  # what is wrong with it is for the checks of the manifest to say
-                registry.register(import_manifest(self.subject.manifest))
+                own = import_manifest(self.subject.manifest)
+                if all(record.plugin is not own for record in registry.records):  # it may be the kernel's, or a base's
+                    registry.register(own)
         return registry
 
     @contextlib.contextmanager
@@ -193,6 +195,7 @@ class Kit(ABC):
         plugin = import_manifest(self._manifest())
         expect(isinstance(plugin, Plugin), f"{self.subject.manifest} is a {type(plugin).__name__}, not a Plugin")
         expect(plugin.compatible(), f"{self.subject.manifest} is for plugin API {plugin.api}")
+        expect(not plugin.problems, f"{self.subject.manifest}: {'; '.join(plugin.problems)}")
         offers = [e for e in plugin.extensions if self._is_target(e.target)]
         told = ", ".join(f"{e.point} {e.name!r}: {e.target}" for e in plugin.extensions)
         expect(offers, f"{self.subject.manifest} does not offer {self.subject.component.__name__}; it offers {told}")
@@ -526,21 +529,28 @@ def kit_for(subject: Subject) -> Kit:
     point = getattr(subject.component, "point", None)
     if not isinstance(subject.component, type) or not issubclass(subject.component, Component) or point is None:
         raise PluginError(f"{subject.component!r} is not a component; derive it from the contract of an extension point")
-    kit = subject.kit or _kit_of(point)
-    if not issubclass(subject.component, kit_contract := contract_of_point(point)):
+    registry = _registry_with(point, subject.registry)
+    kit = subject.kit or _kit_of(point, registry)
+    known = point in _OWN or any(each.point.name == point for each in registry.points())
+    contract = registry.contract(point) if known else contract_of(subject.component)
+    if not issubclass(subject.component, contract):
         raise PluginError(
-            f"{subject.component.__name__} says it is a {point!r} but does not derive from {kit_contract.__name__}"
+            f"{subject.component.__name__} says it is a {point!r} but does not derive from {contract.__name__}"
         )
     return kit(subject)
 
 
-def contract_of_point(point: str) -> type[Component]:
-    """The contract of an extension point of the kernel or of an installed plugin."""
-    return Registry().contract(point) if point in _OWN else Registry.installed().contract(point)
+def _registry_with(point: str, given: Registry | None) -> Registry:
+    """Where an extension point is looked up: the kernel's own need no plugin, others may be of one that was given."""
+    if point in _OWN:
+        return Registry()
+    if given is not None and any(each.point.name == point for each in given.points()):
+        return given
+    return Registry.installed()
 
 
-def _kit_of(point: str) -> type[Kit]:
-    found = (Registry() if point in _OWN else Registry.installed()).point(point)
+def _kit_of(point: str, registry: Registry) -> type[Kit]:
+    found = registry.point(point)
     if not found.kit:
         raise PluginError(f"extension point {point!r} has no conformance kit; give one with kit=…")
     kit = load(found.kit, f"kit of extension point {point!r}")

@@ -45,9 +45,13 @@ class Import:
 
 
 def find_manifest(component: type) -> str | None:
-    """`<top-level package>.plugin:PLUGIN` if there is such a module."""
-    package = component.__module__.partition(".")[0]
-    if package == "crosstask" and not component.__module__.startswith("crosstask.testing"):
+    """`<top-level package>.plugin:PLUGIN` if there is such a module. None for what a package has for tests, in its
+    `testing`: its manifest does not offer that.
+    """
+    package, _, inside = component.__module__.partition(".")
+    if inside.partition(".")[0] == "testing":
+        return None
+    if package == "crosstask":
         return "crosstask.builtin:PLUGIN"
     try:
         spec = importlib.util.find_spec(f"{package}.plugin")

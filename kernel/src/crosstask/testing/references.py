@@ -6,6 +6,7 @@ Wrappers are checked around them, and tests of the kernel and of the kit itself 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from crosstask.builtin import PLUGIN as KERNEL
 from crosstask.components import Component, Job, hookimpl, run_now
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, OptionError, RecipeError, RunError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
@@ -42,7 +44,7 @@ from crosstask.points.wrapper import Wrapper
 from crosstask.records import Budget, MetaKnowledge, Provenance
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
-from crosstask.tasks import Portfolio, Task, TaskDescriptor, TensorData
+from crosstask.tasks import Portfolio, Task
 from crosstask.testing.tasks import small_portfolio
 
 
@@ -52,22 +54,31 @@ class BiasHandle(AdapterHandle):
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         self.model = model
         self.layers = {name: model.get_submodule(name) for name in names}
-        self.shifts = {name: nn.Parameter(torch.zeros_like(_bias_of(layer))) for name, layer in self.layers.items()}
         self.trained = [p for p in model.parameters() if p.requires_grad]
         for parameter in self.trained:
             parameter.requires_grad_(False)
+        self.norms = [m for m in model.modules() if getattr(m, "track_running_stats", False)]
+        for norm in self.norms:
+            norm.track_running_stats = False  # type: ignore[assignment]  # they keep what they know while it is trained
         self.on, self.kept = True, dict[str, Tensor]()
-        for name, layer in self.layers.items():
-            owners = layer.__dict__.setdefault("_bias_handles", {})
-            if not owners:
+        for layer in self.layers.values():
+            handles = layer.__dict__.setdefault("_bias_handles", [])
+            if not handles:
                 layer.register_forward_hook(_add_shifts)
-            owners[id(self)] = self
+            handles.append(self)
+        taken = {own for layer in self.layers.values() for own in layer._parameters}
+        self.own = next(name for number in itertools.count() if (name := f"shift_{number}") not in taken)
+        for layer in self.layers.values():  # in the model, so that it moves with it
+            layer.register_parameter(self.own, nn.Parameter(torch.zeros_like(_bias_of(layer))))
+
+    @property
+    def shifts(self) -> dict[str, nn.Parameter]:
+        """The shift of each layer, by its name."""
+        return {name: layer._parameters[self.own] for name, layer in self.layers.items()}  # type: ignore[misc]
 
     def shift_of(self, layer: nn.Module) -> Tensor | None:
         """What this handle adds to a layer's answer now."""
-        if not self.on or self.kept:
-            return None
-        return next(self.shifts[name] for name, own in self.layers.items() if own is layer)
+        return layer._parameters[self.own] if self.on and not self.kept else None
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.shifts.values())
@@ -93,7 +104,10 @@ class BiasHandle(AdapterHandle):
     def detach(self) -> None:
         self.unmerge()
         for layer in self.layers.values():
-            layer._bias_handles.pop(id(self), None)  # type: ignore[operator, union-attr]
+            layer.__dict__["_bias_handles"].remove(self)
+            del layer._parameters[self.own]
+        for norm in self.norms:
+            norm.track_running_stats = True  # type: ignore[assignment]
         for parameter in self.trained:
             parameter.requires_grad_(True)
 
@@ -122,7 +136,7 @@ def _bias_of(layer: Any) -> Tensor:
 
 
 def _add_shifts(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    for handle in layer._bias_handles.values():  # type: ignore[operator, union-attr]
+    for handle in layer.__dict__["_bias_handles"]:
         shift = handle.shift_of(layer)
         output = output if shift is None else output + shift
     return output
@@ -130,18 +144,26 @@ def _add_shifts(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 @component
 class ReferenceAdapter(Adapter):
-    """Shifts the biases of the linear layers."""
+    """Shifts the biases of the linear layers (outside of torch's fused blocks)."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"mergeable"})
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
-        linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        # torch's attention and encoder layers read the weights of their linear layers past every hook
+        fused = [n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention | nn.TransformerEncoderLayer)]
+        linear = [
+            name
+            for name, layer in model.named_modules()
+            if isinstance(layer, nn.Linear) and not any(name.startswith(f"{block}.") for block in fused)
+        ]
         without = {name for t in targets if t.startswith("!") for name in _matching(t[1:], linear)}
         wanted = [t for t in targets if not t.startswith("!")]
         for target in wanted:
             if not _matching(target, linear):
                 raise DataError(f"no linear layer matches {target!r}{nearest(target, linear)}")
         named = {name for t in wanted for name in _matching(t, linear)} if wanted else set(linear)
+        if not named - without:
+            raise DataError("no linear layer is left to adapt")
         return BiasHandle(model, [name for name in linear if name in named - without])
 
 

@@ -14,11 +14,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import fit
 from crosstask.records import Budget
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 
 MODEL = ModelSpec(hidden=(16, 16))
 BUDGET = Budget(steps=8, batch_size=16, learning_rate=0.01, evaluate_every=3)

@@ -6,6 +6,7 @@ import torch
 
 from crosstask import OptionError, PluginError, Registry, RelationType, component, option, state
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.gradients import MatrixGradients
@@ -13,12 +14,12 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.points.balancer import Balancer, Direction
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
-from crosstask.recipe import recipe_from
 from crosstask.run import Run
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_composition import balancers, curricula, discovery, samplers, wrappers
 from crosstask_composition.plugin import PLUGIN
 from crosstask_multitask import Sampler
+from crosstask_multitask.plugin import PLUGIN as MULTITASK
 
 IDS = ("a", "b", "c")
 
@@ -37,7 +38,7 @@ class Says(Discoverer):
 
     coefficient: float = option(0.4, help="for every pair")
     targets: tuple[str, ...] = option(IDS, help="of these tasks")
-    name: str = option("says", help="found_by")
+    by: str = option("says", help="found_by")
     uncertainty: float | None = option(None, help="of each edge")
     evidence: Evidence = option(Evidence.ESTIMATED, help="of each edge")
     edges_seen: int = state(0)
@@ -47,7 +48,7 @@ class Says(Discoverer):
         return [
             TransferEdge(
                 source=s.task_id, target=t.task_id, transfer_coefficient=self.coefficient,
-                found_by=self.name, uncertainty=self.uncertainty, evidence=self.evidence,
+                found_by=self.by, uncertainty=self.uncertainty, evidence=self.evidence,
             )
             for s, t in portfolio.pairs()
             if t.task_id in self.targets
@@ -98,12 +99,13 @@ class Longest(Balancer):
 
 def registry() -> Registry:
     made = Registry()
+    made.register(MULTITASK)  # which brings the point `sampler`
     made.register(PLUGIN, distribution="crosstask-composition", version="0.1.0")
     here = [
         Extension(c.point, c.__name__.lower(), f"{__name__}:{c.__name__}")
         for c in (Says, Refuses, Ranks, Picks, Weighs, Longest)
     ]
-    made.register(Plugin("here", here))
+    made.register(Plugin("here", here, api=(2, 0)))
     return made
 
 
@@ -128,7 +130,7 @@ def test_every_target_of_the_manifest_is_of_its_point() -> None:
 
 
 def test_chain_shows_each_what_the_ones_before_found_and_leaves_the_graph_alone() -> None:
-    first, second = Says(name="first"), Says(name="second")
+    first, second = Says(by="first"), Says(by="second")
     seen = graph()
     edges = discovery.Chain(parts=[first, second]).discover(portfolio(), seen)
     assert (first.edges_seen, second.edges_seen) == (0, 6)
@@ -160,8 +162,8 @@ def test_blend_leaves_out_what_too_few_say_and_gives_no_error_where_one_is_missi
 
 
 def test_fallback_asks_further_only_for_missing_pairs() -> None:
-    last = Says(name="never")
-    fallback = discovery.Fallback(parts=[Refuses(), Says(targets=("a",), name="one"), Says(name="two"), last])
+    last = Says(by="never")
+    fallback = discovery.Fallback(parts=[Refuses(), Says(targets=("a",), by="one"), Says(by="two"), last])
     edges = fallback.discover(portfolio(), graph())
     assert {(e.target, e.found_by) for e in edges} == {("a", "one"), ("b", "two"), ("c", "two")}
     assert fallback.skipped == ["discovery Refuses: no models"]
@@ -286,24 +288,21 @@ def test_options_name_the_parts_whichever_way_they_were_given() -> None:
 def test_nested_in_toml() -> None:
     import tomllib
 
-    recipe = recipe_from(
-        tomllib.loads(
-            """
-            source = "digits"
-            [[discovery]]
-            use = "fallback"
-            parts = ["refuses", { use = "blend", parts = ["says", { use = "says", coefficient = 0.8 }] }]
-            [[wrappers]]
-            use = "cautious"
-            factor = 0.25
-            """
-        )
+    tables = tomllib.loads(
+        """
+        [[discovery.discoverers]]
+        use = "fallback"
+        parts = ["refuses", { use = "blend", parts = ["says", { use = "says", coefficient = 0.8 }] }]
+        [[wrappers]]
+        use = "cautious"
+        factor = 0.25
+        """
     )
     with Run(registry()) as run:
-        made = run.resolve("discovery", recipe.discovery[0])
+        made = run.resolve("discovery", tables["discovery"]["discoverers"][0])
         edges = run.call(made, "discover", portfolio=portfolio(), graph=graph())
         assert [e.transfer_coefficient for e in edges] == [pytest.approx(0.6)] * 6
-        run.resolve("wrapper", recipe.wrappers[0])
+        run.resolve("wrapper", tables["wrappers"][0])
         edges = run.call(made, "discover", portfolio=portfolio(), graph=graph())
         assert [e.transfer_coefficient for e in edges] == [pytest.approx(0.15)] * 6  # once, not once for each part
 

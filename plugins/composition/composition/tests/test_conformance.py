@@ -2,8 +2,9 @@
 
 from crosstask.testing import conformance, reference_registry
 from crosstask_composition import balancers, curricula, discovery, samplers, wrappers
+from crosstask_multitask.testing import REFERENCE
 
-REGISTRY = reference_registry(other="discovery")
+REGISTRY = reference_registry(REFERENCE, other="discovery")
 TWO = {"parts": ["reference", "reference"]}
 
 test_discovery_chain = conformance(discovery.Chain, options={"parts": ["reference"]}, registry=REGISTRY)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, RunError
 from crosstask.options import component, option, state
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_continual import (
     Batch,
     ContinualLearner,

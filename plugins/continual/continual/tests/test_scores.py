@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.descriptors import TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_continual import ContinualModel, continual_scores, majority_scores
 
 

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.context import LocalContext
 from crosstask.errors import RunError
 from crosstask.options import component
 from crosstask.tasks import Task
-from crosstask_continual import ContinualLearner, ContinualModel, ContinualStrategy, ScenarioWarning
+from crosstask.testing.references import ReferenceAdapter
+from crosstask_continual import ContinualLearner, ContinualModel, ContinualStrategy, ScenarioWarning, adapt
 from crosstask_continual.consolidation import Pull, merged
-from crosstask_continual.testing import accuracy, forgetting, learned, network, pairs
+from crosstask_continual.testing import accuracy, forgetting, learned, learner, network, pairs
 from crosstask_ewc import EWC, MAS
 
 
@@ -125,6 +127,30 @@ def test_with_replay_each_does_its_part() -> None:
         now = dict(made.model.named_parameters())
         moved.append(sum(float((f * (now[n].detach() - centre[n]) ** 2).sum()) for n, f in importance.items()))
         assert accuracy(made) > 0.6
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.filterwarnings("ignore::crosstask_continual.ScenarioWarning")
+def test_with_replay_and_an_adapter_it_holds_what_is_trained() -> None:
+    """The Fisher is that of the adapter and the head, and nothing pulls at the weights beneath them."""
+    moved = []
+    for strength in (0.0, 10.0):
+        made_for = network()
+        adapt(LocalContext(), ReferenceAdapter(), made_for, torch.Generator().manual_seed(0))
+        base = {name: value.clone() for name, value in network().state_dict().items() if "head" not in name}
+        strategies = [EWC(strength=strength, samples=50), {"use": "replay", "buffer_size": 200}]
+        made = learner(strategies, "class", model=made_for)
+        for task in pairs()[:3]:
+            made.train_task(task, num_epochs=8)
+        strategy: Any = made.strategies[0]
+        importance, centre = dict(strategy.importance), dict(strategy.centre)
+        assert set(importance) == {n for n, p in made.model.named_parameters() if p.requires_grad} == made.trained
+        assert any("head" not in name and bool(value.any()) for name, value in importance.items())
+        made.train_task(pairs()[3], num_epochs=8)
+        now = dict(made.model.named_parameters())
+        moved.append(sum(float((f * (now[n].detach() - centre[n]) ** 2).sum()) for n, f in importance.items()))
+        assert all(torch.equal(value, made_for.state_dict()[name]) for name, value in base.items())
+        assert accuracy(made) > 0.4  # a quarter is what knowing the last task alone is worth
     assert moved[1] < 0.5 * moved[0]
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
@@ -21,7 +22,7 @@ from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, Curriculum, CurriculumStep, Interval
 from crosstask.registry import Registry
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask.testing.tasks import small_task
 from crosstask_orders import (
     AdaptiveDifficulty,
@@ -50,16 +51,16 @@ def graph_of(portfolio: Portfolio, edges: dict[tuple[str, str], float], **option
     return graph
 
 
-def stage(task_id: str, gain: float) -> CurriculumStep:
+def step(task_id: str, gain: float) -> CurriculumStep:
     zero, gained = Interval(mean=0.5, low=0, high=1), Interval(mean=gain, low=gain, high=gain)
-    return CurriculumStep(stage=1, task_id=task_id, score=zero, scratch_score=zero, gain=gained)
+    return CurriculumStep(step=1, task_id=task_id, score=zero, scratch_score=zero, gain=gained)
 
 
 def walk(planner: CurriculumPlanner, curriculum: Curriculum, gains: Any) -> list[str]:
-    """The path that `next_task` takes when the n-th stage gains the n-th of `gains`."""
+    """The path that `next_task` takes when the n-th step gains the n-th of `gains`."""
     history: list[CurriculumStep] = []
     while (task := planner.next_task(curriculum, history)) is not None:
-        history.append(stage(task, next(gains)))
+        history.append(step(task, next(gains)))
     return [s.task_id for s in history]
 
 
@@ -244,5 +245,5 @@ def test_adaptive_difficulty_leads_another_learner_another_way() -> None:
     assert paths[False].adjustments == ()
     assert paths[True].task_sequence == ("halves", "moons", "turned"), "the loss on moons ends the preparation"
     [change] = paths[True].adjustments
-    assert (change.stage, change.task_id) == (3, "turned")
+    assert (change.step, change.task_id) == (3, "turned")
     assert "where quarters was planned" in change.reason

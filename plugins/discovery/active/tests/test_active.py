@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.options import component, option
 from crosstask.points.discovery import Discoverer
 from crosstask.registry import Registry
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_active import Active
 from crosstask_active.active import UNKNOWN, belief
 from crosstask_active.plugin import PLUGIN
@@ -173,7 +174,7 @@ def test_what_an_edge_says() -> None:
 
 
 def test_on_digits() -> None:
-    """Six of twelve pairs are measured, the others predicted from these."""
+    """Eight of twelve pairs are measured, the others predicted from these."""
     probing = pytest.importorskip("crosstask_probe.plugin", reason="measures with it")
     estimating = pytest.importorskip("crosstask_estimators.plugin", reason="estimates with it")
     methods = pytest.importorskip("crosstask_finetuning.plugin", reason="measures with lp_ft, which it has")
@@ -183,13 +184,13 @@ def test_on_digits() -> None:
         registry.register(plugin)
     portfolio = digits("ten", "parity", "low", "noise")
     graph = graph_of(portfolio)
-    options = {"use": "probe", "seeds": 2, "steps": 40}
-    made = Active(per_task=1.5, rounds=2, probe=options, predictor="mean_z")
+    options = {"use": "probe", "seeds": 4, "steps": 40}
+    made = Active(per_task=2, rounds=2, probe=options, predictor="mean_z")
     made.bind(LocalContext(registry=registry))
     for edge in made.discover(portfolio, graph):
         graph.add(edge)
-    assert len(made.measured) == 6
-    assert sum(edge.evidence is Evidence.MEASURED for edge in graph.edges()) == 6
+    assert len(made.measured) == 8
+    assert sum(edge.evidence is Evidence.MEASURED for edge in graph.edges()) == 8
     assert graph.edges_into("parity")[0].source == "ten", "what the ten classes determine"
     assert graph.edges_into("noise")[0].transfer_coefficient < 0.2, "no source helps with labels drawn at random"
     assert len(list(graph.edges())) == 12

@@ -9,20 +9,20 @@ import attrs
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import crosstask_estimators as package
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
-from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.graph import Evidence, TransferGraph
 from crosstask.learning.training import fit
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
-from crosstask_discovery.calibration import PRIOR_LEVEL, calibrated, within_targets
-from crosstask_discovery.estimator import Estimator, features_and_outputs
+from crosstask.tasks import Portfolio, Task
+from crosstask_discovery.calibration import within_targets
+from crosstask_discovery.estimator import Estimator
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_estimators import CKA, KNN, LEEP, NCE, HScore, LogME, MeanZ, Ridge, TransRate
 from crosstask_estimators.logme import logme
@@ -93,36 +93,6 @@ def test_one_forward_pass_for_each_pair(tmp_path: Path) -> None:
     store.close()
 
 
-def test_without_keeping() -> None:
-    portfolio, context = digits(), LocalContext()
-    kept = made(HScore, LocalContext()).discover(portfolio, graph_of(portfolio))
-    assert made(HScore, context, keep=False).discover(portfolio, graph_of(portfolio)) == kept
-    assert not context._memory
-
-
-def test_samples_and_shots() -> None:
-    portfolio = digits()
-    component = made(LogME, shots=4)
-    assert len(component._sample(portfolio["ten"]).data("train")) == 40
-    assert len(component._sample(portfolio["parity"]).data("train")) == 8
-    assert len(made(LogME, samples=None)._sample(portfolio["ten"]).data("train")) == 400
-
-
-def test_features_are_taken_in_evaluation_mode_and_modes_are_restored() -> None:
-    body = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
-    model = nn.Sequential(body, nn.Sequential(nn.Linear(6, 5), nn.ReLU()))
-    model.add_module("head", nn.Linear(5, 3))
-    model.train()
-    body[2].eval()
-    before = body[2].running_mean.clone()
-    features, outputs = features_and_outputs(model, images()[0][:30], batch_size=7)
-    assert features.shape == (30, 5)
-    assert torch.allclose(model.head(features), outputs)
-    assert torch.equal(body[2].running_mean, before)
-    assert (model.training, body[2].training, body[3].training) == (True, False, True)
-    assert not features.requires_grad
-
-
 def test_what_cannot_be_estimated_is_said() -> None:
     portfolio = Portfolio(list(digits()), unseen=[digit_task("hidden", images()[1] % 3, learned=False)])
     portfolio.add(Task(descriptor=TaskDescriptor(task_id="bare", output_dim=2)))
@@ -184,64 +154,6 @@ def test_cka_against_the_targets_own_model() -> None:
     raw = {(e.source, e.target): e.estimates["cka"] for e in edges}
     assert raw["ten", "low"] > raw["noise", "low"]
     assert raw["ten", "parity"] > raw["turned", "parity"]
-
-
-# --- Calibration
-
-VALUES = {(s, t): float(i * (-3 if t == "b" else 100)) for i, s in enumerate("cdefg") for t in "ab"}
-
-
-def graph_with(measured: dict[tuple[str, str], float]) -> TransferGraph:
-    graph = TransferGraph(TaskDescriptor(task_id=t) for t in "abcdefgh")
-    for (source, target), value in measured.items():
-        edge = {"source": source, "target": target, "transfer_coefficient": value}
-        graph.add(TransferEdge(evidence=Evidence.MEASURED, found_by="probe", **edge))
-    return graph
-
-
-def test_scores_are_of_the_target() -> None:
-    scores = within_targets(VALUES)
-    for target in "ab":
-        column = [scores[s, target] for s in "cdefg"]
-        assert np.mean(column) == pytest.approx(0)
-        assert np.std(column) == pytest.approx(1)
-    assert within_targets({("a", "b"): 5.0}) == {("a", "b"): 0.0}
-    assert set(within_targets({("a", "b"): 0.1 + 0.2, ("c", "b"): 0.3}).values()) == {0.0}
-
-
-def test_without_measurements_the_scale_says_how_much() -> None:
-    found = calibrated(VALUES, graph_with({}), 0.15)
-    scores = within_targets(VALUES)
-    for pair, told in found.items():
-        assert told.coefficient == pytest.approx(np.tanh(0.15 * scores[pair]))
-        assert told.uncertainty > PRIOR_LEVEL
-
-
-def test_measured_pairs_calibrate_the_others() -> None:
-    scores = within_targets(VALUES)
-    truth = {pair: 0.3 + 0.05 * score - (0.2 if pair[1] == "b" else 0) for pair, score in scores.items()}
-    known = {pair: value for pair, value in truth.items() if pair[0] in "cdf"}
-    found = calibrated(VALUES, graph_with(known), 0.15)
-    before = calibrated(VALUES, graph_with({}), 0.15)
-    for pair in [p for p in VALUES if p not in known]:
-        assert abs(found[pair].coefficient - truth[pair]) < 0.5 * abs(before[pair].coefficient - truth[pair]) + 0.02
-        assert abs(found[pair].coefficient - truth[pair]) < 2 * found[pair].uncertainty < before[pair].uncertainty * 2
-    against = calibrated(VALUES, graph_with({p: -0.5 * s for p, s in scores.items()}), 0.15)
-    assert against["g", "a"].coefficient < 0, "what is measured turns the slope, if it must"
-
-
-def test_a_new_source_is_scored_among_the_known_ones() -> None:
-    portfolio = digits()
-    graph = graph_of(portfolio)
-    whole = made(LogME).discover(portfolio, graph)
-    for edge in whole:
-        if "low" not in (edge.source, edge.target):
-            graph.add(edge)
-    focused = made(LogME).discover(portfolio.focused("low"), graph)
-    assert len(focused) == 8
-    expected = {(e.source, e.target): e.transfer_coefficient for e in whole}
-    for edge in focused:
-        assert edge.transfer_coefficient == pytest.approx(expected[edge.source, edge.target])
 
 
 # --- The mean

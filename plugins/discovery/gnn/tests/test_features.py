@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.descriptors import TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import images
 from crosstask_gnn.features import data_features, descriptor_features, model_features, task_features
 

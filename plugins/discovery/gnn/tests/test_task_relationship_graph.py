@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph, relation_type
 from crosstask.registry import Registry
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digits, graph_of, part_of, transfer_world
 from crosstask_gnn import TaskRelationshipGraph
 from crosstask_gnn.plugin import PLUGIN

@@ -11,6 +11,7 @@ from torch import nn
 
 from crosstask.components import Context
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.executors import ProcessExecutor
 from crosstask.graph import Evidence, RelationType
@@ -23,7 +24,7 @@ from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
 from crosstask_probe.plugin import PLUGIN

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import OptionError
 from crosstask.graph import Evidence, RelationType, TransferGraph
 from crosstask.registry import Registry
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_skills import Skills
 from crosstask_skills.plugin import PLUGIN
 

@@ -4,31 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
+from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
-from crosstask.errors import RecipeError
+from crosstask.errors import CrosstaskError, RecipeError
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import Headless
+from crosstask.manifest import Extension, Plugin
+from crosstask.options import component
+from crosstask.parts import reference
+from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.records import Budget, MetaKnowledge
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask.testing import conformance, reference_registry, small_portfolio
 from crosstask_distillation import testing
 from crosstask_distillation.plugin import PLUGIN
 from crosstask_distillation.records import DistillationResult
 from crosstask_distillation.stage import Distillation
 
-test_conformance = conformance(Distillation, options={"distiller": "reference"})
+
+@component
+class Taking(Stage):
+    """Takes what distillation provides."""
+
+    Result: ClassVar[type] = DistillationResult
+    encoder: nn.Module | None = reference(nn.Module, help="the network to start from")
+
+    def work(self, engine: Engine) -> Outcome:
+        features = self.referred("encoder")(engine.portfolio["moons"].data("test").inputs)
+        known = MetaKnowledge(
+            kind="representation", source_tasks=("moons",), embedding=tuple(features.mean(0).tolist())
+        )
+        return Outcome(DistillationResult(knowledge=known))
+
+
+TAKING = Plugin("taking", [Extension("stage", "taking", f"{__name__}:Taking")], api=(2, 0))
+REGISTRY = reference_registry(PLUGIN, testing.PLUGIN, TAKING)
+
+test_conformance = conformance(Distillation, registry=REGISTRY)
+test_conformance_with_an_encoder = conformance(Distillation, options={"distiller": "first_trunk"}, registry=REGISTRY)
 
 
 def engine_with(portfolio: Portfolio, store: str = ":memory:") -> TransferEngine:
     engine = TransferEngine(
-        model=ModelSpec(hidden=(16,)), train=Budget(steps=40, learning_rate=0.01), discoverers=["reference"],
-        transfer="reference", store=store, registry=reference_registry(PLUGIN, testing.PLUGIN),
-    )  # fmt: skip
+        model=ModelSpec(hidden=(16,)), train=Budget(steps=40, learning_rate=0.01), store=store, registry=REGISTRY
+    )
     engine.register(portfolio)
     return engine
 
@@ -40,7 +66,7 @@ def engine() -> Iterator[TransferEngine]:
 
 
 def test_from_all_that_are_learned_from(engine: TransferEngine) -> None:
-    outcome = engine.run_stage("distillation", distiller="reference")
+    outcome = engine.run_stage("distillation")
     result = outcome.record
     assert list(result.knowledge.source_tasks) == engine.portfolio.ids
     assert "reference" in result.distiller
@@ -60,6 +86,15 @@ def test_a_distiller_with_an_encoder_provides_it(engine: TransferEngine) -> None
     model = engine.portfolio["halves"].model
     assert model is not None
     assert torch.equal(encoder(inputs), Headless(model)(inputs))
+
+
+def test_other_stages_refer_to_the_encoder(engine: TransferEngine) -> None:
+    engine.run_stage("distillation", distiller="first_trunk")
+    taken = engine.run_stage("taking", encoder={"from": "distillation"}).record
+    assert len(taken.knowledge.embedding) == 16
+    engine.run_stage("distillation", distiller="reference")
+    with pytest.raises(CrosstaskError, match=r"stage 'distillation' gave no 'encoder' in this run.*tensors"):
+        engine.run_stage("taking", encoder={"from": "distillation"})
 
 
 def test_a_resumed_run_has_the_encoder_without_distilling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.points.distillation import Distilled
 from crosstask.records import MetaKnowledge
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_distillers import WeightPrior, align, prior_penalty
 
 

@@ -7,26 +7,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestCentroid
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.context import LocalContext
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, RunError
-from crosstask.learning.episodes import Episodes, EpisodeSampler, create_meta_batch, episode_accuracy, split_classes
-from crosstask.recipe import FewShotPart
-from crosstask.tasks import TensorData
+from crosstask.learning.episodes import Episodes
 from crosstask_fewshot import FewShotLearner, MatchingNetwork, PrototypicalNetwork, RelationNetwork
+from crosstask_meta.stage import FewShot
+from crosstask_meta.testing import new_digits, some_episodes
 
 EVERY = (PrototypicalNetwork, MatchingNetwork, RelationNetwork)
 each = pytest.mark.parametrize("make", EVERY, ids=lambda kind: kind.__name__)
-
-
-def some_tasks(ways: int = 3, shots: int = 2, count: int = 4) -> Episodes:
-    generator = torch.Generator().manual_seed(1)
-    data = (torch.randn(60, 6, generator=generator), torch.arange(60) % 6)
-    return create_meta_batch(data, batch_size=count, ways=ways, shots=shots, queries=3, generator=generator)
 
 
 def scores(learner: Any, episodes: Episodes, encoder: nn.Module | None = None) -> Tensor:
@@ -57,12 +50,12 @@ def test_prototypes_are_scikit_learns_nearest_centroids(seed: int, ways: int, sh
 
 def test_scores_are_log_probabilities() -> None:
     for learner in (PrototypicalNetwork(), PrototypicalNetwork(distance="cosine"), MatchingNetwork()):
-        found = scores(learner, some_tasks())
+        found = scores(learner, some_episodes())
         assert torch.allclose(found.exp().sum(2), torch.ones(4, 9), atol=1e-5)
 
 
 def test_cosine_prototypes_take_no_notice_of_length() -> None:
-    episodes = some_tasks()
+    episodes = some_episodes()
     longer = Episodes(
         episodes.support_inputs, episodes.support_targets, 7 * episodes.query_inputs, episodes.query_targets, 3
     )
@@ -84,9 +77,7 @@ def test_matching_is_a_vote_by_cosine() -> None:
 
 @pytest.mark.parametrize("shape", [(6,), (3, 5, 4), (2, 1, 1)], ids=str)
 def test_relations_are_those_of_one_pair_after_the_other(shape: tuple[int, ...]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    data = (torch.randn(30, *shape, generator=generator), torch.arange(30) % 3)
-    episodes = create_meta_batch(data, batch_size=2, ways=3, shots=2, queries=2, generator=generator)
+    episodes = some_episodes(2, shape=shape, queries=2)
     learner = RelationNetwork()
     model = learner.prepare(nn.Identity(), episodes).eval()
     found = learner.predict(model, episodes, None)
@@ -105,7 +96,7 @@ def test_relations_learn_one_and_zero_by_least_squares() -> None:
 
 
 def test_relations_need_features_that_they_know() -> None:
-    episodes = some_tasks()
+    episodes = some_episodes()
     with pytest.raises(DataError, match=r"features must have shape \[F\] or \[C, H, W\], got \[2, 3\]"):
         RelationNetwork().prepare(nn.Unflatten(1, (2, 3)), episodes)
     with pytest.raises(DataError, match="no relation network yet; give it to `prepare` first"):
@@ -114,7 +105,7 @@ def test_relations_need_features_that_they_know() -> None:
 
 @each
 def test_any_labels_and_one_class_and_none(make: Any) -> None:
-    episodes, learner = some_tasks(), make()
+    episodes, learner = some_episodes(), make()
     support, query = episodes.support(0), episodes.query_inputs[0]
     model = learner.prepare(nn.Linear(6, 5), episodes)
     usual = learner.adapt(model, support, None)(query)
@@ -128,7 +119,7 @@ def test_any_labels_and_one_class_and_none(make: Any) -> None:
 
 @each
 def test_losses_that_are_not_finite_are_reported(make: Any) -> None:
-    episodes, learner = some_tasks(), make()
+    episodes, learner = some_episodes(), make()
     model = learner.prepare(nn.Linear(6, 5), episodes)
     broken = episodes.query_inputs.clone()
     broken[2, 0] = math.nan
@@ -142,24 +133,10 @@ def test_losses_that_are_not_finite_are_reported(make: Any) -> None:
 
 @each
 def test_it_learns_to_tell_new_digits_apart(make: Any) -> None:
-    """Trained on six digits, each beside as many numbers of noise, to learn four others from one sample of each."""
-    images, labels = load_digits(return_X_y=True)
-    noise = torch.rand(len(images), 64, generator=torch.Generator().manual_seed(5))
-    data = (torch.cat([torch.tensor(images, dtype=torch.float32) / 16, noise], dim=1), torch.tensor(labels))
-    train, test = (EpisodeSampler(part, ways=4, queries=5) for part in split_classes(data, [1, 4, 6, 8]))
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32))
-    learner, generator = make(lr_meta=0.003), torch.Generator().manual_seed(0)
-    fixed = test.sample(200, generator)
-    model = learner.prepare(encoder, fixed)
-
-    def accuracy() -> float:
-        return float(episode_accuracy(learner.predict(model, fixed, None), fixed.query_targets).mean())
-
-    before, optimizer = accuracy(), learner.optimizer(model)
-    for _ in range(100):
-        learner.meta_step(model, train.sample(8, generator), optimizer)
-    assert accuracy() > before + 0.1
+    before, after = new_digits(make(lr_meta=0.003), encoder)
+    assert after > before + 0.1
 
 
 # FewShotLearner
@@ -204,6 +181,5 @@ def test_few_shot_learner_says_what_is_wrong() -> None:
         learner.predict(x, torch.ones(4, dtype=torch.long), x)
 
 
-def test_the_stage_of_a_recipe_takes_prototypes_unless_told_otherwise() -> None:
-    chosen = FewShotPart().learner
-    assert isinstance(LocalContext().resolve("meta_learner", chosen), PrototypicalNetwork)
+def test_the_few_shot_stage_takes_prototypes_unless_told_otherwise() -> None:
+    assert isinstance(FewShot().made_of("learner")[0], PrototypicalNetwork)

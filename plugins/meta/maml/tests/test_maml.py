@@ -8,14 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from crosstask.context import LocalContext
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, RunError
-from crosstask.learning.episodes import Episodes, EpisodeSampler, create_meta_batch, episode_accuracy, split_classes
-from crosstask.learning.meta import BaseMetaLearner
-from crosstask.tasks import TensorData
+from crosstask.learning.episodes import Episodes
+from crosstask.learning.modules import head_name
 from crosstask_maml import ANIL, MAML, MAMLFirstOrder, MetaSGD
+from crosstask_meta.batched import Batched
+from crosstask_meta.testing import new_digits, some_episodes
+from crosstask_meta.trainer import BaseMetaLearner
 
 NUMBERS = st.floats(-2, 2)
 
@@ -87,11 +90,7 @@ def convolutional(outputs: int = 3) -> nn.Sequential:
 
 
 def some_images(count: int = 5, ways: int = 3) -> Episodes:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(60, 1, 8, 8, generator=generator)
-    data = (images, torch.arange(60) % 6)
-    made = create_meta_batch(data, batch_size=count, ways=ways, shots=2, queries=3, generator=generator)
-    return made.to(torch.float64)
+    return some_episodes(count, ways, shape=(1, 8, 8)).to(torch.float64)
 
 
 class Skipping(nn.Module):
@@ -122,6 +121,50 @@ def test_all_paths_give_the_same_gradients(make: Any) -> None:
             for one, two in zip(first, other, strict=True):
                 assert torch.allclose(one, two, rtol=1e-9, atol=1e-11)
         assert max(float(g.abs().max()) for g in first) > 1e-3
+
+
+def test_what_is_not_a_row_is_batched_too() -> None:
+    model, inputs = Skipping().double(), some_images().support_inputs
+    assert Batched(model).tasks_at_once(dict(model.named_parameters()), inputs, first_order=False) == len(inputs)
+
+
+def with_lora(model: nn.Module) -> nn.Module:
+    """A model under an adapter that has already moved; its head is trained too, all else is frozen."""
+    made = LocalContext().component("adapter", "lora", {"r": 2})
+    head = head_name(model)
+    handle = made.attach(model, [f"!{head}"], torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, parameter in enumerate(handle.parameters()):
+            drawn = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+            parameter.add_(drawn / 20)
+    model.get_submodule(head).requires_grad_(True)
+    return model
+
+
+@pytest.mark.parametrize("make", [MAML, MAMLFirstOrder, ANIL, MetaSGD], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("network", [convolutional, lambda: Skipping().double()], ids=["layers", "skipping"])
+def test_adapters_adapt_on_a_frozen_network(make: Any, network: Any) -> None:
+    """Where nothing is merged the gradients of the adapter are those of the loop, and the base keeps its bits."""
+    pytest.importorskip("crosstask_lora")
+    episodes, found = some_images(), []
+    torch.manual_seed(0)
+    base = network()
+    for path in ("auto", "loop"):
+        model, learner = with_lora(copy.deepcopy(base)), make(lr_inner=0.01, num_inner_steps=2, path=path)
+        found.append(gradient(learner, model, episodes))
+        learned = learner.prepare(copy.deepcopy(model), episodes)
+        learner.meta_step(learned, episodes, learner.optimizer(learned))
+        adapted = learner.adapt(learned, episodes.support(0), 2)
+        assert torch.allclose(adapted(episodes.query_inputs[0]), learner.predict(learned, episodes, 2)[0])
+        own, left = learner._module(learned), dict(base.state_dict())
+        trained = {name for name, parameter in own.named_parameters() if parameter.requires_grad}
+        assert any("_adapters" in name for name in trained)
+        for module in (own, adapted):
+            kept = [name for name in module.state_dict() if name in left and name not in trained]
+            assert len(kept) > len(trained) / 4
+            assert all(torch.equal(module.state_dict()[name], left[name]) for name in kept)
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-11)
 
 
 def test_attention_has_second_derivatives() -> None:
@@ -259,36 +302,18 @@ def test_it_learns_to_learn_sines() -> None:
 
 @pytest.mark.parametrize("make", [MAML, MAMLFirstOrder, ANIL, MetaSGD], ids=lambda kind: kind.__name__)
 def test_it_learns_to_tell_new_digits_apart(make: Any) -> None:
-    """Trained on six digits, each beside as many numbers of noise, to learn four others from one sample of each: better
-    than the same adaptation untrained.
-    """
-    images, labels = load_digits(return_X_y=True)
-    noise = torch.rand(len(images), 64, generator=torch.Generator().manual_seed(5))
-    data = (torch.cat([torch.tensor(images, dtype=torch.float32) / 16, noise], dim=1), torch.tensor(labels))
-    train, test = (EpisodeSampler(part, ways=4, queries=5) for part in split_classes(data, [1, 4, 6, 8]))
+    """Better than the same adaptation untrained."""
     torch.manual_seed(0)
-    model: nn.Module = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
-    learner, generator = make(lr_inner=0.3, lr_meta=0.003, num_inner_steps=2), torch.Generator().manual_seed(0)
-    fixed = test.sample(200, generator)
-    model = learner.prepare(model, fixed)
-
-    def accuracy() -> float:
-        return float(episode_accuracy(learner.predict(model, fixed, None), fixed.query_targets).mean())
-
-    before, optimizer = accuracy(), learner.optimizer(model)
-    for _ in range(100):
-        learner.meta_step(model, train.sample(8, generator), optimizer)
-    assert accuracy() > before + 0.04
+    model = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+    before, after = new_digits(make(lr_inner=0.3, lr_meta=0.003, num_inner_steps=2), model)
+    assert after > before + 0.04
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own: its compiler imports what it deprecates
 @pytest.mark.parametrize("make", [MAML, MetaSGD], ids=lambda kind: kind.__name__)
 def test_compiled_steps_are_the_same(make: Any) -> None:
-    episodes = create_meta_batch(
-        (torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3),
-        ways=3, shots=2, queries=2, generator=torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    episodes = some_episodes(16, shape=(4,), queries=2)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
     one, two = (gradient(make(lr_inner=0.1, compile=flag), model, episodes) for flag in (True, False))

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError
-from crosstask.tasks import Task, TaskDescriptor, TensorData
+from crosstask.tasks import Task
 from crosstask_meta.samplers import EpisodeSampler, create_meta_batch, split_classes, split_groups
 from crosstask_meta.testing import seeded
 

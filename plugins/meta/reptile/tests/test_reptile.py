@@ -6,30 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
-from crosstask.learning.episodes import Episodes, EpisodeSampler, create_meta_batch, episode_accuracy, split_classes
-from crosstask.tasks import TensorData
+from crosstask.learning.episodes import Episodes
+from crosstask_meta.testing import network, new_digits, some_episodes
 from crosstask_reptile import Reptile
 
 
-def network(outputs: int = 3) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, outputs)).double()
-
-
-def some_tasks(count: int = 5, ways: int = 3) -> Episodes:
-    generator = torch.Generator().manual_seed(1)
-    data = (torch.randn(60, 6, generator=generator), torch.arange(60) % 6)
-    made = create_meta_batch(data, batch_size=count, ways=ways, shots=2, queries=3, generator=generator)
-    return made.to(torch.float64)
+def some_tasks() -> Episodes:
+    return some_episodes(5).to(torch.float64)
 
 
 def stepped(episodes: Episodes, **options: Any) -> list[torch.Tensor]:
-    model, learner = network(), Reptile(**options)
+    model, learner = network().double(), Reptile(**options)
     learner.meta_step(model, episodes, learner.optimizer(model))
     return [p.detach() for p in model.parameters()]
 
@@ -40,7 +32,7 @@ def test_the_weights_go_a_part_of_the_way_to_those_of_ordinary_training(inner: s
     episodes, rate = some_tasks(), 0.02
     trained = []
     for number in range(len(episodes)):
-        own = network()
+        own = network().double()
         sgd, adam = torch.optim.SGD(own.parameters(), rate), torch.optim.Adam(own.parameters(), rate, (0.0, 0.999))
         inputs = torch.cat([episodes.support_inputs[number], episodes.query_inputs[number]])
         targets = torch.cat([episodes.support_targets[number], episodes.query_targets[number]])
@@ -51,7 +43,10 @@ def test_the_weights_go_a_part_of_the_way_to_those_of_ordinary_training(inner: s
         trained.append(list(own.parameters()))
     options = {"lr_inner": rate, "num_inner_steps": 4, "inner_optimizer": inner}
     for place, found in enumerate(stepped(episodes, lr_meta=0.3, **options)):
-        before, mean = list(network().parameters())[place], torch.stack([own[place] for own in trained]).mean(0)
+        before, mean = (
+            list(network().double().parameters())[place],
+            torch.stack([own[place] for own in trained]).mean(0),
+        )
         # The bias before batch normalisation has no gradient but rounding, which Adam makes steps of
         if not (inner == "adam" and place == 1):
             assert torch.allclose(found, torch.lerp(before, mean, 0.3), atol=1e-10)
@@ -62,7 +57,7 @@ def test_the_weights_go_a_part_of_the_way_to_those_of_ordinary_training(inner: s
 
 def test_one_inner_step_is_ordinary_training_on_all_tasks() -> None:
     """θ - lr_meta lr_inner times the mean gradient (section 5 of the paper: the first term)."""
-    episodes, model = some_tasks(), network()
+    episodes, model = some_tasks(), network().double()
     losses = [
         functional.cross_entropy(model(episodes.support_inputs[n]), episodes.support_targets[n]) for n in range(5)
     ]
@@ -85,7 +80,7 @@ def test_minibatches_are_drawn_anew_in_each_step_and_repeat_with_the_seed() -> N
     episodes = some_tasks()
     one, two = (stepped(episodes, inner_batch=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    learner, model = Reptile(inner_batch=4), network()
+    learner, model = Reptile(inner_batch=4), network().double()
     start = copy.deepcopy(model.state_dict())
     optimizer = learner.optimizer(model)
     learner.meta_step(model, episodes, optimizer)
@@ -96,7 +91,7 @@ def test_minibatches_are_drawn_anew_in_each_step_and_repeat_with_the_seed() -> N
 
 
 def test_batch_normalisation_leaves_no_trace() -> None:
-    episodes, model, learner = some_tasks(), network(), Reptile()
+    episodes, model, learner = some_tasks(), network().double(), Reptile()
     before = {name: value.clone() for name, value in model.named_buffers()}
     learner.meta_step(model, episodes, learner.optimizer(model))
     learner.adapt(model, episodes.support(0), None)
@@ -120,32 +115,19 @@ def test_tasks_that_do_not_fit_are_refused() -> None:
     episodes, learner = some_tasks(), Reptile()
     support = episodes.support(0)
     with pytest.raises(DataError, match="one class, 4"):
-        learner.adapt(network(), TensorData(support.inputs, torch.full((6,), 4)), None)
+        learner.adapt(network().double(), TensorData(support.inputs, torch.full((6,), 4)), None)
     with pytest.raises(DataError, match=r"3 classes \(labels 0, 1, 2\), the model's head has 2 outputs"):
-        learner.adapt(network(2), support, None)
+        learner.adapt(network(2).double(), support, None)
     with pytest.raises(DataError, match="episodes have 3 classes, the model's head has 4 outputs"):
-        learner.meta_step(network(4), episodes, learner.optimizer(network(4)))
+        learner.meta_step(network(4).double(), episodes, learner.optimizer(network(4).double()))
     with pytest.raises(RunError, match="not finite"):
-        learner.adapt(network(), TensorData(support.inputs * math.nan, support.targets), None)
+        learner.adapt(network().double(), TensorData(support.inputs * math.nan, support.targets), None)
     with pytest.raises(DataError, match="no trainable parameter"):
-        learner.meta_step(network().requires_grad_(False), episodes, learner.optimizer(network()))
+        learner.meta_step(network().double().requires_grad_(False), episodes, learner.optimizer(network().double()))
 
 
 def test_it_learns_to_tell_new_digits_apart() -> None:
-    """Trained on six digits, each beside as many numbers of noise, to learn four others from one sample of each."""
-    images, labels = load_digits(return_X_y=True)
-    noise = torch.rand(len(images), 64, generator=torch.Generator().manual_seed(5))
-    data = (torch.cat([torch.tensor(images, dtype=torch.float32) / 16, noise], dim=1), torch.tensor(labels))
-    train, test = (EpisodeSampler(part, ways=4, queries=5) for part in split_classes(data, [1, 4, 6, 8]))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
-    learner, generator = Reptile(lr_inner=0.1, lr_meta=0.3, num_inner_steps=8), torch.Generator().manual_seed(0)
-    fixed = test.sample(200, generator)
-
-    def accuracy() -> float:
-        return float(episode_accuracy(learner.predict(model, fixed, None), fixed.query_targets).mean())
-
-    before, optimizer = accuracy(), learner.optimizer(model)
-    for _ in range(100):
-        learner.meta_step(model, train.sample(8, generator), optimizer)
-    assert accuracy() > before + 0.06
+    before, after = new_digits(Reptile(lr_inner=0.1, lr_meta=0.3, num_inner_steps=8), model)
+    assert after > before + 0.06

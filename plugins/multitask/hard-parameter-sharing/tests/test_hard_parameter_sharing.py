@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_hard_parameter_sharing import HardParameterSharing
 from crosstask_hard_parameter_sharing.plugin import PLUGIN
 

@@ -10,13 +10,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, RunError, StoreError
 from crosstask.learning.checkpoint import load_state, save_state
 from crosstask.learning.gradients import TaskGradients
 from crosstask.options import component, state
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_multitask import MultiTaskModule, MultiTaskTrainer, Sampler
 
 
@@ -226,10 +227,32 @@ def test_a_task_that_is_not_sampled_is_not_touched() -> None:
     assert made.weights["parity"] == [0.0]
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_frozen_weights_stay_bit_for_bit_as_they_are(optimizer: str) -> None:
+    """Also those that still hold a gradient from before."""
+    tasks = digits()
+    module = Shared(tasks)
+    frozen = [module.trunk[0].weight, module.heads["parity"].bias]
+    for parameter in frozen:
+        parameter.grad = torch.ones_like(parameter)
+        parameter.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen]
+    budget = Budget(steps=10, batch_size=64, learning_rate=3e-3, weight_decay=0.1, optimizer=optimizer)
+    made = MultiTaskTrainer(module, tasks, Smoothed(), budget, Listening(), clip=1.0)
+    trained = {name: p.clone() for name, p in module.named_parameters() if p.requires_grad}
+    made.fit()
+    assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
+    assert not any(torch.equal(p, trained[name]) for name, p in module.named_parameters() if p.requires_grad)
+
+
 def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     tasks = digits()
     with pytest.raises(DataError, match="no tasks"):
         MultiTaskTrainer(Shared(tasks), [], Smoothed(), Budget(), Listening())
+    still = Shared(tasks)
+    still.trunk.requires_grad_(False)
+    with pytest.raises(DataError, match="no shared weight of the module can be trained"):
+        MultiTaskTrainer(still, tasks, Smoothed(), Budget(), Listening())
     with pytest.raises(OptionError, match="did you mean 'float16'"):
         trainer(precision="float61")
     tasks[0].validation = None

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, distributed, nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.gradients import TaskGradients
 from crosstask.options import component, state
 from crosstask.points.balancer import Balancer, Direction
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_multitask import MultiTaskModule, MultiTaskTrainer
 
 RANKS = 2
@@ -85,11 +86,11 @@ def train_jointly() -> list[Tensor]:
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[Tensor]]:
     """What two gloo processes made, started by torchrun."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}", __file__, str(folder),
-    ]  # fmt: skip
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        [*run, __file__, str(folder)], env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return [torch.load(folder / f"trainer-{rank}") for rank in range(RANKS)]
 

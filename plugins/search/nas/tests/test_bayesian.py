@@ -11,11 +11,12 @@ import pytest
 from scipy import integrate, stats
 
 from crosstask.context import LocalContext
-from crosstask.learning.search import run_search
-from crosstask.learning.spaces import Parameter, SearchSpace
-from crosstask.records import Trial
 from crosstask_nas import Bayesian, RandomSearch
 from crosstask_nas.bayesian import _by_rank, _by_value, _Codes, _log_ei
+from crosstask_search.driver import run_search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import Trial
+from crosstask_search.space import SearchSpace
 
 
 @pytest.mark.parametrize("z", [3.0, 0.5, 0.0, -0.9, -1.1, -4.0])

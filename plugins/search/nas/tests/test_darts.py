@@ -11,15 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError
-from crosstask.learning.search import run_model_search
-from crosstask.learning.spaces import ModelSpace, Parameter
-from crosstask.records import Budget, Trial
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.records import Budget
+from crosstask.tasks import Task
 from crosstask.testing.tasks import small_task
 from crosstask_nas import Darts, create_nas_search_space
 from crosstask_nas.darts import choice_gradients
 from crosstask_nas.supernet import Supernet
+from crosstask_search.models import ModelSpace
+from crosstask_search.networks import run_model_search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import Trial
 
 
 def supernet(space: Any, seed: int = 0, dtype: torch.dtype = torch.float64) -> Supernet:

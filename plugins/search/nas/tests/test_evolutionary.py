@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstask.learning.spaces import Parameter, SearchSpace
-from crosstask.records import Trial
 from crosstask_nas import Evolutionary, RandomSearch
 from crosstask_nas.evolutionary import mutated
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import Trial
+from crosstask_search.space import SearchSpace
 
 SPACE = SearchSpace(
     parameters={

@@ -9,14 +9,16 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import OptionError, RunError, UnknownComponentError
-from crosstask.learning.spaces import SearchSpace
 from crosstask.learning.training import evaluate as score_of
 from crosstask.learning.training import fit
-from crosstask.records import Budget, WarmStart
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.records import Budget
+from crosstask.tasks import Task
 from crosstask_nas import NeuralArchitectureSearch, RandomSearch, benchmark_nas_algorithms, create_nas_search_space
 from crosstask_nas.plugin import PLUGIN
+from crosstask_search.records import WarmStart
+from crosstask_search.space import SearchSpace
 
 SPACE = create_nas_search_space((1, 8, 8), 10, 2, operations=("conv3", "pool"), widths=(4, 8))
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import OptionError
 from crosstask.registry import Registry
-from crosstask.tasks import SPLITS, Portfolio, TensorData
+from crosstask.tasks import SPLITS, Portfolio
 from crosstask_digits import Digits
 from crosstask_digits.plugin import PLUGIN
 from crosstask_sources.testing import by_chance, fingerprints

@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
@@ -19,7 +20,7 @@ from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import evaluate, fit
 from crosstask.records import Budget, SynthesisStrategy
 from crosstask.registry import Registry
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_analogy import AnalogyTransfer, best_analogies
 from crosstask_synthesis import testing
 

@@ -13,13 +13,14 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import evaluate, fit
 from crosstask.records import Budget, Provenance
 from crosstask.registry import Registry
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_ensemble import WeightedEnsemble
 from crosstask_ensemble.plugin import PLUGIN
 from crosstask_synthesis import testing
@@ -262,7 +263,8 @@ def test_sources_are_not_changed_and_batch_norm_is_used_as_trained() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_found_by_name() -> None:
+def test_found_by_name_and_where_none_is_named() -> None:
     registry = Registry()
     registry.register(PLUGIN)
+    assert registry.default("synthesis") == "weighted_ensemble"
     assert registry.create("synthesis", "weighted_ensemble", {"top": 2}).top == 2

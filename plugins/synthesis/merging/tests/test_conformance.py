@@ -12,6 +12,7 @@ from crosstask_merging import (
     TaskArithmetic,
     UniformSoup,
 )
+from crosstask_synthesis.testing import check_expectation
 
 test_uniform_soup = conformance(UniformSoup)
 test_greedy_soup = conformance(GreedySoup)
@@ -22,3 +23,7 @@ test_slerp = conformance(Slerp)
 test_fisher_merge = conformance(FisherMerge)
 test_regmean = conformance(RegMean)
 test_evolutionary = conformance(Evolutionary, options={"evaluations": 12})
+
+
+def test_it_says_what_can_be_expected() -> None:
+    check_expectation(UniformSoup())

@@ -22,7 +22,7 @@ RECIPE = """
 source = "plane"
 model = { hidden = [8] }
 train = { steps = 20, learning_rate = 0.02 }
-transfer = "reference"
+executor = "serial"
 """
 
 
@@ -59,6 +59,6 @@ def test_json_and_weights(recipe: str, tmp_path: Path) -> None:
 
 
 def test_a_table(recipe: str) -> None:
-    told = invoke("mirrored", "--recipe", recipe, "--strategy", "reference", "--out", "o")
+    told = invoke("mirrored", "--recipe", recipe, "--out", "o")
     for words in ("mirrored: made by", "untrained", "with full training", "weights: "):
         assert words in told

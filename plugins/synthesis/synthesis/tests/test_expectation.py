@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_synthesis.expectation import expected_score
 from crosstask_synthesis.intervals import wilson
 from crosstask_synthesis.known import Known, balanced, known_samples

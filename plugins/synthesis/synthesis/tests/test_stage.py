@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import RecipeError
 from crosstask.graph import TransferGraph
@@ -18,7 +20,7 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.options import component
 from crosstask.records import Budget, Interval, Provenance
 from crosstask.registry import Registry
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask.testing import conformance, reference_registry, small_portfolio
 from crosstask.testing.references import ReferenceSynthesizer
 from crosstask_synthesis.expectation import Make, expected_score
@@ -47,20 +49,30 @@ class Telling(ReferenceSynthesizer):
         return expected_score(make, model, new_task, sources, graph, inputs)
 
 
-TELLING = Plugin("telling", [Extension("synthesis", "telling", f"{__name__}:Telling", default=True)], api=(2, 0))
-
-test_conformance = conformance(Synthesis, options={"task": "mirrored", "synthesizer": "reference"})
+TELLING = Plugin("telling", [Extension("synthesis", "telling", f"{__name__}:Telling")], api=(2, 0))
 
 
 def registry() -> Registry:
     return reference_registry(PLUGIN, TELLING)
 
 
+test_conformance = conformance(Synthesis, options={"task": "mirrored", "synthesizer": "telling"}, registry=registry())
+
+
+def plane() -> Portfolio:
+    """The small portfolio without models; what is to be expected of its unseen task, known from no source of its
+    domain, is measured on models for the others.
+    """
+    known = small_portfolio(models=False)
+    mirrored = known["mirrored"]
+    mirrored.descriptor = attrs.evolve(mirrored.descriptor, domain="plane/mirrored")
+    return known
+
+
 def engine_with(portfolio: Portfolio, store: str = ":memory:") -> TransferEngine:
     engine = TransferEngine(
-        model=ModelSpec(hidden=(16,)), train=Budget(steps=40, learning_rate=0.01), discoverers=["reference"],
-        transfer="reference", store=store, registry=registry(),
-    )  # fmt: skip
+        model=ModelSpec(hidden=(16,)), train=Budget(steps=40, learning_rate=0.01), store=store, registry=registry()
+    )
     engine.register(portfolio)
     return engine
 
@@ -68,12 +80,12 @@ def engine_with(portfolio: Portfolio, store: str = ":memory:") -> TransferEngine
 @pytest.fixture
 def engine() -> Iterator[TransferEngine]:
     ASKED.clear()
-    with engine_with(small_portfolio(models=False)) as made:
+    with engine_with(plane()) as made:
         yield made
 
 
 def test_a_model_is_made_and_judged(engine: TransferEngine) -> None:
-    outcome = engine.run_stage("synthesis", task="mirrored", synthesizer="reference")
+    outcome = engine.run_stage("synthesis", task="mirrored")  # by the default of the registry
     result, model, task = outcome.record, outcome.artifacts["model"], engine.portfolio["mirrored"]
     assert result.score == evaluate(model, task)
     assert result.full_training_score > 0.6
@@ -88,20 +100,19 @@ def test_a_model_is_made_and_judged(engine: TransferEngine) -> None:
     }
 
 
-def test_the_default_synthesizer_says_what_can_be_expected(engine: TransferEngine) -> None:
-    result = engine.run_stage("synthesis", task="mirrored").record
+def test_the_synthesizer_says_what_can_be_expected(engine: TransferEngine) -> None:
+    result = engine.run_stage("synthesis", task="mirrored", synthesizer="telling").record
     assert result.provenance.expected is not None
     assert result.provenance.notes[-1].startswith("expected score: ")
     assert ASKED[0] == "mirrored"
-    assert set(ASKED[1:]) <= set(engine.portfolio.ids), "known tasks are made as the new one was"
-    assert len(ASKED) > 1
+    assert set(ASKED[1:]) == set(engine.portfolio.ids), "known tasks are made as the new one was"
 
 
 def test_a_task_without_labels_is_not_judged() -> None:
-    portfolio = small_portfolio(models=False)
+    portfolio = plane()
     bare = Portfolio(portfolio, unseen=[Task(descriptor=portfolio["mirrored"].descriptor)])
     with engine_with(bare) as engine:
-        outcome = engine.run_stage("synthesis", task="mirrored")
+        outcome = engine.run_stage("synthesis", task="mirrored", synthesizer="telling")
     result = outcome.record
     assert (result.score, result.full_training_score) == (None, None)
     assert outcome.artifacts["model"](torch.zeros(3, 2)).shape == (3, 2)
@@ -112,11 +123,11 @@ def test_a_task_without_labels_is_not_judged() -> None:
 
 def test_what_was_made_is_not_made_again_but_its_module_is(tmp_path: Path) -> None:
     store = str(tmp_path / "store.db")
-    with engine_with(small_portfolio(models=False), store) as engine:
-        first = engine.run_stage("synthesis", task="mirrored")
+    with engine_with(plane(), store) as engine:
+        first = engine.run_stage("synthesis", task="mirrored", synthesizer="telling")
     ASKED.clear()
-    with engine_with(small_portfolio(models=False), store) as engine:
-        again = engine.run_stage("synthesis", task="mirrored")
+    with engine_with(plane(), store) as engine:
+        again = engine.run_stage("synthesis", task="mirrored", synthesizer="telling")
     assert again.record == first.record
     assert ASKED == ["mirrored"], "one module, and no expected score"
     inputs = small_portfolio()["mirrored"].data("test").inputs

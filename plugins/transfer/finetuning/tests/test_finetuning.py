@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.learning import training
@@ -19,7 +20,7 @@ from crosstask.learning.training import fit
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget
 from crosstask.registry import Registry
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_finetuning import (
     L2SP,
     LPFT,

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import RecipeError
 from crosstask.graph import TransferGraph
@@ -17,10 +18,14 @@ from crosstask.learning.training import History, fit
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, Interval
-from crosstask.tasks import Task, TaskDescriptor
-from crosstask.testing import reference_registry, small_task, trained
+from crosstask.tasks import Task
+from crosstask.testing import conformance, reference_registry, small_task, trained
 from crosstask_transfer import BlockAttribution, Explain, LayerAttribution, attribute_layers, attribution
 from crosstask_transfer.plugin import PLUGIN
+
+test_conformance = conformance(
+    Explain, options={"source": "moons", "target": "quarters"}, registry=reference_registry(PLUGIN)
+)
 
 BUDGET = Budget(steps=20, batch_size=16, learning_rate=1e-2, evaluate_every=5)
 
@@ -54,7 +59,7 @@ def test_it_is_the_transfer_and_its_attribution() -> None:
         wanted = attribute_layers(other.method(), *tasks, result)
     assert outcome.record == wanted
     assert outcome.artifacts == {}
-    assert [block.block for block in wanted.blocks] == ["trunk.1"]
+    assert [block.block for block in wanted.blocks] == ["trunk.1", "trunk.3"]
     assert structure(unstructure(wanted), LayerAttribution, "attribution") == wanted
 
 

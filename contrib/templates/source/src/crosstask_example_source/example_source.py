@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.options import component, option
 from crosstask.points.source import Source
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 
 SPLITS = ("train", "validation", "test")
 NEEDS = {"ring": ("inside",)}

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Provenance
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 
 class Mean(nn.Module):

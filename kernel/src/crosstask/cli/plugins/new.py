@@ -119,7 +119,7 @@ def _renamed(text: str, point: str, name: str) -> str:
 
 def _kernel_of_today(text: str) -> str:
     """Ask for the kernel that wrote the project, whatever the template's own requirement is."""
-    from crosstask import __version__
+    from crosstask.version import __version__
 
     major, minor = __version__.split(".")[:2]
     return re.sub(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from crosstask.errors import CrosstaskError, DataError
-from crosstask.records import Curriculum, Interval, StageResult
+from crosstask.records import Curriculum, CurriculumStep, Interval
 from crosstask.testing.compare import plain
 from crosstask.testing.kit import Call, Kit, expect, refused
 from crosstask.testing.tasks import small_graph, small_portfolio
 
 GAINS = (0.1, -0.2, 0.0, -0.3, -0.1)
-"""Gains of the stages that planners are told of, in turn: some help, some hurt."""
+"""Gains of the steps that planners are told of, in turn: some help, some hurt."""
 
 
 class CurriculumKit(Kit):
@@ -153,7 +153,7 @@ def _required(portfolio: Any, target: str) -> set[str]:
 
 def _walk(call: Any, path: Curriculum) -> list[str]:
     """The tasks that `next_task` gives one after the other; at most twice as many as there are."""
-    history: list[StageResult] = []
+    history: list[CurriculumStep] = []
     while len(history) < 2 * len(path.task_sequence):
         task_id = call("next_task", curriculum=path, history=list(history))
         if task_id is None:
@@ -162,9 +162,9 @@ def _walk(call: Any, path: Curriculum) -> list[str]:
         interval = Interval(mean=gain, low=gain - 0.05, high=gain + 0.05)
         score = Interval(mean=0.5 + gain, low=0.4, high=0.9)
         history.append(
-            StageResult(stage=len(history), task_id=task_id, score=score, scratch_score=score, gain=interval)
+            CurriculumStep(step=len(history), task_id=task_id, score=score, scratch_score=score, gain=interval)
         )
-    return [stage.task_id for stage in history]
+    return [step.task_id for step in history]
 
 
 KIT = CurriculumKit

@@ -10,9 +10,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.episodes import Episodes
-from crosstask.tasks import Task, TensorData
+from crosstask.tasks import Task
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, NotApplicableError, claims, expect, refused
 from crosstask.testing.tasks import small_portfolio
@@ -260,7 +261,7 @@ class MetaLearnerKit(Kit):
 def _drawn(task: Task) -> Episodes:
     """`COUNT` episodes of a task's training data, each of `WAYS` classes in random order, no sample twice in one."""
     data, generator, size = task.data("train"), torch.Generator().manual_seed(0), SHOTS + QUERIES
-    of_class = [(data.targets == label).nonzero().flatten() for label in data.targets.unique()]
+    of_class = [(data.targets == label).nonzero().flatten() for label in torch.unique(data.targets)]
     if len(of_class := [rows for rows in of_class if len(rows) >= size]) < WAYS:
         raise DataError(
             f"task {task.task_id!r}: checks of meta-learners need {WAYS} classes with {size} samples each, it has "

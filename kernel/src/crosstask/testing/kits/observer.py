@@ -34,7 +34,7 @@ class ObserverKit(Kit):
 
     def check_listens(self) -> None:
         """It hears at least one hook of the contract."""
-        contract = contract_of(self.point)
+        contract = contract_of(self.subject.component)
         own = [n for n in hooks_of(contract) if getattr(self.subject.component, n) is not getattr(contract, n)]
         expect(own, f"{self.name} overrides no hook; they are {', '.join(hooks_of(contract))}")
 

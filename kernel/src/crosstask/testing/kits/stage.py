@@ -184,7 +184,10 @@ class StageKit(Kit):
         for name in named:
             self._refuses(name, {"from": 3}, "a reference to 3")
             self._refuses(name, {"from": "x", "given": "y"}, "a reference with an unknown key")
-            made = self.subject.component(**{**self.subject.options, name: {"from": "x", "take": "y"}})
+            # beside the options that must be given only: others may exclude one another
+            required = {f.name for f in fields if f.init and f.default is attrs.NOTHING}
+            given = {key: value for key, value in self.subject.options.items() if key in required}
+            made = self.subject.component(**{**given, name: {"from": "x", "take": "y"}})
             expect(made.references()[name][0] == Reference("x", "y"), f"{self.name}: {name} loses its reference")
 
     @property
@@ -194,8 +197,13 @@ class StageKit(Kit):
 
 def _data(outcome: Outcome) -> dict[str, Any]:
     """An outcome without what differs from run to run: times."""
-    record = {k: v for k, v in unstructure(outcome.record).items() if k != "seconds" and not k.endswith("_seconds")}
-    return {"record": record, "artifacts": dict(outcome.artifacts)}
+    return {"record": _timeless(unstructure(outcome.record)), "artifacts": dict(outcome.artifacts)}
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if k != "seconds" and not k.endswith("_seconds")}
+    return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
 KIT = StageKit

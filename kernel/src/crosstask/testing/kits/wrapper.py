@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import attrs
 
-from crosstask.components import Component, hooks_of
-from crosstask.manifest import POINTS
-from crosstask.testing.kit import Call, CheckFailure, Kit, Subject, contract_of, expect
+from crosstask.components import Component
+from crosstask.errors import CrosstaskError
+from crosstask.testing.kit import Call, CheckFailure, Kit, Subject, expect, kit_for
 from crosstask.testing.references import REFERENCES
 
 
@@ -41,15 +40,30 @@ class WrapperKit(Kit):
         ]
 
     def wrapped(self, *, inside: bool = False) -> list[Kit]:
-        """The kits of the contracts that it wraps, with reference components; `inside`, all runs have the wrapper."""
+        """The kits of the contracts that it wraps, with reference components; `inside`, all runs have the wrapper.
+
+        The reference of a contributed point is what `registry` offers under the name `reference`.
+        """
         found = []
-        for point in POINTS:
-            if point != self.point and set(hooks_of(contract_of(point))) & self.hooks().keys():
-                kit: type[Kit] = importlib.import_module(f"crosstask.testing.kits.{point}").KIT
-                around = (lambda: (self.make(),)) if inside else tuple
-                subject = Subject(component=REFERENCES[point], wrappers=around, portfolio=self.subject.portfolio)
-                found.append(kit(attrs.evolve(subject, registry=self.subject.registry)))
+        for point, only in self.wraps().items():
+            reference = REFERENCES.get(point) or self.registry().component_class(point, "reference")
+            around = (lambda: (self.make(),)) if inside else tuple
+            subject = Subject(component=reference, wrappers=around, portfolio=self.subject.portfolio)
+            made = kit_for(attrs.evolve(subject, registry=self.subject.registry))
+            if only is not None:  # it wraps what has that name alone
+                made.make = lambda make=made.make, name=only: _called(make(), name)  # type: ignore[method-assign, misc]
+            found.append(made)
         return found
+
+    def wraps(self) -> dict[str, str | None]:
+        """The points whose hooks it wraps, each with the one component that it is for, if it says so. None where it
+        cannot be added to a run, which is for `check_wraps_known_hooks` to say.
+        """
+        try:
+            with self.run(self.make()) as run:
+                return {wrapped.point: wrapped.only for wrapped in run._wraps}
+        except CrosstaskError:
+            return {}
 
     def hooks(self) -> dict[str, dict[str, Any]]:
         """pluggy's options of each method that is marked as a hook."""
@@ -93,6 +107,11 @@ class WrapperKit(Kit):
                 except Exception as error:
                     told = str(error) if isinstance(error, CheckFailure) else f"{type(error).__name__}: {error}"
                     raise CheckFailure(f"inside {self.name}, a {kit.point} fails {name}: {told}") from error
+
+
+def _called(made: Component, name: str) -> Component:
+    made._name = name
+    return made
 
 
 def _skipped(kit: Kit, check: Any) -> bool:

@@ -15,7 +15,7 @@ from crosstask.options import component, option
 from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask_adapters.handle import LayersHandle
 from crosstask_adapters.layer_adapter import LayerAdapter, draw
-from crosstask_adapters.targets import match_targets
+from crosstask_adapters.targets import called, match_targets
 
 
 class BiasShift(LayerAdapter):
@@ -108,9 +108,13 @@ class OnLinearLayers(Adapter):
     """One `LayerAdapter` on each linear layer."""
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
-        names = match_targets(model, targets, lambda _, layer: isinstance(layer, nn.Linear), "linear layers")
+        names = match_targets(model, targets, lambda name, _: self.takes(model, name), "linear layers")
         layers = {name: model.get_submodule(name) for name in names}
         return LayersHandle(model, self.parts(layers, generator))
+
+    def takes(self, model: nn.Module, name: str) -> bool:
+        """Whether it works on a layer."""
+        return isinstance(model.get_submodule(name), nn.Linear)
 
     def parts(self, layers: dict[str, nn.Module], generator: torch.Generator) -> dict[str, LayerAdapter]:
         """An adapter for each of these layers."""
@@ -140,7 +144,10 @@ class Factors(OnLinearLayers):
 
 @component
 class Waves(OnLinearLayers):
-    """Bends what linear layers give: it cannot be merged."""
+    """Bends what linear layers give: it cannot be merged, and sees only layers that are called."""
+
+    def takes(self, model: nn.Module, name: str) -> bool:
+        return super().takes(model, name) and called(model, name)
 
     def parts(self, layers: dict[str, nn.Module], generator: torch.Generator) -> dict[str, LayerAdapter]:
         return {name: Wave(layer) for name, layer in layers.items()}

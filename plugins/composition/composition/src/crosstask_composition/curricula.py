@@ -9,7 +9,7 @@ from crosstask.graph import TransferGraph
 from crosstask.options import component, state
 from crosstask.parts import Part, part
 from crosstask.points.curriculum import CurriculumPlanner
-from crosstask.records import Curriculum, StageResult
+from crosstask.records import Curriculum, CurriculumStep
 from crosstask.tasks import Portfolio
 from crosstask_composition.checks import need_parts
 
@@ -43,7 +43,7 @@ class Fallback(CurriculumPlanner):
             raise DataError("every planner refused: " + "; ".join(refused))
         return []
 
-    def next_task(self, curriculum: Curriculum, history: list[StageResult]) -> str | None:
+    def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
         answer: str | None = self.made_of("parts")[self.chosen].next_task(curriculum, history)
         return answer
 

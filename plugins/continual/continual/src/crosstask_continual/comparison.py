@@ -108,9 +108,11 @@ def _warned(result: ContinualResult) -> ContinualResult:
     """With a warning where nothing was learned."""
     if not result.learned_nothing:
         return result
+    assert result.scores.accuracy is not None  # else nothing was measured
     told = (
-        f"nothing was learned: after the last task the mean accuracy is {result.scores.accuracy}, no better than that "
-        f"of always answering the majority class, {result.majority:.3f}; try more epochs, or another learning rate"
+        f"nothing was learned: after the last task the mean accuracy is {result.scores.accuracy.mean:.3f}, no better "
+        f"than that of always answering the majority class, {result.majority:.3f}; try more epochs, or another "
+        "learning rate"
     )
     warnings.warn(told, NothingLearnedWarning, stacklevel=3)
     return attrs.evolve(result, warnings=(*result.warnings, told))
@@ -196,7 +198,7 @@ class Comparison:
         strategies = [s.identity() for s in learner.strategies]
         adapter = None if self.adapter is None else self.adapter.identity()
         prints = [task.fingerprint() for task in self.tasks[:done]]
-        wrappers: list[Any] = getattr(self.context, "wrapping", list)()
+        wrappers: list[Any] = self.context.wrapping()
         return key_of(
             "continual",
             strategies,

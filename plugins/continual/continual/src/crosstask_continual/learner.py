@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from crosstask.components import Context, hooks_of
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, RunError
-from crosstask.learning.data import read_split
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.modules import seeded
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.reading import read_split
+from crosstask.tasks import Task
 from crosstask_continual.batch import Batch
 from crosstask_continual.contract import ContinualStrategy
 from crosstask_continual.model import SCENARIOS, ContinualModel

@@ -102,12 +102,14 @@ class Continual(Stage):
             raise RecipeError(f"tasks: {error}") from None
         if len(set(names)) < len(names):
             raise RecipeError(f"tasks: each can be learned once, got {', '.join(names)}")
+        if self.parts is not None and len(tasks) != 1:
+            raise RecipeError(f"parts splits one task by its classes: name it in tasks, which means {len(tasks)}")
         for task in tasks:
             _check_task(task)
         if self.parts is None:
             self._check_several(tasks)
         else:
-            self._check_parts(tasks, self.parts)
+            self._check_parts(tasks[0], self.parts)
         return tasks
 
     def _check_several(self, tasks: list[Task]) -> None:
@@ -123,18 +125,16 @@ class Continual(Stage):
         sizes = {task.descriptor.output_dim: task.task_id for task in tasks}
         if self.scenario == "domain" and len(sizes) > 1:
             told = ", ".join(f"{size} of {name!r}" for size, name in sizes.items())
-            raise RecipeError(f"tasks: in scenario 'domain' all have as many classes, but there are {told}")
+            raise RecipeError(f"tasks: in scenario 'domain' all have as many classes; there are {told}")
 
-    def _check_parts(self, tasks: list[Task], parts: int) -> None:
-        if len(tasks) != 1:
-            raise RecipeError(f"parts splits one task by its classes: name it in tasks, which means {len(tasks)}")
-        name, count = tasks[0].task_id, tasks[0].descriptor.output_dim or 0
+    def _check_parts(self, task: Task, parts: int) -> None:
+        name, count = task.task_id, task.descriptor.output_dim or 0
         if parts > count:
             raise RecipeError(f"parts: task {name!r} has {count} classes, it cannot be split into {parts} tasks")
         if self.scenario == "domain" and count % parts:
             raise RecipeError(
-                f"parts: in scenario 'domain' all have as many classes, but the {count} of {name!r} are not to be split "
-                f"evenly into {parts}"
+                f"parts: in scenario 'domain' all have as many classes; the {count} of {name!r} cannot be split evenly "
+                f"into {parts}"
             )
 
     @classmethod

@@ -13,10 +13,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.models import ModelSpec
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option, state
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_continual.batch import Batch
 from crosstask_continual.contract import ContinualStrategy
 from crosstask_continual.learner import ContinualLearner

@@ -46,7 +46,7 @@ def command(
         return
     from rich.table import Table
 
-    table = Table("Stage", "Task", "Difficulty", "Helps the target", "Prerequisites", title=f"Curriculum for {target}")
+    table = Table("Step", "Task", "Difficulty", "Helps the target", "Prerequisites", title=f"Curriculum for {target}")
     for number, task_id in enumerate(curriculum.task_sequence, 1):
         expected = shown(curriculum.expected_performance.get(task_id))
         needs = ", ".join(curriculum.prerequisites.get(task_id, ()))

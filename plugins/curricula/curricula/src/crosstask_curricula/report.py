@@ -1,4 +1,4 @@
-"""The sections on a curriculum: its stages against training from scratch, and learning curves."""
+"""The sections on a curriculum: its steps against training from scratch, and learning curves."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from crosstask_curricula.records import CurriculumComparison
 
 
 def curriculum(found: CurriculumComparison) -> list[Section]:
-    """The stages in order, each against training from scratch, and the target by other ways; none if none was run."""
+    """The steps in order, each against training from scratch, and the target by other ways; none if none was run."""
     done = found.curriculum
-    if not done.stages:
+    if not done.steps:
         return []
     plan = done.curriculum
     metric = words(done.metric)
     lead = (
-        f'<p class="lead">Toward <strong>{escape(plan.target)}</strong> in {len(done.stages)} stages and '
+        f'<p class="lead">Toward <strong>{escape(plan.target)}</strong> by way of {len(done.steps)} tasks, in '
         f"{number(done.total_steps)} optimiser steps, over {number(done.seeds)} seeds. Order: "
-        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each stage starts from what the "
-        "stages before it left, and training from scratch has the same budget.</p>"
+        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each step starts from what the "
+        "one before left, and training from scratch has the same budget.</p>"
     )
-    names = [f"{stage.stage} · {stage.task_id}" for stage in done.stages]
+    names = [f"{step.step} · {step.task_id}" for step in done.steps]
     scores = [
-        (name, [("with transfer", "more", stage.score), ("from scratch", "less", stage.scratch_score)])
-        for name, stage in zip(names, done.stages, strict=True)
+        (name, [("with transfer", "more", step.score), ("from scratch", "less", step.scratch_score)])
+        for name, step in zip(names, done.steps, strict=True)
     ]
     gains = [
-        (name, [("gain", "less" if stage.gain.high < 0 else "more", stage.gain)])
-        for name, stage in zip(names, done.stages, strict=True)
+        (name, [("gain", "less" if step.gain.high < 0 else "more", step.gain)])
+        for name, step in zip(names, done.steps, strict=True)
     ]
     height = dots_height(scores)
     series = {
@@ -41,18 +41,18 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
     figures = [
         plot(
             dots(scores, metric),
-            "Score of each stage",
-            "Score of each stage with transfer and from scratch",
+            "Score of each step",
+            "Score of each step with transfer and from scratch",
             height,
         ),
         plot(
             dots(gains, f"gain in {metric}", signed=True),
-            "Gain of each stage",
-            "Gain of each stage over scratch",
+            "Gain of each step",
+            "Gain of each step over scratch",
             height,
         ),
     ]
-    target = done.stages[-1]
+    target = done.steps[-1]
     if found.baselines:
         rows = [("this curriculum", [("with transfer", "more", target.score)])]
         rows += [(name, [("baseline", "muted", value)]) for name, value in found.baselines.items()]
@@ -62,28 +62,28 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
     cells = [
         (
             escape(name),
-            number(plan.task_difficulties.get(stage.task_id)),
-            escape(", ".join(plan.prerequisites.get(stage.task_id, ()))) or "–",
-            spread(stage.score),
-            spread(stage.scratch_score),
-            spread(stage.gain, signed=True),
+            number(plan.task_difficulties.get(step.task_id)),
+            escape(", ".join(plan.prerequisites.get(step.task_id, ()))) or "–",
+            spread(step.score),
+            spread(step.scratch_score),
+            spread(step.gain, signed=True),
         )
-        for name, stage in zip(names, done.stages, strict=True)
+        for name, step in zip(names, done.steps, strict=True)
     ]
-    head = ("Stage", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
+    head = ("Step", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
     changes = "".join(
-        f"<li>before stage {change.stage}, {escape(change.task_id)}: {escape(change.reason)}</li>"
+        f"<li>before step {change.step}, {escape(change.task_id)}: {escape(change.reason)}</li>"
         for change in plan.adjustments
     )
     adjusted = f"<p>Changed while it ran:</p><ul>{changes}</ul>" if changes else ""
-    shown = lead + view(legend(series), *figures, grid=True) + table("Stages in order", head, cells) + adjusted
+    shown = lead + view(legend(series), *figures, grid=True) + table("Step by step", head, cells) + adjusted
     return [Section("Curriculum", shown)]
 
 
 def learning_curves(found: CurriculumComparison) -> list[Section]:
-    """Curves with and without transfer, of each stage and each single transfer; none if none was recorded."""
+    """Curves with and without transfer, of each step and each single transfer; none if none was recorded."""
     done = found.curriculum
-    pairs = {_name(step): (step.curve, step.scratch_curve) for step in done.stages}
+    pairs = {_name(step): (step.curve, step.scratch_curve) for step in done.steps}
     for single in found.transfers:
         pairs[f"{single.source} → {single.target}, {single.strategy}"] = single.curve, single.scratch_curve
     pairs = {name: both for name, both in pairs.items() if any(curve.values for curve in both)}
@@ -93,7 +93,7 @@ def learning_curves(found: CurriculumComparison) -> list[Section]:
 
 
 def _curves(done: CurriculumResult, pairs: dict[str, tuple[LearningCurve, LearningCurve]]) -> str:
-    last = _name(done.stages[-1]) if done.stages else ""
+    last = _name(done.steps[-1]) if done.steps else ""
     order = sorted(pairs, key=lambda name: name != last)  # the target is what a reader asks for first
     looks = {"with transfer": ("more", "solid"), "from scratch": ("less", "dash")}
     traces = [
@@ -105,14 +105,14 @@ def _curves(done: CurriculumResult, pairs: dict[str, tuple[LearningCurve, Learni
     choices = {str(number_): (name, _speed(*pairs[name])) for number_, name in enumerate(order)}
     controls = f'<div class="controls">{dropdown("group", "Show", choices)}<output aria-live="polite"></output></div>'
     made = figure(traces, xaxis=STEPS, yaxis={"title": {"text": escape(words(done.metric))}}, hovermode="x unified")
-    label = f"{words(done.metric)} over optimiser steps, with transfer and from scratch, for the chosen stage"
+    label = f"{words(done.metric)} over optimiser steps, with transfer and from scratch, for the chosen step"
     return view(
         controls, legend({name: (name, *look) for name, look in looks.items()}), plot(made, "", label, 380)
     )  # fmt: skip
 
 
 def _name(step: CurriculumStep) -> str:
-    return f"stage {step.stage} · {step.task_id}"
+    return f"step {step.step} · {step.task_id}"
 
 
 def _speed(curve: LearningCurve, scratch: LearningCurve) -> str:

@@ -55,7 +55,7 @@ class Curriculum(Stage):
         (planner,), method = self.made_of("planner"), engine.method()
         plan = engine.generate_curriculum(self.target, planner, self.max_tasks)
         done = engine.run_curriculum(plan, method, planner=planner)
-        baselines, transfers = {"from scratch": done.stages[-1].scratch_score}, []
+        baselines, transfers = {"from scratch": done.steps[-1].scratch_score}, []
         for edge in engine.graph.best_sources(self.target, 1):
             if engine.portfolio[edge.source].has_data():
                 single = engine.transfer_knowledge(edge.source, self.target, method, samples=True)
@@ -74,7 +74,7 @@ class Curriculum(Stage):
 
     @classmethod
     def summary(cls, result: CurriculumComparison) -> dict[str, Any]:
-        plan, last = result.curriculum.curriculum, result.curriculum.stages[-1]
+        plan, last = result.curriculum.curriculum, result.curriculum.steps[-1]
         rows: dict[str, Any] = {
             "target": plan.target,
             "curriculum": " → ".join(plan.task_sequence),

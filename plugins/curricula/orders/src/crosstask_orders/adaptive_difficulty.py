@@ -12,7 +12,7 @@ from crosstask_orders.potential import difficulty, promising
 
 @component
 class AdaptiveDifficulty(CurriculumPlanner):
-    """Starts as `easy_to_hard`; then each next task depends on what the stages before it gained.
+    """Starts as `easy_to_hard`; then each next task depends on what the steps before it gained.
 
     - The last gain was `progress` or more: the learner is ahead, so the next easiest task is skipped.
     - It was a loss of more than `setback`: the task was too far off, so an easier one comes next, if one is left.
@@ -25,7 +25,7 @@ class AdaptiveDifficulty(CurriculumPlanner):
     """
 
     minimum: float = option(0.0, ge=-1, lt=1, help="leave out tasks with a transfer coefficient up to this")
-    progress: float = option(0.05, ge=0, help="gain from which a stage counts as easy")
+    progress: float = option(0.05, ge=0, help="gain from which a step counts as easy")
     setback: float = option(0.01, ge=0, help="a loss up to this is taken for noise")
     patience: int = option(2, ge=1, help="so many losses in a row end the preparation")
 
@@ -34,7 +34,7 @@ class AdaptiveDifficulty(CurriculumPlanner):
         return sorted(chosen, key=lambda t: difficulty(portfolio, t))
 
     def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
-        done = {stage.task_id for stage in history}
+        done = {step.task_id for step in history}
         if curriculum.target in done:
             return None
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, relation_type
 from crosstask.logs import logger
 from crosstask.points.discovery import Discoverer
 from crosstask.records import Interval
-from crosstask.tasks import Portfolio, TaskDescriptor
+from crosstask.tasks import Portfolio
 
 LeftOut = tuple[str, str, str]
 """A pair that was not looked at: source id, target id, why. A discoverer lists them in its attribute `skipped`."""

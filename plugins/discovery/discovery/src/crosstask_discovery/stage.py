@@ -40,9 +40,8 @@ class Discovery(Stage):
     def work(self, engine: Engine) -> Outcome:
         started = time.perf_counter()
         discoverers: Sequence[Any] = self.made_of("discoverers") or engine.discoverers
-        engine.discover(discoverers)
-        skipped = {d.origin: tuple(s) for d in discoverers if (s := getattr(d, "skipped", None))}
         self._consider_unseen(engine, discoverers)
+        engine.discover(discoverers)
         measured = [edge for edge in engine.graph.edges() if edge.evidence is Evidence.MEASURED]
         parts = [(each.name, getattr(each, "seeds", None)) for each in _all(discoverers)]
         result = DiscoveryResult(
@@ -57,7 +56,7 @@ class Discovery(Stage):
             gives=_means((edge.source, edge.transfer_coefficient) for edge in measured),
             receives=_means((edge.target, edge.transfer_coefficient) for edge in measured),
             repeats={name: seeds for name, seeds in parts if isinstance(seeds, int)},
-            skipped=skipped,
+            skipped={d.origin: tuple(left_out) for d in discoverers if (left_out := getattr(d, "skipped", None))},
             seed=engine.seed,
             seconds=time.perf_counter() - started,
         )

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import fit
 from crosstask.records import Budget
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 
 Array = NDArray[Any]
 

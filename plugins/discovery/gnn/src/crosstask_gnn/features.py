@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.modules import Headless
 from crosstask.learning.training import predict
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_gnn.pairs import Array
 
 WORDS = 24

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 from torch import nn
 
 from crosstask.components import Job
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import (
@@ -30,7 +31,7 @@ from crosstask.options import component, option, state, structure, unstructure
 from crosstask.points.discovery import Discoverer
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.pairs import LeftOut, refuse_none, samples_of, tell_left_out
 
 Pair = tuple[Task, Task]

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Sequence
 from typing import ClassVar
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.options import component, option
 from crosstask.points.discovery import Discoverer
-from crosstask.tasks import Portfolio, TaskDescriptor
+from crosstask.tasks import Portfolio
 from crosstask_discovery.pairs import edge_between
 
 

@@ -33,8 +33,8 @@ class Distillation(Stage):
     provides: ClassVar[Mapping[str, Any]] = {"encoder": nn.Module, "tensors": dict[str, Tensor]}
     needs_models: ClassVar[bool] = True
 
-    tasks: tuple[str, ...] = option((), help="those to distil from; all that are learned from by default")
     distiller: Part = part("distillation", help="what is distilled, and how")
+    tasks: tuple[str, ...] = option((), help="those to distil from; all that are learned from by default")
 
     def check(self, portfolio: Portfolio) -> None:
         for task_id in self.tasks:

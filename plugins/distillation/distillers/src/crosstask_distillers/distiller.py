@@ -9,10 +9,11 @@ from typing import Any, cast
 import attrs
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest
 from crosstask.options import build
 from crosstask.points.distillation import Distilled, Distiller
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_distillers.plugin import PLUGIN
 
 Samples = Tensor | tuple[Tensor, Tensor]

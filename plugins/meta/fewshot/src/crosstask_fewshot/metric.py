@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
 from crosstask.learning.episodes import Episodes, episode_accuracy, of_task
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import TensorData
 
 
 @component

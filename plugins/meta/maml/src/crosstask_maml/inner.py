@@ -9,11 +9,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import TensorData
 from crosstask_maml.compiled import Compiled
 from crosstask_meta.adaptation import report_divergence, with_parameters
 from crosstask_meta.batched import PATHS, Batched

@@ -1,4 +1,4 @@
-"""Meta-learning and few-shot learning: episodes, their samplers, the few-shot stage."""
+"""Meta-learning and few-shot learning: samplers of episodes, batched inner loops, the few-shot stage."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What learners that adapt by gradient steps share: the adapted copy of a model, and the report of a broken inner loop."""
+"""What learners that adapt by gradient steps share: the adapted copy of a model, the report of a loop that diverges."""
 
 from __future__ import annotations
 

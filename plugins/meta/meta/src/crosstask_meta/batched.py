@@ -21,7 +21,7 @@ import contextlib
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -146,19 +146,31 @@ class Batched:
             return _vmapped(self.module, dict(parameters), inputs)
         return self._loop(parameters, inputs)
 
-    def path(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> str:
-        """The path that a call takes. Whether vmap can follow a module, or its layers, is tried once."""
+    def path(self, names: Collection[str], inputs: Tensor) -> str:
+        """The path that a call with parameters of these names takes. Whether vmap can follow is tried once."""
         if self._path == "auto":
-            whole = functools.partial(_vmapped, self.module)
             if self._row is not None and (
-                all(_by_hand(leaf.module) for leaf in self._row) or _follows(self._walk, parameters, inputs)
+                all(_by_hand(leaf.module) for leaf in self._row) or self._follows(self._walk, names, inputs)
             ):
                 self._path = "layers"
+            elif self._follows(functools.partial(_vmapped, self.module), names, inputs):
+                self._path = "vmap"
             else:
-                self._path = "vmap" if _follows(whole, parameters, inputs) else "loop"
+                self._path = "loop"
         return self._path
 
-    def tasks_at_once(self, parameters: Mapping[str, Tensor], inputs: Tensor, first_order: bool) -> int:
+    def _follows(self, call: Callable[[Any, Tensor], Tensor], names: Collection[str], inputs: Tensor) -> bool:
+        """Whether vmap can follow a call, without falling back to a loop of its own."""
+        one = {name: p.detach()[None] for name, p in self.module.named_parameters() if name in names}
+        try:
+            with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("error")
+                call(one, inputs[:1, :2])
+        except (RuntimeError, UserWarning, NotImplementedError):
+            return False
+        return True
+
+    def tasks_at_once(self, names: Collection[str], inputs: Tensor, first_order: bool) -> int:
         """How many tasks one pass should take so that it is no slower than one after the other, on the CPU.
 
         Without convolutions: all. Convolutions on large batches of images are bound by arithmetic, and activations of
@@ -166,25 +178,23 @@ class Batched:
         """
         tasks, samples = inputs.shape[:2]
         convolves = any(isinstance(m, tuple(CONVOLUTIONS)) for m in self.module.modules())
-        if self.path(parameters, inputs) == "loop":
+        if self.path(names, inputs) == "loop":
             return 1
         if not convolves or inputs.device.type != "cpu":
             return tasks
         return min(tasks, max(1, IMAGES // samples))
 
-    def head_start(self, parameters: Mapping[str, Tensor], *inputs: Tensor) -> tuple[int, tuple[Tensor, ...]]:
-        """(how many layers come before the first that holds one of these parameters, what they make of each of the
+    def head_start(self, names: Collection[str], *inputs: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+        """(how many layers come before the first that holds a parameter of these names, what they make of each of the
         inputs).
 
         Those layers are the same for every task: a caller that goes on from there need not repeat them.
         """
-        names = set(parameters)
-        if names >= {name for name, _ in self.module.named_parameters()}:
-            return 0, inputs
-        if self.path(parameters, inputs[0]) != "layers":
+        own = set(names)
+        if own >= {name for name, _ in self.module.named_parameters()} or self.path(own, inputs[0]) != "layers":
             return 0, inputs
         assert self._row is not None
-        first = next((n for n, leaf in enumerate(self._row) if names & set(leaf.names.values())), 0)
+        first = next((n for n, leaf in enumerate(self._row) if own & set(leaf.names.values())), 0)
         return first, tuple(self._walk({}, part, 0, first) for part in inputs)
 
     def _walk(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0, end: int | None = None) -> Tensor:
@@ -199,9 +209,8 @@ class Batched:
                 state = layer(leaf.module, own, state)
         return state.rows()
 
-    @sdpa_kernel(SDPBackend.MATH)  # the quick forms of attention have no second derivative
     def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        with batch_statistics(self.module):
+        with batch_statistics(self.module), _followable():
             return self._one_by_one(parameters, inputs)
 
     def _one_by_one(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -321,22 +330,22 @@ def _convolution(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
     return state.like(made, True)
 
 
+@contextlib.contextmanager
+def _followable() -> Iterator[None]:
+    """Inside, attention takes no quick form: they have no second derivative, and vmap cannot follow them."""
+    quick = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(quick)
+
+
 def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
     def one(own: dict[str, Tensor], part: Tensor) -> Any:
         return functional_call(module, own, (part,))
 
-    with batch_statistics(module), sdpa_kernel(SDPBackend.MATH):  # see `_loop`; nor can vmap follow the quick forms
+    with batch_statistics(module), _followable():
         found: Tensor = vmap(one, randomness="different")(parameters, inputs)
     return found
-
-
-def _follows(call: Callable[[Any, Tensor], Tensor], parameters: Mapping[str, Tensor], inputs: Tensor) -> bool:
-    """Whether vmap can follow a call, without falling back to a loop of its own."""
-    few = {name: tensor[:1].detach() for name, tensor in parameters.items()}
-    try:
-        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("error")
-            call(few, inputs[:1, :2])
-    except (RuntimeError, UserWarning, NotImplementedError):
-        return False
-    return True

@@ -38,6 +38,10 @@ class Division:
 
         Test episodes are drawn from a task's test data where it has any, so that they share no sample with the others.
         """
+        shapes = {task.task_id: tuple(task.data("train").inputs.shape[1:]) for task in self.tasks}
+        if len(set(shapes.values())) > 1:
+            told = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:12])
+            raise DataError(f"tasks that one network learns from need inputs of one shape, got {told}")
         if self.by == "tasks":
             train = [task for task in self.tasks if task.task_id in self.train]
             test = [_test_data(task) for task in self.tasks if task.task_id in self.test]

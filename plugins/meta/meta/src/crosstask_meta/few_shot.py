@@ -16,6 +16,7 @@ from crosstask.learning.transferring import key_of
 from crosstask.options import structure, unstructure
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.records import Interval, LearningCurve
+from crosstask.run import Run
 from crosstask.tasks import Portfolio, Task
 from crosstask_meta.division import divide
 from crosstask_meta.records import FewShotResult
@@ -58,7 +59,9 @@ def run_few_shot(
         "test_episodes": test_episodes, "adapt_steps": adapt_steps, "evaluate_every": evaluate_every,
     }  # fmt: skip
     prints = [task.fingerprint() for task in division.tasks]
-    key = key_of("few shot", learner.identity(), start.identity(), prints, division.test, asked, context.seed)
+    wrapped = context.wrapping() if isinstance(context, Run) else []
+    what = [learner.identity(), start.identity(), wrapped]
+    key = key_of("few shot", what, prints, division.test, asked, context.seed)
     train, test = division.samplers(ways=ways, shots=shots, queries=queries)
     stream = context.generator("few shot", "train")
     module = start.build(context, learner, division.tasks[0].descriptor, train.sample(1, stream))

@@ -48,7 +48,7 @@ def check_outputs(outputs: int, targets: Tensor, ways: int | None) -> None:
 
 
 def with_head(network: nn.Module, features: Tensor, ways: int, seed: int) -> nn.Module:
-    """A network with a linear head of `ways` outputs on top, drawn from `seed`; its `features` [N, …] look like these."""
+    """A network whose features [N, …] look like these, with a linear head of `ways` outputs, drawn from `seed`."""
     flat = [] if features.ndim == 2 else [("flat", nn.Flatten())]
     with seeded(seed):
         head = nn.Linear(features[0].numel(), ways).to(features)

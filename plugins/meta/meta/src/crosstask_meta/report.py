@@ -31,6 +31,6 @@ def section(done: FewShotResult) -> Section:
 
 
 def _start(done: FewShotResult) -> str:
-    """Sentences on what the network was before, and what of it was trained; none for one that was drawn anew."""
+    """Sentences on what the network was before, and what of it was trained; none for all of one that was drawn anew."""
     told = f" It started from {escape(done.start)}." if done.start else ""
-    return told + (f" Only {escape(done.adapter)} and the head were trained." if done.adapter else "")
+    return told + (f" The network was frozen: {escape(done.adapter)} was trained on it." if done.adapter else "")

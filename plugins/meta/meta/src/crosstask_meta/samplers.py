@@ -1,4 +1,4 @@
-"""N-way K-shot episodes drawn from any labelled data, and data whose classes (or writers) are kept apart for the test."""
+"""N-way K-shot episodes drawn from any labelled data; classes of it (or writers) kept apart for the test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, nearest
-from crosstask.learning.data import read_split
 from crosstask.learning.episodes import Episodes
-from crosstask.tasks import Task, TaskDescriptor, TensorData
+from crosstask.reading import read_split
+from crosstask.tasks import Task
 
 
 class EpisodeSampler:

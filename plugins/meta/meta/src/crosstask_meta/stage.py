@@ -23,8 +23,8 @@ from crosstask_meta.start import Start
 
 @component
 class FewShot(Stage):
-    """A meta-learner trained on episodes of some classes (of one task) or of some tasks, and judged on episodes of those
-    held out.
+    """A meta-learner trained on episodes of some classes (of one task) or of some tasks, and judged on episodes of
+    those held out.
 
     It starts from a network of the recipe's model, or from one that another stage has made; with an adapter it trains
     that alone, and the head. Later stages may take the trained module: `learner`.

@@ -9,6 +9,7 @@ import attrs
 from torch import Tensor, nn
 
 from crosstask.components import Context
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes
 from crosstask.learning.models import ModelSpec
@@ -17,7 +18,6 @@ from crosstask.learning.transferring import weights_digest
 from crosstask.options import unstructure
 from crosstask.points.adapter import Adapter
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import TaskDescriptor
 from crosstask_meta.heads import answer_of, with_head
 
 
@@ -77,7 +77,9 @@ class Start:
         if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != 2:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise DataError(f"{self.told} gives no features [N, …] of inputs [N, …], but {shape} of two of them")
-        return network if headless else with_head(network, features, episodes.ways, context.seed_for("few shot", "head"))
+        return (
+            network if headless else with_head(network, features, episodes.ways, context.seed_for("few shot", "head"))
+        )
 
 
 def _adapt(context: Context, adapter: Adapter, module: nn.Module, head: str | None) -> None:
@@ -87,6 +89,8 @@ def _adapt(context: Context, adapter: Adapter, module: nn.Module, head: str | No
     handle = context.call(adapter, "attach", model=module, targets=targets, generator=generator)
     inside = {id(p) for p in module.parameters()}
     if any(id(p) not in inside for p in handle.parameters()):
-        raise DataError(f"{adapter.origin} keeps its weights outside the network: a meta-learner cannot train them there")
+        raise DataError(
+            f"{adapter.origin} keeps its weights outside the network: a meta-learner cannot train them there"
+        )
     if head is not None:
         module.get_submodule(head).requires_grad_(True)

@@ -1,18 +1,26 @@
-"""What tests of meta-learning share: small episodes and tasks, a learner of encoders, real digits to learn to learn."""
+"""What tests of meta-learning share: small episodes and tasks, components to make a stage of, digits to learn from."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
+from crosstask.descriptors import TaskDescriptor, TensorData
+from crosstask.errors import DataError, RunError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
+from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded as made_from
-from crosstask.options import component
+from crosstask.manifest import Extension, Plugin
+from crosstask.options import component, record
+from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import Task, TaskDescriptor, TensorData
+from crosstask.points.stage import Engine, Outcome, Stage
+from crosstask.tasks import Task
 from crosstask_meta.samplers import EpisodeSampler, create_meta_batch, split_classes
 
 
@@ -59,12 +67,13 @@ class _Nearest(nn.Module):
     def __init__(self, encoder: nn.Module, support: TensorData) -> None:
         super().__init__()
         own, ways = of_task(support)
-        assert ways is not None
-        self.encoder, features = encoder, encoder(own.inputs)
+        if ways is None:
+            raise DataError("values have no classes")
+        self.encoder, features = encoder, encoder(own.inputs).flatten(1)
         self.means = torch.stack([features[own.targets == number].mean(0) for number in range(ways)])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return -torch.cdist(self.encoder(inputs), self.means).square()
+        return -torch.cdist(self.encoder(inputs).flatten(1), self.means).square()
 
 
 @component
@@ -73,12 +82,17 @@ class NearestMeans(MetaLearner):
 
     capabilities = frozenset({"encoder"})
 
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
+
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         nets = [_Nearest(model, episodes.support(number)) for number in range(len(episodes))]
         scores = torch.stack([net(inputs) for net, inputs in zip(nets, episodes.query_inputs, strict=True)])
         loss = episode_losses(scores, episodes.query_targets).mean()
+        if not bool(torch.isfinite(loss)):
+            raise RunError(f"{self.origin}: the loss is {float(loss.detach())}")
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         accuracy = episode_accuracy(scores.detach(), episodes.query_targets).mean()
         return {"loss": float(loss.detach()), "accuracy": float(accuracy)}
@@ -86,6 +100,94 @@ class NearestMeans(MetaLearner):
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
         with torch.no_grad():
             return _Nearest(copy.deepcopy(model).eval(), support).eval()
+
+
+class _Shift(nn.Module):
+    """A parametrisation: the bias and a shift."""
+
+    def __init__(self, bias: Tensor) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros_like(bias))
+
+    def forward(self, bias: Tensor) -> Tensor:
+        return bias + self.shift
+
+
+class _Shifts(AdapterHandle):
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
+        self.model, self.layers = model, layers
+        model.requires_grad_(False)
+        self.shifts = [_Shift(cast(Tensor, layer.bias)) for layer in layers]
+        self.enable()
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [one.shift for one in self.shifts]
+
+    def enable(self) -> None:
+        for layer, one in zip(self.layers, self.shifts, strict=True):
+            register_parametrization(layer, "bias", one)
+
+    def disable(self) -> None:
+        for layer in self.layers:
+            remove_parametrizations(layer, "bias", leave_parametrized=False)
+
+    def state(self) -> dict[str, Tensor]:
+        return {str(number): one.shift.detach() for number, one in enumerate(self.shifts)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for number, one in enumerate(self.shifts):
+            one.load_state_dict({"shift": state[str(number)]})
+
+    def detach(self) -> None:
+        self.disable()
+        self.model.requires_grad_(True)
+
+
+@component
+class Shifting(Adapter):
+    """Shifts the biases of the linear layers but those left out; the shifts are parameters of the model."""
+
+    def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
+        linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+        return _Shifts(model, [layer for name, layer in linear.items() if f"!{name}" not in targets])
+
+
+@record
+class Gave:
+    """The result of `Giving`: nothing but its seed."""
+
+    seed: int
+
+
+@component
+class Giving(Stage):
+    """Gives an encoder of vectors [2], which it draws and trains on nothing, and a network to use."""
+
+    Result: ClassVar[type] = Gave
+    provides: ClassVar[Mapping[str, Any]] = {"encoder": nn.Module, "model": ModelSpec}
+
+    def work(self, engine: Engine) -> Outcome:
+        return Outcome(
+            Gave(seed=engine.seed), {"encoder": self._encoder(), "model": ModelSpec(kind="mlp", hidden=(7,))}
+        )
+
+    def rebuild(self, engine: Engine, name: str, result: Any) -> nn.Module:
+        return self._encoder()
+
+    def _encoder(self) -> nn.Module:
+        with made_from(self.context.seed_for("giving")):
+            return nn.Sequential(nn.Linear(2, 9), nn.Tanh(), nn.Linear(9, 6))
+
+
+PLUGIN = Plugin(
+    "reference-meta",
+    [
+        Extension("meta_learner", "nearest_means", f"{__name__}:NearestMeans", summary="For tests"),
+        Extension("adapter", "shifting", f"{__name__}:Shifting", summary="For tests"),
+        Extension("stage", "giving", f"{__name__}:Giving", summary="For tests"),
+    ],
+    api=(2, 0),
+)
 
 
 def new_digits(learner: Any, model: nn.Module, steps: int = 100) -> tuple[float, float]:

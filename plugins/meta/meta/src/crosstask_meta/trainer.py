@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.learning.episodes import Episodes
 from crosstask.learning.training import device_of
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import TensorData
 
 
 class BaseMetaLearner:

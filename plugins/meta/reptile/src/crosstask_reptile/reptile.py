@@ -6,14 +6,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.options import component, option, state
 from crosstask.points.meta_learner import MetaLearner
-from crosstask.tasks import TensorData
 from crosstask_meta.adaptation import report_divergence, with_parameters
-from crosstask_meta.heads import check_head, outputs_of
 from crosstask_meta.batched import PATHS, Batched
+from crosstask_meta.heads import check_head, outputs_of
 
 SQUARES = 0.999
 """How slowly Adam forgets old squared gradients."""

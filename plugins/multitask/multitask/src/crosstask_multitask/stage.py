@@ -15,6 +15,7 @@ from crosstask.learning.modules import seeded
 from crosstask.learning.transferring import fresh_model, key_of, scratch_scores
 from crosstask.options import component, option, structure, unstructure
 from crosstask.parts import Part, Reference, part, reference
+from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.records import Budget
 from crosstask.tasks import Portfolio, Task
@@ -55,10 +56,10 @@ class Multitask(Stage):
     sharing: Part = part("sharing", help="what the tasks share, and what each has of its own")
     sampler: Part | None = part("sampler", None, help="which tasks take part in a step; all by default")
     budget: Budget = option(factory=Budget, help="of the joint training; a step's batch is divided among the tasks")
-    model: ModelSpec | None = reference(
+    model: ModelSpec | Reference | None = reference(
         ModelSpec, help="the network whose trunk is shared; the recipe's model by default"
     )
-    trunk: nn.Module | None = reference(
+    trunk: nn.Module | Reference | None = reference(
         nn.Module, help="start from this one: a module that gives features, or one with a part called `head`"
     )
     start: str | None = option(None, help="start from the trunk of this task's own model, trained first if need be")
@@ -91,8 +92,8 @@ class Multitask(Stage):
                 raise RecipeError(f"tasks: {NEEDED} that have training data with inputs of one shape")
             if self.before is not None and "discovery" not in self.before:
                 raise RecipeError(
-                    f"tasks: none are named, and no discovery before this stage finds out which fit together: {NEEDED}; "
-                    "name them, or add a [discovery]"
+                    f"tasks: {NEEDED}; none are named, and there is no discovery before this stage that could find out "
+                    "which fit together: name them, or add a [discovery]"
                 )
         shape = _one_shape(chosen)
         if self.start is not None:
@@ -119,9 +120,7 @@ class Multitask(Stage):
         self.context.tell("stage_started", stage="multitask", total=self.budget.steps)
         fresh_model(joint.origin.alone(tasks[0]), tasks[0], engine.seed)  # it refuses now what it would refuse later
         sampler = next(iter(self.made_of("sampler")), None)
-        trainer = MultiTaskTrainer(
-            joint.module, tasks, self.made_of("balancer")[0], self.budget, self.context, sampler
-        )
+        trainer = MultiTaskTrainer(joint.module, tasks, self.made_of("balancer")[0], self.budget, self.context, sampler)
         trainer.fit()
         result = self._result(engine, trainer, joint, self._alone(engine, tasks, joint.origin))
         self.context.remember("models", key, result, joint.module.state_dict())
@@ -133,30 +132,38 @@ class Multitask(Stage):
         return joint.trunk if name == "trunk" else joint.module
 
     def _outcome(self, result: MultiTaskResult, joint: _Joint) -> Outcome:
-        artifacts = {"model": joint.module}
+        artifacts: dict[str, nn.Module] = {"model": joint.module}
         if {id(p) for p in joint.trunk.parameters()} <= {id(p) for p in joint.module.parameters()}:
             artifacts["trunk"] = joint.trunk  # a sharing that copies it leaves the one that was given as it was
         return Outcome(result, artifacts)
 
     def _built(self, engine: Engine, tasks: list[Task]) -> _Joint:
         _one_shape(tasks)
-        origin = self._origin(engine, tasks[0])
+        origin = self._begun(engine, tasks[0])
         trunk = origin.trunk
         trunk.to(self.context.device)
         for adapter in self.made_of("adapter"):
-            generator = self.context.generator("multitask", "adapter")
-            self.context.call(adapter, "attach", model=trunk, targets=list(self.targets), generator=generator)
+            self._adapt(adapter, trunk)
         (sharing,) = self.made_of("sharing")
         with seeded(self.context.seed_for("multitask", "heads")):
             module: MultiTaskModule = self.context.call(sharing, "build", tasks=tasks, trunk=trunk)
         return _Joint(module.to(self.context.device), trunk, origin)
 
-    def _origin(self, engine: Engine, task: Task) -> Origin:
+    def _adapt(self, adapter: Adapter, trunk: nn.Module) -> None:
+        """Put the adapter on the trunk, where it is all that can be trained."""
+        trunk.requires_grad_(False)  # adapters freeze a model's own weights, but not those of an adapter from before
+        generator = self.context.generator("multitask", "adapter")
+        handle: AdapterHandle = self.context.call(
+            adapter, "attach", model=trunk, targets=list(self.targets), generator=generator
+        )
+        inside = {id(p) for p in trunk.parameters()}
+        if any(id(p) not in inside for p in handle.parameters()):
+            raise DataError(f"{adapter.origin} keeps its weights outside the trunk: they cannot be shared there")
+
+    def _begun(self, engine: Engine, task: Task) -> Origin:
         """Where the trunk comes from."""
         if (module := self.referred("trunk")) is not None:
-            asked = self.trunk
-            label = f"{asked.take!r} of stage {asked.stage!r}" if isinstance(asked, Reference) else _named(module)
-            return of_module(module, task, label)
+            return of_module(module, task, _named(self.trunk))
         if self.start is not None:
             engine.train([self.start])
             return of_task(engine.portfolio[self.start])
@@ -165,7 +172,7 @@ class Multitask(Stage):
     def _key(self, engine: Engine, tasks: list[Task], origin: Origin) -> str:
         made = [[each.identity() for each in self.made_of(name)] for name in _PARTS]
         prints = [task.fingerprint() for task in tasks]
-        wrappers: list[Any] = getattr(self.context, "wrapping", list)()
+        wrappers: list[Any] = self.context.wrapping()
         return key_of(
             "multitask", made, self.targets, origin.label, origin.identity, prints, self.budget, engine.seed, wrappers
         )
@@ -254,5 +261,7 @@ def _one_shape(tasks: list[Task]) -> tuple[int, ...]:
     return shapes.pop()
 
 
-def _named(module: nn.Module) -> str:
-    return f"a {type(module).__name__} that was given"
+def _named(trunk: nn.Module | Reference | None) -> str:
+    if isinstance(trunk, Reference):
+        return f"the {trunk.take} of {trunk.stage}"
+    return f"a network that was given ({type(trunk).__name__})"

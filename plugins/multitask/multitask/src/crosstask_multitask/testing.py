@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from crosstask.context import LocalContext
 from crosstask.errors import DataError, nearest
 from crosstask.learning.modules import seeded
 from crosstask.manifest import Extension, Plugin
@@ -66,23 +64,13 @@ class ReferenceSharing(Sharing):
         return Heads(trunk, heads)
 
 
-class Listening(LocalContext):
-    """A context that keeps the training steps that it is told of."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(seed)
-        self.told: list[dict[str, Any]] = []
-
-    def tell(self, hook: str, **arguments: Any) -> None:
-        if hook == "training_step":
-            self.told.append(arguments)
-
-
+# With what the family itself offers, so that a registry of references can run its stage.
 REFERENCE = Plugin(
     name="reference-multitask",
     api=(2, 0),
     points=PLUGIN.points,
     extensions=[
+        *PLUGIN.extensions,
         Extension(
             "sharing", "reference", "crosstask_multitask.testing:ReferenceSharing", summary="For checks.", default=True
         ),

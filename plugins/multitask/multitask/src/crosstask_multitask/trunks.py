@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
-import torch
 from torch import nn
 
 from crosstask.errors import DataError
@@ -22,7 +21,7 @@ from crosstask_multitask.sharing import MultiTaskModule
 
 @attrs.frozen(eq=False)
 class Origin:
-    """A trunk that can be changed: a module of its own that maps inputs [N, …] to features [N, F].
+    """A trunk of its own, that can be changed and trained: a module that maps inputs [N, …] to features [N, F].
 
     `label` says whose it was, None for one drawn anew; `identity` is what determines it, for keys of stored results.
     `alone` gives a network of the same layers with a head, for a task: what training that task alone starts from.
@@ -47,7 +46,8 @@ def of_task(task: Task) -> Origin:
     if model is None:
         raise DataError(f"task {task.task_id!r} has neither a trained model nor training data to start from")
     identity = [weights_digest(model), architecture(model)]
-    return Origin(Headless(model), f"the model of task {task.task_id!r}", identity, lambda _: model)
+    trunk = Headless(model).requires_grad_(True)
+    return Origin(trunk, f"the model of task {task.task_id!r}", identity, lambda _: model)
 
 
 def of_module(module: nn.Module, task: Task, label: str) -> Origin:
@@ -55,7 +55,7 @@ def of_module(module: nn.Module, task: Task, label: str) -> Origin:
     if isinstance(module, MultiTaskModule):
         raise DataError(f"{label} takes inputs by task: give the trunk of such a module, not the whole")
     whole = "head" in dict(module.named_children())
-    trunk = Headless(module) if whole else copy.deepcopy(module)
+    trunk = (Headless(module) if whole else copy.deepcopy(module)).requires_grad_(True)
     inputs = task.data("train").inputs[:2]
     try:
         features = predict(trunk, inputs)

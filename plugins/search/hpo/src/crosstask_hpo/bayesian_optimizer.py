@@ -8,11 +8,12 @@ from typing import Any
 from crosstask.components import Context
 from crosstask.context import LocalContext
 from crosstask.errors import OptionError, RunError, nearest
-from crosstask.learning.search import run_search
-from crosstask.learning.spaces import Parameter, SearchSpace
 from crosstask.options import structure
-from crosstask.records import SearchResult
 from crosstask_hpo.optuna_search import OptunaSearch
+from crosstask_search.driver import run_search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import SearchResult
+from crosstask_search.space import SearchSpace
 
 ACQUISITIONS = {"ei": "tpe", "log_ei": "gp"}
 """Acquisition function -> Optuna's sampler that maximises it."""

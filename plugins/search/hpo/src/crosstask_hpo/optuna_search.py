@@ -13,10 +13,11 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from crosstask.learning.spaces import Parameter, Point, SearchSpace
 from crosstask.options import component, option
-from crosstask.points.search import Search
-from crosstask.records import Trial
+from crosstask_search.contract import Search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import Trial
+from crosstask_search.space import Point, SearchSpace
 
 
 @component

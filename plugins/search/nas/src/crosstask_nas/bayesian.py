@@ -9,11 +9,11 @@ import attrs
 import numpy as np
 from scipy import special
 
-from crosstask.learning.spaces import Point, SearchSpace
 from crosstask.options import component, option
-from crosstask.points.search import Search
-from crosstask.records import Trial
 from crosstask_nas.gaussian_process import Array, GaussianProcess, ranks
+from crosstask_search.contract import Search
+from crosstask_search.records import Trial
+from crosstask_search.space import Point, SearchSpace
 
 _LISTED = 3000
 """Finite spaces up to this size are candidates as a whole."""

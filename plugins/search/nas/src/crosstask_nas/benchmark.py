@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crosstask.context import LocalContext
-from crosstask.learning.search import run_search
-from crosstask.learning.spaces import Point, SearchSpace
 from crosstask.options import option, record
 from crosstask.parts import Choice
 from crosstask_nas.networks import ArchitectureSpace
+from crosstask_search.driver import run_search
+from crosstask_search.space import Point, SearchSpace
 
 
 @record

@@ -12,16 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
 from crosstask.learning.data import batches
 from crosstask.learning.modules import seeded
 from crosstask.learning.objectives import Objective, loss_of
-from crosstask.learning.spaces import ModelSpace, Point, SearchSpace
 from crosstask.options import component, option, state
-from crosstask.points.search import Search
-from crosstask.records import Trial
-from crosstask.tasks import Task, TensorData
+from crosstask.tasks import Task
 from crosstask_nas.supernet import Supernet
+from crosstask_search.contract import Search
+from crosstask_search.models import ModelSpace
+from crosstask_search.records import Trial
+from crosstask_search.space import Point, SearchSpace
 
 
 @component

@@ -9,15 +9,16 @@ from typing import Any, cast
 from crosstask.components import Context
 from crosstask.context import LocalContext
 from crosstask.errors import OptionError, RunError
-from crosstask.learning.search import run_search
-from crosstask.learning.spaces import ModelSpace, Point, SearchSpace
 from crosstask.options import structure
 from crosstask.parts import Choice
-from crosstask.points.search import Search
-from crosstask.records import SearchResult, WarmStart
 from crosstask.tasks import Task
 from crosstask_nas.networks import ArchitectureSpace
 from crosstask_nas.proxies import rank_by_proxy
+from crosstask_search.contract import Search
+from crosstask_search.driver import run_search
+from crosstask_search.models import ModelSpace
+from crosstask_search.records import SearchResult, WarmStart
+from crosstask_search.space import Point, SearchSpace
 
 
 class NeuralArchitectureSearch:
@@ -35,7 +36,7 @@ class NeuralArchitectureSearch:
       ones (see `PROXIES`); needs an `ArchitectureSpace` and a `task`, as does `darts`.
     - `halving`: successive halving by this factor. `evaluate(architecture, share)` then gets the share of the full
       training to spend, in (0, 1]; many start with a small one, and the best go on to the next (`rungs` of them).
-    - `warm_starts`: architectures to try first, such as `crosstask.learning.search.warm_starts_for` finds on related
+    - `warm_starts`: architectures to try first, such as `crosstask_search.warm_starts_for` finds on related
       tasks.
     - `context`: the run whose executor, store and seed to use.
 

@@ -10,10 +10,12 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.spaces import ModelSpace, Parameter, SearchSpace
 from crosstask.options import option, record
-from crosstask.tasks import TaskDescriptor
+from crosstask_search.models import ModelSpace
+from crosstask_search.parameter import Parameter
+from crosstask_search.space import SearchSpace
 
 LINEAR = ("relu", "gelu", "tanh", "norm", "residual")
 CONVOLUTIONS = ("conv3", "conv5", "separable3", "dilated3", "pool")

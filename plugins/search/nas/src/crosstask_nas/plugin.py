@@ -24,6 +24,7 @@ PLUGIN = Plugin(
             "crosstask_nas.bayesian:Bayesian",
             summary="Gaussian process with a Hamming kernel on ranks, expected improvement over global candidates",
             source="Ru et al. 2020 (CoCaBO), https://arxiv.org/abs/1906.08878",
+            default=True,
         ),
         Extension(
             "search",

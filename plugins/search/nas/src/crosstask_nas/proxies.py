@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from crosstask.errors import OptionError, nearest
 from crosstask.learning.objectives import Objective, loss_of
-from crosstask.learning.spaces import Point
 from crosstask.tasks import Task
 from crosstask_nas.networks import ArchitectureSpace
+from crosstask_search.space import Point
 
 Proxy = Callable[[nn.Module, Tensor, Tensor, Objective], float]
 

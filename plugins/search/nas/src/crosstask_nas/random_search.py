@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from crosstask.learning.spaces import SearchSpace
 from crosstask.options import component
-from crosstask.points.search import Search
-from crosstask.records import Trial
+from crosstask_search.contract import Search
+from crosstask_search.records import Trial
+from crosstask_search.space import SearchSpace
 
 
 @component

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import OptionError
-from crosstask.learning.spaces import ModelSpace, Parameter, SearchSpace
 from crosstask_nas.networks import LINEAR, halvings, operation
+from crosstask_search.models import ModelSpace
+from crosstask_search.parameter import Parameter
+from crosstask_search.space import SearchSpace
 
 OWN = "crosstask_nas.networks:network"
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from sklearn.datasets import load_digits
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import OptionError
 from crosstask.options import component, option
 from crosstask.points.source import Source
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_sources.difficulty import nearest_mean_difficulty
 from crosstask_sources.names import check_names
 from crosstask_sources.randomness import rng_for

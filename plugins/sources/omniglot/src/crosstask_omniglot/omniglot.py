@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import OptionError
 from crosstask.options import component, option
 from crosstask.points.source import Source
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_omniglot.arrays import SIDE, Arrays, load_arrays, reduced
 from crosstask_sources.difficulty import nearest_mean_difficulty
 from crosstask_sources.names import check_names

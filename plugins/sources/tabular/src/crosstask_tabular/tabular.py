@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, DataError, OptionError, nearest
 from crosstask.options import component, option
 from crosstask.points.source import Source
-from crosstask.tasks import Portfolio, Task, TaskDescriptor
+from crosstask.tasks import Portfolio, Task
 from crosstask_sources.difficulty import nearest_mean_difficulty
 from crosstask_sources.names import check_names
 from crosstask_tabular.encoding import Encoding, Floats, Member, ordered

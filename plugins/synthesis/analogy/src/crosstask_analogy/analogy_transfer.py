@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.modules import for_classes, head_name, load_matching
@@ -16,7 +17,7 @@ from crosstask.learning.transferring import architecture, receive
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget, Interval, Provenance
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_analogy.embedding import Analogy, best_analogies
 from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask_synthesis.expectation import Make, expected_score

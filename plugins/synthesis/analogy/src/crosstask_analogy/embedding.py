@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import TransferGraph
-from crosstask.tasks import TaskDescriptor
 
 Vectors = NDArray[np.float64]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.training import device_of, fit, predict
@@ -16,7 +17,7 @@ from crosstask.learning.transferring import receive
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget, Interval, Provenance
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_ensemble.module import Ensemble
 from crosstask_synthesis.expectation import Make, expected_score
 from crosstask_synthesis.known import known_samples

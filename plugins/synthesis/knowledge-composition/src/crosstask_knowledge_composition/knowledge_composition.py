@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.modules import Headless
@@ -15,7 +16,7 @@ from crosstask.learning.training import predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Interval, Provenance
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_knowledge_composition.pieces import adapted, joined
 from crosstask_knowledge_composition.scene import ANCHORED, OWN, SEEN, STRANGE, Scene, Trunk, near
 from crosstask_knowledge_composition.stitching import FEWEST

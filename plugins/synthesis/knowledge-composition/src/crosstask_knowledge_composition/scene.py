@@ -6,10 +6,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.modules import head_of
 from crosstask.learning.training import predict
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_knowledge_composition.stitching import Stitch, stitch
 
 OWN, SEEN, ANCHORED, STRANGE = range(4)

@@ -11,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.modules import for_classes
@@ -19,7 +20,7 @@ from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Interval, Provenance
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_merging.weights import InMemory, Weights, check_alike
 from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask_synthesis.expectation import Make, expected_score

@@ -7,6 +7,7 @@ from crosstask.lazy import lazily
 if TYPE_CHECKING:
     from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
     from crosstask_synthesis.expectation import expected_score
+    from crosstask_synthesis.judging import judged
     from crosstask_synthesis.known import known_samples
     from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
     from crosstask_synthesis.records import SynthesisResult
@@ -19,6 +20,7 @@ __all__ = [
     "expected_score",
     "has_statistics",
     "is_statistic",
+    "judged",
     "known_samples",
     "lacks_outputs",
     "owners_of",
@@ -35,6 +37,7 @@ __getattr__ = lazily(
         "expected_score": "expectation",
         "has_statistics": "batchnorm",
         "is_statistic": "batchnorm",
+        "judged": "judging",
         "known_samples": "known",
         "lacks_outputs": "owners",
         "owners_of": "owners",

@@ -23,12 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferGraph
 from crosstask.learning.metrics import student_quantile
 from crosstask.learning.training import evaluate, predict
 from crosstask.records import Interval
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 from crosstask_synthesis.intervals import one_more, share_variance, wilson
 from crosstask_synthesis.known import Known, balanced, known_samples
 

@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.training import predict
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 FEWEST = 5
 """With fewer held-out samples of a class nothing can be said."""

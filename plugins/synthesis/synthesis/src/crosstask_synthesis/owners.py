@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 Owners = list[tuple[Task, int]]
 """Models that have one output of the new task, each with the place of that output among its own."""

@@ -10,14 +10,11 @@ from torch import nn
 
 from crosstask.errors import DataError, RecipeError
 from crosstask.graph import TransferGraph
-from crosstask.learning.objectives import metric_name
-from crosstask.learning.training import evaluate
-from crosstask.learning.transferring import scratch_scores
 from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
-from crosstask.records import Provenance
 from crosstask.tasks import Portfolio
+from crosstask_synthesis.judging import judged
 from crosstask_synthesis.records import SynthesisResult
 
 
@@ -78,26 +75,3 @@ class Synthesis(Stage):
         from crosstask_synthesis import report  # deferred: it needs plotly
 
         return [Section(report.TITLE, report.render(result))]
-
-
-def judged(engine: Engine, model: nn.Module, task_id: str) -> SynthesisResult:
-    """A synthesised model's score on the task's test split, beside full training on all of the task's own data; None
-    for what the task has no data for.
-    """
-    task = engine.portfolio[task_id]
-    score = full = None
-    if task.has_data("test"):
-        score = evaluate(model, task, "test")
-        if task.has_data():
-            seed = engine.run.seed_for("model", task.task_id)
-            own = engine.model.build(task.descriptor, seed).to(engine.run.device)
-            full = scratch_scores(engine.run, own, task, engine.train_budget, 1, "test")[0][0]
-    provenance: Provenance = model.provenance  # type: ignore[assignment]
-    return SynthesisResult(
-        task_id=task_id,
-        provenance=provenance,
-        metric=metric_name(task),
-        score=score,
-        full_training_score=full,
-        seed=engine.seed,
-    )

@@ -8,10 +8,11 @@ import functools
 import numpy as np
 import torch
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import fit
 from crosstask.records import Budget
-from crosstask.tasks import Task, TaskDescriptor
+from crosstask.tasks import Task
 
 TEN = tuple(range(10))
 

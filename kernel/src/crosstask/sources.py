@@ -1,0 +1,39 @@
+"""The built-in source: a function of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+
+from crosstask.errors import DataError, OptionError
+from crosstask.options import component, option
+from crosstask.points.source import Source
+from crosstask.registry import load
+from crosstask.tasks import Portfolio, Task
+
+
+@component
+class PythonSource(Source):
+    """Calls a function that returns a `Portfolio`, or tasks: `source = { use = "python", function = "mine.data:tasks" }`.
+
+    The module must be importable: installed, or in the folder that Python was started in (with `python -m crosstask`).
+    """
+
+    function: str = option(help="import string module:function")
+    arguments: dict[str, Any] = attrs.field(factory=dict, metadata={"help": "keyword arguments of the function"})
+
+    def load(self) -> Portfolio:
+        if ":" not in self.function:
+            raise OptionError(f"{self.origin}: function must look like 'module:function', got {self.function!r}")
+        found = load(self.function, self.origin)
+        if not callable(found):
+            raise OptionError(f"{self.origin}: {self.function} is a {type(found).__name__}, not a function")
+        made: Any = found(**self.arguments)
+        if isinstance(made, Portfolio):
+            return made
+        tasks = list(made) if isinstance(made, Iterable) else made
+        if not isinstance(tasks, list) or not tasks or not all(isinstance(task, Task) for task in tasks):
+            raise DataError(f"{self.origin}: {self.function} must return a Portfolio or tasks, got {made!r}")
+        return Portfolio(tasks)

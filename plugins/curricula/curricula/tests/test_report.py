@@ -1,0 +1,132 @@
+"""The sections on a curriculum."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+import attrs
+import pytest
+
+from crosstask.graph import TransferGraph
+from crosstask.points.stage import Section
+from crosstask.records import (
+    Adjustment,
+    Curriculum,
+    CurriculumResult,
+    CurriculumStep,
+    Interval,
+    LearningCurve,
+    TransferResult,
+)
+from crosstask_curricula import Curriculum as Stage
+from crosstask_curricula import CurriculumComparison
+from crosstask_transfer.records import BlockAttribution, LayerAttribution
+
+EVIL = '<script>alert("x")</script> %{x} </b>'
+
+
+def around(mean: float, width: float = 0.03) -> Interval:
+    return Interval(mean=mean, low=mean - width, high=mean + width)
+
+
+def curve(start: float, end: float, speed: float) -> LearningCurve:
+    steps = tuple(range(0, 201, 20))
+    return LearningCurve(steps=steps, values=tuple(end - (end - start) * math.exp(-s * speed / 60) for s in steps))
+
+
+def sample(first: str = "all_ten") -> CurriculumComparison:
+    """Invented numbers for a path of five tasks, of which `first` is one."""
+    path = (first, "inverted", "blurred", "has_loop", "parity")
+    steps = tuple(
+        CurriculumStep(
+            step=n + 1, task_id=t, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
+            gain=around(0.04 * n, 0.02), curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
+            scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
+        )
+        for n, t in enumerate(path)
+    )  # fmt: skip
+    plan = Curriculum(
+        target="parity", task_sequence=path, strategy="transfer_potential",
+        task_difficulties={t: 0.2 + 0.1 * n for n, t in enumerate(path)}, prerequisites={"parity": (first, "has_loop")},
+        adjustments=(Adjustment(step=3, task_id="blurred", reason="the step before it fell short"),),
+    )  # fmt: skip
+    single = TransferResult(
+        source=first, target="parity", strategy="fine_tuning", metric="accuracy", split="test", score=around(0.9),
+        scratch_score=around(0.8), coefficient=around(0.5, 0.08), performance_gain=around(0.1), seeds=3,
+        curve=curve(0.5, 0.9, 2), scratch_curve=curve(0.1, 0.8, 1),
+    )  # fmt: skip
+    done = CurriculumResult(
+        curriculum=plan, strategy="fine_tuning", metric="accuracy", steps=steps, total_steps=1700, seeds=3
+    )
+    baselines = {"from scratch": around(0.88), f"best single source: {first}": around(0.91)}
+    return CurriculumComparison(curriculum=done, baselines=baselines, transfers=(single,))
+
+
+def sections(found: CurriculumComparison) -> dict[str, str]:
+    return {section.title: section.html for section in Stage.sections(found, TransferGraph())}
+
+
+def figures(html: str) -> list[dict[str, Any]]:
+    found = re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL)
+    return [made for made in map(json.loads, found) if "data" in made]
+
+
+def test_steps_in_order_and_other_ways() -> None:
+    found = sections(sample())
+    assert list(found) == ["Curriculum", "Learning curves"]
+    shown = found["Curriculum"]
+    for words in ("Toward <strong>parity</strong> by way of 5 tasks, in 1,700 optimiser steps, over 3 seeds",
+                  "1 · all_ten", "5 · parity", "fell short", "all_ten, has_loop",
+                  "0.940 [0.910, 0.970]", "+0.160 [+0.140, +0.180]"):  # fmt: skip
+        assert words in shown
+    scores, gains, ways = figures(shown)
+    assert [trace["name"] for trace in scores["data"]] == ["with transfer", "from scratch"]
+    assert gains["data"][0]["x"] == pytest.approx([0.0, 0.04, 0.08, 0.12, 0.16])
+    assert sum(len(trace["x"]) for trace in ways["data"]) == 3
+
+
+def test_learning_curves_begin_with_the_target() -> None:
+    found = sections(sample())["Learning curves"]
+    choices = re.findall(r"<option[^>]*>([^<]*)</option>", found)
+    assert choices == ["step 5 · parity", "step 1 · all_ten", "step 2 · inverted", "step 3 · blurred",
+                       "step 4 · has_loop", "all_ten → parity, fine_tuning"]  # fmt: skip
+    curves, single = figures(found)
+    assert len(curves["data"]) == 12
+    assert single["data"][0]["x"] == [0.5]
+    assert "Transfer reaches scratch&#x27;s final" in found or "Transfer reaches scratch's final" in found
+
+
+def test_what_was_not_done_has_no_heading() -> None:
+    whole = sample()
+    bare = attrs.evolve(whole.curriculum.steps[-1], curve=LearningCurve(), scratch_curve=LearningCurve())
+    done = attrs.evolve(whole.curriculum, steps=(bare,))
+    found = sections(CurriculumComparison(curriculum=done))
+    assert list(found) == ["Curriculum"]
+    assert len(figures(found["Curriculum"])) == 2
+    half = sections(CurriculumComparison(curriculum=done, transfers=whole.transfers))
+    assert list(half) == ["Curriculum", "Learning curves"]
+    assert sections(CurriculumComparison(curriculum=attrs.evolve(done, steps=()))) == {}
+
+
+def test_why_it_transferred_comes_last() -> None:
+    block = BlockAttribution(block="trunk.1", weights=3, without=around(0.8), alone=around(0.9),
+                             lost_without=around(0.1), gained_alone=around(0.1))  # fmt: skip
+    why = LayerAttribution(source="all_ten", target="parity", strategy="fine_tuning", metric="accuracy", split="test",
+                           gain=around(0.1), blocks=(block,))  # fmt: skip
+    found = sections(attrs.evolve(sample(), attributions=(why,)))
+    assert list(found) == ["Curriculum", "Learning curves", "Why it transferred"]
+    assert "<strong>trunk.1</strong> carried most" in found["Why it transferred"]
+
+
+def test_text_from_data_is_never_markup() -> None:
+    plain, evil = sections(sample()), sections(sample(EVIL))
+    for title, html in evil.items():
+        assert "<script>alert" not in html
+        assert html.count("<script") == plain[title].count("<script")
+
+
+def test_sections_are_the_points_own_type() -> None:
+    assert all(isinstance(section, Section) for section in Stage.sections(sample(), TransferGraph()))

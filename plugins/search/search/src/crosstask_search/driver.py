@@ -1,0 +1,195 @@
+"""Running a search: ask, evaluate (in parallel), tell, keep."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import attrs
+
+from crosstask.components import Context, Job
+from crosstask.errors import OptionError, StoreError
+from crosstask.learning.transferring import key_of
+from crosstask.options import structure, unstructure
+from crosstask.parts import Choice
+from crosstask.records import LearningCurve
+from crosstask.tasks import Task
+from crosstask_search.contract import Search
+from crosstask_search.models import ModelSpace
+from crosstask_search.records import SearchResult, Trial, WarmStart
+from crosstask_search.space import Point, SearchSpace
+
+
+def run_search(
+    context: Context,
+    search: Search | Choice | str,
+    space: SearchSpace,
+    evaluate: Callable[[Point], float],
+    evaluations: int,
+    *,
+    key: str | None = None,
+    parallel: int | None = None,
+    warm_starts: Sequence[WarmStart | Point] = (),
+    task: Task | None = None,
+    models: ModelSpace | None = None,
+) -> SearchResult:
+    """Let `search` (a component or its name) propose points, evaluate them, and tell it what they came to.
+
+    `evaluate(point)` runs as a job (with a process pool it must be picklable) and returns a finite number, higher for
+    better; one that raises or returns something else is recorded as a failed trial, and the search goes on. Up to
+    `parallel` trials run at once (default: as many as the executor has workers). A point that was evaluated before is
+    not evaluated again: the trial takes over its value. The search ends after `evaluations` trials, or when every
+    point of the space has been evaluated.
+
+    With a `key`, which must name what `evaluate` measures, every trial is remembered as soon as it has ended, and a
+    search with the same key, space, component, options and seed goes on where an earlier one was stopped.
+
+    `warm_starts` are tried first, those that the space does not contain left out. OptionError: a space without a valid
+    point, a proposal that is not in the space.
+    """
+    if evaluations < 1:
+        raise OptionError(f"evaluations must be at least 1, got {evaluations}")
+    space.require_points()
+    chosen = cast(Search, context.resolve("search", search))
+    begun = _Running(context, chosen, space, evaluate, evaluations, key)
+    begun.starts = [w for w in map(_warm, warm_starts) if space.contains(w.point)]
+    context.call(chosen, "search_begins", space=space, task=task, models=models)
+    begun.recall()
+    started = time.perf_counter()
+    for _, (number, value, error, seconds) in context.jobs(begun.jobs(), at_once=parallel or context.workers):
+        begun.ended(number, value, error, seconds)
+    return begun.result(time.perf_counter() - started)
+
+
+def _warm(start: WarmStart | Point) -> WarmStart:
+    return start if isinstance(start, WarmStart) else WarmStart(point=dict(start))
+
+
+@attrs.define
+class _Running:
+    """A search under way: its trials by number, numbers as they ended, and by key what ended and what was tried."""
+
+    context: Context
+    search: Search
+    space: SearchSpace
+    evaluate: Callable[[Point], float]
+    evaluations: int
+    key: str | None
+    starts: list[WarmStart] = attrs.field(factory=list)
+    trials: dict[int, Trial] = attrs.field(factory=dict)
+    ends: list[int] = attrs.field(factory=list)
+    known: dict[tuple[Any, ...], Trial] = attrs.field(factory=dict)
+    tried: set[tuple[Any, ...]] = attrs.field(factory=set)
+    proposal_seconds: float = 0.0
+
+    def _store_key(self, number: int) -> str:
+        wrappers: list[Any] = self.context.wrapping()  # they may change what is proposed
+        return key_of("trial", self.key, self.space, self.search.identity(), self.context.seed, number, wrappers)
+
+    def recall(self) -> None:
+        """Take up the trials of an earlier run of the same search."""
+        for number in range(self.evaluations) if self.key is not None else ():
+            stored = self.context.recall("trials", self._store_key(number))
+            if stored is not None:
+                try:
+                    trial: Trial = structure(stored.payload, Trial, "stored trial")
+                    trial = attrs.evolve(trial, point=self.space.check(trial.point, "stored trial"))
+                except OptionError as error:
+                    raise StoreError(f"a stored trial cannot be read: {error}") from None
+                self._take(trial)
+
+    def jobs(self) -> Iterator[Job]:
+        """A job for each trial that must be evaluated; each is proposed when it can start."""
+        count = self.space.count()
+        for number in range(self.evaluations):
+            if number in self.trials:
+                continue
+            if count is not None and len(self.tried) >= count:
+                return
+            point = self._propose()
+            trial = self.trials[number] = Trial(number=number, point=point)
+            self.tried.add(self.space.key(point))
+            known = self.known.get(self.space.key(point))
+            if known is not None:
+                self._end(attrs.evolve(known, number=number, seconds=0.0))
+            else:
+                yield Job(_evaluate, (self.evaluate, number, trial.point), label=f"trial {number}")
+
+    def _propose(self) -> Point:
+        while self.starts:
+            point = self.space.check(self.starts.pop(0).point)
+            if self.space.key(point) not in self.tried:
+                return point
+        started = time.perf_counter()
+        trials = [self.trials[number] for number in sorted(self.trials)]
+        point = self.context.call(self.search, "propose", space=self.space, trials=trials)
+        self.proposal_seconds += time.perf_counter() - started
+        return self.space.check(point, f"{self.search.origin} proposed a point that is not in the space: it")
+
+    def ended(self, number: int, value: float | None, error: str | None, seconds: float) -> None:
+        point = self.trials[number].point
+        status = "done" if error is None else "failed"
+        self._end(Trial(number=number, point=point, status=status, value=value, error=error, seconds=seconds))
+
+    def _end(self, trial: Trial) -> None:
+        if self.key is not None:
+            self.context.remember("trials", self._store_key(trial.number), trial)
+        self._take(trial)
+        told = f"{trial.value:.4g}" if trial.value is not None else f"failed: {trial.error}"
+        self.context.tell("stage_progress", stage="search", detail=f"trial {trial.number}: {told}")
+
+    def _take(self, trial: Trial) -> None:
+        self.trials[trial.number] = trial
+        self.tried.add(self.space.key(trial.point))
+        self.ends.append(trial.number)
+        self.known.setdefault(self.space.key(trial.point), trial)
+        self.context.call(self.search, "observe", trial=trial)
+
+    def result(self, seconds: float) -> SearchResult:
+        trials = tuple(self.trials[number] for number in sorted(self.trials))
+        return SearchResult(
+            search=self.search.origin,
+            trials=trials,
+            best=best_of(trials),
+            curve=_curve([self.trials[number] for number in self.ends]),
+            evaluated=len(self.known),
+            seconds=seconds,
+            proposal_seconds=self.proposal_seconds,
+            space=unstructure(self.space),
+            seed=self.context.seed,
+            options=self.search.options(),
+        )
+
+
+def best_of(trials: Iterable[Trial]) -> Trial | None:
+    """The trial with the highest value, the first of equal ones; None if none is done."""
+    done = [trial for trial in trials if trial.value is not None]
+    return max(done, key=lambda t: (t.value, -t.number), default=None)
+
+
+def _curve(trials: Sequence[Trial]) -> LearningCurve:
+    """Best value so far; trials that failed before the first value are passed over."""
+    best, steps, values = -math.inf, [], []
+    for count, trial in enumerate(trials, start=1):
+        best = max(best, trial.value if trial.value is not None else -math.inf)
+        if math.isfinite(best):
+            steps.append(count)
+            values.append(best)
+    return LearningCurve(steps=tuple(steps), values=tuple(values))
+
+
+def _evaluate(
+    evaluate: Callable[[Point], float], number: int, point: Point
+) -> tuple[int, float | None, str | None, float]:
+    """(number, value, error, seconds) of one trial: a failure is a result."""
+    started = time.perf_counter()
+    value, error = None, None
+    try:
+        value = float(evaluate(dict(point)))
+        if not math.isfinite(value):
+            value, error = None, f"the objective is {value}"
+    except Exception as raised:  # the objective is not ours: whatever it raises is what became of this trial
+        value, error = None, f"{type(raised).__name__}: {raised}"
+    return number, value, error, time.perf_counter() - started

@@ -1,0 +1,67 @@
+"""What a search comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from crosstask.options import option, record
+from crosstask.records import Budget, Interval, LearningCurve
+
+
+@record
+class Trial:
+    """One evaluation of a point of a search space. `value` is higher for better, None unless `status` is done."""
+
+    number: int = option(ge=0, help="how many were proposed before it")
+    point: dict[str, Any]
+    status: str = option("running", choices=("running", "done", "failed"), help="how far it came")
+    value: float | None = None
+    error: str | None = None
+    seconds: float = option(0.0, ge=0, help="what its evaluation took; 0 if the point had been evaluated before")
+
+
+@record
+class WarmStart:
+    """A point that a search tries first, because it did well on a related task."""
+
+    point: dict[str, Any]
+    source: str = ""
+    weight: float = option(1.0, help="how much is expected of it: the transfer coefficient times its rank there")
+
+
+@record
+class SearchResult:
+    """What a search came to. `curve` is the best value so far, by the number of trials that had ended.
+
+    The later fields are those of a search for a task's model: `best` was chosen on the validation split, `score` and
+    `default_score` are on `split`, of the network that it describes and of the one a run trains by default, over the
+    same seeds and with the same number of steps.
+    """
+
+    search: str
+    trials: tuple[Trial, ...]
+    best: Trial | None = None
+    curve: LearningCurve = attrs.field(factory=LearningCurve)
+    evaluated: int = option(0, ge=0, help="different points that were evaluated")
+    seconds: float = option(0.0, ge=0, help="from the first proposal to the last trial's end")
+    proposal_seconds: float = option(0.0, ge=0, help="part of it that the search took to propose")
+    warm_starts: tuple[WarmStart, ...] = ()
+    space: dict[str, Any] = attrs.field(factory=dict)
+    seed: int = 0
+    options: dict[str, Any] = attrs.field(factory=dict)
+    task_id: str | None = None
+    metric: str | None = None
+    split: str | None = None
+    model: dict[str, Any] = attrs.field(factory=dict)
+    default_model: dict[str, Any] = attrs.field(factory=dict)
+    budget: Budget | None = None
+    score: Interval | None = None
+    default_score: Interval | None = None
+    gain: Interval | None = None
+
+    @property
+    def failed(self) -> int:
+        """How many trials failed."""
+        return sum(trial.status == "failed" for trial in self.trials)

@@ -1,0 +1,85 @@
+"""Searching a task's network: what it sees, what it is compared with, what it needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from crosstask.context import LocalContext
+from crosstask.errors import DataError, RunError
+from crosstask.executors import ProcessExecutor
+from crosstask.options import component, structure, unstructure
+from crosstask.records import Budget
+from crosstask.registry import Registry
+from crosstask.run import Run
+from crosstask.testing import small_task
+from crosstask_search.models import ModelSpace
+from crosstask_search.networks import run_model_search
+from crosstask_search.parameter import Parameter
+from crosstask_search.records import SearchResult
+from crosstask_search.testing import ReferenceSearch
+
+
+def own_network(input_shape: tuple[int, ...], output_dim: int, *, width: int, bias: bool) -> Any:
+    from torch import nn
+
+    return nn.Sequential(nn.Linear(input_shape[0], width), nn.ReLU(), nn.Linear(width, output_dim, bias=bias))
+
+
+def test_model_search_judges_the_winner_against_the_default_and_never_shows_the_test_data() -> None:
+    task = small_task("quarters")
+
+    @component
+    class Looks(ReferenceSearch):
+        """Sees what it is given."""
+
+        def search_begins(self, space: Any, task: Any, models: Any) -> None:
+            assert task.has_data("validation")
+            assert not task.has_data("test")
+
+    models = ModelSpace(
+        kind=f"{__name__}:own_network",
+        parameters={"width": Parameter(choices=(2, 32)), "bias": Parameter(choices=(True, False))},
+        tune={"learning_rate": Parameter(choices=(1e-4, 0.05))},
+    )
+    budget = Budget(steps=40, batch_size=16)
+    with Run(Registry()) as run:
+        result = run_model_search(run, Looks(), models, task, budget, 8, seeds=2)
+    assert result.best is not None
+    assert result.best.point["learning_rate"] == 0.05
+    assert result.model["arguments"] == {n: v for n, v in result.best.point.items() if n != "learning_rate"}
+    assert result.budget == Budget(steps=40, batch_size=16, learning_rate=0.05)
+    assert (result.task_id, result.metric, result.split) == ("quarters", "accuracy", "test")
+    assert result.score is not None
+    assert result.default_score is not None
+    assert result.gain is not None
+    assert result.score.mean > result.default_score.mean  # 40 steps of the default rate are few
+    assert result.gain.values == pytest.approx(
+        [a - b for a, b in zip(result.score.values, result.default_score.values, strict=True)]
+    )
+    assert structure(json.loads(json.dumps(unstructure(result))), SearchResult, "result") == result
+
+
+def test_model_search_is_the_same_in_processes() -> None:
+    task, budget = small_task("moons"), Budget(steps=10, batch_size=16)
+    models = ModelSpace(max_layers=1, widths=(4, 8, 16))
+    found = []
+    for executor in (None, ProcessExecutor(workers=2)):
+        with Run(Registry(), executor=executor) as run:
+            found.append(run_model_search(run, ReferenceSearch(), models, task, budget, 3, seeds=2, parallel=1))
+    assert found[0].best is not None
+    assert found[1].best is not None
+    assert found[0].best.point == found[1].best.point
+    assert found[0].score == found[1].score
+
+
+def test_model_search_needs_its_splits_and_one_trial_that_works() -> None:
+    task = small_task("moons")
+    task.validation = None
+    with pytest.raises(DataError, match="has no validation data"):
+        run_model_search(LocalContext(), ReferenceSearch(), ModelSpace(), task, Budget(steps=1), 2)
+    budget = Budget(steps=30, optimizer="sgd", learning_rate=1e30)
+    with pytest.raises(RunError, match=r"all 2 trials of the search failed; the first: RunError: task 'moons'"):
+        run_model_search(LocalContext(), ReferenceSearch(), ModelSpace(), small_task("moons"), budget, 2)

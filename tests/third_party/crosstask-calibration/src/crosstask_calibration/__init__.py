@@ -1,0 +1,1 @@
+"""Post-hoc calibration of task models."""

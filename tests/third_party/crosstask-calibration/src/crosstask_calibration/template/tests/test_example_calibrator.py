@@ -1,0 +1,4 @@
+from crosstask.testing import conformance
+from crosstask_example_calibrator.example_calibrator import ExampleCalibrator
+
+test_conformance = conformance(ExampleCalibrator)

@@ -1,0 +1,1 @@
+"""Wraps and composes calibrators."""
