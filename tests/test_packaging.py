@@ -64,6 +64,8 @@ def checkout(tmp_path: Path) -> Path:
     copy.mkdir()
     for name in ROOT_FILES:
         shutil.copy(ROOT / name, copy / name)
+    (copy / "plugins").mkdir()
+    shutil.copy(ROOT / "plugins" / "index.json", copy / "plugins" / "index.json")
     plugins = sorted(file.parent for file in ROOT.glob("plugins/*/*/pyproject.toml"))
     for folder in (ROOT / "kernel", *plugins[:2]):
         shutil.copytree(folder, copy / folder.relative_to(ROOT), ignore=NOT_SOURCES)
@@ -92,6 +94,12 @@ def test_release_pins_the_members_also_when_built_from_its_sdist(checkout: Path,
     sdist = build(checkout, tmp_path / "dist", "sdist", CROSSTASK_RELEASE="1")
     inside = unpacked(sdist, tmp_path / "unpacked")
     assert requirements(build(inside, tmp_path / "from sdist", "wheel")) == pins
+
+
+def test_wheel_carries_the_index(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build(ROOT, tmp_path, "wheel")) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("extra_metadata/index.json"))
+        assert json.loads(archive.read(name))["point/continual"] == "crosstask-continual"
 
 
 # What pip makes of them

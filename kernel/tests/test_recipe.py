@@ -70,7 +70,10 @@ def test_a_recipe_inherits_overrides_and_tells_origins(tmp_path: Path, registry:
 
 
 def test_every_value_is_told_those_of_stages_too(tmp_path: Path, registry: Registry) -> None:
-    path = write(tmp_path, "base.toml", BASE + "[again]\nuse = \"look\"\n")
+    path = write(tmp_path, "base.toml", BASE + "[again]\nuse = \"look\"\n[wild]\n[other]\nuse = \"bare\"\n[bare]\n")
+    registry.register(
+        Plugin("bare", [Extension("stage", "bare", "crosstask_fakes.stages:FakeBare")], api=(2, 0))
+    )
     told = load_recipe(path, registry, ["prepare.scale=3.0"]).table()
     assert told["prepare.task"] == ("task1", str(path))
     assert told["prepare.scale"] == (3.0, "command line")
@@ -81,6 +84,9 @@ def test_every_value_is_told_those_of_stages_too(tmp_path: Path, registry: Regis
     assert told["budget.steps"] == (100, "default")
     assert told["transfer.use"] == ("fake", str(path))
     assert told["executor.use"] == ("default", "default")
+    assert told["wild.size"] == (2, "default"), "its table is empty"
+    assert "wild" not in told
+    assert told["bare"][0] == {}, "which has no options at all"
     assert "extends" not in told
 
 

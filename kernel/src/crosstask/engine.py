@@ -146,7 +146,7 @@ class TransferEngine(Engine):
         return cast(C, self.run.component(point, name, options))
 
     @functools.cached_property
-    def discoverers(self) -> list[Discoverer]:  # type: ignore[override]  # cached: made once, when first needed
+    def discoverers(self) -> list[Discoverer]:
         """The discoverers of this engine, in order."""
         wanted = self.registry.defaults("discovery") if self._wanted is None else self._wanted
         return [self.component(Discoverer, "discovery", name) for name in wanted]  # type: ignore[type-abstract]

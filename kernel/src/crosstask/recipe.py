@@ -83,7 +83,7 @@ class Resolved:
         """Dotted key -> (value, origin) of every value, those left at their defaults too."""
         own = {key: value for key, value in self.values.items() if key != "extends"}
         found = {key: (value, self.origins.get(key, "recipe")) for key, value in _leaves(own)}
-        given = list(found)
+        given = [key for key, (value, _) in found.items() if value != {}]  # an empty table says nothing of its options
         full = unstructure(self.recipe) | {name: unstructure(values) for name, values in self.defaults.items()}
         for long_key, value in _leaves(full):
             key = long_key.replace(".options", "")  # as it is written in TOML
@@ -91,7 +91,8 @@ class Resolved:
                 key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in given
             ):
                 found[key] = (value, "default")
-        return found
+        inside = {key.rpartition(".")[0] for key in found}
+        return {key: told for key, told in found.items() if told[0] != {} or key not in inside}
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -66,7 +66,9 @@ def _given(stage: Stage) -> dict[str, Any]:
     """Modules and tensors that were given as options in Python: their values, since options say only their type."""
     fields = attrs.fields(cast(Any, type(stage))) if attrs.has(type(stage)) else ()
     found = {f.name: getattr(stage, f.name) for f in fields if "reference" in f.metadata}
-    return {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
+    tensors = {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
+    architectures = {f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)}
+    return tensors | architectures
 
 
 def _check(stage: Stage, outcome: Outcome) -> None:

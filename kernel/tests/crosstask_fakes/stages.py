@@ -201,3 +201,13 @@ class FakeWild(Stage):
         result = Grown(size=self.size, first=float(drawn[0]))
         self.context.tell("stage_finished", stage="wild", result=result)
         return Outcome(result, {"net": Odd(self.size), "drawn": drawn})
+
+
+@component
+class FakeBare(Stage):
+    """Has neither options nor artifacts."""
+
+    Result: ClassVar[type] = Grown
+
+    def work(self, engine: Engine) -> Outcome:
+        return Outcome(Grown(size=0))

@@ -62,28 +62,36 @@ class RootGroup(LazyGroup):
         return args[0], command, args[1:]
 
 
+_FOLDERS = "CROSSTASK_PLUGINS_DIR"
+
+
+def _use_folders(ctx: click.Context, option: click.Parameter, folders: tuple[str, ...]) -> None:
+    """Before a command is looked for, which may be one of theirs; and in the environment, because worker processes read
+    the same settings.
+    """
+    if folders:
+        known = [os.environ[_FOLDERS]] if os.environ.get(_FOLDERS) else []
+        os.environ[_FOLDERS] = ",".join([*known, *(os.path.abspath(folder) for folder in folders)])  # noqa: PTH100
+
+
 @click.group(cls=RootGroup, package=__name__, table=_COMMANDS)
 @click.version_option(package_name="crosstask-kernel", prog_name="crosstask")
 @click.option("--verbose", is_flag=True, help="Log what happens inside to standard error.")
 @click.option(
     "--plugins-dir",
-    "folders",
     multiple=True,
     type=click.Path(exists=True, file_okay=False),
+    callback=_use_folders,
+    is_eager=True,
+    expose_value=False,
     help="Folder of one-off plugins, each a NAME.py with a PLUGIN.",
 )
-def cli(verbose: bool, folders: tuple[str, ...]) -> None:
+def cli(verbose: bool) -> None:
     """Find out which tasks help which others to learn, and use it."""
-    if folders:  # in the environment: worker processes read the same settings
-        known = [os.environ[_FOLDERS]] if os.environ.get(_FOLDERS) else []
-        os.environ[_FOLDERS] = ",".join([*known, *(os.path.abspath(folder) for folder in folders)])  # noqa: PTH100
     if verbose:
         import structlog
 
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-
-
-_FOLDERS = "CROSSTASK_PLUGINS_DIR"
 
 
 def main() -> None:

@@ -17,9 +17,15 @@ def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> N
     Its options are those of the recipe's table [NAME]; where there is none, the stage's defaults. --set NAME.option=value
     sets others. What it refers to in other stages is run first.
     """
+    from crosstask.errors import UnknownComponentError, nearest
+    from crosstask.manifest import RESERVED
     from crosstask.recipe import bind
+    from crosstask.registry import Registry
     from crosstask.stages import Finished, check_stage, run_stage
 
+    if name in RESERVED["stage"]:
+        stages = Registry.installed().names("stage")
+        raise UnknownComponentError(f"{name!r} is a table of every recipe, not a stage{nearest(name, stages)}")
     with wanted.engine(reference, name) as (engine, recipe):
         order = bind(recipe, engine.registry)
         needed = {name}
@@ -28,7 +34,8 @@ def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> N
                 needed |= {ref.stage for ref, _ in each.stage.references().values()}
         upto = order[: [each.name for each in order].index(name) + 1]
         chosen = [each for each in upto if before or each.name in needed]
-        for each in chosen:
+        for number, each in enumerate(chosen):
+            each.stage.before = tuple(earlier.stage.name for earlier in chosen[:number])
             check_stage(each.stage, engine, each.name)
         finished = Finished()
         for each in chosen:

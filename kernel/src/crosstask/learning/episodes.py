@@ -1,7 +1,7 @@
 """Episodes: small tasks with a few labelled samples to adapt to (support) and others to be judged on (query).
 
 A value of the contract of meta-learners, with what every one of them needs: labels made an episode's own, losses of
-episodes, accuracies. `crosstask_meta.samplers` draws them from data.
+episodes, accuracies. The package crosstask-meta draws them from data.
 """
 
 from __future__ import annotations

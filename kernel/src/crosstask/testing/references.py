@@ -262,8 +262,8 @@ class ReferenceMetaLearner(MetaLearner):
             loss = _episode_loss(outputs, episodes.query_targets[number])
             if not bool(torch.isfinite(loss)):
                 raise RunError(f"{self.origin}: the loss of episode {number} is {float(loss.detach())}")
-            found = torch.autograd.grad(loss / len(episodes), list(adapted.parameters()))
-            for parameter, gradient in zip(model.parameters(), found, strict=True):
+            found = torch.autograd.grad(loss / len(episodes), _trained(adapted))
+            for parameter, gradient in zip(_trained(model), found, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
             losses.append(float(loss.detach()))
             scores.append(outputs.detach())
@@ -279,11 +279,15 @@ class ReferenceMetaLearner(MetaLearner):
         support, _ = of_task(support, outputs)
         for _ in range(1 if steps is None else steps):
             loss = _episode_loss(adapted(support.inputs), support.targets)
-            found = torch.autograd.grad(loss, list(adapted.parameters()))
+            found = torch.autograd.grad(loss, _trained(adapted))
             with torch.no_grad():
-                for parameter, gradient in zip(adapted.parameters(), found, strict=True):
+                for parameter, gradient in zip(_trained(adapted), found, strict=True):
                     parameter.sub_(self.rate * gradient)
         return adapted
+
+
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def _episode_loss(outputs: Tensor, targets: Tensor) -> Tensor:

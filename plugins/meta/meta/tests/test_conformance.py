@@ -10,7 +10,7 @@ SMALL = {"ways": 2, "steps": 4, "meta_batch": 2, "test_episodes": 4, "shots": 2}
 
 test_few_shot = conformance(FewShot, options=SMALL, registry=REGISTRY)
 test_with_an_adapter = conformance(
-    FewShot, options={**SMALL, "adapter": "shifting", "learner": "nearest_means"}, registry=REGISTRY
+    FewShot, options={**SMALL, "adapter": "reference", "learner": "nearest_means"}, registry=REGISTRY
 )
 test_nearest_means = conformance(
     testing.NearestMeans,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -12,11 +13,13 @@ from torch import nn
 from crosstask.context import LocalContext
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
+from crosstask.options import component
+from crosstask.points.adapter import AdapterHandle
 from crosstask.tasks import Portfolio
-from crosstask.testing.references import ReferenceAdapter, ReferenceMetaLearner
+from crosstask.testing.references import BiasHandle, ReferenceAdapter, ReferenceMetaLearner
 from crosstask_meta.few_shot import run_few_shot
 from crosstask_meta.start import Start
-from crosstask_meta.testing import NearestMeans, Shifting, clouds, some_episodes
+from crosstask_meta.testing import NearestMeans, clouds, some_episodes
 
 START = Start(ModelSpec(kind="mlp", hidden=(16,)))
 SMALL: dict[str, Any] = {"ways": 2, "shots": 2, "queries": 3, "steps": 40, "meta_batch": 4, "test_episodes": 60}
@@ -121,20 +124,25 @@ def test_another_start_is_another_result() -> None:
     with torch.no_grad():
         network[0].weight.mul_(1.5)  # type: ignore[operator]
     second, _ = run_few_shot(context, NearestMeans(), Start(START.model, network, told="it"), task, **SMALL)
-    third, _ = run_few_shot(context, NearestMeans(), Start(START.model, network, Shifting(), told="it"), task, **SMALL)
+    third, _ = run_few_shot(
+        context, NearestMeans(), Start(START.model, network, ReferenceAdapter(), told="it"), task, **SMALL
+    )
     assert len({first.losses, second.losses, third.losses}) == 3
 
 
 def test_only_the_adapter_is_trained() -> None:
     """The network under it keeps its bits, whether it was given or drawn."""
     network = encoder()
-    for start in (Start(START.model, network, Shifting(), told="it"), Start(START.model, adapter=Shifting())):
+    for start in (
+        Start(START.model, network, ReferenceAdapter(), told="it"),
+        Start(START.model, adapter=ReferenceAdapter()),
+    ):
         context, task = LocalContext(), clouds("c", 6)
         result, module = run_few_shot(context, NearestMeans(), start, task, **SMALL | {"steps": 20})
-        assert result.adapter == "adapter Shifting"
+        assert result.adapter == "adapter ReferenceAdapter"
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         assert trained
-        assert all(name.endswith(".shift") and bool(p.any()) for name, p in trained.items())
+        assert all(name.endswith(".shift_0") and bool(p.any()) for name, p in trained.items())
         bare = attrs.evolve(start, adapter=None).build(
             context, NearestMeans(), task.descriptor, some_episodes(shape=(12,), ways=2)
         )
@@ -145,18 +153,36 @@ def test_only_the_adapter_is_trained() -> None:
 
 
 def test_a_head_is_trained_beside_the_adapter() -> None:
-    for start in (Start(START.model, encoder(), Shifting(), told="it"), Start(START.model, adapter=Shifting())):
+    for start in (
+        Start(START.model, encoder(), ReferenceAdapter(), told="it"),
+        Start(START.model, adapter=ReferenceAdapter()),
+    ):
         episodes = some_episodes(shape=(12,), ways=2)
         module = start.build(LocalContext(), ReferenceMetaLearner(), clouds("c", 6).descriptor, episodes)
         trained = {name for name, p in module.named_parameters() if p.requires_grad}
         assert {"head.weight", "head.bias"} < trained
-        assert all(name.startswith("head.") or name.endswith(".shift") for name in trained)
+        assert all(name.startswith("head.") or name.endswith(".shift_0") for name in trained)
+
+
+class Outside(BiasHandle):
+    """Trains a weight that no model has."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        return [nn.Parameter(torch.zeros(1))]
+
+
+@component
+class Beside(ReferenceAdapter):
+    """An adapter whose weights are its handle's alone."""
+
+    def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
+        return Outside(model, [])
 
 
 def test_adapters_beside_the_network_are_refused() -> None:
     """Learners that adapt by gradient steps work on copies of the network, in which such an adapter would not act."""
-    start = Start(START.model, adapter=ReferenceAdapter())
-    with pytest.raises(DataError, match="adapter ReferenceAdapter keeps its weights outside the network"):
+    start = Start(START.model, adapter=Beside())
+    with pytest.raises(DataError, match="adapter Beside keeps its weights outside the network"):
         run_few_shot(LocalContext(), NearestMeans(), start, clouds("c", 6), **SMALL)
 
 

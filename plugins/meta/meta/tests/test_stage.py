@@ -86,13 +86,13 @@ def test_it_starts_from_what_another_stage_gives(engine: TransferEngine) -> None
 
 def test_only_the_adapter_is_trained_on_what_another_stage_gives(engine: TransferEngine) -> None:
     before = engine.run_stage("giving").artifacts["encoder"].state_dict()
-    options = {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "shifting"}
+    options = {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "reference"}
     outcome = engine.run_stage("few_shot", **options, **SMALL)
-    assert "'shifting'" in outcome.record.adapter
+    assert "'reference'" in outcome.record.adapter
     found = outcome.artifacts["learner"].state_dict()
     assert torch.equal(found["0.weight"], before["0.weight"])
-    assert torch.equal(found["0.parametrizations.bias.original"], before["0.bias"])
-    assert bool(found["0.parametrizations.bias.0.shift"].any())
+    assert torch.equal(found["0.bias"], before["0.bias"])
+    assert bool(found["0.shift_0"].any())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_only_the_adapter_is_trained_on_what_another_stage_gives(engine: Transfe
         {},
         {"tasks": ["quarters"], "held_out": ["upper left", "lower right"]},
         {"encoder": {"from": "giving"}},
-        {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "shifting"},
+        {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "reference"},
     ],
     ids=["tasks", "classes", "encoder", "adapter"],
 )
@@ -142,7 +142,7 @@ def test_observers_hear_each_step() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": ["moon"]}, "few_shot: no task 'moon' in portfolio 'portfolio'; did you mean 'moons'"),
+        ({"tasks": ["moon"]}, "few_shot: no task 'moon' in portfolio .*; did you mean 'moons'"),
         (
             {"tasks": ["moons", "halves"], "held_out": ["half"]},
             "there is no task 'half' to hold out; did you mean 'hal",
@@ -186,6 +186,6 @@ def test_the_section_says_where_it_started(engine: TransferEngine) -> None:
     assert "2-way 2-shot" in section.html
     assert "started from" not in section.html
     engine.run_stage("giving")
-    options = {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "shifting"}
+    options = {"encoder": {"from": "giving"}, "learner": "nearest_means", "adapter": "reference"}
     (section,) = FewShot.sections(engine.run_stage("few_shot", **options, **SMALL).record, TransferGraph())
     assert "It started from the encoder of giving. The network was frozen: " in section.html

@@ -83,10 +83,10 @@ def _life(inputs: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         ("stage_progress", {"stage": "discover", "detail": "moons -> halves"}),
         ("edges_discovered", {"edges": inputs["edges"], "discoverer": "discovery 'x' (crosstask-x 0.1.0)"}),
         ("stage_finished", {"stage": "discover", "result": None}),
-        ("stage_started", {"stage": "multitask", "total": None}),
-        ("training_step", {"stage": "multitask", "step": 1, "metrics": inputs["metrics"]}),
-        ("training_step", {"stage": "multitask", "step": 2, "metrics": {}}),
-        ("stage_finished", {"stage": "multitask", "result": inputs["record"]}),
+        ("stage_started", {"stage": "training", "total": None}),
+        ("training_step", {"stage": "training", "step": 1, "metrics": inputs["metrics"]}),
+        ("training_step", {"stage": "training", "step": 2, "metrics": {}}),
+        ("stage_finished", {"stage": "training", "result": inputs["record"]}),
         ("run_finished", {"record": inputs["record"], "error": None}),
     ]
 

@@ -76,7 +76,6 @@ class StageKit(Kit):
     check_state_round_trip = None  # type: ignore[assignment]  # what survives is its record
     check_state_is_a_snapshot = None  # type: ignore[assignment]
     check_inputs_untouched = None  # type: ignore[assignment]  # it may change the engine
-    check_agrees_with_twin = None  # type: ignore[assignment]
 
     def check_wrappers_see_it(self) -> None:
         """Wrappers hear `work`, and passing the answer on changes nothing."""

@@ -77,7 +77,8 @@ class LinearLowRank(LowRank):
         up, down = own["up"], own["down"]
         # Few rows times many columns is the quicker order on CPUs.
         low = torch.mm(down, (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).t()).t()
-        if is_bare(inner) and y.dtype == low.dtype == up.dtype:  # nobody else has this y
+        # In place where nobody else has this y; torch.func.vmap cannot batch that
+        if is_bare(inner) and y.dtype == low.dtype == up.dtype and not torch._C._functorch.is_batchedtensor(up):
             if y.dim() == 2:
                 return y.addmm_(low, up.t(), alpha=self.scale)
             return y.view(-1, y.shape[-1]).addmm_(low, up.t(), alpha=self.scale).view(y.shape)

@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Plan an order of tasks that ends with TARGET."""
     with wanted.engine(reference) as (engine, recipe):
-        found = [table for table in recipe.stages.values() if table.use == "discovery"]
+        found = [stage for stage in recipe.stages.values() if stage.use == "discovery"]
         if graph_path is not None:
             from crosstask.graph import TransferGraph
 
@@ -38,8 +38,8 @@ def command(
         elif not found:
             engine.discover()
         else:
-            for table in found:
-                engine.run_stage("discovery", **table.options)
+            for stage in found:
+                engine.run_stage("discovery", **stage.options)
         curriculum = engine.generate_curriculum(target, strategy, max_tasks)
     if wanted.as_json:
         emit_json(curriculum)

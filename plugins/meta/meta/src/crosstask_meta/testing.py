@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, RunError
@@ -17,7 +16,6 @@ from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded as made_from
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, record
-from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.meta_learner import MetaLearner
 from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.tasks import Task
@@ -102,56 +100,6 @@ class NearestMeans(MetaLearner):
             return _Nearest(copy.deepcopy(model).eval(), support).eval()
 
 
-class _Shift(nn.Module):
-    """A parametrisation: the bias and a shift."""
-
-    def __init__(self, bias: Tensor) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros_like(bias))
-
-    def forward(self, bias: Tensor) -> Tensor:
-        return bias + self.shift
-
-
-class _Shifts(AdapterHandle):
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module]) -> None:
-        self.model, self.layers = model, layers
-        model.requires_grad_(False)
-        self.shifts = [_Shift(cast(Tensor, layer.bias)) for layer in layers]
-        self.enable()
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [one.shift for one in self.shifts]
-
-    def enable(self) -> None:
-        for layer, one in zip(self.layers, self.shifts, strict=True):
-            register_parametrization(layer, "bias", one)
-
-    def disable(self) -> None:
-        for layer in self.layers:
-            remove_parametrizations(layer, "bias", leave_parametrized=False)
-
-    def state(self) -> dict[str, Tensor]:
-        return {str(number): one.shift.detach() for number, one in enumerate(self.shifts)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        for number, one in enumerate(self.shifts):
-            one.load_state_dict({"shift": state[str(number)]})
-
-    def detach(self) -> None:
-        self.disable()
-        self.model.requires_grad_(True)
-
-
-@component
-class Shifting(Adapter):
-    """Shifts the biases of the linear layers but those left out; the shifts are parameters of the model."""
-
-    def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
-        linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-        return _Shifts(model, [layer for name, layer in linear.items() if f"!{name}" not in targets])
-
-
 @record
 class Gave:
     """The result of `Giving`: nothing but its seed."""
@@ -183,7 +131,6 @@ PLUGIN = Plugin(
     "reference-meta",
     [
         Extension("meta_learner", "nearest_means", f"{__name__}:NearestMeans", summary="For tests"),
-        Extension("adapter", "shifting", f"{__name__}:Shifting", summary="For tests"),
         Extension("stage", "giving", f"{__name__}:Giving", summary="For tests"),
     ],
     api=(2, 0),
