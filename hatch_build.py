@@ -46,7 +46,8 @@ class MemberDependencies(MetadataHookInterface):
         for folder in members(self.root):
             project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
             source = f"=={project['version']}" if release else f" @ {folder.as_uri()}"
-            metadata["dependencies"].append(project["name"] + source)
+            extra = "[report]" if "report" in project.get("optional-dependencies", {}) else ""
+            metadata["dependencies"].append(project["name"] + extra + source)
 
 
 class LiveSources(BuildHookInterface):

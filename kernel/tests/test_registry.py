@@ -109,7 +109,7 @@ def test_a_conflict_of_one_component_leaves_the_others_usable() -> None:
     assert {r.status for r in registry.plugins()} == {Status.OK}
     assert registry.names("executor") == ["other"]
     assert registry.create("executor", "other")
-    with pytest.raises(PluginError, match=r"'here' of a cannot be used: conflicting: executor 'here' is offered by a a"):
+    with pytest.raises(PluginError, match=r"^executor 'here' is offered by a and b; choose with prefer: 'executor/here' ="):
         registry.create("executor", "here")
     chosen = registry.preferring({"executor/here": "b"})
     assert chosen.find("executor", "here")[0].distribution == "b"

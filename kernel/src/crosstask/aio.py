@@ -49,25 +49,32 @@ class CrossTaskTransferEngine:
         return await loop.run_in_executor(self._thread, functools.partial(method, *args, **kwargs))
 
     async def close(self) -> None:
+        """Stop the thread, and the engine."""
         await self._do(self.engine.close)
         self._thread.shutdown()
 
     async def register_task(self, task: Task, trained_model: nn.Module | None = None, *, unseen: bool = False) -> None:
+        """As `TransferEngine.register_task`."""
         await self._do(self.engine.register_task, task, trained_model, unseen=unseen)
 
     async def register(self, portfolio: Portfolio) -> None:
+        """As `TransferEngine.register`."""
         await self._do(self.engine.register, portfolio)
 
     async def train(self, tasks: Iterable[str] | None = None) -> None:
+        """As `TransferEngine.train`."""
         await self._do(self.engine.train, tasks)
 
     async def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
+        """As `TransferEngine.discover`."""
         return await self._do(self.engine.discover, discoverers)
 
     async def get_transfer_graph_metrics(self) -> dict[str, Any]:
+        """As `TransferEngine.get_transfer_graph_metrics`."""
         return await self._do(self.engine.get_transfer_graph_metrics)
 
     async def export_transfer_graph(self, path: str | Path) -> Path:
+        """As `TransferEngine.export_transfer_graph`."""
         return await self._do(self.engine.export_transfer_graph, path)
 
     async def transfer_knowledge(
@@ -78,16 +85,19 @@ class CrossTaskTransferEngine:
         *,
         samples: bool = False,
     ) -> TransferResult:
+        """As `TransferEngine.transfer_knowledge`."""
         return await self._do(
             self.engine.transfer_knowledge, source_task, target_task, transfer_strategy, samples=samples
         )
 
     async def get_best_transfer_strategy(self, source: str, target: str) -> str:
+        """As `TransferEngine.get_best_transfer_strategy`."""
         return await self._do(self.engine.get_best_transfer_strategy, source, target)
 
     async def generate_curriculum(
         self, target_task: str, strategy: Strategy = None, max_tasks: int = 5
     ) -> Curriculum:
+        """As `TransferEngine.generate_curriculum`."""
         return await self._do(self.engine.generate_curriculum, target_task, strategy, max_tasks)
 
     async def run_curriculum(
@@ -97,11 +107,13 @@ class CrossTaskTransferEngine:
         *,
         planner: Strategy | None = None,
     ) -> CurriculumResult:
+        """As `TransferEngine.run_curriculum`."""
         return await self._do(self.engine.run_curriculum, curriculum, transfer_strategy, planner=planner)
 
     async def distill(
         self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None
     ) -> Distilled:
+        """As `TransferEngine.distill`."""
         return await self._do(self.engine.distill, tasks, strategy, samples)
 
     async def synthesize_zero_shot_model(
@@ -112,10 +124,12 @@ class CrossTaskTransferEngine:
         *,
         expect: bool = True,
     ) -> nn.Module:
+        """As `TransferEngine.synthesize_zero_shot_model`."""
         make = self.engine.synthesize_zero_shot_model
         return await self._do(make, new_task, synthesis_strategy, inputs, expect=expect)
 
     async def run_stage(self, name: str, **options: Any) -> Outcome:
+        """As `TransferEngine.run_stage`."""
         return await self._do(functools.partial(self.engine.run_stage, name, **options))
 
 

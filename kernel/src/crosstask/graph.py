@@ -149,6 +149,7 @@ class TransferGraph:
 
     @property
     def task_ids(self) -> list[str]:
+        """Every task, in the order in which they were added."""
         return list(self._graph)
 
     def task(self, task_id: str) -> TaskDescriptor:
@@ -195,6 +196,7 @@ class TransferGraph:
         return best
 
     def coefficient(self, source: str, target: str, default: float = 0.0) -> float:
+        """The transfer coefficient of the strongest edge of a pair; `default` where there is none."""
         edge = self.edge(source, target)
         return default if edge is None else edge.transfer_coefficient
 

@@ -27,7 +27,7 @@ from crosstask.points.store import Store
 from crosstask.recipe import BoundStage, Recipe, bind, recipe_from
 from crosstask.records import RunRecord
 from crosstask.registry import Registry, Status
-from crosstask.report import write_report
+from crosstask.report import available, write_report
 from crosstask.stages import Finished, check_stage, run_stage
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio
@@ -306,6 +306,9 @@ class _Job:
             if self.engine.graph.task_ids:
                 self.engine.export_transfer_graph(self.out / "graph.json")
                 self.engine.export_transfer_graph(self.out / "graph.graphml")
-                write_report(self.record, self.engine.graph, self.out / "report.html", self.registry)
+                if available():
+                    write_report(self.record, self.engine.graph, self.out / "report.html", self.registry)
+                else:
+                    self.engine.run.log.warning("no report: it needs plotly, pip install 'crosstask-kernel[report]'")
         except OSError as error:
             raise RunError(f"cannot write to {self.out}: {error.strerror or error}") from None

@@ -91,8 +91,11 @@ class Resolved:
                 key == g or key.startswith(f"{g}.") or g.startswith(f"{key}.") for g in given
             ):
                 found[key] = (value, "default")
-        inside = {key.rpartition(".")[0] for key in found}
-        return {key: told for key, told in found.items() if told[0] != {} or key not in inside}
+        return {
+            key: told
+            for key, told in found.items()
+            if told[0] != {} or not any(other.startswith(f"{key}.") for other in found)
+        }
 
 
 def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -46,6 +46,7 @@ class LearningCurve:
 
     @property
     def final(self) -> float:
+        """The last value."""
         return self.values[-1]
 
     def first_reaching(self, level: float) -> int | None:

@@ -387,7 +387,10 @@ class Registry:
             if record.status is Status.CONFLICTING:
                 raise PluginError(f"{point} {name!r} cannot be used: {record.reason}")
             if record.status is Status.OK:
-                raise PluginError(f"{point} {name!r} of {record.origin} cannot be used: {record.unusable[extension.key]}")
+                why = record.unusable[extension.key]
+                if why.startswith("conflicting: "):  # it names all that offer it
+                    raise PluginError(why.removeprefix("conflicting: "))
+                raise PluginError(f"{point} {name!r} of {record.origin} cannot be used: {why}")
             raise PluginError(
                 f"{point} {name!r} of {record.origin} cannot be used: {record.status.value}: {record.reason}"
             )

@@ -42,6 +42,7 @@ class Task:
 
     @property
     def task_id(self) -> str:
+        """The descriptor's."""
         return self.descriptor.task_id
 
     def has_data(self, split: str = "train") -> bool:
@@ -126,6 +127,7 @@ class Portfolio:
 
     @property
     def ids(self) -> list[str]:
+        """Of the tasks that are learned from; those held back are in `unseen`."""
         return list(self._tasks)
 
     @property

@@ -27,6 +27,7 @@ class History:
     values: list[float] = attrs.field(factory=list)
 
     def curve(self) -> LearningCurve:
+        """As a record."""
         return LearningCurve(steps=tuple(self.steps), values=tuple(self.values))
 
     def extend(self, later: History) -> History:

@@ -176,15 +176,18 @@ def scratch_scores(
 
 
 def scratch_key(model: nn.Module, target: Task, budget: Budget, seed: int, split: str) -> str:
+    """The store key of training from scratch, with which a transfer is compared."""
     return key_of("scratch", "samples by seed", architecture(model), target.fingerprint(), budget, seed, split)
 
 
 def scratch_payload(target: Task, budget: Budget, seed: int, split: str, score: float, curve: LearningCurve) -> object:
+    """A training from scratch as it is stored; `read_scratch` reads it."""
     made = {"target": target.task_id, "budget": budget, "seed": seed, "split": split}
     return unstructure({"what": "scratch", **made, "score": score, "curve": curve})
 
 
 def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
+    """(score, learning curve) of a stored training from scratch. StoreError if it is damaged."""
     try:
         return float(payload["score"]), structure(payload["curve"], LearningCurve, "curve")  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError) as error:
@@ -324,6 +327,7 @@ def _restored(spec: ModelSpec, task: Task, seed: int, tensors: dict[str, torch.T
 
 
 def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
+    """The store key of a task's own model."""
     return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
 
 

@@ -6,11 +6,13 @@ For authors of sections: `page` has what is text, `figures` what are plots, `gra
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crosstask.points.stage import Section
+from crosstask.errors import RunError
 from crosstask.records import Unread
 
 if TYPE_CHECKING:
@@ -19,10 +21,17 @@ if TYPE_CHECKING:
     from crosstask.registry import Registry
 
 
+def available() -> bool:
+    """Whether reports can be written: their figures need plotly, which comes with `crosstask-kernel[report]`."""
+    return importlib.util.find_spec("plotly") is not None
+
+
 def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: Registry) -> Path:
     """Write the report to `path` and return it. What did not run has no heading; a result that cannot be shown (its
-    plugin is missing, or fails) is said in a sentence, and stops nothing.
+    plugin is missing, or fails) is said in a sentence, and stops nothing. RunError without plotly.
     """
+    if not available():
+        raise RunError("the report needs plotly: pip install 'crosstask-kernel[report]'")
     # deferred: plotly is slow to import, and a command that only reads the path of a report must not pay for it
     from crosstask.report import header, page, recipe
 

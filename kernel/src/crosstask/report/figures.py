@@ -51,6 +51,7 @@ def style(index: int) -> tuple[str, str]:
 
 
 def figure(traces: Sequence[Any], **layout: Any) -> Any:
+    """A plotly figure of these traces, in the colours and type of the report."""
     return go.Figure(list(traces), {"template": _TEMPLATE, **layout})
 
 
@@ -156,6 +157,7 @@ def _two_lines(name: str) -> str:
 
 
 def dots_height(rows: Collection[object]) -> int:
+    """The height in pixels of `dots` with so many rows."""
     return 76 + 38 * len(rows)
 
 

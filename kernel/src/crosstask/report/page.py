@@ -50,6 +50,7 @@ PALETTE = {
 
 
 def color(role: str) -> str:
+    """The colour of a role (see `PALETTE`), as CSS writes it."""
     return PALETTE[role][0]
 
 
@@ -93,6 +94,7 @@ def interval(mean: float, low: float | None, high: float | None, *, signed: bool
 
 
 def spread(value: Interval, *, signed: bool = False) -> str:
+    """A mean with its 95 % interval."""
     return interval(value.mean, value.low, value.high, signed=signed)
 
 
@@ -114,6 +116,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
 
 
 def details(summary: str, body: str) -> str:
+    """HTML that is folded away behind its summary."""
     return f"<details><summary>{summary}</summary>{body}</details>"
 
 

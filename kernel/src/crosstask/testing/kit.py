@@ -98,6 +98,7 @@ class Subject:
 
     @property
     def point(self) -> str:
+        """The extension point of the component."""
         return self.component.point
 
 
@@ -129,6 +130,7 @@ class Kit(ABC):
 
     @property
     def name(self) -> str:
+        """Point and class of the component, for messages."""
         return f"{self.point} {self.subject.component.__name__}"
 
     def registry(self) -> Registry:
@@ -469,7 +471,8 @@ def _spy(contract: type[Component], heard: list[str]) -> Wrapper:
 
         return listen
 
-    methods = {name: listener(name) for name in hooks_of(contract)}
+    current = [name for name, spec in hooks_of(contract).items() if not getattr(spec, "crosstask_deprecated", "")]
+    methods = {name: listener(name) for name in current}
     made: Wrapper = type("Spy", (Wrapper,), methods)()
     return made
 
@@ -519,6 +522,7 @@ class Outcome:
 
     @property
     def ok(self) -> bool:
+        """Nothing is wrong: it passed, does not apply, or failed as expected."""
         return self.status in ("passed", "skipped", "expected")
 
 

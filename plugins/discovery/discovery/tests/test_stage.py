@@ -70,7 +70,6 @@ FAKES = Plugin(
     [
         Extension("discovery", "measure", f"{__name__}:Measure", default=2),
         Extension("discovery", "guess", f"{__name__}:Guess", default=1),
-        Extension("transfer", "reference", "crosstask.testing.references:ReferenceTransfer", default=True),
     ],
     api=(2, 0),
 )

@@ -21,6 +21,7 @@ from crosstask_adapters.layer_adapter import LayerAdapter
 from crosstask_adapters.switches import Host, NotPerSampleError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers whose weights are [out, in / groups, *kernel]."""
 
 
 class AdaptedLayer:
@@ -33,6 +34,7 @@ class AdaptedLayer:
     _direct: ClassVar[Callable[..., Any] | None]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's answer with its live adapters."""
         if self._host.mixing is not None:
             return self._mixed(*args, **kwargs)
         live = [part for part in self._parts if part.switch.live]

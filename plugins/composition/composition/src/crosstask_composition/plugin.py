@@ -71,6 +71,42 @@ PLUGIN = Plugin(
             "crosstask_composition.wrappers:Smooth",
             summary="Smooths the task weights of any balancer over the steps",
         ),
+        Extension(
+            "recipe",
+            "balanced-adapters",
+            "crosstask_composition:recipes/balanced-adapters.toml",
+            summary="Four digit tasks on one frozen trunk: PCGrad balances the LoRA on it",
+        ),
+        Extension(
+            "recipe",
+            "continual-adapters",
+            "crosstask_composition:recipes/continual-adapters.toml",
+            summary="Digits in five lessons: EWC and replay keep a LoRA from forgetting",
+        ),
+        Extension(
+            "recipe",
+            "searched-multitask",
+            "crosstask_composition:recipes/searched-multitask.toml",
+            summary="A network found for one task is the trunk of four",
+        ),
+        Extension(
+            "recipe",
+            "continual-curriculum",
+            "crosstask_composition:recipes/continual-curriculum.toml",
+            summary="Digit tasks in sequence, in the order of a curriculum",
+        ),
+        Extension(
+            "recipe",
+            "distilled-few-shot",
+            "crosstask_composition:recipes/distilled-few-shot.toml",
+            summary="Prototypes that start from a distilled encoder",
+        ),
+        Extension(
+            "recipe",
+            "adapted-maml",
+            "crosstask_composition:recipes/adapted-maml.toml",
+            summary="MAML that adapts a LoRA on a frozen encoder",
+        ),
     ],
     api=(2, 0),
 )

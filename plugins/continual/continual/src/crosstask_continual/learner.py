@@ -99,6 +99,7 @@ class ContinualLearner:
 
     @property
     def scenario(self) -> str:
+        """Of the model: `task`, `domain` or `class`."""
         return self.model.scenario
 
     # --- Learning

@@ -17,6 +17,7 @@ from crosstask_continual.batch import Batch
 from crosstask_continual.heads import last_linear, resize_head
 
 SCENARIOS = ("task", "domain", "class")
+"""What is known and asked for in the test, see `ContinualModel`."""
 
 
 class ContinualModel(nn.Module):

@@ -65,7 +65,8 @@ def targets(labels: Any, count: int) -> tuple[Matrix, bool]:
 
 def one_hot(labels: Labels) -> Matrix:
     """[N, C] of 0 and 1."""
-    return np.eye(int(labels.max()) + 1)[labels]
+    members: Matrix = np.eye(int(labels.max()) + 1)[labels]
+    return members
 
 
 def scaled(values: Matrix) -> Matrix:

@@ -43,7 +43,7 @@ def labelled(
 @cache
 def images() -> tuple[torch.Tensor, torch.Tensor]:
     """600 images of digits [N, 1, 8, 8] in [0, 1], and which digit each is [N]."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # only tests have it
+    from sklearn.datasets import load_digits  # deferred: only tests have it
 
     raw = load_digits()
     order = np.random.default_rng(0).permutation(len(raw.target))[:600]
@@ -138,6 +138,6 @@ def rank_correlation(guess: Array, truth: Array, known: Array) -> float:
     for column in range(len(truth)):
         hidden = np.isnan(known[:, column]) & (np.arange(len(truth)) != column)
         if hidden.any() and truth[hidden, column].std() > 0.06:
-            ranks = [np.argsort(np.argsort(values[hidden, column])) for values in (guess, truth)]
-            found.append(np.corrcoef(*ranks)[0, 1])
+            ranks = np.stack([np.argsort(np.argsort(values[hidden, column])) for values in (guess, truth)])
+            found.append(np.corrcoef(ranks)[0, 1])
     return float(np.mean(found))

@@ -72,6 +72,7 @@ class SearchSpace:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
+        """Of the parameters, in their order."""
         return tuple(self.parameters)
 
     @functools.cached_property
