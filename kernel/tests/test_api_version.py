@@ -16,15 +16,18 @@ from typing import Any
 import pytest
 
 from crosstask.components import Component, hooks_of
-from crosstask.manifest import API_VERSION, POINTS
+from crosstask.manifest import API_VERSION, KERNEL_POINTS
 
 SNAPSHOT = Path(__file__).with_name("contracts.json")
 
 
 def contracts() -> dict[str, Any]:
-    """Every contract as data: hooks and public methods with parameters, mode, abstractness; public class fields."""
+    """The kernel's contracts as data: hooks and public methods with parameters, mode, abstractness; public class fields.
+
+    A point that a plugin brings has a version of its own (`Point.version`), which is its plugin's to watch.
+    """
     found: dict[str, Any] = {}
-    for point, target in POINTS.items():
+    for point, target in {point.name: point.contract for point in KERNEL_POINTS}.items():
         module, _, name = target.partition(":")
         contract = getattr(import_module(module), name)
         hooks, members = hooks_of(contract), {}
@@ -91,12 +94,12 @@ NEW_HOOK = {"parameters": "(self)", "abstract": False, "mode": "first"}
     ("number", "edit"),
     [
         (None, lambda c: None),
-        ("minor", lambda c: c["sampler"]["members"].update(reset=NEW_HOOK)),
+        ("minor", lambda c: c["discovery"]["members"].update(reset=NEW_HOOK)),
         ("minor", lambda c: c.update(router={"contract": "a:B", "members": {"route": NEW_HOOK}})),
-        ("major", lambda c: c["sampler"]["members"].update(reset=NEW_HOOK | {"abstract": True})),
-        ("major", lambda c: c["sampler"]["members"].pop("sample")),
-        ("major", lambda c: c["sampler"]["members"]["sample"].update(parameters="(self, tasks)")),
-        ("major", lambda c: c["sampler"]["members"]["sample"].update(mode="each")),
+        ("major", lambda c: c["discovery"]["members"].update(reset=NEW_HOOK | {"abstract": True})),
+        ("major", lambda c: c["discovery"]["members"].pop("discover")),
+        ("major", lambda c: c["discovery"]["members"]["discover"].update(parameters="(self, portfolio)")),
+        ("major", lambda c: c["discovery"]["members"]["discover"].update(mode="each")),
         ("major", lambda c: c["balancer"]["members"]["combine"].update(abstract=True)),
         ("major", lambda c: c["balancer"]["members"].pop("weighs_losses")),
         ("major", lambda c: c.pop("wrapper")),

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from crosstask import component, state
+from crosstask.errors import DataError
 from crosstask.learning.gradients import TaskGradients
 from crosstask.points.balancer import Balancer, Direction
 from crosstask.testing import balancers as checks
+from crosstask.testing import run_checks
 
 
 @component
@@ -127,3 +129,40 @@ def test_a_right_balancer_passes(check: checks.Check) -> None:
 def test_a_fault_is_caught(check: checks.Check, answer: Callable[..., Tensor | Direction]) -> None:
     with pytest.raises(AssertionError):
         check(faulty(answer))
+
+
+@component
+class NeedsFour(Balancer):
+    """The mean, of four tasks or more."""
+
+    least_tasks = 4
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        if len(losses) < 4:
+            raise RuntimeError("asked with too few tasks")
+        return torch.full_like(losses, 1 / len(losses))
+
+
+def test_a_balancer_says_how_many_tasks_it_needs() -> None:
+    outcomes = {o.name: o for o in run_checks(NeedsFour)}
+    assert [o.message for o in outcomes.values() if not o.ok] == []
+    assert outcomes["check_one_task"].status == "skipped"
+    weight = torch.ones(2, requires_grad=True)
+    with pytest.raises(DataError, match="needs at least 4 tasks, got 2"):
+        NeedsFour().backward([weight[0] ** 2, weight[1] ** 2], [weight])
+
+
+@component
+class ByPlace(Balancer):
+    """Weights by the place of a task."""
+
+    capabilities = frozenset({"permutation_invariant"})
+
+    def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        return torch.arange(1, len(losses) + 1).to(losses)
+
+
+def test_a_counter_example_is_shown() -> None:
+    (told,) = [o.message for o in run_checks(ByPlace) if o.name == "check_permutation_invariant"]
+    assert "with losses [0.833, 1.17] and gradients [[" in told
+    assert "in the order [1, 0] it is [" in told

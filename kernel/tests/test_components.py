@@ -194,7 +194,7 @@ def test_options_and_origin_of_an_object() -> None:
         "last": None,
         "size": 3,
     }
-    assert (Count().origin, Count().distribution) == ("chooser Count", "")
+    assert (Count().origin, Count().offered_by) == ("chooser Count", "")
     assert Count().name.endswith("test_components:Count")
 
 

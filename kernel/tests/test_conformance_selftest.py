@@ -5,6 +5,7 @@ Each is the reference component of its contract with one thing wrong.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import itertools
@@ -20,55 +21,44 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Component, Job, Remembered, hookimpl, run_now
+from crosstask import DataError, OptionError, Plugin, PluginError, Point, Portfolio, Registry
+from crosstask.components import Component, Job, Remembered, hookimpl, run_now, wraps
 from crosstask.context import LocalContext
-from crosstask.errors import DataError, OptionError, PluginError
 from crosstask.graph import TransferEdge
-from crosstask.learning.adapted_layers import LayersHandle
 from crosstask.learning.episodes import episode_accuracy, episode_losses, of_task
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import measure_transfer
-from crosstask.manifest import POINTS
-from crosstask.options import component, option, state
+from crosstask.manifest import KERNEL_POINTS, Extension
+from crosstask.options import component, record, state
 from crosstask.points.adapter import AdapterHandle
 from crosstask.points.balancer import Direction
 from crosstask.points.distillation import Distilled
 from crosstask.points.observer import Observer
+from crosstask.points.stage import Outcome, Section
 from crosstask.points.store import Store
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import MetaKnowledge, Provenance, Trial
+from crosstask.records import MetaKnowledge, Provenance
 from crosstask.store.sql import SqlStore
-from crosstask.tasks import Portfolio
-from crosstask.testing import checks_of, conformance, run_checks, small_portfolio
+from crosstask.testing import checks_of, conformance, reference_registry, run_checks, small_portfolio
 from crosstask.testing import references as right
-from crosstask.testing.kit import Kit, Subject, kit_for
+from crosstask.testing.kit import Kit
+from crosstask.testing.selftest import SelfTest
+from crosstask_fakes.choosers import First
+from crosstask_fakes.contracts import Chooser, everything
+from crosstask_fakes.kit import ChooserKit
+from crosstask_fakes.registry import with_fakes
 
 NONE: frozenset[str] = frozenset()
-WRONG: list[Any] = []
+wrong = SelfTest(*right.REFERENCES.values())
+caught_by = wrong.caught_by
 
 
-def caught_by(check: str, **given: Any) -> Any:
-    """Put a wrong component into the table."""
-
-    def note(cls: type[Component]) -> type[Component]:
-        made = component(cls)
-        made.__doc__ = made.__doc__ or "Wrong."
-        WRONG.append(pytest.param(check, made, given, id=f"{made.point}-{check}-{made.__name__}"))
-        return made
-
-    return note
-
-
-@pytest.mark.parametrize("point", POINTS)
-def test_right_component_passes_every_check(point: str) -> None:
-    outcomes = run_checks(right.REFERENCES[point])
-    assert [(o.name, o.message) for o in outcomes if o.status not in ("passed", "skipped")] == []
-    assert sum(o.status == "passed" for o in outcomes) >= 9
+def test_every_point_of_the_kernel_has_a_right_component() -> None:
+    assert set(right.REFERENCES) == {point.name for point in KERNEL_POINTS}
 
 
 # Every component
@@ -79,7 +69,7 @@ class Silent(right.ReferenceDiscoverer):
     pass
 
 
-WRONG.append(pytest.param("check_documented", Silent, {}, id="documented-class"))
+wrong.add("check_documented", Silent)
 
 
 @caught_by("check_documented")
@@ -302,7 +292,7 @@ class TargetFirst(right.ReferencePlanner):
         return attrs.evolve(path, task_sequence=(target, *path.task_sequence[:-1]))
 
     def next_task(self, curriculum: Any, history: Any) -> Any:
-        done = {stage.task_id for stage in history}
+        done = {step.task_id for step in history}
         last = [curriculum.target] if curriculum.target not in done else []
         return next(
             (t for t in [*curriculum.task_sequence, *last] if t not in done and t != curriculum.target),
@@ -325,7 +315,7 @@ class Backwards(right.ReferencePlanner):
         return attrs.evolve(path, task_sequence=(*path.task_sequence[-2::-1], target))
 
     def next_task(self, curriculum: Any, history: Any) -> Any:
-        done = {stage.task_id for stage in history}
+        done = {step.task_id for step in history}
         return next((t for t in (*curriculum.task_sequence[-2::-1], curriculum.target) if t not in done), None)
 
 
@@ -351,7 +341,7 @@ class NeverArrives(right.ReferencePlanner):
 @caught_by("check_next_task_keeps_prerequisites")
 class HardestFirst(right.ReferencePlanner):
     def next_task(self, curriculum: Any, history: Any) -> Any:
-        done = {stage.task_id for stage in history}
+        done = {step.task_id for step in history}
         return next((t for t in (*curriculum.task_sequence[-2::-1], curriculum.target) if t not in done), None)
 
 
@@ -373,99 +363,6 @@ def as_given(portfolio: Any, graph: Any, target: str, candidates: list[str]) -> 
 
 @caught_by("check_agrees_with_twin", twin=as_given)
 class PlannerUnlikeItsTwin(right.ReferencePlanner):
-    pass
-
-
-# Continual strategies
-
-
-@caught_by("check_learns_what_comes")
-class LearnsOnce(right.ReferenceContinual):
-    def after_backward(self, model: Any) -> None:
-        for weight in model.parameters():
-            if self.last and weight.grad is not None:
-                weight.grad.zero_()
-
-
-@caught_by("check_has_an_effect", options={"strength": 0.0})
-class PenaltyOfZero(right.ReferenceContinual):
-    pass
-
-
-@caught_by("check_says_why_not")
-class SaysNothing(right.ReferenceContinual):
-    unsuited: ClassVar[dict[str, str]] = {}
-
-
-@caught_by("check_modes_restored")
-class LeavesEvaluation(right.ReferenceContinual):
-    def task_ends(self, model: Any, task: Any) -> None:
-        super().task_ends(model, task)
-        model.eval()
-
-
-@caught_by("check_model_left_usable")
-class HeadCutAtTheEnd(right.ReferenceContinual):
-    def task_ends(self, model: Any, task: Any) -> None:
-        super().task_ends(model, task)
-        if model.current == 2:
-            model.network.register_forward_hook(lambda module, given, out: out * math.nan if len(out) == 64 else out)
-
-
-@caught_by("check_works_beside_others")
-class OnlyItsOwnBatch(right.ReferenceContinual):
-    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
-        if batch.replayed:
-            raise RuntimeError("who are you?")
-        return super().penalty(model, batch, outputs)
-
-
-@caught_by("check_heads_may_grow")
-class SameShapesOnly(right.ReferenceContinual):
-    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
-        for name, weight in model.named_parameters():
-            if name in self.last:
-                weight.detach() - self.last[name]
-        return super().penalty(model, batch, outputs)
-
-
-@caught_by("check_goes_on_from_a_state")
-class ForgetsWhatItAdded(right.ReferenceContinual):
-    def task_begins(self, model: Any, task: Any) -> None:
-        if not hasattr(model.network, "extra"):
-            model.network.register_parameter("extra", nn.Parameter(torch.ones(1)))
-
-    def penalty(self, model: Any, batch: Any, outputs: Any) -> Any:
-        return super().penalty(model, batch, outputs) + model.network.extra.square().sum()
-
-
-@caught_by("check_taken_state_stays")
-class ChangesInPlace(right.ReferenceContinual):
-    def task_ends(self, model: Any, task: Any) -> None:
-        kept = self.last
-        super().task_ends(model, task)
-        for name, weight in self.last.items():
-            if name in kept and kept[name].shape == weight.shape:  # a head may have grown
-                kept[name].copy_(weight)
-
-
-@caught_by("check_float64")
-class SingleContinual(right.ReferenceContinual):
-    def task_ends(self, model: Any, task: Any) -> None:
-        super().task_ends(model, task)
-        if model.current == 2:
-            model.float()
-
-
-@component
-class Stronger(right.ReferenceContinual):
-    """The reference, three times as strong."""
-
-    strength: float = option(0.3, ge=0, help="of the pull")
-
-
-@caught_by("check_agrees_with_twin", twin=Stronger)
-class ContinualUnlikeItsTwin(right.ReferenceContinual):
     pass
 
 
@@ -630,267 +527,6 @@ def synthesized_otherwise(new_task: Any, sources: Any, graph: Any, inputs: Any) 
 
 @caught_by("check_agrees_with_twin", twin=synthesized_otherwise)
 class SynthesizerUnlikeItsTwin(right.ReferenceSynthesizer):
-    pass
-
-
-# Sharing
-
-
-class ChangedHeads(right.Heads):
-    """Heads whose forward pass, or whose parameters, `Altered` changes."""
-
-    def __init__(self, inner: right.Heads) -> None:
-        super().__init__(inner.trunk, dict(inner.heads.items()))
-
-
-class Altered(right.ReferenceSharing):
-    """Builds modules of another class."""
-
-    module: ClassVar[Any] = ChangedHeads
-
-    def build(self, tasks: Any, trunk: Any) -> Any:
-        return self.module(super().build(tasks, trunk))
-
-
-def altered(check: str, **given: Any) -> Any:
-    """Wraps a module class in a sharing component and puts that into the table."""
-
-    def note(module: type) -> type:
-        made = component(type(f"Builds{module.__name__}", (Altered,), {"module": module, "__doc__": "Wrong."}))
-        # Where pickle finds it
-        made.__module__, made.__qualname__ = __name__, made.__name__
-        globals()[made.__name__] = made
-        WRONG.append(pytest.param(check, made, given, id=f"sharing-{check}-{module.__name__}"))
-        return module
-
-    return note
-
-
-@altered("check_outputs_of_each_task")
-class AndOneForAll(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        out = super().forward(inputs)
-        return {**out, "all": next(iter(out.values()))} if len(out) == 5 else out
-
-
-@altered("check_subset_of_tasks")
-class DependsOnCompany(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        return {task: out * len(inputs) for task, out in super().forward(inputs).items()}
-
-
-@altered("check_outputs_are_logits")
-class Probabilities(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        return {task: out.softmax(dim=1) for task, out in super().forward(inputs).items()}
-
-
-@altered("check_parameters_are_shared_or_of_one_task")
-class ForgetsAParameter(ChangedHeads):
-    def shared_parameters(self) -> Iterator[nn.Parameter]:
-        return itertools.islice(super().shared_parameters(), 1, None)
-
-
-@altered("check_gradients_reach_their_parameters")
-class SwapsHeads(ChangedHeads):
-    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
-        names = list(self.heads)
-        return super().task_parameters(names[names.index(task_id) - 1])
-
-
-@altered("check_unknown_task_refused")
-class AnswersForAnyTask(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        known = {task: batch for task, batch in inputs.items() if task in self.heads}
-        return {task: torch.zeros(len(batch), 1) for task, batch in inputs.items()} | super().forward(known)
-
-
-@altered("check_float64")
-class GivesFloat32(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        return {task: out.float() for task, out in super().forward(inputs).items()}
-
-
-@caught_by("check_module_state_round_trip")
-class WeightsOutsideTheState(right.ReferenceSharing):
-    def build(self, tasks: Any, trunk: Any) -> Any:
-        made = Offset(super().build(tasks, trunk))
-        made.offset = float(torch.rand((), generator=self.context.generator("offset")))
-        return made
-
-
-class Offset(ChangedHeads):
-    offset: float
-
-    def forward(self, inputs: Any) -> Any:
-        return {task: out + self.offset for task, out in super().forward(inputs).items()}
-
-
-@caught_by("check_no_tasks_refused")
-class BuildsForNobody(right.ReferenceSharing):
-    def build(self, tasks: Any, trunk: Any) -> Any:
-        return super().build(tasks, trunk) if tasks else right.Heads(trunk, {})
-
-
-def built_otherwise(tasks: Any, trunk: Any) -> Any:
-    return DependsOnCompany(right.ReferenceSharing().build(tasks, trunk))
-
-
-@caught_by("check_agrees_with_twin", twin=built_otherwise)
-class SharingUnlikeItsTwin(right.ReferenceSharing):
-    pass
-
-
-# Samplers
-
-
-@caught_by("check_draws_some_of_the_tasks")
-class DrawsTwice(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        return super().sample(tasks, history, rng) * (2 if len(tasks) > 1 else 1)
-
-
-@caught_by("check_keeps_the_order")
-class LastFirst(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        super().sample(tasks, history, rng)
-        return list(reversed(tasks))
-
-
-@caught_by("check_every_task_has_a_chance")
-class NeverTheLast(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        return super().sample(tasks[: max(1, len(tasks) - 1)] if tasks else [], history, rng)
-
-
-@caught_by("check_works_at_the_start")
-class NeedsALoss(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        sum(history[task][-1] for task in tasks)
-        return super().sample(tasks, history, rng)
-
-
-@caught_by("check_one_task")
-class ScornsOneTask(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        return [] if len(tasks) == 1 else super().sample(tasks, history, rng)
-
-
-@caught_by("check_no_tasks_refused")
-class DrawsNothing(right.ReferenceSampler):
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        return super().sample(tasks, history, rng) if tasks else []
-
-
-@caught_by("check_draws_from_the_generator_given")
-class OwnGenerator(right.ReferenceSampler):
-    count: int = state(0)
-
-    def sample(self, tasks: Any, history: Any, rng: Any) -> list[str]:
-        self.count += 1
-        return super().sample(tasks, history, self.context.generator("sample", self.count))
-
-
-def draws_all(tasks: Any, history: Any, rng: Any) -> list[str]:
-    return list(tasks)
-
-
-@caught_by("check_agrees_with_twin", twin=draws_all)
-class SamplerUnlikeItsTwin(right.ReferenceSampler):
-    pass
-
-
-# Searches
-
-
-@caught_by("check_proposes_valid_points")
-class BreaksTheConstraint(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        point = super().propose(space, trials)
-        return {**point, "bias": False} if "bias" in point and len(trials) > 10 else point
-
-
-@caught_by("check_single_point")
-class WantsVariety(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        return super().propose(space, trials) if space.count() != 1 else {}
-
-
-@caught_by("check_copes_with_failures")
-class LooksAtFailures(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        if "rate" in space.names:
-            sum(trial.value for trial in trials if trial.status != "running")
-        return super().propose(space, trials)
-
-
-@caught_by("check_copes_with_running_trials")
-class LooksAtRunningTrials(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        if "rate" in space.names:
-            sum(trial.value for trial in trials if trial.status != "failed")
-        return super().propose(space, trials)
-
-
-@caught_by("check_copes_with_equal_values")
-class DividesByTheSpread(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        values = [trial.value for trial in trials if trial.status == "done"]
-        if len(values) == len(trials) > 2 and "rate" in space.names:
-            1 / (max(values) - min(values))
-        return super().propose(space, trials)
-
-
-@caught_by("check_goes_on_where_it_was_stopped")
-class OwnCount(right.ReferenceSearch):
-    asked: int = attrs.field(init=False, default=0)
-
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        self.asked += 1
-        return super().propose(space, trials if self.asked > 1 or len(trials) < 2 else trials[1:])
-
-
-@caught_by("check_begins_anew")
-class NeverForgets(right.ReferenceSearch):
-    best: float = state(0.0)
-
-    def observe(self, trial: Any) -> None:
-        self.best = max(self.best, trial.value or 0.0)
-
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        return super().propose(space, trials if trials or not self.best else [*trials, *trials[:1]] or [RUNNING])
-
-
-RUNNING = Trial(number=0, point={})
-
-
-@caught_by("check_tries_every_point")
-class TriesAgain(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        again = [t.point for t in trials if t.status == "failed" and "rate" not in t.point]
-        return dict(again[0]) if again else super().propose(space, trials)
-
-
-@caught_by("check_no_valid_point_refused")
-class ProposesTheInvalid(right.ReferenceSearch):
-    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
-        try:
-            return super().propose(space, trials)
-        except OptionError:
-            return {"a": "x", "b": 1}
-
-
-@caught_by("check_needs_a_task")
-class NeedsNoTask(right.ReferenceSearch):
-    capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats", "networks"})
-
-
-def proposes_the_first(space: Any, trials: Any) -> dict[str, Any]:
-    return dict(next(iter(space.sample(np.random.default_rng(0)))))
-
-
-@caught_by("check_agrees_with_twin", twin=proposes_the_first)
-class SearchUnlikeItsTwin(right.ReferenceSearch):
     pass
 
 
@@ -1204,10 +840,10 @@ class Opens(right.ReferenceStore):
 
 
 @caught_by("check_get_what_was_put")
-class LosesTasks(Opens):
+class LosesWhatPluginsPut(Opens):
     class store(SqlStore):
         def get(self, kind: str, key: str) -> Remembered | None:
-            return None if kind == "tasks" else super().get(kind, key)
+            return None if "plugin" in kind else super().get(kind, key)
 
 
 @caught_by("check_entry_kept_unless_replaced")
@@ -1462,23 +1098,9 @@ class TransferLeavesTheGpu(right.ReferenceTransfer):
 
 
 @caught_by("check_cuda")
-class ContinualLeavesTheGpu(right.ReferenceContinual):
-    def task_ends(self, model: Any, task: Any) -> None:
-        super().task_ends(model, task)
-        if model.current == 2:
-            model.cpu()
-
-
-@caught_by("check_cuda")
 class SynthesisLeavesTheGpu(right.ReferenceSynthesizer):
     def synthesize(self, new_task: Any, sources: Any, graph: Any, inputs: Any) -> nn.Module:
         return Changed(super().synthesize(new_task, sources, graph, inputs), lambda out: out.cpu())
-
-
-@altered("check_cuda")
-class LeavesTheGpu(ChangedHeads):
-    def forward(self, inputs: Any) -> Any:
-        return {task: out.cpu() for task, out in super().forward(inputs).items()}
 
 
 @caught_by("check_cuda")
@@ -1494,7 +1116,7 @@ class UpdateLeavesTheGpu(Plain):
         return Direction(vector=gradients.matrix.mean(dim=0).cpu())
 
 
-for _cls in (Altered, NearestMean, Opens, Plain):
+for _cls in (NearestMean, Opens, Plain):
     _cls.__doc__ = _cls.__doc__ or ""
 
 
@@ -1504,13 +1126,13 @@ for _cls in (Altered, NearestMean, Opens, Plain):
 class Handle(AdapterHandle):
     """The reference's handle; each wrong one has one method otherwise."""
 
-    def __init__(self, real: LayersHandle) -> None:
+    def __init__(self, real: right.BiasHandle) -> None:
         self.real, self.model = real, real.model
 
     @property
     def others(self) -> int:
         """How many more adapters are on the model."""
-        return len(self.real._host.switches) - 1
+        return len(next(iter(self.real.layers.values())).__dict__["_bias_handles"]) - 1
 
     def parameters(self) -> Any:
         return self.real.parameters()
@@ -1539,12 +1161,6 @@ class Handle(AdapterHandle):
     def absorb(self) -> None:
         self.real.absorb()
 
-    def without_gradient(self) -> list[str]:
-        return self.real.without_gradient()
-
-    def mix(self, handles: Any, choice: Tensor) -> Any:
-        return self.real.mix([handle.real for handle in handles], choice)
-
 
 def handled_by(check: str) -> Any:
     """Puts the reference adapter with handles of this class into the table, and that adapter in the class's place."""
@@ -1566,7 +1182,7 @@ def spoil(tensor: Tensor) -> None:
 
 @handled_by("check_base_is_frozen")
 class LeavesOneTrainable(Handle):
-    def __init__(self, real: LayersHandle) -> None:
+    def __init__(self, real: right.BiasHandle) -> None:
         super().__init__(real)
         self.model.norm.weight.requires_grad_(True)
 
@@ -1580,8 +1196,9 @@ class HasAnIdlePart(Handle):
 @handled_by("check_training_leaves_the_base")
 class WearsTheBaseOut(Handle):
     def detach(self) -> None:
+        trained = any(p.grad is not None for p in self.parameters())
         super().detach()
-        if any(p.grad is not None for p in self.parameters()):
+        if trained:
             spoil(self.model.stem.bias)
 
 
@@ -1625,8 +1242,14 @@ class DisturbsTheOther(Handle):
 
 @handled_by("check_mixed_batch")
 class FirstForAll(Handle):
+    @contextlib.contextmanager
     def mix(self, handles: Any, choice: Tensor) -> Any:
-        return super().mix(handles, torch.zeros_like(choice))
+        for number, handle in enumerate(handles):
+            if number == 0:
+                handle.enable()
+            else:
+                handle.disable()
+        yield
 
 
 @handled_by("check_merge")
@@ -1647,39 +1270,49 @@ class StaysFrozen(Handle):
         self.model.requires_grad_(False)
 
 
-class AtHome(right.BiasShift):
-    """Acts only at the very layer that it was made for."""
+class AtHome(right.BiasHandle):
+    """Acts only at the very layers that it was made for."""
 
-    def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
-        return super().change(layer, name, value) if id(layer) == self.home else value
+    def __init__(self, model: nn.Module, names: Any) -> None:
+        super().__init__(model, names)
+        self.home = {id(layer) for layer in self.layers.values()}
+
+    def shift_of(self, layer: nn.Module) -> Tensor | None:
+        return super().shift_of(layer) if id(layer) in self.home else None
 
 
 @caught_by("check_copies")
 class NotInCopies(right.ReferenceAdapter):
     def attach(self, model: Any, targets: Any, generator: Any) -> Any:
         handle = super().attach(model, targets, generator)
-        for name, part in handle.parts.items():
-            part.__class__, part.home = AtHome, id(model.get_submodule(name))
+        names = list(handle.layers)
+        handle.detach()
+        return AtHome(model, names)
+
+
+class Moved(right.ReferenceAdapter):
+    """What it trains is otherwise: of another kind, or elsewhere."""
+
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        handle = super().attach(model, targets, generator)
+        for layer in handle.layers.values():
+            layer._parameters[handle.own] = nn.Parameter(self.moved(layer._parameters[handle.own].detach()))
         return handle
+
+    def moved(self, shift: Tensor) -> Tensor:
+        return shift
 
 
 @caught_by("check_float64")
-class SinglePrecision(right.ReferenceAdapter):
-    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
-        handle = super().attach(model, targets, generator)
-        for part in handle.parts.values():
-            if part.shift.dtype == torch.float64:
-                part.float()
-        return handle
+class SinglePrecision(Moved):
+    def moved(self, shift: Tensor) -> Tensor:
+        return shift.float() if shift.dtype == torch.float64 else shift
 
 
 @caught_by("check_cuda")
-class StaysOnTheCpu(right.ReferenceAdapter):
-    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
-        handle = super().attach(model, targets, generator)
-        for part in handle.parts.values():
-            part.cpu()
-        return handle
+class StaysOnTheCpu(Moved):
+    def moved(self, shift: Tensor) -> Tensor:
+        return shift.cpu()
 
 
 def heavier_twin(model: Any, targets: Any, generator: Any) -> Any:
@@ -1693,28 +1326,133 @@ class AnotherThanItsTwin(right.ReferenceAdapter):
     pass
 
 
-@pytest.mark.parametrize(("check", "wrong", "given"), WRONG)
-def test_wrong_component_fails_that_check_and_no_other(
-    check: str, wrong: type[Component], given: dict[str, Any]
-) -> None:
-    if check == "check_cuda" and not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    outcomes = run_checks(wrong, **given)
-    failed = {outcome.name: outcome.message for outcome in outcomes if not outcome.ok}
-    assert set(failed) == {check}, failed
-    assert failed[check].strip()
+# Stages
 
 
-def test_every_check_has_a_wrong_component() -> None:
-    caught = {(wrong.point, check) for check, wrong, _ in (p.values for p in WRONG)}
-    # Those of every component are shown to fail at some point; two of them by packages, below.
+def counted(stage: Any, engine: Any, **changes: Any) -> Outcome:
+    """What the reference stage comes to, with another record or other artifacts."""
+    done = right.ReferenceStage.work(stage, engine)
+    return attrs.evolve(done, **changes)
+
+
+@caught_by("check_wrappers_see_it")
+class MindsWrappers(right.ReferenceStage):
+    def work(self, engine: Any) -> Outcome:
+        return counted(self, engine, record=right.Counted(tasks=len(engine.run.wrapping())))
+
+
+@caught_by("check_result_is_a_record")
+class ResultIsADict(right.ReferenceStage):
+    Result: ClassVar[type] = dict
+
+    def work(self, engine: Any) -> Outcome:
+        return counted(self, engine, record={"tasks": 1})
+
+    @classmethod
+    def summary(cls, result: Any) -> dict[str, Any]:
+        return dict(result)
+
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> list[Section]:
+        return []
+
+
+@record
+class Widening:
+    """Is not read as it is written."""
+
+    tasks: Any = attrs.field(default=0, converter=lambda value: value + 1)
+
+
+@caught_by("check_result_is_a_record")
+class ResultGrows(ResultIsADict):
+    Result: ClassVar[type] = Widening
+    keeps: ClassVar[bool] = False
+
+    def work(self, engine: Any) -> Outcome:
+        return counted(self, engine, record=Widening(tasks=1))
+
+    @classmethod
+    def summary(cls, result: Any) -> dict[str, Any]:
+        return {}
+
+
+@caught_by("check_provides_what_it_says")
+class GivesAnotherKind(right.ReferenceStage):
+    def work(self, engine: Any) -> Outcome:
+        return counted(self, engine, artifacts={"drawn": [0.5, 0.25]})
+
+
+@caught_by("check_tells_its_progress")
+class NeverEnds(right.ReferenceStage):
+    def work(self, engine: Any) -> Outcome:
+        self.context.tell("stage_started", stage="counting", total=None)
+        return counted(self, engine)
+
+
+@caught_by("check_resumes")
+class CountsItsWorks(right.ReferenceStage):
+    keeps: ClassVar[bool] = False
+
+    def work(self, engine: Any) -> Outcome:
+        before = self.context.recall("counts", "works")
+        self.context.remember("counts", "works", 1)
+        return counted(self, engine, record=right.Counted(tasks=9 if before else 1))
+
+
+@caught_by("check_shown")
+class RowsOfObjects(right.ReferenceStage):
+    @classmethod
+    def summary(cls, result: Any) -> dict[str, Any]:
+        return {3: result.tasks}  # type: ignore[dict-item]
+
+
+@caught_by("check_shown")
+class SectionsOfText(right.ReferenceStage):
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> Any:
+        return ["<p>text</p>"]
+
+
+@caught_by("check_shown")
+class EmptySection(right.ReferenceStage):
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> list[Section]:
+        return [Section("Counted", " ")]
+
+
+@caught_by("check_check_changes_nothing")
+class WritesDownWhatItChecked(right.ReferenceStage):
+    def check(self, portfolio: Any) -> None:
+        super().check(portfolio)
+        for task in portfolio:
+            task.record("checked", 1.0)
+
+
+@caught_by("check_refuses_no_tasks")
+class NeedsTasks(right.ReferenceStage):
+    def check(self, portfolio: Any) -> None:
+        """Whatever they are."""
+
+    def work(self, engine: Any) -> Outcome:
+        assert engine.portfolio.ids[0]
+        return counted(self, engine)
+
+
+@caught_by("check_references_are_checked")
+class AnyReferenceWillDo(right.ReferenceStage):
+    model: Any = attrs.field(
+        default=None, converter=lambda value: value, metadata={"help": "a network", "reference": nn.Module}
+    )
+
+
+test_right, test_wrong, test_every_check_of_a_point_has_a_wrong_component = wrong.tests()
+
+
+def test_every_check_of_every_component_has_a_wrong_one() -> None:
     general = {name for name in vars(Kit) if name.startswith("check_")}
-    packages = {"check_manifest_is_light", "check_manifest_offers_the_component"}
-    assert general - {check for _, check in caught} == packages
-    for point, reference in right.REFERENCES.items():
-        kit = type(kit_for(Subject(component=reference)))
-        own = {name for name in vars(kit) if name.startswith("check_")} - general
-        assert {name for name in own if (point, name) not in caught} == set()
+    packages = {"check_manifest_is_light", "check_manifest_offers_the_component"}  # shown by packages, below
+    assert general - {check for check, _, _ in wrong.wrong} == packages
 
 
 # Manifests, each in a package of its own
@@ -1722,7 +1460,8 @@ def test_every_check_has_a_wrong_component() -> None:
 GOOD = """
     from crosstask.manifest import Extension, Plugin
 
-    PLUGIN = Plugin("{name}", [Extension("discovery", "x", "{package}.code:Found", summary="Finds", source="")])
+    FOUND = Extension("discovery", "x", "{package}.code:Found", summary="Finds", source="")
+    PLUGIN = Plugin("{name}", [FOUND], api=(2, 0))
 """
 CODE = """
     from crosstask.options import component
@@ -1738,11 +1477,15 @@ MANIFESTS = {
     "slow": ("check_manifest_is_light", "sum(i * i for i in range(20_000_000))" + GOOD, "s of CPU time"),
     "foreign": ("check_manifest_offers_the_component", GOOD.replace(":Found", ":Other"), "does not offer Found"),
     "wrong_point": ("check_manifest_offers_the_component", GOOD.replace("discovery", "source"), "declared as 'source'"),
-    "future": ("check_manifest_offers_the_component", GOOD.replace('"")])', '"")], api=(9, 0))'), "API (9, 0)"),
+    "future": ("check_manifest_offers_the_component", GOOD.replace("(2, 0)", "(9, 0)"), "API (9, 0)"),
     "terse": ("check_manifest_offers_the_component", GOOD.replace('"Finds"', '""'), "no summary"),
+    "mistaken": (
+        "check_manifest_offers_the_component", GOOD.replace('source=""', 'licence="MIT"'), "unknown field 'licence'",
+    ),
+    "without_api": ("check_manifest_offers_the_component", GOOD.replace(", api=(2, 0)", ""), "api is missing"),
     "no_plugin": ("check_manifest_offers_the_component", "PLUGIN = 3", "is a int, not a Plugin"),
     "fine": (None, GOOD, ""),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", MANIFESTS)
@@ -1787,7 +1530,7 @@ def test_expected_failures_need_a_known_check_and_a_reason() -> None:
 
 
 def test_only_components_can_be_checked() -> None:
-    with pytest.raises(PluginError, match="not a component; derive it from a contract"):
+    with pytest.raises(PluginError, match="is not a component; derive it from the contract of an extension point"):
         run_checks(int)  # type: ignore[arg-type]
     with pytest.raises(PluginError, match="says it is a 'balancer' but does not derive from Balancer"):
         run_checks(type("X", (Component,), {"point": "balancer"}))
@@ -1815,19 +1558,19 @@ def test_with_pytest_each_check_is_a_named_test(tmp_path: Path) -> None:
             import attrs
             from crosstask.options import component
             from crosstask.testing import conformance
-            from crosstask.testing.references import ReferenceSampler, ReferenceObserver
+            from crosstask.testing.references import ReferenceDiscoverer
 
             @component
-            class Twice(ReferenceSampler):
+            class Anonymous(ReferenceDiscoverer):
                 '''Wrong.'''
-                def sample(self, tasks, history, rng):
-                    return super().sample(tasks, history, rng) * (2 if len(tasks) > 1 else 1)
+                def discover(self, portfolio, graph):
+                    return [attrs.evolve(edge, found_by="") for edge in super().discover(portfolio, graph)]
 
-            test_right = conformance(ReferenceSampler)
-            test_wrong = conformance(Twice)
-            test_known = conformance(Twice, expected_failures={"check_draws_some_of_the_tasks": "draws twice"})
-            test_strict = conformance(ReferenceSampler, expected_failures={"check_one_task": "not so"})
-            test_lax = conformance(ReferenceSampler, expected_failures={"check_one_task": "not so"}, strict=False)
+            test_right = conformance(ReferenceDiscoverer)
+            test_wrong = conformance(Anonymous)
+            test_known = conformance(Anonymous, expected_failures={"check_says_who_found_it": "says nothing"})
+            test_strict = conformance(ReferenceDiscoverer, expected_failures={"check_runs": "not so"})
+            test_lax = conformance(ReferenceDiscoverer, expected_failures={"check_runs": "not so"}, strict=False)
 
             def test_other(small_portfolio):
                 assert small_portfolio["moons"].model is not None
@@ -1851,14 +1594,14 @@ def test_with_pytest_each_check_is_a_named_test(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     failed = sorted(line.split(" - ")[0] for line in lines if line.startswith("FAILED"))
     assert failed == [
-        "FAILED test_mine.py::test_strict[check_one_task]",
-        "FAILED test_mine.py::test_wrong[check_draws_some_of_the_tasks]",
+        "FAILED test_mine.py::test_strict[check_runs]",
+        "FAILED test_mine.py::test_wrong[check_says_who_found_it]",
     ], done.stdout + done.stderr
-    assert "PASSED test_mine.py::test_right[check_keeps_the_order]" in lines
+    assert "PASSED test_mine.py::test_right[check_returns_edges]" in lines
     assert "PASSED test_mine.py::test_other" in lines
-    assert any("test_known[check_draws_some_of_the_tasks] - draws twice" in line for line in lines)
-    assert any(line.startswith("XPASS test_mine.py::test_lax[check_one_task]") for line in lines)
-    assert "CheckFailure: sampler Twice.sample drew a task twice" in done.stdout
+    assert any("test_known[check_says_who_found_it] - says nothing" in line for line in lines)
+    assert any(line.startswith("XPASS test_mine.py::test_lax[check_runs]") for line in lines)
+    assert "CheckFailure: discovery Anonymous" in done.stdout
 
 
 def test_pytest_plugin_is_light() -> None:
@@ -1866,3 +1609,104 @@ def test_pytest_plugin_is_light() -> None:
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], env=paths, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+# Points of plugins, and wrappers of their hooks
+
+
+def test_a_component_of_a_plugins_point_is_checked_with_its_kit() -> None:
+    """The kit comes from the registry that is given, from what is installed, or by hand."""
+    names = {check.name for check in checks_of(First, registry=with_fakes())}
+    assert {"check_at_most", "check_keeps_order", "check_documented"} <= names
+    assert {check.name for check in checks_of(First, kit=ChooserKit)} == names
+    with pytest.raises(PluginError, match="unknown extension point 'chooser'"):
+        checks_of(First)
+
+
+def test_a_point_without_a_kit_and_one_whose_kit_is_none_say_so() -> None:
+    for kit, said in (
+        ("", "extension point 'chooser' has no conformance kit; give one with kit="),
+        ("crosstask_fakes.kit:Lost", "kit of extension point 'chooser': crosstask_fakes.kit has no 'Lost'"),
+        ("crosstask_fakes.contracts:Chooser", "crosstask_fakes.contracts:Chooser is not a crosstask.testing.kit.Kit"),
+    ):
+        registry = Registry()
+        point = Point("chooser", "crosstask_fakes.contracts:Chooser", kit=kit)
+        registry.register(Plugin("x", points=[point], api=(2, 0)))
+        with pytest.raises(PluginError, match=said):
+            checks_of(First, registry=registry)
+
+
+own = SelfTest(First, registry=with_fakes())
+
+
+@own.caught_by("check_at_most")
+class Everything(First):
+    capabilities: ClassVar[frozenset[str]] = NONE
+
+    def choose(self, tasks: list[str], most: int) -> list[str]:
+        return everything(tasks, 99)
+
+
+@own.caught_by("check_keeps_order")
+class ClaimsOrder(First):
+    def choose(self, tasks: list[str], most: int) -> list[str]:
+        return tasks[most - 1 :: -1]
+
+
+test_right_choosers, test_wrong_choosers, test_every_check_of_choosers_has_a_wrong_one = own.tests()
+
+
+def test_a_self_test_finds_what_is_missing_and_what_is_not_caught() -> None:
+    bare = SelfTest(First, registry=with_fakes())
+    missing = r"no wrong component for \['check_at_most', 'check_keeps_order'\] of chooser"
+    with pytest.raises(AssertionError, match=missing):
+        bare.tests()[2]()
+    right_one = type("Fine", (First,), {"__module__": __name__, "__doc__": "Right."})
+    bare.add("check_at_most", component(right_one))
+    _, test_wrong_one, _ = bare.tests()
+    with pytest.raises(AssertionError):
+        test_wrong_one("check_at_most", *bare.wrong[0][1:])
+
+
+CHOOSERS = Plugin(
+    "reference-choosers",
+    [Extension("chooser", "reference", "crosstask_fakes.choosers:First", summary="For checks.")],
+    points=[Point("chooser", "crosstask_fakes.contracts:Chooser", kit="crosstask_fakes.kit:ChooserKit")],
+    api=(2, 0),
+)
+
+
+@component
+class Polite(Wrapper):
+    """Passes on what choosers say."""
+
+    @wraps("chooser.choose")
+    def pass_on(self, tasks: list[str]) -> Any:
+        return (yield)
+
+
+@component
+class Greedy(Wrapper):
+    """Gives more than may be chosen, and only where one is called so."""
+
+    only: ClassVar[str | None] = "greedy"
+
+    @wraps("chooser.choose")
+    def take(self, tasks: list[str]) -> Any:
+        return sorted([*(yield), "d", "e"])
+
+
+def test_a_wrapper_of_a_plugins_hook_is_checked_around_that_points_reference() -> None:
+    registry = reference_registry(CHOOSERS)
+    assert [o.message for o in run_checks(Polite, registry=registry) if not o.ok] == []
+    failed = {o.name: o.message for o in run_checks(Greedy, registry=registry) if not o.ok}
+    assert set(failed) == {"check_contract_kept"}
+    assert "inside wrapper Greedy, a chooser fails check_at_most" in failed["check_contract_kept"]
+
+
+def test_the_reference_registry_offers_references_under_other_names_too() -> None:
+    registry = reference_registry(CHOOSERS, lp_ft="transfer")
+    assert registry.create("transfer", "lp_ft").name == "lp_ft"
+    assert registry.default("transfer") == "reference"
+    assert registry.contract("chooser") is Chooser
+    assert registry.create("chooser", "reference").name == "reference"

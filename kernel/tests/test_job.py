@@ -79,7 +79,7 @@ def test_a_whole_run_writes_everything(tmp_path: Path, registry: Registry) -> No
     assert "<html" in page[:200].lower()
     assert "a model of task0" in page
     assert list(record.results) == ["prepare", "look", "measure", "own"], "in the order in which they ran"
-    assert record.result("look", registry) == Looked(edges=9, mean=0.5)
+    assert record.result("look", registry) == Looked(edges=6, mean=0.5)
     assert record.result("prepare", registry).task == "task0"
     own = record.result("own", registry)
     assert isinstance(own, Measured)
@@ -88,7 +88,7 @@ def test_a_whole_run_writes_everything(tmp_path: Path, registry: Registry) -> No
     assert record.result("measure", registry).chosen == ("task0", "task1")
     assert record.summary == {
         "prepared": "task0",
-        "edges_found": 9,
+        "edges_found": 6,
         "mean_coefficient": 0.5,
         "measured_score": record.result("measure", registry).score,
         "own: measured_score": own.score,

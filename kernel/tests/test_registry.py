@@ -75,7 +75,7 @@ def test_component_by_name_knows_where_it_comes_from() -> None:
     registry.register(offering("x", SERIAL), distribution="x-dist", version="3")
     assert registry.names("executor") == ["here"]
     made = registry.create("executor", "here")
-    assert (made.origin, made.name, made.distribution) == ("executor 'here' (x-dist 3)", "here", "x-dist 3")
+    assert (made.origin, made.name, made.offered_by) == ("executor 'here' (x-dist 3)", "here", "x-dist 3")
 
 
 def test_something_that_is_no_plugin_can_be_registered_and_is_listed_as_broken() -> None:

@@ -103,7 +103,9 @@ class Context(ABC):
     """Seeds, jobs, remembered results, other components, and a voice (`tell`)."""
 
     seed: int
+    """Of the run: everything random follows from it."""
     device: str
+    """torch's name of the device to train on."""
 
     @property
     def called(self) -> Component | None:

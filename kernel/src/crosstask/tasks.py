@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SPLITS = ("train", "validation", "test")
+"""Parts of a task's data."""
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)

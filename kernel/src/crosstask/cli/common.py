@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from crosstask.recipe import Recipe
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables; no progress bars.")
+"""The option `--json`, which every command has; it decorates the command, which is given `as_json`."""
 
 
 @attrs.frozen

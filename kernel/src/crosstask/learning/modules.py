@@ -103,6 +103,7 @@ class Selected(nn.Module):
     """A model of which only some outputs are used, in another order: outputs[:, places]."""
 
     places: Tensor
+    """Numbers of the outputs that are used, in their new order."""
 
     def __init__(self, model: nn.Module, places: Sequence[int]) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from crosstask.errors import DataError, nearest
 from crosstask.tasks import Task
 
 Objective = Callable[[Tensor, Tensor], Tensor]
+"""A loss or a metric: (outputs, targets) to a scalar."""
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -36,7 +37,11 @@ LOSSES: dict[str, Objective] = {
     "mse": mse,
     "bce_with_logits": functional.binary_cross_entropy_with_logits,
 }
+"""Losses that a task may name."""
+
 METRICS: dict[str, Objective] = {"accuracy": accuracy, "r2": r2}
+"""Metrics that a task may name; higher is better."""
+
 _BY_TYPE = {"classification": ("cross_entropy", "accuracy"), "regression": ("mse", "r2")}
 
 

@@ -21,6 +21,7 @@ class AdapterHandle(ABC):
     """
 
     model: nn.Module
+    """The model that it sits on."""
 
     @abstractmethod
     def parameters(self) -> list[nn.Parameter]:

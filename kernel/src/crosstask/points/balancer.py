@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Component, hook
-from crosstask.errors import PluginError
+from crosstask.errors import DataError, PluginError
 from crosstask.learning.gradients import (
     GradientOverflowError,
     MatrixGradients,
@@ -68,6 +68,10 @@ class Balancer(Component):
 
     point: ClassVar[str] = "balancer"
     weighs_losses: ClassVar[bool] = False
+    least_tasks: ClassVar[int] = 1
+    """The fewest tasks that it can balance: `backward` refuses fewer, and the kit tries no fewer."""
+    """Whether its weights are those of the whole losses, task-specific parameters included."""
+
     _last: Balanced | None = None
 
     def __init_subclass__(cls, **kwargs: object) -> None:
@@ -116,9 +120,11 @@ class Balancer(Component):
         `crosstask.learning.gradients_of`. `scaler`: of mixed precision; `.grad` is scaled as it expects, and if a
         gradient overflows it is left so that the scaler skips the step. `group`: under torch.distributed, the processes
         whose means are balanced (None: all; False: this one); do not wrap the model in DistributedDataParallel too.
-        RunError if a loss is not finite.
+        RunError if a loss is not finite. DataError for fewer losses than `least_tasks`.
         """
         values = list(losses.values()) if hasattr(losses, "values") and not isinstance(losses, Tensor) else list(losses)
+        if 0 < len(values) < self.least_tasks:
+            raise DataError(f"{self.origin} needs at least {self.least_tasks} tasks, got {len(values)}")
         scale = 1.0
         if scaler is not None and scaler.is_enabled() and values:
             scale = float(scaler.scale(torch.ones((), device=values[0].device)))

@@ -58,11 +58,13 @@ class Engine(ABC):
     budget: Budget
     """What a transfer into a target may spend (the recipe's `budget`)."""
     seed: int
+    """Everything random follows from it."""
     seeds: int
     """Repeats of what is given with a confidence interval."""
     run: Context
     """The context of all components: seeds, jobs, remembered results, lifecycle hooks. Also `Stage.context`."""
     registry: Registry
+    """Who offers what."""
 
     @property
     @abstractmethod

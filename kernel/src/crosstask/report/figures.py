@@ -173,3 +173,4 @@ def line(
 
 
 STEPS = {"title": {"text": "optimiser steps"}, "rangemode": "tozero", "showgrid": False}
+"""The x axis of learning curves."""

@@ -20,20 +20,28 @@ from crosstask.context import LocalContext
 from crosstask.learning.gradients import MatrixGradients
 from crosstask.points.balancer import Balancer, parts
 from crosstask.testing.compare import difference, plain
-from crosstask.testing.kit import expect
+from crosstask.testing.kit import NotApplicableError, expect
 
 Factory = Callable[[], Balancer]
 Check = Callable[[Factory], None]
 
 
-def problems(dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
-    """Gradient matrices [T, D] that between them have every difficulty but zeros."""
-    for seed, (tasks, size) in enumerate([(2, 3), (3, 8), (5, 20), (9, 30)]):
+def problems(dtype: torch.dtype = torch.float64, least: int = 1) -> Iterator[Tensor]:
+    """Gradient matrices [T, D] of at least `least` tasks that between them have every difficulty but zeros."""
+    for seed, (count, size) in enumerate([(2, 3), (3, 8), (5, 20), (9, 30)]):
+        tasks = max(count, least)
         matrix = torch.randn(tasks, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         yield matrix.to(dtype)
         yield matrix.abs().to(dtype)  # without conflict
         yield (matrix * torch.logspace(-2, 2, tasks, dtype=torch.float64)[:, None]).to(dtype)
-    yield torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, -1.0, 0.5]], dtype=dtype)  # two the same
+    same = torch.tensor([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [2.0, -1.0, 0.5]], dtype=dtype)  # two the same
+    further = torch.randn(max(0, least - 3), 3, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    yield torch.cat([same, further.to(dtype)])
+
+
+def problems_of(factory: Factory, dtype: torch.dtype = torch.float64) -> Iterator[Tensor]:
+    """The problems with as many tasks as the balancer says it needs."""
+    return problems(dtype, type(factory()).least_tasks)
 
 
 def losses_for(matrix: Tensor, step: int = 0) -> Tensor:
@@ -66,6 +74,13 @@ def updates(balancer: Balancer, matrix: Tensor, steps: int, start: int = 0) -> T
     return torch.stack(found)
 
 
+def _told(values: Tensor) -> str:
+    """A tensor for a message: three digits, and no more than a few numbers."""
+    if values.dim() > 1:
+        return f"[{', '.join(map(_told, values[:3]))}{', …' if len(values) > 3 else ''}]"
+    return f"[{', '.join(f'{x:.3g}' for x in values[:4].tolist())}{', …' if len(values) > 4 else ''}]"
+
+
 def _same(one: Tensor, other: Tensor, message: str, tolerance: float = 1e-6) -> None:
     scale = max(float(other.abs().max()), 1e-30)
     expect(float((one - other).abs().max()) <= tolerance * scale, message)
@@ -73,7 +88,7 @@ def _same(one: Tensor, other: Tensor, message: str, tolerance: float = 1e-6) -> 
 
 def check_shapes(factory: Factory) -> None:
     """[T, D] gives a finite [D]."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         found = updates(fresh(factory), matrix, 3)
         expect(found.shape == (3, matrix.shape[1]), f"an update of shape {tuple(found.shape[1:])} for {matrix.shape}")
         expect(torch.isfinite(found).all(), f"an update that is not finite for gradients {matrix.tolist()}")
@@ -82,7 +97,7 @@ def check_shapes(factory: Factory) -> None:
 def check_keeps_dtype_and_device(factory: Factory) -> None:
     """The update has the dtype and device of the gradients."""
     for dtype in (torch.float32, torch.float64):
-        for matrix in problems(dtype):
+        for matrix in problems_of(factory, dtype):
             found = update(fresh(factory), matrix, losses_for(matrix))
             expect(found.dtype == dtype, f"an update in {found.dtype} for gradients in {dtype}")
             expect(found.device == matrix.device, f"an update on {found.device} for gradients on {matrix.device}")
@@ -90,7 +105,7 @@ def check_keeps_dtype_and_device(factory: Factory) -> None:
 
 def check_single_precision_agrees(factory: Factory) -> None:
     """In float32 the update is that of float64, up to rounding."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         if len(torch.linalg.svdvals(matrix)) < len(matrix) or torch.linalg.cond(matrix) > 1e3:
             continue
         exact = update(fresh(factory), matrix, losses_for(matrix))
@@ -101,7 +116,7 @@ def check_single_precision_agrees(factory: Factory) -> None:
 
 def check_inputs_untouched(factory: Factory) -> None:
     """Neither losses nor gradients change."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         losses = losses_for(matrix)
         before = matrix.clone(), losses.clone()
         balancer = fresh(factory)
@@ -113,7 +128,7 @@ def check_inputs_untouched(factory: Factory) -> None:
 
 def check_zero_gradients(factory: Factory) -> None:
     """Only zeros give zero; one zero gradient among others leaves the update finite."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         balancer = fresh(factory)
         for _ in range(2):
             nothing = update(balancer, torch.zeros_like(matrix), losses_for(matrix))
@@ -129,6 +144,8 @@ def check_one_task(factory: Factory) -> None:
     """A single task's update is its gradient times a positive number."""
     gradient = torch.tensor([[3.0, -4.0, 12.0]], dtype=torch.float64)
     balancer = fresh(factory)
+    if balancer.least_tasks > 1:
+        raise NotApplicableError(f"it needs at least {balancer.least_tasks} tasks")
     for step in range(3):
         found = update(balancer, gradient, losses_for(gradient, step))
         length = found.norm()
@@ -138,14 +155,14 @@ def check_one_task(factory: Factory) -> None:
 
 def check_same_seed_same_answer(factory: Factory) -> None:
     """The seed of the context decides all random numbers."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         one, two = (updates(fresh(factory, seed=7), matrix, 3) for _ in range(2))
         expect(torch.equal(one, two), "two balancers with the same seed give different updates")
 
 
 def check_global_generator_untouched(factory: Factory) -> None:
     """torch's global generator is neither used nor moved."""
-    matrix = next(problems())
+    matrix = next(problems_of(factory))
     before = torch.random.get_rng_state()
     one = updates(fresh(factory), matrix, 2)
     expect(torch.equal(before, torch.random.get_rng_state()), "the global generator was used")
@@ -157,7 +174,7 @@ def check_global_generator_untouched(factory: Factory) -> None:
 
 def check_state_round_trip(factory: Factory) -> None:
     """A new balancer with the state of an old one goes on exactly as it does."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         old, new = fresh(factory), fresh(factory)
         updates(old, matrix, 3)
         new.load_state_dict(old.state_dict())
@@ -168,7 +185,7 @@ def check_state_round_trip(factory: Factory) -> None:
 
 def check_state_is_a_snapshot(factory: Factory) -> None:
     """A state that was taken does not change when training goes on."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         balancer = fresh(factory)
         updates(balancer, matrix, 2)
         state = balancer.state_dict()
@@ -180,7 +197,7 @@ def check_state_is_a_snapshot(factory: Factory) -> None:
 
 def check_backward_agrees_with_combine(factory: Factory) -> None:
     """`backward` through a graph writes what `combine` says of the gradient matrix."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         parameter = nn.Parameter(torch.zeros(matrix.shape[1], dtype=matrix.dtype))
         fresh_one = fresh(factory)
         fresh_one.backward([1 + gradient @ parameter for gradient in matrix], shared=[parameter], task_specific=[])
@@ -190,18 +207,23 @@ def check_backward_agrees_with_combine(factory: Factory) -> None:
 
 def check_permutation_invariant(factory: Factory) -> None:
     """Reordering the tasks changes nothing."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         order = torch.randperm(len(matrix), generator=torch.Generator().manual_seed(1))
         one, two = fresh(factory), fresh(factory)
         for step in range(3):
             losses = losses_for(matrix, step)
             expected = update(one, matrix, losses)
-            _same(update(two, matrix[order], losses[order]), expected, "reordering the tasks changes the update", 1e-5)
+            found = update(two, matrix[order], losses[order])
+            told = (
+                f"reordering the tasks changes the update: with losses {_told(losses)} and gradients {_told(matrix)} it is "
+                f"{_told(expected)}, with the tasks in the order {order.tolist()} it is {_told(found)} (step {step + 1})"
+            )
+            _same(found, expected, told, 1e-5)
 
 
 def check_scale_equivariant(factory: Factory) -> None:
     """Gradients times c give the update times c, for the same losses."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         expected = updates(fresh(factory), matrix, 3)
         for factor in (1e-3, 1e3):
             found = updates(fresh(factory), matrix * factor, 3)
@@ -210,7 +232,7 @@ def check_scale_equivariant(factory: Factory) -> None:
 
 def check_non_conflicting(factory: Factory) -> None:
     """The update has no negative inner product with any task's gradient."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         found = update(fresh(factory), matrix, losses_for(matrix))
         cosines = matrix @ found / (matrix.norm(dim=1) * found.norm().clamp_min(1e-30))
         expect(float(cosines.min()) >= -1e-6, f"the update conflicts: cosine {float(cosines.min()):.3g}")
@@ -218,7 +240,7 @@ def check_non_conflicting(factory: Factory) -> None:
 
 def check_linear_under_scaling(factory: Factory) -> None:
     """Multiplying task i's gradient by c_i > 0 gives an update that is linear in c."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         draws = torch.rand(2, len(matrix), generator=torch.Generator().manual_seed(2), dtype=matrix.dtype) + 0.1
         losses = losses_for(matrix)
         first, second = (update(fresh(factory), c[:, None] * matrix, losses) for c in draws)
@@ -228,7 +250,7 @@ def check_linear_under_scaling(factory: Factory) -> None:
 
 def check_convex_weights(factory: Factory) -> None:
     """The answer is weights that are not negative and sum to one."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         balancer = fresh(factory)
         for step in range(3):
             answer = balancer.balance(losses_for(matrix, step), MatrixGradients(matrix))
@@ -241,20 +263,20 @@ def check_convex_weights(factory: Factory) -> None:
 
 def check_stochastic(factory: Factory) -> None:
     """Another seed gives other updates."""
-    runs = [torch.cat([updates(fresh(factory, s), m, 4).flatten() for m in problems()]) for s in (1, 2)]
+    runs = [torch.cat([updates(fresh(factory, s), m, 4).flatten() for m in problems_of(factory)]) for s in (1, 2)]
     expect(not torch.equal(*runs), "random numbers are claimed, but another seed gives the same updates")
 
 
 def check_not_stochastic(factory: Factory) -> None:
     """Without the claim `stochastic`, the seed does not matter."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         one, two = (updates(fresh(factory, seed), matrix, 3) for seed in (1, 2))
         expect(torch.equal(one, two), "the seed changes the update, but `stochastic` is not claimed")
 
 
 def check_ignores_losses(factory: Factory) -> None:
     """Without the claim `needs_losses`, the values of the losses do not matter."""
-    for matrix in problems():
+    for matrix in problems_of(factory):
         one, two = fresh(factory), fresh(factory)
         for step in range(3):
             losses = losses_for(matrix, step)

@@ -106,6 +106,8 @@ class Kit(ABC):
     """The checks of one contract. This base holds those that every component must pass."""
 
     point: ClassVar[str]
+    """The extension point whose contract it checks."""
+
     capabilities: ClassVar[frozenset[str]] = frozenset()
     """Every capability that the contract knows."""
 

@@ -62,10 +62,10 @@ class BiasHandle(AdapterHandle):
             norm.track_running_stats = False  # type: ignore[assignment]  # they keep what they know while it is trained
         self.on, self.kept = True, dict[str, Tensor]()
         for layer in self.layers.values():
-            handles = layer.__dict__.setdefault("_bias_handles", [])
-            if not handles:
+            if "_bias_handles" not in layer.__dict__:  # else the hook is there, though all may have been taken off
+                layer.__dict__["_bias_handles"] = []
                 layer.register_forward_hook(_add_shifts)
-            handles.append(self)
+            layer.__dict__["_bias_handles"].append(self)
         taken = {own for layer in self.layers.values() for own in layer._parameters}
         self.own = next(name for number in itertools.count() if (name := f"shift_{number}") not in taken)
         for layer in self.layers.values():  # in the model, so that it moves with it
@@ -432,7 +432,7 @@ def reference_registry(*plugins: Plugin, **names: str) -> Registry:
     extensions = [
         Extension(
             point, name, f"{__name__}:{REFERENCES[point].__name__}", summary="For checks.",
-            default=name == "reference" and point != "recipe",
+            default=name == "reference" and not any(e.point == point and e.default for e in KERNEL.extensions),
         )
         for point, name in offers
     ]  # fmt: skip

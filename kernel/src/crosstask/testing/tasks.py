@@ -22,6 +22,8 @@ from crosstask.records import Budget
 from crosstask.tasks import Portfolio, Task
 
 MODEL = ModelSpec(hidden=(16, 16))
+"""The network of the small tasks."""
+
 BUDGET = Budget(steps=8, batch_size=16, learning_rate=0.01, evaluate_every=3)
 """Enough to move, too little to learn: what checks of a training spend."""
 

@@ -20,6 +20,7 @@ from crosstask_curricula.plugin import PLUGIN
 
 RECIPE = """
 source = "reference"
+executor = "serial"
 model = { hidden = [8] }
 train = { steps = 20, learning_rate = 0.02 }
 transfer = "reference"

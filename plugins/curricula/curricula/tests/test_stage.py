@@ -149,6 +149,7 @@ VALUES: dict[str, Any] = {
     "name": "paths",
     "seeds": 2,
     "source": "reference",
+    "executor": "serial",
     "model": {"hidden": [8]},
     "train": unstructure(TRAIN),
     "budget": unstructure(FEW),

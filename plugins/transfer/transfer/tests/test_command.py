@@ -16,6 +16,7 @@ from crosstask_transfer.plugin import PLUGIN
 
 RECIPE = """
 source = "reference"
+executor = "serial"
 seeds = 2
 model = { hidden = [8] }
 train = { steps = 20, learning_rate = 0.02 }

@@ -11,6 +11,8 @@ from pathlib import Path
 import click
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_OFFER = re.compile(r'(Point|Extension)\(\s*"([^"]+)",\s*"([^"]+)"')
+"""What a manifest brings: (Point, its name, …) or (Extension, its point, its name)."""
 
 
 @click.command()
@@ -25,50 +27,61 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 def command(point: str, name: str, into: Path) -> None:
     """Write a new plugin: a small working component of the extension point POINT, its tests and its packaging.
 
-    POINT may also be `recipe` (a package that ships a recipe) or `family` (a base with a point, a stage, a section of the
-    report and a kit, beside a component of that point).
+    POINT may also be `recipe` (a package that ships a recipe) or `family` (a base with a point, its contract, kit and
+    template, components, a stage with a section of the report, a command and a recipe; and beside it a second package that
+    composes and wraps them).
 
     NAME is in lower case with dashes, as in `my-balancer`; the distribution will be `crosstask-my-balancer`.
     """
-    folder = scaffold(point, name, into)
-    click.echo(f"wrote {folder}")
-    click.echo(f"next: pip install -e '{folder}[test]' && pytest {folder}")
+    folders = scaffold(point, name, into)
+    for folder in folders:
+        click.echo(f"wrote {folder}")
+    install = " ".join(f"-e '{folder}[test]'" for folder in folders)
+    click.echo(" && ".join([f"next: pip install {install}", *(f"pytest {folder}" for folder in folders)]))
 
 
-def scaffold(point: str, name: str, into: Path) -> Path:
-    """Write the project and return its folder. PluginError if the point or the name cannot be used."""
+def scaffold(point: str, name: str, into: Path) -> list[Path]:
+    """Write the project, or the projects of a family, and return their folders. PluginError if the point or the name cannot
+    be used.
+    """
     from crosstask.errors import PluginError
 
     template = _template(point)
     name = name.removeprefix("crosstask-")
     _check_name(name, point)
-    project = {_renamed(path, point, name): text for path, text in template.items()}
+    files = {_renamed(path, point, name): _renamed(text, point, name) for path, text in template.items()}
     camel = _camel(name)
-    for path, text in project.items():
+    for path, text in template.items():
         # The class would hide something that the template uses under that name.
         if path.endswith(".py") and re.search(rf"\b{camel}\b", text):
             raise PluginError(f"a plugin cannot be named {name!r}: its class would be {camel}, a name that it needs")
-    folder = into / f"crosstask-{name}"
-    if folder.exists():
-        raise PluginError(f"{folder} exists already; choose another name, or another folder with --into")
+    projects = sorted({path.partition("/")[0] for path in files})
+    _check_free(projects, files)
+    for project in projects:
+        if (into / project).exists():
+            raise PluginError(f"{into / project} exists already; choose another name, or another folder with --into")
     try:
-        for path, text in project.items():
-            target = folder / path
+        for path, text in files.items():
+            target = into / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_kernel_of_today(_renamed(text, point, name)), encoding="utf-8")
+            target.write_text(text, encoding="utf-8")
     except OSError as error:
         raise PluginError(f"cannot write {error.filename}: {error.strerror}") from None
-    return folder
+    return [into / project for project in projects]
 
 
 def _template(point: str) -> dict[str, str]:
-    """The files of a template: of the kernel's own, packed in one file, or in a folder of the plugin that brings it."""
+    """The files of a template by path, which begins with the folder of the project: of the kernel's own, packed in one
+    file, or in a folder of the plugin that brings it. What they ask of the kernel is what wrote the project, whatever the
+    template's own requirement is.
+    """
     from crosstask.errors import PluginError, UnknownComponentError, nearest
     from crosstask.registry import Registry, data_path
 
     packed: dict[str, dict[str, str]] = json.loads(files("crosstask.cli").joinpath("templates.json").read_text("utf-8"))
     if point in packed:
-        return packed[point]
+        # These were packed with this kernel: the bases that they ask for are of its release, too.
+        return _in_projects(point, packed[point], r"crosstask-(?!example-)[a-z-]+")
     registry = Registry.installed()
     try:
         found = registry.point(point)
@@ -83,12 +96,26 @@ def _template(point: str) -> dict[str, str]:
     if not folder.is_dir():
         raise PluginError(f"extension point {point!r}: its template {found.template} is not there")
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
-    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths}
+    texts = {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in paths}
+    return _in_projects(point, texts, "crosstask-kernel")
+
+
+def _in_projects(point: str, texts: dict[str, str], of_today: str) -> dict[str, str]:
+    """The files of a template below the folder of their project; a template of several projects has these folders. The
+    distributions `of_today` (a pattern) are asked for in this kernel's version.
+    """
+    from crosstask.version import __version__
+
+    major, minor = __version__.split(".")[:2]
+    version = rf"\1>={major}.{minor},<{major}.{int(minor) + 1}"
+    folder = f"crosstask-example-{_dashed(point)}/" if "pyproject.toml" in texts else ""
+    return {
+        folder + path: re.sub(rf"\b({of_today})>=[\d.]+,<[\d.]+", version, text) for path, text in texts.items()
+    }
 
 
 def _check_name(name: str, point: str) -> None:
     from crosstask.errors import PluginError
-    from crosstask.registry import Registry
 
     if not _NAME.fullmatch(name):
         likely = re.sub(r"[^a-z0-9]+", "-", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()).strip("-")
@@ -98,9 +125,29 @@ def _check_name(name: str, point: str) -> None:
         )
     if keyword.iskeyword(name) or keyword.iskeyword(_camel(name)):
         raise PluginError(f"{name!r} is a word of the language Python; try 'my-{name}'")
-    for record in Registry.installed().plugins():
-        if record.name == name:
-            raise PluginError(f"a plugin named {name!r} is installed already ({record.origin}); names must differ")
+
+
+def _check_free(projects: list[str], files: dict[str, str]) -> None:
+    """PluginError if what a project brings has a name that is taken: a plugin, a point, a component, stage or command."""
+    from crosstask.errors import PluginError
+    from crosstask.manifest import RESERVED
+    from crosstask.registry import Registry
+
+    registry = Registry.installed()
+    plugins = {record.name: record.origin for record in registry.plugins()}
+    for name in (project.removeprefix("crosstask-") for project in projects):
+        if name in plugins:
+            raise PluginError(f"a plugin named {name!r} is installed already ({plugins[name]}); names must differ")
+    points = {each.point.name: each.origin for each in registry.points()}
+    manifests = [text for path, text in files.items() if path.endswith("/plugin.py")]
+    for kind, first, second in (found for text in manifests for found in _OFFER.findall(text)):
+        if kind == "Point" and first in points:
+            raise PluginError(f"there is an extension point {first!r} already ({points[first]}); choose another name")
+        if kind == "Extension" and second in RESERVED.get(first, ()):
+            raise PluginError(f"a {first} cannot be named {second!r}: the kernel keeps that name; choose another one")
+        if kind == "Extension" and second in registry.names(first):
+            origin = registry.find(first, second)[0].origin
+            raise PluginError(f"there is a {first} {second!r} already ({origin}); choose another name")
 
 
 def _camel(name: str) -> str:
@@ -115,13 +162,3 @@ def _renamed(text: str, point: str, name: str) -> str:
     """The template's names (example-balancer, example_balancer, ExampleBalancer) made those of the plugin."""
     text = text.replace(f"example-{_dashed(point)}", name).replace(f"example_{point}", name.replace("-", "_"))
     return text.replace(f"Example{_camel(_dashed(point))}", _camel(name))
-
-
-def _kernel_of_today(text: str) -> str:
-    """Ask for the kernel that wrote the project, whatever the template's own requirement is."""
-    from crosstask.version import __version__
-
-    major, minor = __version__.split(".")[:2]
-    return re.sub(
-        r"crosstask-kernel>=[\d.]+,<[\d.]+", f"crosstask-kernel>={major}.{minor},<{major}.{int(minor) + 1}", text
-    )

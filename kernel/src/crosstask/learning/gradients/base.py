@@ -13,6 +13,7 @@ class TaskGradients(ABC):
     """Gradients g_t of T losses, as rows of a matrix [T, D] that may never be formed."""
 
     tasks: int
+    """T."""
 
     @property
     @abstractmethod

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from crosstask.learning.gradients import TaskGradients
 
 Array = NDArray[np.float64]
+"""The solvers work in double precision, whatever the gradients have."""
 
 
 def gram_array(gradients: TaskGradients) -> Array:

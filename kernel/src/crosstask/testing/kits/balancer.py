@@ -13,7 +13,7 @@ from crosstask.errors import CrosstaskError
 from crosstask.learning.gradients import MatrixGradients
 from crosstask.points.balancer import Direction, parts
 from crosstask.testing import balancers
-from crosstask.testing.balancers import fresh, losses_for, problems, update
+from crosstask.testing.balancers import fresh, losses_for, problems_of, update
 from crosstask.testing.compare import plain
 from crosstask.testing.kit import Call, CheckFailure, Kit, NotApplicableError, claims, expect
 
@@ -28,8 +28,15 @@ class BalancerKit(Kit):
 
     def inputs(self) -> dict[str, Any]:
         # As many columns as `_problem` has shared parameters: a balancer may remember a direction.
-        gradients = torch.randn(3, 15, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-        return {"gradients": gradients, "losses": torch.tensor([0.3, 2.0, 1.1], dtype=torch.float64)}
+        tasks = self.tasks
+        gradients = torch.randn(tasks, 15, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        losses = torch.tensor([0.3, 2.0, 1.1] * tasks, dtype=torch.float64)[:tasks]
+        return {"gradients": gradients, "losses": losses}
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the ordinary problem has: three, or as many as the balancer needs."""
+        return max(3, self.subject.component.least_tasks)  # type: ignore[attr-defined]
 
     def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
         # Several answers, so that what a balancer remembers between them shows; and backward, as training calls it.
@@ -37,7 +44,7 @@ class BalancerKit(Kit):
         for step in range(STEPS):
             lazy = MatrixGradients(inputs["gradients"])
             answers.append(plain(call("balance", losses=inputs["losses"] * (1 + 0.2 * step), gradients=lazy)))
-        losses, shared, heads = _problem(torch.float64)
+        losses, shared, heads = _problem(torch.float64, self.tasks)
         weights = component.backward(losses, shared, heads)
         return [answers, weights, [p.grad for p in [*shared, *heads]]]
 
@@ -57,7 +64,7 @@ class BalancerKit(Kit):
 
     def check_answers_weights_or_a_direction(self) -> None:
         """`balance` returns finite weights [T] without a graph, or a `Direction` with a vector [D]."""
-        for matrix in problems():
+        for matrix in problems_of(self.factory):
             answer = fresh(self.factory).balance(losses_for(matrix), MatrixGradients(matrix))
             weights, vector = parts(answer, len(matrix), self.name)
             expect(isinstance(answer, Tensor | Direction), f"{self.name}.balance returned a {type(answer).__name__}")
@@ -98,13 +105,13 @@ class BalancerKit(Kit):
 
     def check_backward_leaves_other_gradients(self) -> None:
         """`backward` adds to `.grad`; a task's own parameter gets its loss's gradient, weighted only if declared."""
-        losses, shared, heads = _problem(torch.float64)
+        losses, shared, heads = _problem(torch.float64, self.tasks)
         pairs = zip(losses, heads, strict=True)
         own = [torch.autograd.grad(loss, head, retain_graph=True)[0] for loss, head in pairs]
         first, second = (torch.zeros_like(shared[0]), torch.ones_like(shared[0]))
         found = []
         for start in (first, second):
-            losses, shared, heads = _problem(torch.float64)
+            losses, shared, heads = _problem(torch.float64, self.tasks)
             shared[0].grad = start.clone()
             balancer = fresh(self.factory)
             weights = balancer.backward(losses, shared, heads)
@@ -123,7 +130,7 @@ class BalancerKit(Kit):
         """After a step with some tasks it answers one with others, or says why not."""
         balancer = fresh(self.factory)
         generator = torch.Generator().manual_seed(3)
-        for tasks in (4, 3, 5, 4):
+        for tasks in (self.tasks + 1, self.tasks, self.tasks + 2, self.tasks + 1):
             matrix = torch.randn(tasks, 6, generator=generator, dtype=torch.float64)
             try:
                 found = update(balancer, matrix, losses_for(matrix))
@@ -137,7 +144,7 @@ class BalancerKit(Kit):
 
     def check_nan_is_not_hidden(self) -> None:
         """A gradient that is not finite is refused, or the update is not finite either; it is never passed over."""
-        matrix = torch.randn(3, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        matrix = torch.randn(self.tasks, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
         matrix[1, 2] = torch.nan
         try:
             found = update(fresh(self.factory), matrix, losses_for(matrix))
@@ -152,7 +159,7 @@ class BalancerKit(Kit):
         """Gradients on the GPU give an update there, the same as on the CPU."""
         if not torch.cuda.is_available():
             raise NotApplicableError("no CUDA device")
-        for matrix in problems():
+        for matrix in problems_of(self.factory):
             on_gpu = matrix.to("cuda")
             found = update(fresh(self.factory), on_gpu, losses_for(on_gpu))
             expect(found.device.type == "cuda", f"{self.name}: an update on {found.device} for gradients on cuda")
@@ -198,22 +205,22 @@ class BalancerKit(Kit):
     def check_agrees_with_twin(self) -> None:
         """Its first update is the twin's."""
         assert self.subject.twin is not None
-        for matrix in problems():
+        for matrix in problems_of(self.factory):
             found = update(fresh(self.factory), matrix, losses_for(matrix))
             _close(f"{self.name} for gradients {tuple(matrix.shape)}", found, self.subject.twin(matrix), "its twin")
 
 
-def _problem(dtype: torch.dtype) -> tuple[list[Tensor], list[nn.Parameter], list[nn.Parameter]]:
-    """(three losses, shared parameters, one parameter per task): a linear trunk, and a linear head per task."""
+def _problem(dtype: torch.dtype, tasks: int) -> tuple[list[Tensor], list[nn.Parameter], list[nn.Parameter]]:
+    """(a loss for each task, shared parameters, one parameter per task): a linear trunk, and a linear head per task."""
     generator = torch.Generator().manual_seed(13)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator, dtype=torch.float64).to(dtype)
 
     weight, bias = nn.Parameter(normal(4, 3)), nn.Parameter(normal(3))
-    heads = [nn.Parameter(normal(3)) for _ in range(3)]
+    heads = [nn.Parameter(normal(3)) for _ in range(tasks)]
     features = torch.tanh(normal(20, 4) @ weight + bias)
-    scales = (1.0, 3.0, 0.5)
+    scales = [(1.0, 3.0, 0.5)[number % 3] for number in range(tasks)]
     losses = [((features @ head - normal(20)) ** 2).mean() * c for head, c in zip(heads, scales, strict=True)]
     return losses, [weight, bias], heads
 

@@ -20,6 +20,7 @@ class LayerAdapter(nn.Module):
     """
 
     weight_space: ClassVar[bool] = False
+    """Whether it is a change of the layer's parameters."""
     additive: ClassVar[bool] = False
     """Whether `change` adds something that does not depend on the value: such adapters merge in any order."""
     replaces: ClassVar[bool] = False
@@ -29,6 +30,7 @@ class LayerAdapter(nn.Module):
     plainly: ClassVar[bool] = False
     """Whether `around` is given and says it all."""
     switch: Switch
+    """Whether it takes part in the forward pass."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

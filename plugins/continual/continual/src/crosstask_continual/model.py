@@ -38,6 +38,7 @@ class ContinualModel(nn.Module):
     """
 
     allowed: Tensor
+    """[tasks, outputs]: which outputs may be the answer to a sample of a task."""
 
     def __init__(self, network: nn.Module, scenario: str, *, grow: bool = False) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from crosstask.manifest import Extension, Plugin
 PLUGIN = Plugin(
     name="orders",
     api=(2, 0),
+    formerly=["crosstask-curricula"],
     extensions=[
         Extension(
             "curriculum",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from crosstask.errors import DataError
 
 Matrix = NDArray[np.float64]
+"""[N, D], in double precision."""
 Labels = NDArray[np.int64]
 
 
@@ -71,7 +72,7 @@ def one_hot(labels: Labels) -> Matrix:
 
 def scaled(values: Matrix) -> Matrix:
     """Divided by the largest magnitude, so that squares neither overflow nor vanish; zeros stay zeros."""
-    largest = np.abs(values).max(initial=0.0)
+    largest = float(np.abs(values).max(initial=0.0))
     return values / largest if largest > 0 else values
 
 

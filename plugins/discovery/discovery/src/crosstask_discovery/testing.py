@@ -138,6 +138,6 @@ def rank_correlation(guess: Array, truth: Array, known: Array) -> float:
     for column in range(len(truth)):
         hidden = np.isnan(known[:, column]) & (np.arange(len(truth)) != column)
         if hidden.any() and truth[hidden, column].std() > 0.06:
-            ranks = np.stack([np.argsort(np.argsort(values[hidden, column])) for values in (guess, truth)])
-            found.append(np.corrcoef(ranks)[0, 1])
+            ours, theirs = (np.argsort(np.argsort(v[hidden, column])).astype(np.float64) for v in (guess, truth))
+            found.append(np.corrcoef(ours, theirs)[0, 1])
     return float(np.mean(found))

@@ -5,6 +5,7 @@ from crosstask.manifest import Extension, Plugin
 PLUGIN = Plugin(
     name="distillers",
     api=(2, 0),
+    formerly=["crosstask-distillation"],
     extensions=[
         Extension(
             "distillation",

@@ -36,6 +36,7 @@ from crosstask.errors import OptionError, nearest
 from crosstask_meta.normalisation import batch_normalised
 
 PATHS = ("auto", "layers", "vmap", "loop")
+"""How models of several tasks can be run at once, see `Batched`."""
 
 ELEMENTWISE: set[type[nn.Module]] = {
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid,

@@ -5,6 +5,7 @@ from crosstask.manifest import Extension, Plugin
 PLUGIN = Plugin(
     name="adapter-tuning",
     api=(2, 0),
+    formerly=["crosstask-adapter"],
     extensions=[
         Extension(
             "transfer",

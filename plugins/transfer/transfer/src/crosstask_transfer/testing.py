@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,13 +42,14 @@ def digits(view: str = "plain", keep: tuple[int, ...] = TEN, *, parity: bool = F
     classes = ("even", "odd") if parity else tuple(map(str, keep))
     one, two = 2 * len(labels) // 5, 3 * len(labels) // 5
     parts = {"train": slice(0, one), "validation": slice(one, two), "test": slice(two, None)}
+    splits: dict[str, Any] = {name: (images[part], labels[part]) for name, part in parts.items()}
     descriptor = TaskDescriptor(
         task_id=f"{view}-parity" if parity else f"{view}-{len(keep)}",
         input_shape=(1, 8, 8),
         output_dim=len(classes),
         classes=classes,
     )
-    return Task(descriptor=descriptor, **{name: (images[part], labels[part]) for name, part in parts.items()})
+    return Task(descriptor=descriptor, **splits)
 
 
 @functools.cache

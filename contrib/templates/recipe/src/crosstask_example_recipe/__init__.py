@@ -1,0 +1,1 @@
+"""Points in the plane, and which questions about them help to learn which."""
