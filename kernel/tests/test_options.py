@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from crosstask.errors import OptionError
 from crosstask.options import build, component, describe, option, record, state, structure, unstructure
-from crosstask.parts import Choice, part
+from crosstask.parts import Choice, Reference, part, reference
 
 if TYPE_CHECKING:
     from somewhere import Unknown
@@ -204,38 +204,72 @@ def test_describe_of_real_types() -> None:
     assert describe(made)[0]["type"] == "int"
 
 
-def test_part_options() -> None:
-    @component
-    class Whole:
-        first: Any = part("sampler", help="one")
-        others: tuple[Any, ...] = part("sampler", (), help="more")
-        maybe: Any = part("sampler", None, help="one or none")
+@component
+class Whole:
+    first: Any = part("chooser", help="one")
+    needed: Any = part("chooser", required=True, help="one that must be given")
+    others: tuple[Any, ...] = part("chooser", (), help="more")
+    maybe: Any = part("chooser", None, help="one or none")
+    model: torch.nn.Module | None = reference(torch.nn.Module, help="a network")
+    size: float = reference(float, 1.0, help="how large")
 
-    whole = Whole(first="x", others=[{"use": "y", "a": 1}])
+
+def test_part_options() -> None:
+    whole = Whole(first="x", needed="y", others=[{"use": "y", "a": 1}])
     assert whole.first == Choice(use="x")
     assert whole.others == (Choice(use="y", options={"a": 1}),)
     assert whole.maybe is None
-    assert Whole(first=Choice(use="x"), maybe="z").maybe == Choice(use="z")
+    assert Whole(first=Choice(use="x"), needed="y", maybe="z").maybe == Choice(use="z")
+    assert Whole(needed="y").first == Choice(use="default")
     with pytest.raises(OptionError, match="Whole: first must be a name, or a table with use"):
-        Whole(first=None)
+        Whole(first=None, needed="y")
+    with pytest.raises(OptionError, match=r"Whole: others\[1\] must be a name"):
+        Whole(needed="y", others=["x", 3])
+    with pytest.raises(OptionError, match="it: missing option 'needed'"):
+        build(Whole, {}, "it")
+
+
+def test_references() -> None:
+    whole = Whole(needed="y", model={"from": "search"}, size=3)
+    assert whole.model == Reference(stage="search", take="model")
+    assert (whole.size, type(whole.size)) == (3.0, float)
+    plain = unstructure(whole)
+    assert (plain["model"], plain["size"]) == ({"from": "search", "take": "model"}, 3.0)
+    assert build(Whole, plain, "it").model == whole.model
+    net = torch.nn.Linear(1, 1)
+    assert Whole(needed="y", model=net).model is net
+    assert Whole(needed="y", model=Reference("a", "b")).model == Reference("a", "b")
+    assert unstructure(Whole(needed="y", model=net))["model"] == "torch.nn.modules.linear.Linear"
+    with pytest.raises(OptionError, match="it: size must be a number, got 'big'"):
+        build(Whole, {"needed": "y", "size": "big"}, "it")
+
+
+def test_parts_and_references_are_described() -> None:
+    found = {item.pop("name"): item for item in describe(Whole)}
+    assert found["first"]["bounds"] == found["others"]["bounds"] == "a component of chooser"
+    assert (found["first"]["default"], found["needed"]["default"]) == ("default", "required")
+    assert (found["others"]["default"], found["maybe"]["default"]) == ([], None)
+    assert found["model"]["bounds"] == 'or { from = "stage", take = "name" }'
+    assert (found["model"]["default"], found["size"]["default"]) == (None, 1.0)
+    assert found["model"]["help"] == "a network"
 
 
 def test_parts_may_be_objects_of_the_right_point() -> None:
     from crosstask.executors import SerialExecutor
 
     @component
-    class Whole:
+    class Holder:
         inside: Any = part("executor", help="one")
 
     serial = SerialExecutor()
-    assert Whole(inside=serial).inside is serial
-    assert unstructure(Whole(inside=serial)) == {"inside": {"use": "crosstask.executors:SerialExecutor", "options": {}}}
+    assert Holder(inside=serial).inside is serial
+    assert unstructure(Holder(inside=serial)) == {"inside": {"use": "crosstask.executors:SerialExecutor", "options": {}}}
 
     @component
     class Wrong:
-        inside: Any = part("sampler", help="one")
+        inside: Any = part("chooser", help="one")
 
     with pytest.raises(
-        OptionError, match="Wrong: inside must be a component of 'sampler', got executor SerialExecutor"
+        OptionError, match="Wrong: inside must be a component of 'chooser', got executor SerialExecutor"
     ):
         Wrong(inside=serial)

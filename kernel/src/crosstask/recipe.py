@@ -204,6 +204,8 @@ def bind(recipe: Recipe, registry: Registry, where: str = "recipe") -> list[Boun
     order = _ordered(made, where)
     for number, each in enumerate(order):
         each.stage.before = tuple(earlier.stage.name for earlier in order[:number])
+        refs = [ref for later in made for ref, _ in later.stage.references().values()]
+        each.stage.taken = frozenset(ref.take for ref in refs if ref.stage == each.name)
     return order
 
 

@@ -191,7 +191,7 @@ class MetaKnowledge:
 class Provenance:
     """From what a synthesised model was made: each source task with its weight.
 
-    `expected` is the score that it can be expected to have, with a 95 % interval (`learning.expectation`); the engine
+    `expected` is the score that it can be expected to have, with a 95 % interval (`Synthesizer.expect`); the engine
     adds it.
     """
 

@@ -152,6 +152,9 @@ class Stage(Component):
     before: tuple[str, ...] | None = None
     """In a recipe: the kinds of the stages that run before this one. None where the stage is run alone."""
 
+    taken: frozenset[str] = frozenset()
+    """In a recipe: which of its artifacts later stages refer to, so that `check` can refuse what it will not give."""
+
     keeps: ClassVar[bool] = True
     """Whether a finished stage is taken from the store in a resumed run. False for one that changes the engine (its
     graph, its tasks' models): it works again, on results that its components remember.

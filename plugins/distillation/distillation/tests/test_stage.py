@@ -20,6 +20,7 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.options import component
 from crosstask.parts import reference
 from crosstask.points.stage import Engine, Outcome, Stage
+from crosstask.recipe import bind, recipe_from
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Portfolio, Task
 from crosstask.testing import conformance, reference_registry, small_portfolio
@@ -140,3 +141,16 @@ def test_the_section_says_what_is_known(score: float | None, said: str) -> None:
     assert section.title == "Meta-knowledge"
     for words in ("a, b&lt;", "(d)", said, "aligned: True"):
         assert words in section.html
+
+
+def test_a_missing_encoder_is_said_when_the_recipe_is_checked(engine: TransferEngine) -> None:
+    """Not after the distillation: the recipe knows that a later stage takes it."""
+    values = {
+        "source": "python",
+        "distillation": {"distiller": "reference"},
+        "taking": {"encoder": {"from": "distillation"}},
+    }
+    stage = bind(recipe_from(values, REGISTRY), REGISTRY)[0].stage
+    stage.bind(engine.run)
+    with pytest.raises(RecipeError, match="has no encoder, which a later stage takes"):
+        stage.check(engine.portfolio)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,40 +29,40 @@ def command(point: str, name: str, into: Path) -> None:
     """Write a new plugin: a small working component of the extension point POINT, its tests and its packaging.
 
     POINT may also be `recipe` (a package that ships a recipe) or `family` (a base with a point, its contract, kit and
-    template, components, a stage with a section of the report, a command and a recipe; and beside it a second package that
-    composes and wraps them).
+    template, components, a stage with a section of the report, a command and a recipe; and beside it a second package,
+    `crosstask-NAME-extra`, that composes and wraps them).
 
     NAME is in lower case with dashes, as in `my-balancer`; the distribution will be `crosstask-my-balancer`.
     """
     folders = scaffold(point, name, into)
     for folder in folders:
         click.echo(f"wrote {folder}")
-    install = " ".join(f"-e '{folder}[test]'" for folder in folders)
-    click.echo(" && ".join([f"next: pip install {install}", *(f"pytest {folder}" for folder in folders)]))
+    install = " ".join(["pip install", *(f"-e {shlex.quote(f'{folder}[test]')}" for folder in folders)])
+    click.echo("next: " + " && ".join([install, *(f"pytest {shlex.quote(str(folder))}" for folder in folders)]))
 
 
 def scaffold(point: str, name: str, into: Path) -> list[Path]:
-    """Write the project, or the projects of a family, and return their folders. PluginError if the point or the name cannot
-    be used.
+    """Write the project (of a family: the projects), and return its folder. PluginError if the point or the name cannot be
+    used.
     """
     from crosstask.errors import PluginError
 
     template = _template(point)
     name = name.removeprefix("crosstask-")
     _check_name(name, point)
-    files = {_renamed(path, point, name): _renamed(text, point, name) for path, text in template.items()}
+    written = {_renamed(path, point, name): _renamed(text, point, name) for path, text in template.items()}
     camel = _camel(name)
     for path, text in template.items():
         # The class would hide something that the template uses under that name.
         if path.endswith(".py") and re.search(rf"\b{camel}\b", text):
             raise PluginError(f"a plugin cannot be named {name!r}: its class would be {camel}, a name that it needs")
-    projects = sorted({path.partition("/")[0] for path in files})
-    _check_free(projects, files)
+    projects = sorted({path.partition("/")[0] for path in written})
+    _check_free(projects, written)
     for project in projects:
         if (into / project).exists():
             raise PluginError(f"{into / project} exists already; choose another name, or another folder with --into")
     try:
-        for path, text in files.items():
+        for path, text in written.items():
             target = into / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text, encoding="utf-8")
@@ -72,7 +73,7 @@ def scaffold(point: str, name: str, into: Path) -> list[Path]:
 
 def _template(point: str) -> dict[str, str]:
     """The files of a template by path, which begins with the folder of the project: of the kernel's own, packed in one
-    file, or in a folder of the plugin that brings it. What they ask of the kernel is what wrote the project, whatever the
+    file, or in a folder of the plugin that brings it. They ask for the kernel that writes the project, whatever the
     template's own requirement is.
     """
     from crosstask.errors import PluginError, UnknownComponentError, nearest
@@ -109,9 +110,7 @@ def _in_projects(point: str, texts: dict[str, str], of_today: str) -> dict[str, 
     major, minor = __version__.split(".")[:2]
     version = rf"\1>={major}.{minor},<{major}.{int(minor) + 1}"
     folder = f"crosstask-example-{_dashed(point)}/" if "pyproject.toml" in texts else ""
-    return {
-        folder + path: re.sub(rf"\b({of_today})>=[\d.]+,<[\d.]+", version, text) for path, text in texts.items()
-    }
+    return {folder + path: re.sub(rf"\b({of_today})>=[\d.]+,<[\d.]+", version, text) for path, text in texts.items()}
 
 
 def _check_name(name: str, point: str) -> None:
@@ -127,8 +126,10 @@ def _check_name(name: str, point: str) -> None:
         raise PluginError(f"{name!r} is a word of the language Python; try 'my-{name}'")
 
 
-def _check_free(projects: list[str], files: dict[str, str]) -> None:
-    """PluginError if what a project brings has a name that is taken: a plugin, a point, a component, stage or command."""
+def _check_free(projects: list[str], written: dict[str, str]) -> None:
+    """PluginError if something that the projects bring has a name that is taken: the plugin itself, a point, a component,
+    a stage, a command.
+    """
     from crosstask.errors import PluginError
     from crosstask.manifest import RESERVED
     from crosstask.registry import Registry
@@ -139,7 +140,7 @@ def _check_free(projects: list[str], files: dict[str, str]) -> None:
         if name in plugins:
             raise PluginError(f"a plugin named {name!r} is installed already ({plugins[name]}); names must differ")
     points = {each.point.name: each.origin for each in registry.points()}
-    manifests = [text for path, text in files.items() if path.endswith("/plugin.py")]
+    manifests = [text for path, text in written.items() if path.endswith("/plugin.py")]
     for kind, first, second in (found for text in manifests for found in _OFFER.findall(text)):
         if kind == "Point" and first in points:
             raise PluginError(f"there is an extension point {first!r} already ({points[first]}); choose another name")

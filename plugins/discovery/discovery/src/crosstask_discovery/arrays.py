@@ -66,20 +66,19 @@ def targets(labels: Any, count: int) -> tuple[Matrix, bool]:
 
 def one_hot(labels: Labels) -> Matrix:
     """[N, C] of 0 and 1."""
-    members: Matrix = np.eye(int(labels.max()) + 1)[labels]
-    return members
+    return np.eye(int(labels.max()) + 1)[labels]
 
 
 def scaled(values: Matrix) -> Matrix:
     """Divided by the largest magnitude, so that squares neither overflow nor vanish; zeros stay zeros."""
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = np.abs(values).max(initial=0.0)
     return values / largest if largest > 0 else values
 
 
 def centred(values: Matrix) -> Matrix:
     """Less the mean of each column; a column that varies by rounding only becomes zero."""
     mean = values.mean(axis=0)
-    moved = values - mean
+    moved: Matrix = values - mean
     dead = np.abs(moved).max(axis=0) <= 8 * np.finfo(np.float64).eps * np.abs(mean)
     moved[:, dead] = 0.0
     return moved
