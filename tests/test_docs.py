@@ -1,9 +1,9 @@
 """The documentation holds: what it shows is run, its generated pages are up to date, it is complete, it can be built.
 
-Every page is followed from top to bottom in an empty folder. A fenced block with a title is a file of that folder; python
-without a title runs in one namespace for the page; a recipe without a title, or one that no command of the page runs, is
-run to its end; of console blocks every command is run, and every line that is shown must be in what it prints. Runs are
-cut short: few steps, one seed, no other processes. What cannot be run is in `NOT_RUN`, with the reason.
+Every page is followed from top to bottom in an empty folder. A fenced block with a title is a file of that folder;
+python without a title runs in one namespace for the page; a recipe that no command of the page runs is run to its end;
+of console blocks every command is run, and every line that is shown must be in what it prints. Runs are cut short: few
+steps, one seed, no other processes. What cannot be run is in `NOT_RUN`, with the reason.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -27,7 +27,6 @@ from types import ModuleType
 from typing import Any
 
 import attrs
-import click
 import pytest
 
 import crosstask
@@ -35,7 +34,7 @@ from crosstask.cli import cli, main
 from crosstask.components import hooks_of
 from crosstask.job import run_recipe
 from crosstask.manifest import KERNEL_POINTS
-from crosstask.recipe import load_recipe
+from crosstask.recipe import Resolved, load_recipe
 from crosstask.registry import Registry
 from crosstask.settings import load_settings
 
@@ -48,7 +47,7 @@ FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE |
 NOT_RUN = {
     "python3 -m venv": "with a download; .ci/run follows the README's commands in a fresh environment",
     "pip install -c": "the same",
-    "pip install crosstask": "from an index; tests/test_packaging.py and tests/test_third_party.py install members alone",
+    "pip install crosstask": "from an index; tests/test_packaging.py and test_third_party.py install members alone",
     "pip install -r": "from an index",
     "crosstask demo": "two minutes; .ci/run does it",
     "python -m build": "it makes an environment from an index",
@@ -130,29 +129,14 @@ def install(folder: Path) -> None:
     sys.path.insert(0, str(folder.absolute() / "src"))
 
 
-def shortened(reference: str, overrides: tuple[str, ...]) -> list[str]:
-    """Overrides that cut a recipe short, as far as it has the tables, and says nothing else of them."""
-    recipe = load_recipe(reference, Registry.installed(), overrides).recipe
-    found = [*SHORT[""]]
-    for name, table in recipe.stages.items():
-        found += [f"{name}.{text}" for text in SHORT.get(table.use, ())]
-    return found
-
-
-def cut_short(words: list[str]) -> list[str]:
-    """A `crosstask` command with overrides that cut its recipe short, if it works on one."""
-    with cli.make_context("crosstask", list(words)) as root:
-        _, command, rest = cli.resolve_command(root, [*root.protected_args, *root.args])  # type: ignore[attr-defined]
-        if "overrides" not in [parameter.name for parameter in command.params] or isinstance(command, click.Group):
-            return words
-        with command.make_context(command.name, list(rest), parent=root) as context:
-            reference = context.params.get("reference")
-            if reference is None and command.name != "run":
-                reference = Registry.installed().default("recipe")
-            if reference is None:
-                return words
-            first = [f"--set={text}" for text in shortened(reference, ())]
-    return [*words[: len(words) - len(rest)], *first, *rest]  # before the page's own, which win
+def short_recipe(
+    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = ""
+) -> Resolved:
+    """In the place of `load_recipe`: the recipe, cut short as far as it has the tables. The page's overrides win."""
+    first = [*SHORT[""]]
+    for name, table in load_recipe(reference, registry, overrides, stage).recipe.stages.items():
+        first += [f"{name}.{text}" for text in SHORT.get(table.use, ())]
+    return load_recipe(reference, registry, [*first, *overrides], stage)
 
 
 def call(words: list[str]) -> str:
@@ -161,8 +145,13 @@ def call(words: list[str]) -> str:
     path, argv = sys.path.copy(), sys.argv
     sys.argv = ["crosstask", *words]
     try:
-        sys.argv = ["crosstask", *cut_short(words)]
-        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
+        with (
+            contextlib.redirect_stdout(told),
+            contextlib.redirect_stderr(told),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            if "recipe" not in words:  # which shows what the page says
+                patch.setattr("crosstask.recipe.load_recipe", short_recipe)
             main()
         code = 0
     except SystemExit as stop:
@@ -192,12 +181,18 @@ def follow(command: str) -> str:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+    if words[:3] == ["python", "-m", "crosstask"]:
+        words = words[2:]
     settings = [word.partition("=") for word in words if re.match(r"CROSSTASK_\w+=", word)]
     assert words[len(settings)] == "crosstask", f"neither run nor in NOT_RUN: {command}"
     with pytest.MonkeyPatch.context() as patch:
         for name, _, value in settings:
             patch.setenv(name, value)
         return call(words[len(settings) + 1 :])
+
+
+def plain(command: str) -> str:
+    return command.removeprefix(".venv/bin/")
 
 
 def squeezed(text: str) -> str:
@@ -219,8 +214,7 @@ def run_here(block: Block, number: int) -> None:
     file = Path(block.title or f"recipe_{number}.toml")
     if not block.title:
         file.write_text(block.code, "utf-8")
-    recipe = load_recipe(file, Registry.installed(), shortened(str(file), ())).recipe
-    record = run_recipe(recipe, Path(f"run_{number}"))
+    record = run_recipe(short_recipe(file, Registry.installed()).recipe, Path(f"run_{number}"))
     assert record.status == "finished"
 
 
@@ -234,6 +228,7 @@ def hold_settings(block: Block, folder: Path) -> None:
         assert "project" in found, f"neither a recipe nor settings nor a project:\n{block.code}"
 
 
+@pytest.mark.filterwarnings("ignore:nothing was learned")  # in so few steps
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_page_can_be_followed(page: Path, workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     own = blocks(page)
@@ -361,10 +356,10 @@ def test_what_hooks_receive_and_return_is_on_a_page(script: ModuleType) -> None:
 
 
 def rows(page: str, head: str) -> dict[str, list[str]]:
-    """The rows of the table of a page that has this head, by the code in their first cell."""
+    """The rows of the table of a page that has this head, by the first word in their first cell."""
     table = (ROOT / "docs" / page).read_text("utf-8").partition(f"\n{head}\n")[2].partition("\n\n")[0]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[1:]]
-    return {row[0].strip("`[] "): row[1:] for row in cells}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[1:]]
+    return {re.findall(r"[\w-]+", row[0])[0]: row[1:] for row in cells}
 
 
 def test_the_guide_lists_the_stages_as_they_are() -> None:
@@ -390,7 +385,7 @@ def test_the_guide_says_which_package_is_for_what() -> None:
 
 def test_the_guide_lists_every_command_and_setting() -> None:
     registry = Registry.installed()
-    commands = {name.partition(" ")[0] for name in rows("user-guide.md", "| command | what it does | package |")}
+    commands = set(rows("user-guide.md", "| command | what it does | package |"))
     with cli.make_context("crosstask", ["plugins"]) as context:
         assert commands == set(cli.list_commands(context))
     assert commands > set(registry.names("command"))
@@ -430,7 +425,7 @@ def test_site_builds(tmp_path: Path) -> None:
 
 
 def test_names_of_the_kernel_are_importable_from_where_the_pages_say(generated: dict[Path, str]) -> None:
-    lines = {line for text in generated.values() for line in re.findall(r"^`(from crosstask.* import .*)`$", text, re.M)}
+    lines = re.findall(r"^`(from crosstask.* import .*)`$", "\n".join(generated.values()), re.MULTILINE)
     assert len(lines) > 200
     for line in lines:
         exec(line, {})

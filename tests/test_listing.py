@@ -48,7 +48,7 @@ def broken(tmp_path: Path) -> Path:
     codes = {
         "fine": "from crosstask.manifest import Extension, Plugin\n"
         "PLUGIN = Plugin('fine', [Extension('executor', 'fine', 'crosstask.executors:SerialExecutor', source='S'),"
-        " Extension('sampler', 'lost', 'lost_module:Lost')])",
+        " Extension('source', 'lost', 'lost_module:Lost'), Extension('nowhere', 'left', 'lost_module:Left')], api=(2, 0))",
         "worn": "import not_installed_anywhere",
         "exits": "raise SystemExit(7)",
     }
@@ -65,7 +65,7 @@ def test_broken_plugins_are_a_line_each(broken: Path) -> None:
     status, told, _ = crosstask("plugins", path=broken)
     lines = {line.split()[0]: " ".join(line.split()) for line in told.splitlines()}
     assert status == 0
-    assert lines["fine"] == "fine fine-dist 1.0 executor: fine; sampler: lost"
+    assert lines["fine"] == "fine fine-dist 1.0 executor: fine; source: lost; nowhere: left (UNUSABLE)"
     assert lines["exits"] == "exits exits-dist 1.0 BROKEN: exits_manifest:PLUGIN: SystemExit: 7"
     assert lines["worn"] == (
         "worn worn-dist 1.0 BROKEN: worn_manifest:PLUGIN: ModuleNotFoundError: No module named 'not_installed_anywhere'"
@@ -80,6 +80,7 @@ def test_info(broken: Path) -> None:
     assert "executor fine  (fine-dist 1.0, licence BSD, ok)" in told
     assert "source: S" in told
     assert "importing lost_module failed" in told
+    assert "no installed plugin defines extension point 'nowhere'" in told
     _, told, _ = crosstask("plugins", "info", "process", "--json", path=broken)
     (item,) = json.loads(told)
     assert [option["name"] for option in item["options"]] == ["workers"]
@@ -117,7 +118,7 @@ def test_doctor(broken: Path) -> None:
     status, told, _ = crosstask("plugins", "doctor", "--strict", "--json", path=broken)
     assert status == 1
     found = {item["name"]: len(item["problems"]) for item in json.loads(told)["plugins"]}
-    assert (found["fine"], found["worn"], found["exits"], found["kernel"]) == (1, 1, 1, 0)
+    assert (found["fine"], found["worn"], found["exits"], found["kernel"]) == (2, 1, 1, 0)
 
 
 def test_doctor_takes_a_denied_plugin_as_wished(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_recipe_show_and_list(tmp_path: Path) -> None:
     )
     (package / "plugin.py").write_text(
         "from crosstask.manifest import Extension, Plugin\n"
-        "PLUGIN = Plugin('shipping', [Extension('recipe', 'base-recipe', 'shipping:base.toml', summary='The base')])"
+        "PLUGIN = Plugin('shipping', [Extension('recipe', 'base-recipe', 'shipping:base.toml', summary='The base')], api=(2, 0))"
     )
     info = tmp_path / "shipping-1.0.dist-info"
     info.mkdir()

@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from crosstask import Registry
+from crosstask import Registry, Unread
 from crosstask.job import run_recipe
 from crosstask.recipe import load_recipe
 
+DISTILLED = ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1")
 SHORT = {
+    "adapted-maml": (*DISTILLED, "few_shot.steps=3", "few_shot.test_episodes=8"),
+    "balanced-adapters": ("train.steps=10", "multitask.budget.steps=6"),
+    "continual-adapters": ("seeds=1", "continual.epochs=1"),
+    "continual-curriculum": ("seeds=1", "train.steps=10", "budget.steps=5", "continual.epochs=1"),
+    "distilled-few-shot": (*DISTILLED, "few_shot.steps=3", "few_shot.test_episodes=8"),
+    "searched-multitask": ("seeds=1", "train.steps=5", "search.evaluations=3", "multitask.budget.steps=6"),
     "adapter-transfer": ("seeds=1", "train.steps=20", "budget.steps=10"),
     "continual": ("seeds=1", "continual.epochs=1"),
     "distillation": ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1"),
@@ -18,6 +25,12 @@ SHORT = {
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
+    "adapted-maml": ("generalization_score", "few_shot_start", "few_shot_accuracy", "few_shot_untrained"),
+    "balanced-adapters": ("joint_adapter", "joint_start", "joint_weights_trained", "joint_mean_score"),
+    "continual-adapters": ("continual_adapter", "continual_accuracy", "forgetting"),
+    "continual-curriculum": ("curriculum", "continual_accuracy", "forgetting"),
+    "distilled-few-shot": ("few_shot_start", "few_shot_accuracy"),
+    "searched-multitask": ("best_found", "found_score", "joint_mean_score"),
     "adapter-transfer": ("measured_pairs", "target_with_curriculum"),
     "continual": ("continual_accuracy", "continual_accuracy_without", "continual_accuracy_of_joint_training"),
     "distillation": ("distilled_from", "generalization_score"),
@@ -36,3 +49,5 @@ def test_recipe(name: str, tmp_path: Path) -> None:
     record = run_recipe(load_recipe(name, registry, SHORT[name]).recipe, tmp_path, registry=registry)
     assert {figure for figure in FIGURES[name] if record.summary.get(figure) is None} == set()
     assert (tmp_path / "report.html").stat().st_size > 10_000
+    unread = [name for name in record.results if isinstance(record.result(name, registry), Unread)]
+    assert unread == []

@@ -22,7 +22,7 @@ SNAPSHOT = Path(__file__).with_name("contracts.json")
 
 
 def contracts() -> dict[str, Any]:
-    """The kernel's contracts as data: hooks and public methods with parameters, mode, abstractness; public class fields.
+    """The kernel's contracts as data: hooks and public methods with parameters, mode, abstractness; public fields.
 
     A point that a plugin brings has a version of its own (`Point.version`), which is its plugin's to watch.
     """

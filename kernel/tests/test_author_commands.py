@@ -144,7 +144,9 @@ def test_new_refuses(point: str, name: str, message: str, tmp_path: Path, instal
 
 def test_new_says_what_brings_a_point_that_is_known_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("crosstask.registry.packages", lambda: {"point/router": "crosstask-routing"})
-    with pytest.raises(UnknownComponentError, match="extension point 'router'; pip install crosstask-routing brings it"):
+    with pytest.raises(
+        UnknownComponentError, match="extension point 'router'; pip install crosstask-routing brings it"
+    ):
         invoke("new", "router", "mine", "--into", str(tmp_path))
 
 

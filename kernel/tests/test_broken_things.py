@@ -488,7 +488,10 @@ def raised(action: Callable[[], Any]) -> str:
 def test_asking_for_what_is_not_usable(site: Site) -> None:
     site.write(MANIFEST.replace("POINT", "discovery"), FIND)
     registry = site.registry()
-    assert raised(lambda: registry.create("discovery", "bat")) == "no discovery named 'bat'; did you mean 'bad'? Valid: bad"
+    assert (
+        raised(lambda: registry.create("discovery", "bat"))
+        == "no discovery named 'bat'; did you mean 'bad'? Valid: bad"
+    )
     assert raised(lambda: registry.create("balancer", "bad")) == "no balancer named 'bad' (there are none)"
     assert raised(lambda: registry.create("discover", "bad")).startswith(
         "unknown extension point 'discover'; did you mean 'discovery'? Valid: adapter, "
@@ -756,7 +759,10 @@ def test_stage_table(case: str, registry: Registry) -> None:
 # Settings -------------------------------------------------------------------------------------------------------------
 
 SETTINGS = {
-    "unknown setting": ('denny = ["x"]', "unknown setting 'denny'; did you mean 'deny'? Valid: allow, deny, plugins_dir, prefer"),
+    "unknown setting": (
+        'denny = ["x"]',
+        "unknown setting 'denny'; did you mean 'deny'? Valid: allow, deny, plugins_dir, prefer",
+    ),
     "deny a string": ('deny = "x"', "deny must be a list of strings, got 'x'"),
     "allow of numbers": ("allow = [1]", "allow must be a list of strings, got [1]"),
     "prefer a list": ('prefer = ["x"]', "prefer must be a table of strings, got ['x']"),
@@ -783,5 +789,18 @@ def test_settings_of_the_environment(tmp_path: Path) -> None:
 
 
 def test_there_are_at_least_sixty_of_them() -> None:
-    tables = (MANIFESTS, ENTRIES, CODE, OPTIONS, CONFLICTS, ANSWERS, SHAPES, WRAPPERS, REQUIRES, RECIPES, STAGES, SETTINGS)
+    tables = (
+        MANIFESTS,
+        ENTRIES,
+        CODE,
+        OPTIONS,
+        CONFLICTS,
+        ANSWERS,
+        SHAPES,
+        WRAPPERS,
+        REQUIRES,
+        RECIPES,
+        STAGES,
+        SETTINGS,
+    )
     assert sum(map(len, tables)) >= 60

@@ -66,7 +66,7 @@ def main_says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     return int(stop.value.code or 0), capsys.readouterr().err
 
 
-# run, report --------------------------------------------------------------------------------------------------------------
+# run, report ----------------------------------------------------------------------------------------------------------
 
 
 def test_run_then_report_then_resume(recipe: str, tmp_path: Path) -> None:
@@ -212,9 +212,7 @@ def test_plugins_are_listed_with_what_they_offer(installed: Registry) -> None:
     assert "chooser: first (CONFLICTING), last" in lines["fakes"]
     assert "command: greet" in lines["fakes"]
     assert "points: chooser" in lines["fakes"]
-    assert lines["odd"].endswith(
-        "chooser: first (CONFLICTING); router: x (UNUSABLE); points: stage (CONFLICTING)"
-    )
+    assert lines["odd"].endswith("chooser: first (CONFLICTING); router: x (UNUSABLE); points: stage (CONFLICTING)")
     assert lines["next"].endswith("INCOMPATIBLE: made for plugin API 3.0; this kernel has 2.0")
     rows = {row["name"]: row for row in as_json("plugins", "list")}
     assert set(rows) == {"kernel", "fakes", "odd", "next"}
@@ -238,7 +236,9 @@ def test_points_are_listed_the_kernels_and_those_of_plugins(installed: Registry)
     assert by_name["wrapper", "rival-dist 3"]["components"] == []
     lines = invoke("plugins", "points").splitlines()
     assert len(lines) == len(rows) == 16
-    assert any(line.split() == "chooser crosstask-fakes 1.0 Chooses among tasks (2)".split() for line in lines)
+    assert any(
+        line.split() == ["chooser", "crosstask-fakes", "1.0", "Chooses", "among", "tasks", "(2)"] for line in lines
+    )
     assert any("UNUSABLE: the kernel defines an extension point 'wrapper'" in line for line in lines)
 
 
@@ -336,7 +336,9 @@ def test_doctor_finds_everything_that_is_wrong_and_says_what_to_do(ill: Registry
         "extension point 'loss'",
         "point 'stage'",
     }
-    assert told["balancer 'lost' (odd-dist 2)"]["advice"] == "pip install what provides 'nowhere', or reinstall odd-dist"
+    assert (
+        told["balancer 'lost' (odd-dist 2)"]["advice"] == "pip install what provides 'nowhere', or reinstall odd-dist"
+    )
     text = invoke("plugins", "doctor")
     assert "odd: PROBLEM  (odd-dist 2" in text
     assert "5 plugins, 2 with problems" in text
@@ -355,7 +357,9 @@ def test_doctor_says_which_package_a_missing_family_is_in(installed: Registry) -
 def test_doctor_never_prints_secrets(installed: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     installed.settings = Settings(
         deny=("x",),
-        tables={"mlflow": {"token": "s3cr3t", "uri": "https://me:s3cr3t@host", "login": {"password": "s3cr3t"}, "n": 3}},
+        tables={
+            "mlflow": {"token": "s3cr3t", "uri": "https://me:s3cr3t@host", "login": {"password": "s3cr3t"}, "n": 3}
+        },
     )
     monkeypatch.setenv("CROSSTASK_MLFLOW_API_KEY", "s3cr3t")
     for text in (invoke("plugins", "doctor"), invoke("plugins", "doctor", "--json")):
@@ -510,9 +514,7 @@ def test_the_module_is_the_program_and_reads_folders_of_plugins(tmp_path: Path) 
     assert (rows["one_off"]["distribution"], rows["one_off"]["status"]) == ("dir:one_off", "ok")
     assert {row["status"] for name, row in rows.items() if name not in ("kernel", "one_off")} <= {"denied"}
     assert program("--plugins-dir", str(folder), "shout").stdout == "HELLO\n"
-    ran = program(
-        "--plugins-dir", str(folder), "run", str(tmp_path / "r.toml"), "--out", str(tmp_path / "o"), "--json"
-    )
+    ran = program("--plugins-dir", str(folder), "run", str(tmp_path / "r.toml"), "--out", str(tmp_path / "o"), "--json")
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout)["results"]["wild"]["size"] == 3
     assert json.loads(ran.stdout)["used"]["dir:one_off"] == ""

@@ -162,7 +162,9 @@ def test_a_part_that_is_not_named_is_the_one_that_a_manifest_marks(registry: Reg
         registry.register(
             Plugin("r", [Extension("chooser", "mine", "crosstask_fakes.choosers:Last", default=True)], api=(2, 0))
         )
-        with pytest.raises(PluginError, match="inner: several chooser are marked as the default: 'first' of crosstask-f"):
+        with pytest.raises(
+            PluginError, match="inner: several chooser are marked as the default: 'first' of crosstask-f"
+        ):
             run.call(usual_of_rival, "choose", **ASKED)
     with pytest.raises(OptionError, match="Usual: inner must be a name, or a table with use"):
         Usual(inner=None)
@@ -184,7 +186,9 @@ def test_resolve_takes_names_tables_and_objects(registry: Registry) -> None:
     assert own.context is context
     with pytest.raises(CrosstaskError, match="chooser must be a name, or a table with use"):
         context.resolve("chooser", own)
-    assert LocalContext(registry=registry).resolve("chooser", {"use": "first", "share": 0.5}).options() == {"share": 0.5}
+    assert LocalContext(registry=registry).resolve("chooser", {"use": "first", "share": 0.5}).options() == {
+        "share": 0.5
+    }
 
 
 def test_options_and_origin_of_an_object() -> None:
@@ -286,7 +290,8 @@ def test_a_forgotten_decorator_is_said_when_the_component_is_made() -> None:
             return tasks
 
     with pytest.raises(
-        PluginError, match=r"Bare has options \(share\) but is not decorated: put @crosstask.component above `class Bare`"
+        PluginError,
+        match=r"Bare has options \(share\) but is not decorated: put @crosstask.component above `class Bare`",
     ):
         Bare()
 
@@ -325,7 +330,9 @@ def test_a_hook_may_take_a_part_of_its_parameters(registry: Registry) -> None:
     with Run(registry, observers=[silent]) as run:
         run.tell("stage_started", stage="x", total=3)
     assert silent.times == 1
-    with pytest.raises(PluginError, match=r"Odd.choose must take \(self, tasks, most\) as the contract says, not \(self, t"):
+    with pytest.raises(
+        PluginError, match=r"Odd.choose must take \(self, tasks, most\) as the contract says, not \(self, t"
+    ):
 
         class Odd(Chooser):
             def choose(self, tasks: list[str], limit: int) -> list[str]:  # type: ignore[override]
@@ -447,7 +454,9 @@ class Wrong(Chooser):
         return tasks[0]
 
 
-def test_a_context_tells_a_plugin_its_settings(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_context_tells_a_plugin_its_settings(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from crosstask.settings import Settings
 
     (tmp_path / "pyproject.toml").write_text('[tool.crosstask.fakes]\nplace = "here"\n')

@@ -1698,7 +1698,8 @@ class Greedy(Wrapper):
 
 def test_a_wrapper_of_a_plugins_hook_is_checked_around_that_points_reference() -> None:
     registry = reference_registry(CHOOSERS)
-    assert [o.message for o in run_checks(Polite, registry=registry) if not o.ok] == []
+    for where in (registry, with_fakes()):  # without a reference: around the default component
+        assert [o.message for o in run_checks(Polite, registry=where) if not o.ok] == []
     failed = {o.name: o.message for o in run_checks(Greedy, registry=registry) if not o.ok}
     assert set(failed) == {"check_contract_kept"}
     assert "inside wrapper Greedy, a chooser fails check_at_most" in failed["check_contract_kept"]

@@ -26,6 +26,7 @@ from crosstask import (
     Task,
     TaskDescriptor,
     TransferEngine,
+    TransferResult,
     UnknownComponentError,
     component,
     create_cross_task_transfer_engine,
@@ -36,6 +37,7 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.records import CurriculumStep
 from crosstask.testing import blobs
 from crosstask_fakes.components import FakeDiscoverer, FakeObserver, FakePlanner, FakeSynthesizer, FakeTransfer
+from crosstask_fakes.registry import with_fakes
 from crosstask_fakes.stages import Measured, Prepared
 
 TRAIN = Budget(steps=60, learning_rate=0.02)
@@ -196,6 +198,24 @@ def test_another_model_of_the_same_task_is_measured_anew(registry: Registry, tmp
             return engine.transfer_knowledge("source", "target", "fake").curve.values
 
     assert measured(0) == measured(0) != measured(1)
+
+
+def test_a_new_release_of_a_plugin_measures_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(version: str) -> TransferResult:
+        with engine_with(with_fakes(version=version), store=tmp_path / "store.db") as engine:
+            for number in range(2):
+                engine.register_task(blobs(f"task{number}", seed=number))
+            path = engine.generate_curriculum("task1", max_tasks=2)
+            engine.run_curriculum(path)
+            return engine.transfer_knowledge("task0", "task1")
+
+    first = measured("1.0")
+    for place in ("crosstask.learning.transferring.fit", "crosstask.engine.fit", "crosstask_fakes.components.fit"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("measured again"))
+    assert measured("9.9") == first
+    monkeypatch.setattr(FakeTransfer, "results_version", 2)
+    with pytest.raises(BaseException, match="measured again"):
+        measured("9.9")
 
 
 def test_an_observer_that_raises_is_named(registry: Registry) -> None:

@@ -132,6 +132,16 @@ def test_a_run_without_stages_and_one_that_transfers_nothing(tmp_path: Path) -> 
         run_recipe(recipe_from({"source": "fake", "transfer": "lp_ft"}, registry), tmp_path / "x", registry=registry)
 
 
+def test_without_plotly_a_run_finishes_without_a_report(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crosstask.job.available", lambda: False)
+    record = run_recipe(recipe(without="measure own"), tmp_path, registry=registry)
+    assert record.status == "finished"
+    assert {path.name for path in tmp_path.iterdir()} >= {"run.json", "graph.json", "graph.graphml"}
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_only_components_that_a_present_stage_names_are_made(tmp_path: Path, registry: Registry) -> None:
     broken = [Extension(p, "broken", "nowhere:Nothing", default=True) for p in ("synthesis", "curriculum", "balancer")]
     registry.register(Plugin("broken", broken, api=(2, 0)))
@@ -383,7 +393,9 @@ def test_a_truncated_weights_file_is_named(tmp_path: Path, registry: Registry) -
 def test_a_stage_of_a_broken_plugin_stops_the_run_and_names_it(tmp_path: Path, registry: Registry) -> None:
     lost = Extension("stage", "lost", "crosstask_fakes.stages:Nowhere")
     registry.register(Plugin("lost", [lost], api=(2, 0)), distribution="lost-dist", version="3")
-    with pytest.raises(RecipeError, match=r"\[lost\]: stage 'lost' \(lost-dist 3\): crosstask_fakes.stages has no 'Nowh"):
+    with pytest.raises(
+        RecipeError, match=r"\[lost\]: stage 'lost' \(lost-dist 3\): crosstask_fakes.stages has no 'Nowh"
+    ):
         run_recipe(recipe(registry, lost={}), tmp_path, registry=registry)
     assert not (tmp_path / "run.json").exists()
 
@@ -419,7 +431,10 @@ DIFFERENCES: dict[str, tuple[Callable[[Registry], Recipe], str, list[str]]] = {
     "one that is used and not named": (
         mine,
         "crosstask-fakes==1.0",
-        ["crosstask-kernel 0.1.0 is used, which it does not name", "crosstask-mine 2.5 is used, which it does not name"],
+        [
+            "crosstask-kernel 0.1.0 is used, which it does not name",
+            "crosstask-mine 2.5 is used, which it does not name",
+        ],
     ),
     "one that is not installed": (
         lambda registry: recipe(),
@@ -439,7 +454,9 @@ DIFFERENCES: dict[str, tuple[Callable[[Registry], Recipe], str, list[str]]] = {
 
 
 @pytest.mark.parametrize("case", DIFFERENCES)
-def test_other_plugins_than_the_frozen_are_refused_before_any_work(tmp_path: Path, registry: Registry, case: str) -> None:
+def test_other_plugins_than_the_frozen_are_refused_before_any_work(
+    tmp_path: Path, registry: Registry, case: str
+) -> None:
     make, text, said = DIFFERENCES[case]
     file = tmp_path / "plugins.txt"
     file.write_text(text)

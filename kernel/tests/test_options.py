@@ -263,7 +263,9 @@ def test_parts_may_be_objects_of_the_right_point() -> None:
 
     serial = SerialExecutor()
     assert Holder(inside=serial).inside is serial
-    assert unstructure(Holder(inside=serial)) == {"inside": {"use": "crosstask.executors:SerialExecutor", "options": {}}}
+    assert unstructure(Holder(inside=serial)) == {
+        "inside": {"use": "crosstask.executors:SerialExecutor", "options": {}}
+    }
 
     @component
     class Wrong:

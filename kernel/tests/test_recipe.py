@@ -1,4 +1,4 @@
-"""Recipes: reading, inheriting, overriding, the stages' tables, their order, and everything that can be wrong in one."""
+"""Recipes: reading, inheriting, overriding, stages' tables and their order, and everything that can be wrong in one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_a_recipe_inherits_overrides_and_tells_origins(tmp_path: Path, registry:
     child = write(
         tmp_path,
         "child.toml",
-        'extends = "base.toml"\nname = "child"\n[source]\ncount = 5\n[transfer]\nuse = "other"\n[prepare]\nscale = 2.0\n',
+        'extends = "base.toml"\nname = "child"\n[source]\ncount = 5\n[transfer]\nuse = "other"\n'
+        "[prepare]\nscale = 2.0\n",
     )
     found = load_recipe(child, registry, ["budget.steps=7", "prepare.task=task2", "model.hidden=[4, 4]"])
     recipe = found.recipe
@@ -58,9 +59,7 @@ def test_a_recipe_inherits_overrides_and_tells_origins(tmp_path: Path, registry:
     assert (recipe.budget.steps, recipe.model.hidden) == (7, (4, 4))
     assert recipe.stages == {
         "look": StageTable("look", {"discoverers": ["fake"]}),
-        "prepare": StageTable(
-            "prepare", {"task": "task2", "chooser": {"use": "first", "share": 0.5}, "scale": 2.0}
-        ),
+        "prepare": StageTable("prepare", {"task": "task2", "chooser": {"use": "first", "share": 0.5}, "scale": 2.0}),
     }
     assert found.origins["seeds"] == str(base)
     assert found.origins["source.count"] == str(child)
@@ -70,10 +69,8 @@ def test_a_recipe_inherits_overrides_and_tells_origins(tmp_path: Path, registry:
 
 
 def test_every_value_is_told_those_of_stages_too(tmp_path: Path, registry: Registry) -> None:
-    path = write(tmp_path, "base.toml", BASE + "[again]\nuse = \"look\"\n[wild]\n[other]\nuse = \"bare\"\n[bare]\n")
-    registry.register(
-        Plugin("bare", [Extension("stage", "bare", "crosstask_fakes.stages:FakeBare")], api=(2, 0))
-    )
+    path = write(tmp_path, "base.toml", BASE + '[again]\nuse = "look"\n[wild]\n[other]\nuse = "bare"\n[bare]\n')
+    registry.register(Plugin("bare", [Extension("stage", "bare", "crosstask_fakes.stages:FakeBare")], api=(2, 0)))
     told = load_recipe(path, registry, ["prepare.scale=3.0"]).table()
     assert told["prepare.task"] == ("task1", str(path))
     assert told["prepare.scale"] == (3.0, "command line")
@@ -168,7 +165,9 @@ def test_a_stage_that_a_known_package_has_is_named_with_it(registry: Registry, m
     monkeypatch.setattr(registry_module, "packages", lambda: {"stage/few_shot": "crosstask-meta"})
     monkeypatch.setattr("crosstask.recipe.packages", lambda: {"stage/few_shot": "crosstask-meta"})
     for table in ({"few_shot": {}}, {"mine": {"use": "few_shot"}}):
-        with pytest.raises(RecipeError, match=r"\[\w+\]: no stage named 'few_shot' is installed; pip install crosstask-m"):
+        with pytest.raises(
+            RecipeError, match=r"\[\w+\]: no stage named 'few_shot' is installed; pip install crosstask-m"
+        ):
             recipe_from({"source": "fake", **table}, registry)
 
 
@@ -207,11 +206,16 @@ def test_one_stage_twice(registry: Registry) -> None:
     assert [each.stage.before for each in bound] == [(), ("prepare",), ("prepare", "prepare")]
 
 
-def test_a_stage_that_the_recipe_lacks_gets_an_empty_table_if_it_is_asked_for(tmp_path: Path, registry: Registry) -> None:
+def test_a_stage_that_the_recipe_lacks_gets_an_empty_table_if_it_is_asked_for(
+    tmp_path: Path, registry: Registry
+) -> None:
     path = write(tmp_path, "r.toml", 'source = "fake"\n[prepare]\nscale = 2.0\n')
     assert list(load_recipe(path, registry).recipe.stages) == ["prepare"]
     found = load_recipe(path, registry, ["measure.task=task1"], stage="measure").recipe.stages
-    assert found == {"prepare": StageTable("prepare", {"scale": 2.0}), "measure": StageTable("measure", {"task": "task1"})}
+    assert found == {
+        "prepare": StageTable("prepare", {"scale": 2.0}),
+        "measure": StageTable("measure", {"task": "task1"}),
+    }
     assert load_recipe(path, registry, stage="prepare").recipe.stages == {
         "prepare": StageTable("prepare", {"scale": 2.0})
     }
@@ -258,7 +262,7 @@ def test_a_circle_names_its_members_and_no_others(registry: Registry) -> None:
     [
         (
             {"model": {"from": "perpare"}},
-            "[measure]: model: the recipe has no stage 'perpare' before it; did you mean 'prepare'? Valid: look, prepare",
+            "[measure]: model: the recipe has no stage 'perpare' before it; did you mean 'prepare'? Valid: look, pre",
         ),
         ({"chosen": {"from": "measure"}}, "chosen: the recipe has no stage 'measure' before it"),
         (
@@ -291,6 +295,21 @@ def test_a_reference_is_to_a_table_whatever_its_stage_is_called(registry: Regist
     )
     bound = bind(recipe, registry)
     assert bound[1].stage.references()["model"][0] == Reference("w", "net")
+
+
+def test_a_stage_knows_which_of_its_artifacts_are_wanted(registry: Registry) -> None:
+    linked = {"model": {"from": "prepare"}, "chosen": {"from": "prepare", "take": "names"}}
+    recipe = recipe_from(
+        {"source": "fake", "prepare": {}, "measure": linked, "wild": {}, "again": {"use": "measure", **linked}},
+        registry,
+    )
+    taken = {each.name: each.stage.taken for each in bind(recipe, registry)}
+    assert taken == {
+        "prepare": {"model", "names"},
+        "measure": frozenset(),
+        "wild": frozenset(),
+        "again": frozenset(),
+    }
 
 
 def test_a_reference_is_replaced_whole_by_inheritance(tmp_path: Path, registry: Registry) -> None:

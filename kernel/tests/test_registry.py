@@ -109,7 +109,9 @@ def test_a_conflict_of_one_component_leaves_the_others_usable() -> None:
     assert {r.status for r in registry.plugins()} == {Status.OK}
     assert registry.names("executor") == ["other"]
     assert registry.create("executor", "other")
-    with pytest.raises(PluginError, match=r"^executor 'here' is offered by a and b; choose with prefer: 'executor/here' ="):
+    with pytest.raises(
+        PluginError, match=r"^executor 'here' is offered by a and b; choose with prefer: 'executor/here' ="
+    ):
         registry.create("executor", "here")
     chosen = registry.preferring({"executor/here": "b"})
     assert chosen.find("executor", "here")[0].distribution == "b"
@@ -227,7 +229,9 @@ def test_what_to_install_for_a_point_that_is_missing(monkeypatch: pytest.MonkeyP
     assert "did you mean 'source'? Valid: adapter, balancer, command" in reason()
     monkeypatch.setattr(registry_module, "packages", lambda: {"point/router": "crosstask-router-base"})
     assert reason("crosstask-routing") == f"{asked}; pip install crosstask-router-base"
-    with pytest.raises(UnknownComponentError, match="unknown extension point 'router'; pip install crosstask-router-base"):
+    with pytest.raises(
+        UnknownComponentError, match="unknown extension point 'router'; pip install crosstask-router-base"
+    ):
         Registry().point("router")
 
 
@@ -236,7 +240,9 @@ def test_a_component_that_an_installable_package_has_is_named_with_it(monkeypatc
     monkeypatch.setattr(registry_module, "packages", lambda: known)
     with pytest.raises(UnknownComponentError, match="no balancer named 'rgb' is installed; pip install crosstask-rgb"):
         Registry().create("balancer", "rgb")
-    with pytest.raises(UnknownComponentError, match="marks a transfer as the default; pip install crosstask-finetuning"):
+    with pytest.raises(
+        UnknownComponentError, match="marks a transfer as the default; pip install crosstask-finetuning"
+    ):
         Registry().default("transfer")
 
 
@@ -384,10 +390,14 @@ def test_requirements_of_a_distribution_are_read_without_extras(tmp_path: Path) 
     class Found:
         def read_text(self, name: str) -> str | None:
             return (
-                "Metadata-Version: 2.4\nName: x-dist\nVersion: 1.5\nRequires-Dist: numpy>=2\n"
-                "Requires-Dist: crosstask-kernel<0.3,>=0.2\nRequires-Dist: crosstask-hpo; extra == 'all'\n\n"
-                "Requires-Dist: crosstask-text\n"
-            ) if name == "METADATA" else None
+                (
+                    "Metadata-Version: 2.4\nName: x-dist\nVersion: 1.5\nRequires-Dist: numpy>=2\n"
+                    "Requires-Dist: crosstask-kernel<0.3,>=0.2\nRequires-Dist: crosstask-hpo; extra == 'all'\n\n"
+                    "Requires-Dist: crosstask-text\n"
+                )
+                if name == "METADATA"
+                else None
+            )
 
     assert registry_module._facts(Found()) == ("x-dist", "1.5", ("crosstask-kernel<0.3,>=0.2",))
 
@@ -409,7 +419,9 @@ def test_the_default_is_the_component_that_a_manifest_marks() -> None:
     assert registry.default("executor") == "b"
     assert registry.create("executor", "default").name == "b"
     assert registry.find("executor", "default")[1].name == "b"
-    with pytest.raises(UnknownComponentError, match="no installed plugin marks a executor as the default; name one of: a"):
+    with pytest.raises(
+        UnknownComponentError, match="no installed plugin marks a executor as the default; name one of: a"
+    ):
         marked(("a", False, "da")).default("executor")
     with pytest.raises(UnknownComponentError, match="name one of: none"):
         Registry().create("balancer", "default")
@@ -469,7 +481,7 @@ def test_settings_may_use_a_name_that_the_distribution_had_before() -> None:
     assert registry.find("executor", "here")[0].distribution == "crosstask-new"
 
 
-# Recipes, commands, folders ---------------------------------------------------------------------------------------------
+# Recipes, commands, folders -------------------------------------------------------------------------------------------
 
 
 def test_recipes_are_files_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -551,7 +563,7 @@ def test_a_folder_of_plugins(folder: Path) -> None:
     assert broken.reason == "oneoff_broken:PLUGIN: ZeroDivisionError: division by zero"
     assert registry.names("executor") == ["oneoff-file", "oneoff-package"]
     assert registry.create("executor", "oneoff-file").origin == "executor 'oneoff-file' (dir:oneoff_file)"
-    with pytest.raises(PluginError, match="no folder of plugins .*nowhere"):
+    with pytest.raises(PluginError, match=r"no folder of plugins .*nowhere"):
         registry.add_folder(folder / "nowhere")
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import attrs
 import pytest
 
-from crosstask import Extension, Plugin, Registry, RunRecord, TaskDescriptor, component, record
+from crosstask import Extension, Plugin, Registry, RunError, RunRecord, TaskDescriptor, component, record
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.report import graph_view, write_report
@@ -202,7 +202,13 @@ def test_importing_the_report_imports_no_plotly() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# Sections of stages -----------------------------------------------------------------------------------------------------
+def test_without_plotly_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosstask.report.available", lambda: False)
+    with pytest.raises(RunError, match=r"the report needs plotly: pip install 'crosstask-kernel\[report\]'"):
+        write_report(*sample(), tmp_path / "report.html", with_fakes())
+
+
+# Sections of stages ---------------------------------------------------------------------------------------------------
 
 
 @record
@@ -302,7 +308,7 @@ def test_every_section_can_be_reached_whatever_its_title(tmp_path: Path) -> None
         assert f"number {number}" in page.text
 
 
-# The graph --------------------------------------------------------------------------------------------------------------
+# The graph ------------------------------------------------------------------------------------------------------------
 
 
 def test_graph_draws_every_pair_once_and_dots_what_is_not_measured() -> None:

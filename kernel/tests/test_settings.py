@@ -64,7 +64,9 @@ def test_tables_of_plugins_are_merged_key_by_key_and_the_environment_wins(tmp_pa
     user = tmp_path / "crosstask" / "config.toml"
     user.parent.mkdir()
     user.write_text('[mlflow]\nuri = "user"\nplace = "home"\n[tracker]\nrate = 0.5\n')
-    (tmp_path / "pyproject.toml").write_text('[tool.crosstask]\ndeny = ["x"]\n[tool.crosstask.mlflow]\nuri = "project"\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.crosstask]\ndeny = ["x"]\n[tool.crosstask.mlflow]\nuri = "project"\n'
+    )
     found = load_settings({"XDG_CONFIG_HOME": str(tmp_path)}, tmp_path)
     assert found.deny == ("x",)
     assert found.table("mlflow", {}) == {"uri": "project", "place": "home"}
@@ -84,7 +86,19 @@ def test_the_process_environment_is_read_when_a_plugin_asks(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "key",
-    ["token", "api_key", "API-KEY", "key", "apikey", "password", "passwd", "my_secret", "credentials", "auth", "db_dsn"],
+    [
+        "token",
+        "api_key",
+        "API-KEY",
+        "key",
+        "apikey",
+        "password",
+        "passwd",
+        "my_secret",
+        "credentials",
+        "auth",
+        "db_dsn",
+    ],
 )
 def test_secrets_are_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     told = {key: "s3cr3t", "place": "here", "login": {key: "s3cr3t"}, "servers": [{key: "s3cr3t", "port": 1}]}

@@ -117,11 +117,11 @@ def test_a_module_that_cannot_be_made_again_makes_its_stage_work_again(session: 
 
 def test_a_stage_that_changes_the_engine_works_again(session: Session) -> None:
     look = ("look", {"discoverers": ["fake"]})
+    seen: list[int] = []
     for _ in range(2):
-        seen: list[int] = []
         (found,) = session.run(look, prepare=lambda engine: seen.append(len(list(engine.graph.edges()))))
-        assert seen == [0]
         assert found.record.edges == 2
+    assert seen == [0, 0]
     store = open_store(str(session.store))
     assert list(store.entries(KIND)) == []
     store.close()
@@ -217,7 +217,9 @@ def test_a_record_must_survive_being_written() -> None:
         def __unstructure__(self) -> dict[str, Any]:
             return {"szie": self.size}
 
-    with pytest.raises(PluginError, match="stage Holds: its record does not survive being written: record: unknown opt"):
+    with pytest.raises(
+        PluginError, match="stage Holds: its record does not survive being written: record: unknown opt"
+    ):
         held(Outcome(Lossy(size=1)))
 
 
@@ -228,7 +230,7 @@ def test_a_stage_that_does_not_keep_what_it_promised_is_blamed_where_it_is_neede
         Finished({"prepare": Outcome(None)}).take("perpare", "model")
 
 
-# What makes a stage work again ------------------------------------------------------------------------------------------
+# What makes a stage work again ----------------------------------------------------------------------------------------
 
 
 def changed_data(engine: TransferEngine) -> None:

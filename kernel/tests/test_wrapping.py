@@ -103,7 +103,8 @@ def test_a_hook_of_one_name_in_two_points_must_be_named_with_its_point(registry:
     assert chosen(registry, ByName()) == ["a", "b", "seen"]
     both = with_ranker(registry)
     with pytest.raises(
-        PluginError, match=r'wrapper ByName: chooser and ranker both have a hook \'choose\'; .*@wraps\("chooser\.choose"\)'
+        PluginError,
+        match=r'wrapper ByName: chooser and ranker both have a hook \'choose\'; .*@wraps\("chooser\.choose"\)',
     ):
         chosen(both, ByName())
     with Run(both, observers=[OfRankers(), Says(word="chosen")]) as run:
@@ -159,7 +160,7 @@ def test_a_wrapper_of_a_point_that_cannot_be_used_says_why(registry: Registry) -
     with pytest.raises(PluginError, match="unknown extension point 'lost'"):
         chosen(registry, Lost())
     registry.register(Plugin("lost", points=[Point("lost", "crosstask_fakes_lost.contract:Lost")], api=(2, 0)))
-    with pytest.raises(PluginError, match="importing crosstask_fakes_lost.contract failed"):
+    with pytest.raises(PluginError, match=r"importing crosstask_fakes_lost\.contract failed"):
         chosen(registry, Lost())
 
 

@@ -307,8 +307,9 @@ class Component(ABC):
         return self._name or f"{type(self).__module__}:{type(self).__qualname__}"
 
     def identity(self) -> dict[str, Any]:
-        """What determines its results, for keys of stored ones: neither its distribution nor its release. The components
-        that it is made of count with their own identity, whether they were named or are the default.
+        """What determines its results, for keys of stored ones: neither its distribution nor its release.
+
+        The components that it is made of count with their own identity, whether they were named or are the default.
         """
         parts = {name: [part.identity() for part in made] for name, made in self.all_parts().items()}
         return {

@@ -134,7 +134,8 @@ def describe(cls: type) -> list[dict[str, Any]]:
             default: Any = "required" if f.default is attrs.NOTHING else f.default
             if hasattr(default, "takes_self"):  # an attrs.Factory
                 default = "computed" if default.takes_self else unstructure(default.factory())
-            kind = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))
+            plain = isinstance(f.type, type) and not get_args(f.type)
+            kind = f.type.__name__ if plain and isinstance(f.type, type) else str(f.type)
             choices = f.metadata.get("choices")
             rules = f"one of {', '.join(map(str, choices))}" if choices else f.metadata.get("bounds", "")
             if "part" in f.metadata:

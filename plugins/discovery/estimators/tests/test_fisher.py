@@ -64,3 +64,18 @@ def test_tasks_that_need_the_same_weights() -> None:
     assert fisher_similarity(embedded, made._embedded(own)) == pytest.approx(1.0)
     assert portfolio["ten"].model.head.out_features == 10, "the model itself is as it was"
     assert all(p.grad is None for p in portfolio["ten"].model.parameters())
+
+
+def test_the_source_is_embedded_on_as_many_samples_as_the_target_unless_told_otherwise() -> None:
+    portfolio, counts = digits("ten", "low"), []
+
+    class Counting(Fisher):
+        """Says on how many samples it embeds."""
+
+        def _embedded(self, seen):  # type: ignore[no-untyped-def]
+            counts.append(len(seen.inputs))
+            return super()._embedded(seen)
+
+    for options in ({"samples": 30}, {"samples": 30, "source_samples": 80}):
+        Counting(**options).discover(portfolio.restricted([("ten", "low")]), graph_of(portfolio))
+    assert counts == [30, 30, 30, 80]

@@ -42,15 +42,15 @@ def command(point: str, name: str, into: Path) -> None:
 
 
 def scaffold(point: str, name: str, into: Path) -> list[Path]:
-    """Write the project (of a family: the projects), and return its folder. PluginError if the point or the name cannot be
-    used.
-    """
+    """Write the project (a family has two) and return the folders. PluginError if point or name cannot be used."""
     from crosstask.errors import PluginError
 
     template = _template(point)
     name = name.removeprefix("crosstask-")
     _check_name(name, point)
     written = {_renamed(path, point, name): _renamed(text, point, name) for path, text in template.items()}
+    if len(written) < len(template):
+        raise PluginError(f"a plugin cannot be named {name!r}: it needs a module of that name for something else")
     camel = _camel(name)
     for path, text in template.items():
         # The class would hide something that the template uses under that name.
@@ -127,9 +127,7 @@ def _check_name(name: str, point: str) -> None:
 
 
 def _check_free(projects: list[str], written: dict[str, str]) -> None:
-    """PluginError if something that the projects bring has a name that is taken: the plugin itself, a point, a component,
-    a stage, a command.
-    """
+    """PluginError if something that the projects bring has a name that is taken: the plugin, a point, a component."""
     from crosstask.errors import PluginError
     from crosstask.manifest import RESERVED
     from crosstask.registry import Registry
@@ -143,12 +141,12 @@ def _check_free(projects: list[str], written: dict[str, str]) -> None:
     manifests = [text for path, text in written.items() if path.endswith("/plugin.py")]
     for kind, first, second in (found for text in manifests for found in _OFFER.findall(text)):
         if kind == "Point" and first in points:
-            raise PluginError(f"there is an extension point {first!r} already ({points[first]}); choose another name")
+            raise PluginError(f"extension point {first!r} is there already ({points[first]}); choose another name")
         if kind == "Extension" and second in RESERVED.get(first, ()):
             raise PluginError(f"a {first} cannot be named {second!r}: the kernel keeps that name; choose another one")
         if kind == "Extension" and second in registry.names(first):
             origin = registry.find(first, second)[0].origin
-            raise PluginError(f"there is a {first} {second!r} already ({origin}); choose another name")
+            raise PluginError(f"{first} {second!r} is there already ({origin}); choose another name")
 
 
 def _camel(name: str) -> str:

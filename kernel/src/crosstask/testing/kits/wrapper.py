@@ -8,6 +8,7 @@ import attrs
 
 from crosstask.components import Component
 from crosstask.errors import CrosstaskError
+from crosstask.manifest import DEFAULT
 from crosstask.testing.kit import Call, CheckFailure, Kit, Subject, expect, kit_for
 from crosstask.testing.references import REFERENCES
 
@@ -42,11 +43,15 @@ class WrapperKit(Kit):
     def wrapped(self, *, inside: bool = False) -> list[Kit]:
         """The kits of the contracts that it wraps, with reference components; `inside`, all runs have the wrapper.
 
-        The reference of a contributed point is what `registry` offers under the name `reference`.
+        That of a contributed point is what `registry` offers under the name `reference`, else its default component.
         """
         found = []
         for point, only in self.wraps().items():
-            reference = REFERENCES.get(point) or self.registry().component_class(point, "reference")
+            reference = REFERENCES.get(point)
+            if reference is None:
+                registry = self.registry()
+                offered = "reference" in registry.names(point)
+                reference = registry.component_class(point, "reference" if offered else only or DEFAULT)
             around = (lambda: (self.make(),)) if inside else tuple
             subject = Subject(component=reference, wrappers=around, portfolio=self.subject.portfolio)
             made = kit_for(attrs.evolve(subject, registry=self.subject.registry))

@@ -30,7 +30,6 @@ class Continual(Stage):
     """
 
     Result: ClassVar[type] = ContinualResult
-    after: ClassVar[tuple[str, ...]] = ("discovery", "curriculum", "search", "distillation")
     provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module}
 
     strategies: tuple[Part, ...] = part("continual", (), help="what keeps from forgetting; several work together")

@@ -31,7 +31,6 @@ class FewShot(Stage):
     """
 
     Result: ClassVar[type] = FewShotResult
-    after: ClassVar[tuple[str, ...]] = ("discovery", "distillation", "search")
     provides: ClassVar[Mapping[str, Any]] = {"learner": nn.Module}
 
     learner: Part = part("meta_learner", help="what is trained on the episodes")

@@ -48,7 +48,7 @@ class Multitask(Stage):
     """
 
     Result: ClassVar[type] = MultiTaskResult
-    after: ClassVar[tuple[str, ...]] = ("discovery", "search", "distillation")
+    after: ClassVar[tuple[str, ...]] = ("discovery",)
     provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module, "trunk": nn.Module}
 
     tasks: tuple[str, ...] = option((), help="at least two; those that the transfer graph finds compatible by default")

@@ -21,6 +21,7 @@ class ExampleFamily(Component):
     @abstractmethod
     @hook(first=True, returns=float)
     def measure(self, outputs: Tensor, targets: Tensor) -> float:
-        """The score of outputs [N, C] for the right classes [N], N at least 1: from 0 to 1, which is the best. It is 1 for
-        outputs that leave no doubt and are right. The order of the samples does not matter.
+        """The score of outputs [N, C] for the right classes [N], N at least 1: from 0 to 1, which is the best.
+
+        It is 1 for outputs that leave no doubt and are right. The order of the samples does not matter.
         """

@@ -50,7 +50,7 @@ class ExampleFamilyStage(Stage):
         chosen = self._chosen(portfolio)
         for task_id in self.tasks:
             if task_id not in chosen:
-                raise RecipeError(f"tasks: {task_id!r} is no classification task with data to learn from and to score on")
+                raise RecipeError(f"tasks: {task_id!r} is no classification task with data to learn and to score")
         if not chosen:
             raise RecipeError("there is no classification task to score")
 
