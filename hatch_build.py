@@ -46,8 +46,10 @@ class MemberDependencies(MetadataHookInterface):
         for folder in members(self.root):
             project = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
             source = f"=={project['version']}" if release else f" @ {folder.as_uri()}"
-            extra = "[report]" if "report" in project.get("optional-dependencies", {}) else ""
-            metadata["dependencies"].append(project["name"] + extra + source)
+            metadata["dependencies"].append(project["name"] + source)
+            if "report" in project.get("optional-dependencies", {}):
+                # Beside the line above: pip takes a file:// reference with an extra for no offer of the name without it
+                metadata["dependencies"].append(f"{project['name']}[report]{source}")
 
 
 class LiveSources(BuildHookInterface):

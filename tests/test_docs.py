@@ -77,6 +77,11 @@ class Block:
     def is_recipe(self) -> bool:
         return self.language == "toml" and bool({"source", "extends"} & set(tomllib.loads(self.code)))
 
+    def is_run_by(self, console: str) -> bool:
+        """Whether the commands of a page run this recipe: by its file, or a packed one by its name."""
+        name = tomllib.loads(self.code).get("name")
+        return bool(self.title) and (self.title in console or f"crosstask run {name}" in console)
+
     def commands(self) -> Iterator[tuple[str, list[str]]]:
         """Each command of a console block with the lines that are shown below it."""
         command, shown = "", []
@@ -247,9 +252,10 @@ def test_page_can_be_followed(page: Path, workplace: Path, tmp_path_factory: pyt
             exec(compile(block.code, f"{name_of(page)}[{number}]", "exec"), module.__dict__)
         elif block.language == "console":
             run_console(block)
-        elif block.is_recipe and (not block.title or block.title not in console):
-            run_here(block, number)
-        elif block.language == "toml" and not block.is_recipe:
+        elif block.is_recipe:
+            if not block.is_run_by(console):
+                run_here(block, number)
+        elif block.language == "toml":
             hold_settings(block, tmp_path_factory.mktemp("settings"))
 
 

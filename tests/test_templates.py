@@ -159,7 +159,7 @@ def test_every_name_is_replaced(kind: str, tmp_path: Path) -> None:
     folders = scaffold(kind, "very-own", tmp_path)
     second = [tmp_path / "crosstask-very-own-extra"] if kind == "family" else []
     assert folders == [tmp_path / "crosstask-very-own", *second]
-    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+    for path in [path for folder in folders for path in folder.rglob("*") if path.is_file()]:
         text = left = path.read_text("utf-8")
         # The template in a family is named after its point.
         for known in ("for example", "example-very-own", "example_very_own", "ExampleVeryOwn"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,7 +29,12 @@ class Session:
 
     def __init__(self, folder: Path) -> None:
         self.store = folder / "store.db"
-        self.heard: list[str] = []
+        self.observer = FakeObserver()
+
+    @property
+    def heard(self) -> list[str]:
+        """The stages that worked in the last engine."""
+        return [stage for what, stage in self.observer.heard if what == "stage_started"]
 
     def run(
         self,
@@ -37,19 +43,17 @@ class Session:
         prepare: Callable[[TransferEngine], object] = lambda engine: None,
         **given: Any,
     ) -> list[Outcome]:
-        """What these stages come to in a new engine; `heard` has those that worked."""
-        heard = FakeObserver()
+        """What these stages come to in a new engine."""
+        self.observer = FakeObserver()
         known = {"model": ModelSpec(hidden=(8,)), "train": Budget(steps=4), "seeds": 2, "discoverers": []}
-        observers = [heard, *given.pop("observers", ())]
+        observers = [self.observer, *given.pop("observers", ())]
         with TransferEngine(
             registry=registry or with_fakes(), store=self.store, observers=observers, **{**known, **given}
         ) as engine:
             for number in range(2):
                 engine.register_task(blobs(f"task{number}", seed=number))
             prepare(engine)
-            found = [engine.run_stage(name, **options) for name, options in stages]
-        self.heard = [stage for what, stage in heard.heard if what == "stage_started"]
-        return found
+            return [engine.run_stage(name, **options) for name, options in stages]
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ def test_weights_are_kept_as_safetensors_and_the_rest_as_json(session: Session) 
     assert payload["artifacts"]["names"] == {"plain": ["task0", "task1"]}
     assert payload["artifacts"]["model"] == {"kind": "module"}
     assert payload["artifacts"]["centre"] == {"kind": "tensor"}
-    assert payload["artifacts"]["means"] == {"kind": "tensors"}
+    assert payload["artifacts"]["means"] == {"kind": "tensors", "names": ["task0", "task1"]}
     assert {name.partition("/")[0] for name in kept.tensors} == {"model", "centre", "means"}
 
 
@@ -113,6 +117,34 @@ def test_a_module_that_cannot_be_made_again_makes_its_stage_work_again(session: 
     assert again.record == first.record
     assert torch.equal(again.artifacts["drawn"], first.artifacts["drawn"])
     assert torch.equal(again.artifacts["net"].weight, first.artifacts["net"].weight)
+
+
+@record
+class Otherwise:
+    """A result as a later release may have it."""
+
+    subject: str = ""
+    task: str = ""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("Result", Otherwise),
+        ("provides", {**FakePrepare.provides, "told": int}),
+        ("provides", {key: kind for key, kind in FakePrepare.provides.items() if key != "names"}),
+        ("rebuild", lambda self, engine, name, result: nn.Linear(3, 3)),
+    ],
+)
+def test_a_stage_works_again_where_its_plugin_cannot_read_what_it_stored(
+    session: Session, monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any
+) -> None:
+    """A release that changed the record forgot to raise `results_version`: that must not end a run."""
+    session.run(PREPARE)
+    monkeypatch.setattr(FakePrepare, attribute, value)
+    with contextlib.suppress(PluginError):  # the fake's `work` still gives what it gave before
+        session.run(PREPARE)
+    assert session.heard == ["prepare"]
 
 
 def test_a_stage_that_changes_the_engine_works_again(session: Session) -> None:

@@ -134,8 +134,8 @@ def describe(cls: type) -> list[dict[str, Any]]:
             default: Any = "required" if f.default is attrs.NOTHING else f.default
             if hasattr(default, "takes_self"):  # an attrs.Factory
                 default = "computed" if default.takes_self else unstructure(default.factory())
-            plain = isinstance(f.type, type) and not get_args(f.type)
-            kind = f.type.__name__ if plain and isinstance(f.type, type) else str(f.type)
+            single = not isinstance(f.type, str) and not get_args(f.type)  # `tuple[str, ...]` calls itself `tuple`
+            kind = getattr(f.type, "__name__", str(f.type)) if single else str(f.type)
             choices = f.metadata.get("choices")
             rules = f"one of {', '.join(map(str, choices))}" if choices else f.metadata.get("bounds", "")
             if "part" in f.metadata:

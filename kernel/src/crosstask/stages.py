@@ -8,7 +8,7 @@ from typing import Any, cast
 import attrs
 from torch import Tensor, nn
 
-from crosstask.errors import CrosstaskError, PluginError, RecipeError, nearest
+from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, nearest
 from crosstask.learning.transferring import key_of, weights_digest
 from crosstask.options import structure, unstructure
 from crosstask.points.stage import Engine, Outcome, Stage
@@ -103,6 +103,8 @@ def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
         tensors |= {f"{name}/{inside}": tensor.detach().cpu() for inside, tensor in own.items()}
         kind = "module" if isinstance(value, nn.Module) else "tensor" if isinstance(value, Tensor) else "tensors"
         plain[name] = {"kind": kind} if own or isinstance(value, nn.Module) else {"plain": unstructure(value)}
+        if kind == "tensors" and own:
+            plain[name]["names"] = list(own)  # in their order, which a file of tensors does not keep
         if "plain" in plain[name]:
             try:
                 structure(plain[name]["plain"], stage.provides[name], name)
@@ -112,21 +114,30 @@ def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
 
 
 def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
+    """A finished stage from the store. None: there is none, or none that this release of its plugin can read."""
     known = engine.run.recall(KIND, key)
     if known is None:
         return None
-    record = structure(known.payload["record"], stage.Result, "stored stage")
     artifacts: dict[str, Any] = {}
-    for name, told in known.payload["artifacts"].items():
-        own = {at.partition("/")[2]: t for at, t in known.tensors.items() if at.startswith(f"{name}/")}
-        if "plain" in told:
-            artifacts[name] = structure(told["plain"], stage.provides[name], name)
-        elif told["kind"] == "module":
-            module = stage.rebuild(engine, name, record)
-            if module is None:
-                return None
-            module.load_state_dict(own)
-            artifacts[name] = module.to(engine.run.device)
-        else:
-            artifacts[name] = own[""] if told["kind"] == "tensor" else own
+    try:
+        record = structure(known.payload["record"], stage.Result, "stored stage")
+        for name, told in known.payload["artifacts"].items():
+            own = {at.partition("/")[2]: t for at, t in known.tensors.items() if at.startswith(f"{name}/")}
+            if "plain" in told:
+                artifacts[name] = structure(told["plain"], stage.provides[name], name)
+            elif told["kind"] == "module":
+                module = stage.rebuild(engine, name, record)
+                if module is None or not _fits(module, own):
+                    return None
+                module.load_state_dict(own)
+                artifacts[name] = module.to(engine.run.device)
+            else:
+                artifacts[name] = own[""] if told["kind"] == "tensor" else {at: own[at] for at in told["names"]}
+    except (OptionError, KeyError):  # its record, or what it provides, was another
+        return None
     return Outcome(record, artifacts)
+
+
+def _fits(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    state = module.state_dict()
+    return state.keys() == weights.keys() and all(state[at].shape == t.shape for at, t in weights.items())
