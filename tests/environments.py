@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 def borrow(folder: Path) -> None:
     """Let the environment in `folder`/venv see the third-party packages of this one, and nothing of crosstask.
 
-    Links, because the members installed here must not be seen; outside the environment, so that pip never follows one in
-    order to remove something.
+    Links, because the members installed here must not be seen; outside the environment, so that pip never follows one
+    in order to remove something.
     """
     borrowed = folder / "borrowed"
     borrowed.mkdir()

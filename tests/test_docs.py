@@ -91,7 +91,7 @@ class Block:
                 continue
             if command:
                 yield command, shown
-            command, shown = line.removeprefix("$ ").partition("  #")[0].strip(), []
+            command, shown = line.removeprefix("$ ").partition(" #")[0].strip(), []
 
 
 @functools.cache
@@ -134,9 +134,7 @@ def install(folder: Path) -> None:
     sys.path.insert(0, str(folder.absolute() / "src"))
 
 
-def short_recipe(
-    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = ""
-) -> Resolved:
+def short_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "") -> Resolved:
     """In the place of `load_recipe`: the recipe, cut short as far as it has the tables. The page's overrides win."""
     first = [*SHORT[""]]
     for name, table in load_recipe(reference, registry, overrides, stage).recipe.stages.items():

@@ -52,7 +52,7 @@ MEANT_OTHERWISE = {
 """Words of manifests that the kernel's code may hold for another reason."""
 
 FILES = {
-    "records.py": "the strategy enums of the public API name the built-in strategies: the listed exception of the design",
+    "records.py": "the strategy enums of the public API name the built-in strategies: the design's exception",
 }
 
 
@@ -109,6 +109,13 @@ def test_no_family_is_named(file: Path) -> None:
 def test_no_distribution_of_a_family_is_named() -> None:
     for file in SOURCE.rglob("*.py"):
         named = set(re.findall(r"crosstask[-_][a-z]+", file.read_text("utf-8")))
-        allowed = {"crosstask-kernel", "crosstask-meta", "crosstask-out", "crosstask-rgb", "crosstask-continual", "crosstask-mine"}
+        allowed = {
+            "crosstask-kernel",
+            "crosstask-meta",
+            "crosstask-out",
+            "crosstask-rgb",
+            "crosstask-continual",
+            "crosstask-mine",
+        }
         ours = {f"crosstask{sep}{f.parent.name}" for f in ROOT.glob("plugins/*/*/pyproject.toml") for sep in "-_"}
         assert not (named & ours) - allowed, file  # the allowed ones stand in docstrings as examples

@@ -48,7 +48,8 @@ def broken(tmp_path: Path) -> Path:
     codes = {
         "fine": "from crosstask.manifest import Extension, Plugin\n"
         "PLUGIN = Plugin('fine', [Extension('executor', 'fine', 'crosstask.executors:SerialExecutor', source='S'),"
-        " Extension('source', 'lost', 'lost_module:Lost'), Extension('nowhere', 'left', 'lost_module:Left')], api=(2, 0))",
+        " Extension('source', 'lost', 'lost_module:Lost'), Extension('nowhere', 'left', 'lost_module:Left')],"
+        " api=(2, 0))",
         "worn": "import not_installed_anywhere",
         "exits": "raise SystemExit(7)",
     }
@@ -139,7 +140,8 @@ def test_recipe_show_and_list(tmp_path: Path) -> None:
     )
     (package / "plugin.py").write_text(
         "from crosstask.manifest import Extension, Plugin\n"
-        "PLUGIN = Plugin('shipping', [Extension('recipe', 'base-recipe', 'shipping:base.toml', summary='The base')], api=(2, 0))"
+        "PLUGIN = Plugin('shipping', [Extension('recipe', 'base-recipe', 'shipping:base.toml', summary='The base')],"
+        " api=(2, 0))"
     )
     info = tmp_path / "shipping-1.0.dist-info"
     info.mkdir()

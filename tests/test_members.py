@@ -150,7 +150,8 @@ def modules(folder: Path) -> dict[str, Path]:
 
 @each_member
 def test_no_circle_between_files(folder: Path) -> None:
-    """Deferred imports and those for the type checker count. A package's lazy `__init__` does not: it names what it offers.
+    """Deferred imports and those for the type checker count. A package's lazy `__init__` does not: it names what it
+    offers.
 
     One reasoned exception: a component makes the context in which it works without a run (see pyproject.toml).
     """

@@ -1,7 +1,7 @@
 """A stranger's afternoon, in a fresh environment: scaffold, install, test, run; and a package built elsewhere.
 
-One of everything that `crosstask plugins new` writes: a component of each extension point, a recipe, a whole family with
-the package beside it, and a component of the point that this family brings.
+One of everything that `crosstask plugins new` writes: a component of each extension point, a recipe, a whole family
+with the package beside it, and a component of the point that this family brings.
 """
 
 import json

@@ -136,5 +136,3 @@ class TestInstalled:
         assert "This result cannot be shown" in (environment.folder / "plain" / "report.html").read_text("utf-8")
         told = environment.run("crosstask", "run", "calibration", "--out", "no", code=2)
         assert "no recipe named 'calibration'" in told
-
-

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/plugins_cli.py [--plugins 100] [--repeats 15] [--check 150] [--before PYTHON]
 
-Every fifth plugin brings an extension point of its own. `--before` is the interpreter of an environment in which another
-version is installed: it takes turns with this one, with plugins as that version reads them (API 1.0), and the ratio is shown.
+Every fifth plugin brings an extension point of its own. `--before` is the interpreter of an environment in which
+another version is installed: it takes turns with this one, with plugins as that version reads them (API 1.0), and the
+ratio is shown.
 
 The plugins are folders as pip leaves them (a package with a manifest, a dist-info) on a path of their own, beside
 whatever is installed. The three commands take turns, so that a change of the machine's speed meets all alike; the

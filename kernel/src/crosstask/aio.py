@@ -94,9 +94,7 @@ class CrossTaskTransferEngine:
         """As `TransferEngine.get_best_transfer_strategy`."""
         return await self._do(self.engine.get_best_transfer_strategy, source, target)
 
-    async def generate_curriculum(
-        self, target_task: str, strategy: Strategy = None, max_tasks: int = 5
-    ) -> Curriculum:
+    async def generate_curriculum(self, target_task: str, strategy: Strategy = None, max_tasks: int = 5) -> Curriculum:
         """As `TransferEngine.generate_curriculum`."""
         return await self._do(self.engine.generate_curriculum, target_task, strategy, max_tasks)
 

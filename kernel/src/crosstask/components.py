@@ -37,8 +37,8 @@ def hook(
 
     A *first* hook is answered by one component; any other is answered by each. An answer that is not an instance of
     `returns` (of items that are `of`) is refused in the component's name. Parameters of hooks have no defaults, because
-    pluggy never passes those that do. `deprecated` says what to use instead and with which version the hook goes: whoever
-    still implements or wraps it is warned with that text.
+    pluggy never passes those that do. `deprecated` says what to use instead and with which version the hook goes:
+    whoever still implements or wraps it is warned with that text.
     """
 
     def mark(function: F) -> F:

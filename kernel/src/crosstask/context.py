@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crosstask.components import Component, Context, Job, Remembered, check_answer, run_now
+from crosstask.components import Component, Context, Job, Remembered, check_answer
 from crosstask.registry import Registry
 
 if TYPE_CHECKING:

@@ -228,7 +228,9 @@ class TransferEngine(Engine):
     # Discovery --------------------------------------------------------------------------------------------------------
 
     def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
-        """Run discoverers (the engine's own, by default) over all pairs, in order; each sees what the ones before found."""
+        """Run discoverers (the engine's own, by default) over all pairs, in order; each sees what the ones before
+        found.
+        """
         self.portfolio.check()
         chosen: list[Discoverer] = self.discoverers
         if discoverers is not None:
@@ -331,9 +333,7 @@ class TransferEngine(Engine):
 
     # Curricula --------------------------------------------------------------------------------------------------------
 
-    def generate_curriculum(
-        self, target_task: str, strategy: Strategy = None, max_tasks: int = 5
-    ) -> Curriculum:
+    def generate_curriculum(self, target_task: str, strategy: Strategy = None, max_tasks: int = 5) -> Curriculum:
         """An order of tasks that ends with the target; kept in the curriculum library."""
         self.portfolio[target_task]
         planner = self.component(CurriculumPlanner, "curriculum", strategy)  # type: ignore[type-abstract]

@@ -180,7 +180,9 @@ def check_components(recipe: Recipe, registry: Registry) -> dict[str, str]:
     kernel = [("source", recipe.source), ("executor", recipe.executor)]
     if recipe.transfer.use != DEFAULT or registry.defaults("transfer"):  # who transfers nothing needs no method for it
         kernel.append(("transfer", recipe.transfer))
-    kernel += [("observer", choice) for choice in recipe.observers] + [("wrapper", choice) for choice in recipe.wrappers]
+    kernel += [("observer", choice) for choice in recipe.observers] + [
+        ("wrapper", choice) for choice in recipe.wrappers
+    ]
     made = [context.resolve(point, choice) for point, choice in kernel]
     for each in bind(recipe, registry):
         each.stage.bind(context)
@@ -202,7 +204,9 @@ def check_frozen(path: Path, named: Mapping[str, str], registry: Registry) -> No
     """RecipeError with every difference between the plugins that a run would use and those of a frozen file."""
     wanted = read_frozen(path)
     installed = {r.distribution: r.version for r in registry.plugins() if r.status is Status.OK}
-    wrong = [f"{name} {version} is used, which it does not name" for name, version in named.items() if name not in wanted]
+    wrong = [
+        f"{name} {version} is used, which it does not name" for name, version in named.items() if name not in wanted
+    ]
     for name, version in wanted.items():
         if name not in installed:
             wrong.append(f"{name} {version} is not installed (or cannot be used)")
@@ -295,7 +299,9 @@ class _Job:
             self._summarise(each, outcome.record)
 
     def _summarise(self, each: BoundStage, result: Any) -> None:
-        prefix = "" if each.name == each.stage.name else f"{each.name}: "  # a second stage of a kind has rows of its own
+        prefix = (
+            "" if each.name == each.stage.name else f"{each.name}: "
+        )  # a second stage of a kind has rows of its own
         rows = {f"{prefix}{name}": value for name, value in each.stage.summary(result).items()}
         self._update(summary={**self.record.summary, **unstructure(rows)})
 

@@ -162,9 +162,7 @@ class Extension:
             found.add(f"api must be a pair of integers such as (1, 0), got {api!r}")
         before = found.names("aliases", aliases)
         found.unknown(unknown, (f.name for f in attrs.fields(Extension) if f.name != "problems"))
-        self.__attrs_init__(
-            point, name, target, summary, source, default, api, before, tuple(found.found)
-        )
+        self.__attrs_init__(point, name, target, summary, source, default, api, before, tuple(found.found))
 
     @property
     def key(self) -> str:

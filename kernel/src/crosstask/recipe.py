@@ -22,7 +22,6 @@ from crosstask.points.stage import Stage
 from crosstask.records import Budget
 from crosstask.registry import Registry, packages
 
-
 _KERNEL = RESERVED["stage"]
 
 
@@ -106,9 +105,7 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def load_recipe(
-    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = ""
-) -> Resolved:
+def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "") -> Resolved:
     """Read a recipe by path, or by the name under which an installed plugin ships it.
 
     `overrides` are `dotted.key=value` with TOML values (a bare word is a string). RecipeError says which file, and
@@ -130,7 +127,9 @@ def load_recipe(
             nested = {part: nested}
         _merge(values, nested, origins, "command line")
     recipe = recipe_from(values, registry, str(reference))
-    options = {each.name: each.stage.options() for each in bind(recipe, registry.preferring(recipe.prefer), str(reference))}
+    options = {
+        each.name: each.stage.options() for each in bind(recipe, registry.preferring(recipe.prefer), str(reference))
+    }
     return Resolved(recipe, values, origins, options)
 
 
@@ -168,9 +167,7 @@ def _tables(given: Mapping[str, Any], registry: Registry) -> dict[str, StageTabl
         except PluginError as error:
             raise OptionError(f"[{name}]: {error}") from None
         if not isinstance(value, Mapping):
-            raise OptionError(
-                f"{name} is a stage: its options stand in a table [{name}], got {_short(value)}"
-            )
+            raise OptionError(f"{name} is a stage: its options stand in a table [{name}], got {_short(value)}")
         found[name] = StageTable(use, {key: item for key, item in value.items() if key != "use"})
     return found
 

@@ -89,8 +89,6 @@ class TransferResult:
         return self.coefficient.high < 0
 
 
-
-
 class CurriculumStrategy(enum.Enum):
     """The built-in orders. Any registered curriculum can be named by a string instead."""
 
@@ -201,14 +199,6 @@ class Provenance:
     notes: tuple[str, ...] = ()
     confidence: float | None = None
     expected: Interval | None = None
-
-
-
-
-
-
-
-
 
 
 @attrs.frozen

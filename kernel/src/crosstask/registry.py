@@ -248,7 +248,9 @@ class Registry:
                 brought.setdefault(point.name, []).append((record, point))
         for name, offers in brought.items():
             usable = [record for record, _ in offers if record.status is Status.OK]
-            lost = {id(record): why for record, why in self._losers(usable, f"point/{name}", f"extension point {name!r}")}
+            lost = {
+                id(record): why for record, why in self._losers(usable, f"point/{name}", f"extension point {name!r}")
+            }
             for record, point in offers:
                 reason = "" if record.status is Status.OK else f"{record.status.value}: {record.reason}"
                 if not reason and name in found and found[name][0].plugin is None:

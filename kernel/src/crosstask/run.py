@@ -173,8 +173,8 @@ class Run(Context):
         return found
 
     def _hook(self, wrapper: Wrapper, point: str, hook: str) -> tuple[str, Any]:
-        """Which point's hook a wrapper means. The kernel's points are looked at first; contracts of plugins are imported
-        only for a name that is left over, and one that cannot be is passed over.
+        """Which point's hook a wrapper means. The kernel's points are looked at first; contracts of plugins are
+        imported only for a name that is left over, and one that cannot be is passed over.
         """
         known: dict[str, list[tuple[str, Any]]] = {}
         if point:

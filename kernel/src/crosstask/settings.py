@@ -25,8 +25,8 @@ class Settings:
     """Globs over plugin and distribution names. An empty `allow` allows everything; `deny` wins over `allow`.
 
     `prefer` maps a plugin name, or `point/component`, to the distribution to use when several offer it.
-    `plugins_dir` are folders of one-off plugins. `tables` are what plugins are told, by plugin name: `[tool.crosstask.NAME]`
-    of a file, CROSSTASK_NAME_KEY of the environment.
+    `plugins_dir` are folders of one-off plugins. `tables` are what plugins are told, by plugin name:
+    `[tool.crosstask.NAME]` of a file, CROSSTASK_NAME_KEY of the environment.
     """
 
     allow: tuple[str, ...] = ()

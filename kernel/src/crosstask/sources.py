@@ -16,7 +16,8 @@ from crosstask.tasks import Portfolio, Task
 
 @component
 class PythonSource(Source):
-    """Calls a function that returns a `Portfolio`, or tasks: `source = { use = "python", function = "mine.data:tasks" }`.
+    """Calls a function that returns a `Portfolio`, or tasks: `source = { use = "python", function = "mine.data:tasks"
+    }`.
 
     The module must be importable: installed, or in the folder that Python was started in (with `python -m crosstask`).
     """

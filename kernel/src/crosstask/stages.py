@@ -67,7 +67,9 @@ def _given(stage: Stage) -> dict[str, Any]:
     fields = attrs.fields(cast(Any, type(stage))) if attrs.has(type(stage)) else ()
     found = {f.name: getattr(stage, f.name) for f in fields if "reference" in f.metadata}
     tensors = {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
-    architectures = {f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)}
+    architectures = {
+        f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)
+    }
     return tensors | architectures
 
 
@@ -78,7 +80,9 @@ def _check(stage: Stage, outcome: Outcome) -> None:
         raise PluginError(f"{stage.origin}: work must return a {stage.Result.__name__} as its record, got {got}")
     for name in outcome.artifacts:
         if name not in stage.provides:
-            raise PluginError(f"{stage.origin}: gave {name!r}, which it does not provide{nearest(name, stage.provides)}")
+            raise PluginError(
+                f"{stage.origin}: gave {name!r}, which it does not provide{nearest(name, stage.provides)}"
+            )
     try:
         structure(unstructure(outcome.record), stage.Result, "record")
     except CrosstaskError as error:

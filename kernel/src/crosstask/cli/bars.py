@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from crosstask.options import component, state
 from crosstask.points.observer import Observer
 
+
 @component
 class Bars(Observer):
     """One bar per stage of a run, on standard error."""

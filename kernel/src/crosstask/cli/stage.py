@@ -14,8 +14,8 @@ from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_opti
 def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> None:
     """Run the stage NAME on a recipe's tasks.
 
-    Its options are those of the recipe's table [NAME]; where there is none, the stage's defaults. --set NAME.option=value
-    sets others. What it refers to in other stages is run first.
+    Its options are those of the recipe's table [NAME]; where there is none, the stage's defaults. --set
+    NAME.option=value sets others. What it refers to in other stages is run first.
     """
     from crosstask.errors import UnknownComponentError, nearest
     from crosstask.manifest import RESERVED

@@ -6,8 +6,7 @@ from abc import abstractmethod
 from concurrent.futures import Future
 from typing import Any, ClassVar
 
-from crosstask.components import Component, hook
-from crosstask.components import Job
+from crosstask.components import Component, Job, hook
 
 
 class Executor(Component):

@@ -104,9 +104,7 @@ class Engine(ABC):
         """Train through a curriculum, each step starting from the model of the step before."""
 
     @abstractmethod
-    def distill(
-        self, tasks: Sequence[str], strategy: Any = None, samples: torch.Tensor | None = None
-    ) -> Distilled:
+    def distill(self, tasks: Sequence[str], strategy: Any = None, samples: torch.Tensor | None = None) -> Distilled:
         """What several tasks have in common."""
 
     @abstractmethod

@@ -21,8 +21,8 @@ _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 def check_kind(kind: str) -> str:
     """The kind, which is any short name of lower-case letters, digits and underscores. StoreError if it is none.
 
-    The kernel keeps `tasks` (registered), `models` (trained), `transfers`, `curricula`, `knowledge`, `stages` (finished)
-    and `runs`; plugins choose further ones, such as `features` of a model or `trials` of a search.
+    The kernel keeps `tasks` (registered), `models` (trained), `transfers`, `curricula`, `knowledge`, `stages`
+    (finished) and `runs`; plugins choose further ones, such as `features` of a model or `trials` of a search.
     """
     if not isinstance(kind, str) or not _KIND.fullmatch(kind):
         raise StoreError(f"a kind is a short name of lower-case letters, digits and underscores, got {kind!r}")
@@ -30,8 +30,8 @@ def check_kind(kind: str) -> str:
 
 
 class Store(ABC):
-    """Finished work by (kind, key); a kind is any name that `check_kind` accepts. Safe to use from several processes and
-    threads at once.
+    """Finished work by (kind, key); a kind is any name that `check_kind` accepts. Safe to use from several processes
+    and threads at once.
     """
 
     @abstractmethod

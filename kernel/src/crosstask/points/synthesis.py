@@ -37,8 +37,8 @@ class Synthesizer(Component):
         self, make: Callable[..., nn.Module], model: nn.Module, new_task: TaskDescriptor, sources: list[Task],
         graph: TransferGraph, inputs: torch.Tensor | None,
     ) -> tuple[Interval | None, str] | None:  # fmt: skip
-        """What `model`, which `synthesize` has made, can be expected to score, with a 95 % interval (None: unknown), and in a
-        sentence how that was found, or why not. `make(descriptor, sources, graph, inputs)` synthesises for another task
-        through the run. None: this synthesizer never says.
+        """What `model`, which `synthesize` has made, can be expected to score, with a 95 % interval (None: unknown),
+        and in a sentence how that was found, or why not. `make(descriptor, sources, graph, inputs)` synthesises for
+        another task through the run. None: this synthesizer never says.
         """
         return None

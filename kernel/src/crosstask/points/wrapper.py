@@ -23,9 +23,9 @@ class Wrapper(Component):
                 return [attrs.evolve(e, transfer_coefficient=e.transfer_coefficient / 2) for e in edges]
 
     A method is called like the hook that it wraps. Where two extension points have a hook of that name, or the method
-    should be called otherwise, `@wraps("point.hook")` says which; `@wraps("balance", only="rgb")` wraps one component only.
-    `self.context.called` is the component that is being asked. Wrappers of a run act on an answer in the order of the
-    recipe: the first sees what the component answered.
+    should be called otherwise, `@wraps("point.hook")` says which; `@wraps("balance", only="rgb")` wraps one component
+    only. `self.context.called` is the component that is being asked. Wrappers of a run act on an answer in the order of
+    the recipe: the first sees what the component answered.
     """
 
     point: ClassVar[str] = "wrapper"

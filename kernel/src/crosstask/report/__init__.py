@@ -11,8 +11,8 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosstask.points.stage import Section
 from crosstask.errors import RunError
+from crosstask.points.stage import Section
 from crosstask.records import Unread
 
 if TYPE_CHECKING:
@@ -62,5 +62,7 @@ def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Regi
         return [(section.title + suffix, section.html) for section in found]
     except Exception as error:  # foreign code: its failure must not take the report with it
         where = traceback.extract_tb(error.__traceback__)[-1]
-        told = f"This section failed: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        told = (
+            f"This section failed: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+        )
         return [(title + suffix, page.note(page.escape(told)))]

@@ -215,8 +215,9 @@ def check_permutation_invariant(factory: Factory) -> None:
             expected = update(one, matrix, losses)
             found = update(two, matrix[order], losses[order])
             told = (
-                f"reordering the tasks changes the update: with losses {_told(losses)} and gradients {_told(matrix)} it is "
-                f"{_told(expected)}, with the tasks in the order {order.tolist()} it is {_told(found)} (step {step + 1})"
+                f"reordering the tasks changes the update: with losses {_told(losses)} and gradients {_told(matrix)} "
+                f"it is {_told(expected)}, with the tasks in the order {order.tolist()} it is {_told(found)} "
+                f"(step {step + 1})"
             )
             _same(found, expected, told, 1e-5)
 

@@ -1,8 +1,9 @@
 """The kit itself: what a check is, the checks of every contract, and how they are run with pytest or without.
 
 A contract's checks are the methods `check_…` of its `Kit`: whoever defines an extension point names one in its manifest
-(`Point(kit=…)`; those of the kernel's own points are in `crosstask.testing.kits`). Every check makes its own component and inputs, so that they can run in any order, and says in its failure what was
-expected. The order within a kit is from what is most basic on.
+(`Point(kit=…)`; those of the kernel's own points are in `crosstask.testing.kits`). Every check makes its own component
+and inputs, so that they can run in any order, and says in its failure what was expected. The order within a kit is from
+what is most basic on.
 """
 
 from __future__ import annotations
@@ -534,7 +535,9 @@ def kit_for(subject: Subject) -> Kit:
     """
     point = getattr(subject.component, "point", None)
     if not isinstance(subject.component, type) or not issubclass(subject.component, Component) or point is None:
-        raise PluginError(f"{subject.component!r} is not a component; derive it from the contract of an extension point")
+        raise PluginError(
+            f"{subject.component!r} is not a component; derive it from the contract of an extension point"
+        )
     registry = _registry_with(point, subject.registry)
     kit = subject.kit or _kit_of(point, registry)
     known = point in _OWN or any(each.point.name == point for each in registry.points())

@@ -150,7 +150,9 @@ class ReferenceAdapter(Adapter):
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
         # torch's attention and encoder layers read the weights of their linear layers past every hook
-        fused = [n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention | nn.TransformerEncoderLayer)]
+        fused = [
+            n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention | nn.TransformerEncoderLayer)
+        ]
         linear = [
             name
             for name, layer in model.named_modules()

@@ -51,8 +51,8 @@ class SelfTest:
         return cls
 
     def tests(self) -> Any:
-        """Three pytest functions: right components pass, each wrong one fails its check and no other, and every check that
-        the kit adds has a wrong component.
+        """Three pytest functions: right components pass, each wrong one fails its check and no other, and every check
+        that the kit adds has a wrong component.
         """
         import pytest  # deferred: the kit works without it
 
@@ -62,9 +62,7 @@ class SelfTest:
             assert [(o.name, o.message) for o in outcomes if o.status not in ("passed", "skipped")] == []
             assert sum(o.status == "passed" for o in outcomes) >= 9
 
-        cases = [
-            pytest.param(check, cls, given, id=f"{check}-{cls.__name__}") for check, cls, given in self.wrong
-        ]
+        cases = [pytest.param(check, cls, given, id=f"{check}-{cls.__name__}") for check, cls, given in self.wrong]
 
         @pytest.mark.parametrize(("check", "wrong", "given"), cases)
         def test_wrong(check: str, wrong: type[Component], given: dict[str, Any]) -> None:

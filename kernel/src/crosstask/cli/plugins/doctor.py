@@ -33,11 +33,17 @@ def command(strict: bool, as_json: bool) -> None:
 
 def _settings(registry: Registry) -> dict[str, Any]:
     settings = registry.settings
-    values: dict[str, Any] = {"allow": list(settings.allow), "deny": list(settings.deny), "prefer": dict(settings.prefer)}
+    values: dict[str, Any] = {
+        "allow": list(settings.allow),
+        "deny": list(settings.deny),
+        "prefer": dict(settings.prefer),
+    }
     values["plugins_dir"] = list(settings.plugins_dir)
     return {
         key: {"value": value, "from": settings.origins.get(key, "default")} for key, value in values.items() if value
-    } | {f"[{plugin}]": {"value": settings.shown(plugin), "from": "a table of the plugin"} for plugin in settings.tables}
+    } | {
+        f"[{plugin}]": {"value": settings.shown(plugin), "from": "a table of the plugin"} for plugin in settings.tables
+    }
 
 
 def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
@@ -117,7 +123,9 @@ def _advice(record: PluginRecord) -> str:
 def _advice_unusable(reason: str) -> str:
     if "pip install" in reason:
         return "pip install" + reason.partition("pip install")[2]
-    return "set prefer in [tool.crosstask], or deny one of the plugins" if "offered by" in reason else "tell its authors"
+    return (
+        "set prefer in [tool.crosstask], or deny one of the plugins" if "offered by" in reason else "tell its authors"
+    )
 
 
 def _advice_for(error: BaseException, record: PluginRecord) -> str:

@@ -122,7 +122,9 @@ def _text(item: dict[str, Any]) -> str:
     if item.get("default"):
         lines.append(f"  the default of {item['point']}")
     if item.get("options"):
-        lines.append(f"  options (the table [{item['name']}] of a recipe):" if item["point"] == "stage" else "  options:")
+        lines.append(
+            f"  options (the table [{item['name']}] of a recipe):" if item["point"] == "stage" else "  options:"
+        )
     for option in item.get("options", ()):
         rules = f" ({option['bounds']})" if option["bounds"] else ""
         lines.append(f"    {option['name']}: {option['type']} = {option['default']}{rules}  {option['help']}".rstrip())

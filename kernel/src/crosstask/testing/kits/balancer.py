@@ -36,7 +36,8 @@ class BalancerKit(Kit):
     @property
     def tasks(self) -> int:
         """How many tasks the ordinary problem has: three, or as many as the balancer needs."""
-        return max(3, self.subject.component.least_tasks)  # type: ignore[attr-defined]
+        least: int = self.subject.component.least_tasks  # type: ignore[attr-defined]
+        return max(3, least)
 
     def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
         # Several answers, so that what a balancer remembers between them shows; and backward, as training calls it.

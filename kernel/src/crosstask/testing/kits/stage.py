@@ -23,8 +23,8 @@ from crosstask.testing.tasks import small_portfolio
 class StageKit(Kit):
     """Its options are the table, its record is data, what it provides is there; the report can be written without it.
 
-    The stage works on the kit's small tasks (or `portfolio`), with components of `registry`: give one that has, marked as
-    default, what the stage is made of. A stage that must be told something is given it with `options`.
+    The stage works on the kit's small tasks (or `portfolio`), with components of `registry`: give one that has, marked
+    as default, what the stage is made of. A stage that must be told something is given it with `options`.
     """
 
     point = "stage"
@@ -59,7 +59,9 @@ class StageKit(Kit):
     def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
         return plain(_data(self.worked(component)))
 
-    def answer(self, component: Any = None, inputs: Any = None, *, seed: int = 0, wrappers: Any = (), noise: Any = 0) -> Any:
+    def answer(
+        self, component: Any = None, inputs: Any = None, *, seed: int = 0, wrappers: Any = (), noise: Any = 0
+    ) -> Any:
         from crosstask.testing.kit import global_noise
 
         made = self.make() if component is None else component
@@ -93,7 +95,9 @@ class StageKit(Kit):
         expect(attrs.has(kind), f"{self.name}.Result must be made with @crosstask.record")
         record = self.worked().record
         text = json.dumps(unstructure(record), allow_nan=False)
-        found = difference(plain(unstructure(structure(json.loads(text), kind, "Result"))), plain(json.loads(text)), "record")
+        found = difference(
+            plain(unstructure(structure(json.loads(text), kind, "Result"))), plain(json.loads(text)), "record"
+        )
         expect(found is None, f"{self.name}: its record read back differs: {found}")
 
     def check_provides_what_it_says(self) -> None:

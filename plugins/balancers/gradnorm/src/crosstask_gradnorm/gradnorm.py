@@ -11,7 +11,15 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import Array, adam_step, check_tasks, gram_array, norms_of, to_array, to_tensor
+from crosstask.learning.gradients.solvers import (
+    Array,
+    adam_step,
+    check_tasks,
+    gram_array,
+    norms_of,
+    to_array,
+    to_tensor,
+)
 from crosstask.points.balancer import Balancer
 
 LEAST = 1e-3

@@ -10,7 +10,15 @@ from torch import Tensor
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import check_lasting, check_tasks, gram_array, inverse, norms_of, to_array, to_tensor
+from crosstask.learning.gradients.solvers import (
+    check_lasting,
+    check_tasks,
+    gram_array,
+    inverse,
+    norms_of,
+    to_array,
+    to_tensor,
+)
 from crosstask.points.balancer import Balancer, Direction
 
 

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from crosstask import component, option
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import UnitGramian, gram_array, inverse, min_norm_weights, norms_of, to_array, to_tensor
+from crosstask.learning.gradients.solvers import (
+    UnitGramian,
+    gram_array,
+    inverse,
+    min_norm_weights,
+    norms_of,
+    to_array,
+    to_tensor,
+)
 from crosstask.points.balancer import Balancer
 
 

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import check_tasks, gram_array, norms_of, project_to_simplex, to_array, to_tensor
+from crosstask.learning.gradients.solvers import (
+    check_tasks,
+    gram_array,
+    norms_of,
+    project_to_simplex,
+    to_array,
+    to_tensor,
+)
 from crosstask.points.balancer import Balancer
 
 from .preference import preference_weights

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import Array, check_lasting, gram_array, inverse, norms_of, to_array, to_tensor
+from crosstask.learning.gradients.solvers import (
+    Array,
+    check_lasting,
+    gram_array,
+    inverse,
+    norms_of,
+    to_array,
+    to_tensor,
+)
 from crosstask.points.balancer import Balancer, Direction
 
 PARALLEL = 0.999

@@ -50,7 +50,9 @@ class Distillation(Stage):
             raise RecipeError(f"tasks: none has a model, or data to train one: {named}")
         distiller = self.made_of("distiller")[0]
         if "encoder" in self.taken and not isinstance(distiller, EncoderDistiller):
-            raise RecipeError(f"distiller: {distiller.origin} has no encoder, which a later stage takes; take 'tensors'")
+            raise RecipeError(
+                f"distiller: {distiller.origin} has no encoder, which a later stage takes; take 'tensors'"
+            )
 
     def _chosen(self, portfolio: Portfolio) -> list[Task]:
         return [portfolio[task_id] for task_id in self.tasks] or list(portfolio)
