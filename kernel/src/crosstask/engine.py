@@ -179,7 +179,7 @@ class TransferEngine(Engine):
         return [tasks, self._given, known, how, method, self.run.wrapping()]
 
     def _transfers(self) -> bool:
-        """Whether there is a usual transfer method: where no plugin marks one, stages that transfer nothing still work."""
+        """Whether there is a usual transfer method: without one, stages that transfer nothing still work."""
         usual = self._usual.use if isinstance(self._usual, Choice) else self._usual
         return usual not in (None, DEFAULT) or bool(self.registry.defaults("transfer"))
 

@@ -533,7 +533,7 @@ def _distributions() -> Iterator[tuple[Any, str]]:
 
 
 def _facts(found: Any) -> tuple[str, str, tuple[str, ...]]:
-    """Name, version and our requirements of a distribution, without parsing all its metadata: a listing must be fast."""
+    """Name, version and our requirements of a distribution, not parsing all its metadata: a listing must be fast."""
     head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
     fields: dict[str, str] = {}
     needs = []

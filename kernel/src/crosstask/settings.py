@@ -52,7 +52,7 @@ class Settings:
         return {**self.tables.get(plugin, {}), **told}
 
     def shown(self, plugin: str) -> dict[str, Any]:
-        """The same for people to read: values whose keys sound like secrets are not in it, nor are logins in addresses."""
+        """The same for people to read: without values whose keys sound like secrets, and logins in addresses."""
         shown: dict[str, Any] = _without_secrets(self.table(plugin))
         return shown
 

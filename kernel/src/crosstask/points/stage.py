@@ -1,4 +1,4 @@
-"""Stages: the steps of a recipe. Everything that `crosstask run` does after loading the tasks is a stage of a plugin."""
+"""Stages: the steps of a recipe. All that `crosstask run` does after loading the tasks is a stage of a plugin."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class StageKit(Kit):
         expect(found is None, f"{self.name} gives otherwise in a resumed run: {found}")
 
     def check_shown(self) -> None:
-        """`summary` gives rows of plain figures and `sections` sections with a title and HTML, from the record alone."""
+        """`summary` gives rows of plain figures, `sections` sections with a title and HTML, from the record alone."""
         record = structure(unstructure(self.worked().record), self.stage.Result, "Result")
         rows = self.stage.summary(record)
         for name, value in rows.items():
