@@ -1,5 +1,5 @@
-"""Every hook, the kernel's and those of families, is documented, answers through a run, and can be wrapped: for each, an
-implementation that is called.
+"""Every hook, the kernel's and those of families, is documented, answers through a run, and can be wrapped: for each,
+an implementation that is called.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crosstask import Extension, Plugin, Point
+from crosstask import Extension, Plugin, Point, component
 from crosstask.components import Component, hook, hooks_of, wraps
 from crosstask.errors import PluginError
 from crosstask.points.wrapper import Wrapper
@@ -100,10 +100,7 @@ def seeing(point: str, name: str, seen: list[Any], method: str, only: str | None
     """A wrapper that keeps the answers of one hook and who gave them; its method is called `method`."""
     scope: dict[str, Any] = {"seen": seen}
     exec(
-        f"def {method}(self):\n"
-        "    answer = yield\n"
-        "    seen.append((self.context.called, answer))\n"
-        "    return answer",
+        f"def {method}(self):\n    answer = yield\n    seen.append((self.context.called, answer))\n    return answer",
         scope,
     )
     made: Wrapper = type("Seeing", (Wrapper,), {method: wraps(f"{point}.{name}", only=only)(scope[method])})()
@@ -128,8 +125,8 @@ def test_hook_gets_every_argument_and_its_answer_arrives(point: str, name: str) 
 
 @each_hook
 def test_hook_is_wrapped_by_its_name_alone(point: str, name: str) -> None:
-    """A method called like a hook wraps it, of the kernel's points and of families'; where two points have a hook of that
-    name, it must say which.
+    """A method called like a hook wraps it, of the kernel's points and of families'; where two points have a hook of
+    that name, it must say which.
     """
     sharing = [other for other, hook_name in HOOKS if hook_name == name]
     seen: list[Any] = []
@@ -143,7 +140,7 @@ def test_hook_is_wrapped_by_its_name_alone(point: str, name: str) -> None:
             return
         run.add(wrapper)
         made = implementation(point, name, [], an_answer(point, name))
-        run.call(made, name, **{each: None for each in list(inspect.signature(getattr(made, name)).parameters)})
+        run.call(made, name, **dict.fromkeys(inspect.signature(getattr(made, name)).parameters))
     assert [called for called, _ in seen] == [made]
 
 
@@ -198,6 +195,7 @@ class Weighing(Component):
         raise NotImplementedError
 
 
+@component
 class Left(Balancing):
     def balance(self, scales: int) -> str:
         return f"left of {scales}"
@@ -214,7 +212,7 @@ class Holds(Weighing):
 @pytest.fixture
 def registry() -> Registry:
     """What is built in, and the two points."""
-    made = Registry(BUILT_IN.settings)
+    made = Registry()
     made.records = list(BUILT_IN.records)
     points = [Point("test_balancing", f"{__name__}:Balancing"), Point("test_weighing", f"{__name__}:Weighing")]
     extensions = [Extension("test_balancing", "left", f"{__name__}:Left")]
@@ -265,7 +263,7 @@ def test_a_wrapper_takes_only_what_its_hook_passes(registry: Registry) -> None:
         def other(self, scales: int) -> Any:
             return (yield)
 
-    with Run(registry) as run, pytest.raises(PluginError, match="takes 'scales', which hook test_weighing.balance"):
+    with Run(registry) as run, pytest.raises(PluginError, match=r"takes 'scales', which hook test_weighing\.balance"):
         run.add(Wrong())
 
 

@@ -34,7 +34,7 @@ class OpensMemory(StoreOpener):
 
 
 registry = Registry()
-registry.register(Plugin("memory", [Extension("store", "memory", f"{__name__}:OpensMemory")]))
+registry.register(Plugin("memory", [Extension("store", "memory", f"{__name__}:OpensMemory")], api=(2, 0)))
 store = open_store("memory://", registry=registry)
 store.put("models", "key", {"score": 0.9})
 assert store.get("models", "key").payload == {"score": 0.9}

@@ -12,6 +12,13 @@ from crosstask.registry import Registry
 collect_ignore = ["crosstask_fakes"]  # the template there has a test that is for the project made of it
 
 
+@pytest.fixture(autouse=True)
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The root distribution's list of who offers what is not looked at: it may be installed here."""
+    for module in ("registry", "recipe"):
+        monkeypatch.setattr(f"crosstask.{module}.packages", dict)
+
+
 @pytest.fixture
 def registry() -> Registry:
     """The kernel's own components and the fakes."""

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from crosstask.errors import OptionError
 from crosstask.options import build, component, describe, option, record, state, structure, unstructure
 from crosstask.parts import Choice, Reference, part, reference
+from crosstask.points.observer import Observer
 
 if TYPE_CHECKING:
     from somewhere import Unknown
@@ -275,3 +276,16 @@ def test_parts_may_be_objects_of_the_right_point() -> None:
         OptionError, match="Wrong: inside must be a component of 'chooser', got executor SerialExecutor"
     ):
         Wrong(inside=serial)
+
+
+def test_an_option_is_read_under_a_name_that_it_had_before() -> None:
+    @component
+    class Renamed(Observer):
+        """Has an option that was called otherwise."""
+
+        rate: float = option(0.5, ge=0, help="how fast", aliases=("speed",))
+
+    with pytest.warns(FutureWarning, match="observer 'x': option 'speed' is now called 'rate'"):
+        assert build(Renamed, {"speed": 2.0}, "observer 'x'").rate == 2.0
+    with pytest.raises(OptionError, match="unknown option 'speed'"):
+        build(Renamed, {"speed": 2.0, "rate": 1.0}, "observer 'x'")

@@ -14,7 +14,7 @@ import pytest
 from crosstask import registry as registry_module
 from crosstask.errors import PluginError, UnknownComponentError
 from crosstask.manifest import KERNEL_POINTS, Extension, Plugin, Point
-from crosstask.registry import PluginRecord, Registry, Status
+from crosstask.registry import PluginRecord, Registry, Status, packages
 from crosstask.settings import Settings
 
 
@@ -253,7 +253,7 @@ def test_the_index_of_packages_is_empty_where_only_the_kernel_is_installed(monke
         raise importlib_metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib_metadata, "distribution", missing)
-    assert registry_module.packages.__wrapped__() == {}  # type: ignore[attr-defined]
+    assert packages.__wrapped__() == {}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import math
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin
@@ -35,8 +36,12 @@ def option(
     le: float | None = None,
     lt: float | None = None,
     choices: Sequence[object] | None = None,
+    aliases: Sequence[str] = (),
 ) -> Any:
-    """An attrs field that is an option: documented, and checked against its bounds (None passes every bound)."""
+    """An attrs field that is an option: documented, and checked against its bounds (None passes every bound).
+
+    `aliases` are names that it had before: recipes and stored options that use one are read, with a FutureWarning.
+    """
     limits = {">=": ge, ">": gt, "<=": le, "<": lt}
     rules = " and ".join(f"{sign} {limit:g}" for sign, limit in limits.items() if limit is not None)
 
@@ -56,7 +61,7 @@ def option(
             if not inside or math.isnan(number):
                 raise OptionError(f"{where} must be {rules}, got {value!r}")
 
-    metadata = {"help": help, "bounds": rules, "choices": choices}
+    metadata = {"help": help, "bounds": rules, "choices": choices, "aliases": tuple(aliases)}
     if factory is not None:
         return attrs.field(factory=factory, validator=check, metadata=metadata)
     return attrs.field(default=default, validator=check, metadata=metadata)
@@ -112,6 +117,11 @@ def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
     """`cls(**options)`; unknown and missing keys are refused with what would be right. `where` starts the message."""
     given = dict(options or {})
     known = {f.name: f for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
+    before = {alias: name for name, f in known.items() for alias in f.metadata.get("aliases", ())}
+    for key in list(given):
+        if key not in known and before.get(key, key) not in {key, *given}:
+            warnings.warn(f"{where}: option {key!r} is now called {before[key]!r}", FutureWarning, stacklevel=2)
+            given[before[key]] = given.pop(key)
     for key in given:
         if key not in known:
             raise OptionError(f"{where}: unknown option {key!r}{nearest(key, known)}")

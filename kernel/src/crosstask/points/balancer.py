@@ -68,9 +68,9 @@ class Balancer(Component):
 
     point: ClassVar[str] = "balancer"
     weighs_losses: ClassVar[bool] = False
+    """Whether its weights are those of the whole losses, task-specific parameters included."""
     least_tasks: ClassVar[int] = 1
     """The fewest tasks that it can balance: `backward` refuses fewer, and the kit tries no fewer."""
-    """Whether its weights are those of the whole losses, task-specific parameters included."""
 
     _last: Balanced | None = None
 
