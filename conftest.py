@@ -1,6 +1,7 @@
 """For every test of the repository."""
 
 import os
+import sys
 from collections.abc import Generator
 
 import pytest
@@ -20,3 +21,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"CROSSTASK_REQUIRE_ALL=1 allows no skip of {needs}: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Generator[None]:
+    """structlog's own `capture_logs` leaves it configured, and crosstask then writes as an application would want."""
+    yield
+    if (structlog := sys.modules.get("structlog")) is not None and structlog.is_configured():
+        structlog.reset_defaults()

@@ -32,16 +32,15 @@ import pytest
 import crosstask
 from crosstask.cli import cli, main
 from crosstask.components import hooks_of
-from crosstask.job import run_recipe
+from crosstask.job import check_components, run_recipe
 from crosstask.manifest import KERNEL_POINTS
-from crosstask.recipe import Resolved, load_recipe
+from crosstask.recipe import Resolved, load_recipe, recipe_from
 from crosstask.registry import Registry
 from crosstask.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 GENERATED = ("points", "reference", "families")
-HAND_WRITTEN = [page for page in PAGES if page.parent.name not in GENERATED]
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 NOT_RUN = {
@@ -58,7 +57,6 @@ NOT_RUN = {
 SHORT = {
     "": ("seeds=1", "train.steps=5", "budget.steps=5", 'executor.use="serial"'),
     "continual": ("epochs=1",),
-    "curriculum": ("max_tasks=2",),
     "distillation": ("distiller.steps=3", "distiller.held_out=1"),
     "few_shot": ("steps=2", "test_episodes=4"),
     "multitask": ("budget.steps=5",),
@@ -266,6 +264,30 @@ def test_every_exception_is_needed() -> None:
     commands = [c for page in PAGES for b in blocks(page) if b.language == "console" for c, _ in b.commands()]
     parts = [part for command in commands for part in command.split(" && ")]
     assert [start for start in NOT_RUN if not any(plain(part).startswith(start) for part in parts)] == []
+
+
+# --- READMEs of members show pieces, not whole programs: they are held to what can be said of a piece
+
+READMES = sorted([ROOT / "plugins" / "README.md", *ROOT.glob("plugins/*/*/README.md")])
+NEEDED = {"curriculum": {"target": "parity"}, "distillation": {}, "search": {"task": "parity"}}
+"""Stages that pieces of recipes refer to -> what such a table must have."""
+
+
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
+def test_pieces_in_readmes_are_right(readme: Path) -> None:
+    """Tables of recipes name components, options and references that exist; python imports what exists."""
+    registry = Registry.installed()
+    for block in blocks(readme):
+        if block.language == "python":
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("crosstask"):
+                    module = importlib.import_module(node.module)
+                    assert not [alias.name for alias in node.names if not hasattr(module, alias.name)], node.module
+        if block.language != "toml" or not set(found := tomllib.loads(block.code)).isdisjoint(("project", "defaults")):
+            continue
+        for referred in re.findall(r'from = "(\w+)"', block.code):
+            found.setdefault(referred, NEEDED[referred])
+        check_components(recipe_from({"source": "digits", **found}, registry, name_of(readme)), registry)
 
 
 # --- What is told is what there is

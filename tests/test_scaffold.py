@@ -181,6 +181,14 @@ def test_scaffolded_distiller_is_checked_without_pytest(environment: Environment
     assert "check_rate_zero_changes_nothing" in told
 
 
+def test_scaffolded_family_is_checked_without_pytest(environment: Environment) -> None:
+    told = environment.run("crosstask", "plugins", "check", "my-family")
+    assert told.count(" 0 failed") == 3  # two components and the stage
+    assert "check_only_answers_count" in told
+    assert environment.run("crosstask", "plugins", "check", "my-family-extra").count(" 0 failed") == 2  # and a wrapper
+    assert " 0 failed" in environment.run("crosstask", "plugins", "check", "my_choice")
+
+
 def test_package_built_elsewhere_brings_a_recipe_and_a_wrapper(environment: Environment, tmp_path: Path) -> None:
     environment.run("crosstask", "plugins", "new", "wrapper", "their-wrapper", "--into", tmp_path)
     project = tmp_path / "crosstask-their-wrapper"

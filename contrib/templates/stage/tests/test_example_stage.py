@@ -59,8 +59,7 @@ def test_wrong_tasks_are_found_before_any_work(options: dict[str, object], told:
 
 def test_the_recipe_runs(tmp_path: Path) -> None:
     registry = reference_registry(PLUGIN)
-    small = ["train.steps=5", "budget.steps=5", "seeds=2", "executor=serial"]
-    recipe = load_recipe("example-stage", registry, small).recipe
+    recipe = load_recipe("example-stage", registry, ["train.steps=5", "budget.steps=5", "seeds=2"]).recipe
     record = run_recipe(recipe, tmp_path, registry=registry)
     assert set(record.result("example_stage", registry).coefficients) == {"above", "inside"}
     assert "Where to start" in (tmp_path / "report.html").read_text("utf-8")

@@ -27,5 +27,9 @@ def _task(name: str, splits: Tensor) -> Task:
 def _labels(name: str, points: Tensor) -> Tensor:
     """0 or 1 for each point [N, 2]."""
     radius = points.norm(dim=1)
-    found = {"above": points[:, 1] > 0, "inside": radius < 0.7, "ring": (radius > 0.4) & (radius < 0.9)}
-    return found[name].long()
+    questions: dict[str, Tensor] = {
+        "above": points[:, 1] > 0,
+        "inside": radius < 0.7,
+        "ring": (radius > 0.4) & (radius < 0.9),
+    }
+    return questions[name].long()

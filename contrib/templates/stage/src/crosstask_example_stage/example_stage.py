@@ -86,7 +86,9 @@ class ExampleStage(Stage):
     def rebuild(self, engine: Engine, name: str, result: ExampleStageResult) -> nn.Module:
         """The model of the best start; a copy, for whoever goes on from it must not change the task's own."""
         engine.train([result.best])
-        return copy.deepcopy(engine.portfolio[result.best].model)
+        model = engine.portfolio[result.best].model
+        assert model is not None  # what could not be trained could not be transferred from
+        return copy.deepcopy(model)
 
     @classmethod
     def summary(cls, result: ExampleStageResult) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 
 from torch import Tensor
@@ -20,5 +21,5 @@ class Cautious(Wrapper):
     @wraps("example_family.measure")
     def lower(self, targets: Tensor) -> Generator[None, float, float]:
         score = yield
-        error = (score * (1 - score) / len(targets)) ** 0.5
+        error = math.sqrt(score * (1 - score) / len(targets))
         return max(0.0, score - self.doubt * error)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from crosstask.options import component
 from crosstask.parts import Part, part
-from crosstask_example_family import ExampleFamily
+from crosstask_example_family.contract import ExampleFamily
 
 
 @component
@@ -16,4 +16,4 @@ class Worst(ExampleFamily):
     parts: tuple[Part, ...] = part("example_family", ("balanced", "likely"), help="the scores to take the lowest of")
 
     def measure(self, outputs: Tensor, targets: Tensor) -> float:
-        return min(each.measure(outputs, targets) for each in self.made_of("parts"))
+        return min(float(each.measure(outputs, targets)) for each in self.made_of("parts"))

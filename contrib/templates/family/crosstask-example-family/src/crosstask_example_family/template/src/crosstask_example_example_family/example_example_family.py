@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from crosstask.options import component, option
-from crosstask_example_family import ExampleFamily
+from crosstask_example_family.contract import ExampleFamily
 
 
 @component

@@ -1,0 +1,276 @@
+"""A finished run with every built-in stage and invented numbers, for tests of the whole report."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from typing import Any
+
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.options import unstructure
+from crosstask.records import (
+    Adjustment,
+    Curriculum,
+    CurriculumResult,
+    CurriculumStep,
+    Interval,
+    LearningCurve,
+    MetaKnowledge,
+    Provenance,
+    RunRecord,
+    TransferResult,
+)
+from crosstask.tasks import TaskDescriptor
+from crosstask_continual.records import ContinualResult, ContinualScores
+from crosstask_curricula.records import CurriculumComparison
+from crosstask_discovery.records import DiscoveryResult
+from crosstask_distillation.records import DistillationResult
+from crosstask_meta.records import FewShotResult
+from crosstask_multitask.records import MultiTaskResult
+from crosstask_search.records import SearchResult, Trial, WarmStart
+from crosstask_synthesis.records import SynthesisResult
+from crosstask_transfer.records import BlockAttribution, LayerAttribution
+
+EVIL = '<script>alert("x")</script> %{x} </b>'
+HOSTILE = (
+    EVIL,
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(2)> <b onmouseover='alert(3)'>bold</b> <a href=\"javascript:alert(4)\">a</a> [red]x[/red]",
+    "&lt;svg onload=alert(5)&gt; ${alert(6)} %{meta} %{customdata[0]} <!-- ]]> \" ' ` \\",
+    "長い名前" * 40 + "Ω̈é👩‍👩‍👧‍👦 \u202egnol " + "W" * 60,
+)
+TASKS = (
+    "all_ten", "zero_to_four", "five_to_nine", "parity", "above_four", "prime", "has_loop", "rotated_90", "inverted",
+    "blurred", "permuted_pixels", "shuffled_labels", "multiples_of_three", "thick_strokes",
+)  # fmt: skip
+RENAMED = ("all_ten", "inverted", "blurred", "has_loop", "parity")
+SECTIONS = {
+    "discovery": ("Transfer graph", "Transfer matrix"),
+    "curriculum": ("Curriculum", "Learning curves", "Why it transferred"),
+    "explain": ("Why it transferred",),
+    "multitask": ("Multi-task training",),
+    "synthesis": ("Zero-shot synthesis",),
+    "distillation": ("Meta-knowledge",),
+    "few_shot": ("Few-shot learning",),
+    "continual": ("Continual learning",),
+    "search": ("Search",),
+}
+"""The headings of each stage."""
+FIGURES = 26
+"""How many there are: graph, matrix, 3 of the curriculum, 2 of learning curves, an explanation each of the curriculum's
+transfer and of another, 6 of multi-task training, 2 each of synthesis, few-shot, continual learning and search.
+"""
+STEPS = tuple(range(0, 200, 5))
+
+
+def sample(*names: str, seed: int = 7) -> tuple[RunRecord, TransferGraph]:
+    """`names` replace those of tasks (of `RENAMED`, in that order); several also follow every other text that a plugin
+    or a user may choose.
+    """
+    made = _Sample(names, random.Random(seed))
+    graph = made.graph()
+    results = {name: unstructure(getattr(made, name)()) for name in SECTIONS}
+    record = RunRecord(
+        run_id="2f6c1a9e", name=made.text("Digits: what helps parity?"), status="finished", seed=seed, seconds=83.4,
+        started="2025-03-04T10:22:31+00:00",
+        versions={"python": "3.11.2", "torch": "2.13.0", "crosstask-kernel": "0.1.0", made.text("mine"): "0.1.0"},
+        recipe={"seeds": 3, "source": {"name": made.text("digits")}, "curriculum": {"target": made.tasks[3]}},
+        summary={
+            made.text("measured_pairs"): 126, "target": made.text("parity"), "curriculum": " → ".join(made.path),
+            "target_with_curriculum": {"mean": 0.94, "low": 0.91, "high": 0.97}, "zero_shot_score": 0.71,
+            "not_measured": None,
+        },
+        results=results,
+    )  # fmt: skip
+    return record, graph
+
+
+def around(mean: float, width: float = 0.03) -> Interval:
+    return Interval(mean=mean, low=mean - width, high=mean + width)
+
+
+def curve(start: float, end: float, speed: float) -> LearningCurve:
+    steps = tuple(range(0, 201, 20))
+    return LearningCurve(steps=steps, values=tuple(end - (end - start) * math.exp(-s * speed / 60) for s in steps))
+
+
+class _Sample:
+    """Each stage has a method of its name for its record."""
+
+    def __init__(self, names: tuple[str, ...], rng: random.Random) -> None:
+        new = dict(zip(RENAMED, names, strict=False))
+        self.tasks = tuple(new.get(task, task) for task in TASKS)
+        self.path = tuple(new.get(task, task) for task in RENAMED)
+        self.together = (*self.tasks[1:3], self.path[4], self.path[0])
+        self.rng = rng
+        self._behind = itertools.cycle(names if len(names) > 1 else ("",))
+
+    def text(self, plain: str) -> str:
+        return f"{plain} {next(self._behind)}".strip()
+
+    def graph(self) -> TransferGraph:
+        rng, tasks = self.rng, self.tasks
+        graph = TransferGraph(
+            TaskDescriptor(
+                task_id=task, domain=self.text("digits"), sample_count=1078,
+                required_skills=(self.text("shape"), f"skill {n % 3}"),
+            )
+            for n, task in enumerate(tasks)
+        )  # fmt: skip
+        for (i, source), (j, target) in itertools.permutations(enumerate(tasks), 2):
+            near = 0.62 if i % 3 == j % 3 else 0.16
+            mean = 0.0 if "shuffled_labels" in (source, target) else max(-0.9, min(0.95, rng.gauss(near, 0.2)))
+            ends: dict[str, Any] = {"source": source, "target": target, "found_by": self.text("skills")}
+            guess = max(-0.99, min(0.99, mean + rng.gauss(0, 0.15)))
+            graph.add(TransferEdge(**ends, transfer_coefficient=guess, evidence=Evidence.ESTIMATED))
+            if rng.random() < 0.7:
+                width = rng.uniform(0.03, 0.2)
+                ends |= {"found_by": self.text("probe"), "best_strategy": self.text("fine_tuning")}
+                graph.add(
+                    TransferEdge(
+                        **ends, transfer_coefficient=mean, evidence=Evidence.MEASURED, uncertainty=width / 2,
+                        low=mean - width, high=mean + width, accuracy_gain=mean / 8,
+                        convergence_speed_gain=1 + max(0, 2 * mean),
+                    )
+                )  # fmt: skip
+        return graph
+
+    def discovery(self) -> DiscoveryResult:
+        return DiscoveryResult(
+            tasks=14, repeats={"probe": 3}, skipped={self.text("probe"): ((*self.path[:2], self.text("no data")),)}
+        )
+
+    def curriculum(self) -> CurriculumComparison:
+        path, metric = self.path, self.text("accuracy")
+        steps = tuple(
+            CurriculumStep(
+                step=n + 1, task_id=task, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
+                gain=around(0.04 * n, 0.02), curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
+                scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
+            )
+            for n, task in enumerate(path)
+        )  # fmt: skip
+        plan = Curriculum(
+            target=path[-1], task_sequence=path, strategy=self.text("transfer_potential"),
+            task_difficulties={task: 0.2 + 0.1 * n for n, task in enumerate(path)},
+            prerequisites={path[-1]: (path[0], path[3])},
+            adjustments=(Adjustment(step=3, task_id=path[2], reason=self.text("the step before it fell short")),),
+        )  # fmt: skip
+        transfers = tuple(
+            TransferResult(
+                source=source, target=target, strategy=self.text("fine_tuning"), metric=metric, split="test",
+                score=around(0.9), scratch_score=around(0.9 - c / 5), coefficient=around(c, 0.08),
+                performance_gain=around(c / 5), seeds=3, curve=curve(0.5, 0.9, 2),
+                scratch_curve=curve(0.1, 0.9 - c / 5, 1),
+            )
+            for source, target, c in [(path[0], "prime", 0.61), (path[2], path[1], 0.34), ("prime", path[4], -0.16)]
+        )  # fmt: skip
+        return CurriculumComparison(
+            curriculum=CurriculumResult(
+                curriculum=plan, strategy=self.text("fine_tuning"), metric=metric, steps=steps, total_steps=1000,
+                seeds=3,
+            ),
+            baselines={"from scratch": around(0.88), f"best single source: {path[3]}": around(0.91, 0.04)},
+            transfers=transfers, attributions=(self.explain(),),
+        )  # fmt: skip
+
+    def explain(self) -> LayerAttribution:
+        def block(name: str, lost: float, alone: float, frozen: float | None) -> BlockAttribution:
+            return BlockAttribution(
+                block=self.text(name), weights=1200, without=around(0.9 - lost), alone=around(0.8 + alone),
+                lost_without=around(lost), gained_alone=around(alone),
+                lost_frozen=None if frozen is None else around(frozen),
+                share_lost=Interval(mean=lost / 0.1, low=0.55, high=1.25), share_alone=around(alone / 0.1, 0.4),
+            )  # fmt: skip
+
+        blocks = (block("trunk.1", 0.08, 0.06, -0.01), block("trunk.3", 0.02, -0.05, 0.01), block("head", 0.0, 0, None))
+        return LayerAttribution(
+            source=self.path[0], target=self.path[1], strategy=self.text("lp_ft"), metric=self.text("accuracy"),
+            split="test", gain=around(0.1, 0.05), blocks=blocks, seeds=3,
+        )  # fmt: skip
+
+    def multitask(self) -> MultiTaskResult:
+        rng, together = self.rng, self.together
+        return MultiTaskResult(
+            tasks=together, balancer=self.text("rgb"), sharing=self.text("hard_parameter_sharing"),
+            scores={task: 0.93 - 0.02 * n for n, task in enumerate(together)},
+            single_task_scores={task: 0.9 - 0.01 * n for n, task in enumerate(together)}, steps=STEPS,
+            losses={task: tuple(2.3 * math.exp(-s / (40 + 12 * n)) + rng.random() / 20 for s in STEPS)
+                    for n, task in enumerate(together)},
+            weights={task: tuple(0.25 + rng.gauss(0, 0.02) for _ in STEPS) for task in together},
+            conflicts={
+                self.text("mean_cosine"): tuple(0.5 - s / 250 + rng.gauss(0, 0.06) for s in STEPS),
+                "conflict_share": tuple(min(1.0, max(0.0, s / 300 + rng.gauss(0, 0.05))) for s in STEPS),
+                "magnitude_similarity": tuple(0.8 + rng.gauss(0, 0.03) for _ in STEPS),
+            },
+            start=self.text("the encoder of distillation"), adapter=self.text("lora"), trained_weights=420,
+            all_weights=14_100,
+        )  # fmt: skip
+
+    def synthesis(self) -> SynthesisResult:
+        unseen = self.text("even_and_small")
+        return SynthesisResult(
+            task_id=unseen, metric=self.text("accuracy"), score=0.71, full_training_score=0.95,
+            provenance=Provenance(
+                strategy=self.text("weighted_ensemble"), new_task=unseen, confidence=0.64, expected=around(0.74, 0.08),
+                sources={"zero_to_four": 0.3, **dict(zip(self.path, (0.26, 0.2, 0.12, 0.08, 0.04), strict=True))},
+                notes=tuple(self.text(f"{task} left out: it shares no class with it;") for task in self.tasks[9:]),
+            ),
+        )  # fmt: skip
+
+    def distillation(self) -> DistillationResult:
+        knowledge = MetaKnowledge(
+            kind="representation", source_tasks=self.path, domains=(self.text("digits"),), generalization_score=0.09,
+            applicability_conditions={
+                "input_shapes": [[1, 8, 8]], self.text("architecture"): self.text("trunk.0:Conv2d(1, 16)\ntrunk.1:ReLU()"),
+            },
+        )  # fmt: skip
+        return DistillationResult(knowledge=knowledge, distiller=self.text("representation"))
+
+    def few_shot(self) -> FewShotResult:
+        classes = tuple(self.text(f"class {n}") for n in range(7))
+        return FewShotResult(
+            learner=self.text("maml"), tasks=self.path[:1], train=classes[:4], test=classes[4:], ways=3, shots=5,
+            queries=5, steps=200, meta_batch=8, accuracy=around(0.86), untrained_accuracy=around(0.41),
+            start=self.text("the encoder of distillation"), adapter=self.text("lora"), curve=curve(0.4, 0.88, 1),
+        )  # fmt: skip
+
+    def continual(self) -> ContinualResult:
+        def scores(lost: float) -> ContinualScores:
+            count = len(self.path)
+            matrix = tuple(tuple(0.93 - lost * max(0, i - j) for j in range(count)) for i in range(count))
+            mean = sum(matrix[-1]) / count
+            return ContinualScores(
+                matrix=matrix, accuracy=around(mean), backward_transfer=around(-lost), forgetting=around(lost)
+            )
+
+        return ContinualResult(
+            tasks=self.path, scenario="domain", strategies=(self.text("ewc"), self.text("replay")),
+            scores=scores(0.04), naive=scores(0.12), joint=around(0.94), joint_scores=(0.95, 0.93, 0.96, 0.92, None),
+            majority=0.52, majority_scores=(0.5, 0.51, 0.5, 0.57, None),
+            warnings=(self.text("ewc does not suit domain-incremental learning"),), adapter=self.text("lora"),
+            weights=14_100, trained_weights=420, epochs=3, seeds=3,
+        )  # fmt: skip
+
+    def search(self) -> SearchResult:
+        def trial(number: int) -> Trial:
+            point = {
+                "hidden": 2 ** (4 + number % 3),
+                "rate": 0.001 * (number + 1),
+                self.text("kind"): self.text("conv"),
+            }
+            if number == 4:
+                return Trial(number=number, point=point, status="failed", error=self.text("ValueError: too large:"))
+            return Trial(number=number, point=point, status="done", value=0.7 + 0.02 * (number * 5 % 11), seconds=2.0)
+
+        trials = tuple(trial(number) for number in range(12))
+        values = [t.value or 0.0 for t in trials]
+        best_so_far = tuple(max(values[: n + 1]) for n in range(12))
+        return SearchResult(
+            search=self.text("bayesian_optimizer"), trials=trials, best=trials[max(range(12), key=values.__getitem__)],
+            curve=LearningCurve(steps=tuple(range(1, 13)), values=best_so_far), evaluated=11, seconds=26.2,
+            proposal_seconds=1.4, warm_starts=(WarmStart(point=trials[0].point, source=self.path[0]),),
+            task_id=self.path[1], metric=self.text("accuracy"), split=self.text("test"), score=around(0.93),
+            default_score=around(0.9), gain=around(0.03),
+        )  # fmt: skip
