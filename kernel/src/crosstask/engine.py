@@ -176,7 +176,8 @@ class TransferEngine(Engine):
         known = key_of("graph", sorted(edges, key=str))
         how = unstructure([self.model, self.train_budget, self.budget, self.seed, self.seeds])
         method = self.method().identity() if self._transfers() else None
-        return [tasks, self._given, known, how, method, self.run.wrapping()]
+        order = [self.portfolio.ids, [t.task_id for t in self.portfolio.unseen]]
+        return [tasks, order, self._given, known, how, method, self.run.wrapping()]
 
     def _transfers(self) -> bool:
         """Whether there is a usual transfer method: without one, stages that transfer nothing still work."""

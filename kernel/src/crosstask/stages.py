@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any, cast
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, nearest
@@ -37,20 +40,42 @@ class Finished:
 def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Outcome:
     """Run a stage of a run, or take it from the store where it has finished before with all that determines it."""
     stage.bind(engine.run)  # its parts are the run's, before `identity` asks what they are
+    whence = {}
     for option, (ref, kind) in stage.references().items():
-        value = finished.take(ref.stage, ref.take)
+        value = _copied(finished.take(ref.stage, ref.take))  # a copy: who trains it must not change what others take
         stage._referred = {**(stage._referred or {}), option: structure(value, kind, f"{name}: {option}")}
-    key = key_of("stage", stage.identity(), list(finished.keys.values()), engine.fingerprint(), _given(stage))
+        whence[option] = finished.keys[ref.stage]
+    key = key_of("stage", stage.identity(), list(finished.keys.values()), whence, engine.fingerprint(), _given(stage))
     outcome = _recalled(engine, stage, key) if stage.keeps else None
     if outcome is None:
         if stage.needs_models:
             engine.train()
+        seen, models = engine.fingerprint(), _models(engine)
         outcome = engine.run.call(stage, "work", engine=engine)
         _check(stage, outcome)
-        if stage.keeps:
+        if stage.keeps and (engine.fingerprint() != seen or models.items() - _models(engine).items()):
+            told = f"{stage.origin}: work changed the engine (its tasks, their models or the graph)"
+            warnings.warn(f"{told}: it is not kept; its class must say keeps = False", RuntimeWarning, stacklevel=2)
+        elif stage.keeps:
             _keep(engine, stage, key, outcome)
-    finished.outcomes[name], finished.keys[name] = outcome, key
+    copied = {at: _copied(value) for at, value in outcome.artifacts.items()}  # as they are now, whatever comes later
+    finished.outcomes[name], finished.keys[name] = Outcome(outcome.record, copied), key
     return outcome
+
+
+def _models(engine: Engine) -> dict[str, str]:
+    """Digests of the tasks' own models, as far as they are trained."""
+    return {task.task_id: weights_digest(task.model) for task in engine.portfolio if task.model is not None}
+
+
+def _copied(value: Any) -> Any:
+    """A copy of an artifact; itself where it cannot be copied, which cannot be kept either."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # foreign objects
+        return value
 
 
 def check_stage(stage: Stage, engine: Engine, name: str) -> None:
@@ -78,11 +103,15 @@ def _check(stage: Stage, outcome: Outcome) -> None:
     if not isinstance(outcome.record, stage.Result):
         got = type(outcome.record).__name__
         raise PluginError(f"{stage.origin}: work must return a {stage.Result.__name__} as its record, got {got}")
-    for name in outcome.artifacts:
+    for name, value in outcome.artifacts.items():
         if name not in stage.provides:
             raise PluginError(
                 f"{stage.origin}: gave {name!r}, which it does not provide{nearest(name, stage.provides)}"
             )
+        try:
+            structure(value, stage.provides[name], f"its artifact {name!r}")
+        except CrosstaskError as error:
+            raise PluginError(f"{stage.origin}: {error}") from None
     try:
         structure(unstructure(outcome.record), stage.Result, "record")
     except CrosstaskError as error:
@@ -107,14 +136,29 @@ def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
         tensors |= {f"{name}/{inside}": tensor.detach().cpu() for inside, tensor in own.items()}
         kind = "module" if isinstance(value, nn.Module) else "tensor" if isinstance(value, Tensor) else "tensors"
         plain[name] = {"kind": kind} if own or isinstance(value, nn.Module) else {"plain": unstructure(value)}
+        if kind == "module":
+            frozen = [at for at, parameter in value.named_parameters() if not parameter.requires_grad]
+            plain[name] |= {"training": value.training, "frozen": frozen}
         if kind == "tensors" and own:
             plain[name]["names"] = list(own)  # in their order, which a file of tensors does not keep
-        if "plain" in plain[name]:
-            try:
-                structure(plain[name]["plain"], stage.provides[name], name)
-            except CrosstaskError:
-                return  # something that JSON and tensors cannot hold: the stage works again in a resumed run
+        if any(not _writable(tensor) for tensor in own.values()) or (
+            "plain" in plain[name] and not _survives(value, plain[name]["plain"], stage.provides[name])
+        ):
+            return  # something that JSON and tensors cannot hold: the stage works again in a resumed run
     engine.run.remember(KIND, key, {"record": unstructure(outcome.record), "artifacts": plain}, tensors)
+
+
+def _writable(tensor: Tensor) -> bool:
+    """Whether safetensors can hold it."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+
+
+def _survives(value: Any, plain: Any, kind: Any) -> bool:
+    """Whether an artifact that is plain data is the same when it is read back."""
+    try:
+        return bool(structure(plain, kind) == structure(value, kind))
+    except Exception:  # it cannot be read back, or (an array, say) not be compared
+        return False
 
 
 def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
@@ -134,7 +178,9 @@ def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
                 if module is None or not _fits(module, own):
                     return None
                 module.load_state_dict(own)
-                artifacts[name] = module.to(engine.run.device)
+                for at, parameter in module.named_parameters():
+                    parameter.requires_grad_(at not in told["frozen"])
+                artifacts[name] = module.train(told["training"]).to(engine.run.device)
             else:
                 artifacts[name] = own[""] if told["kind"] == "tensor" else {at: own[at] for at in told["names"]}
     except (OptionError, KeyError):  # its record, or what it provides, was another
@@ -144,4 +190,6 @@ def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
 
 def _fits(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
     state = module.state_dict()
-    return state.keys() == weights.keys() and all(state[at].shape == t.shape for at, t in weights.items())
+    return state.keys() == weights.keys() and all(
+        (state[at].shape, state[at].dtype) == (tensor.shape, tensor.dtype) for at, tensor in weights.items()
+    )
