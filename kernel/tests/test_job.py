@@ -28,7 +28,8 @@ from crosstask import (
     UnknownComponentError,
     Unread,
 )
-from crosstask.job import freeze, load_run, read_frozen, run_recipe
+from crosstask.frozen import freeze, read_frozen
+from crosstask.job import load_run, run_recipe
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import unstructure
 from crosstask.recipe import Recipe, recipe_from

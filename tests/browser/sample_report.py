@@ -36,7 +36,7 @@ EVIL = '<script>alert("x")</script> %{x} </b>'
 HOSTILE = (
     EVIL,
     "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(2)> <b onmouseover='alert(3)'>bold</b> <a href=\"javascript:alert(4)\">a</a> [red]x[/red]",
+    "<img src=x onerror=alert(2)> <b onclick='alert(3)'>b</b> <a href=\"javascript:alert(4)\">a</a> [bold red]x[/]",
     "&lt;svg onload=alert(5)&gt; ${alert(6)} %{meta} %{customdata[0]} <!-- ]]> \" ' ` \\",
     "長い名前" * 40 + "Ω̈é👩‍👩‍👧‍👦 \u202egnol " + "W" * 60,
 )
@@ -215,16 +215,14 @@ class _Sample:
             provenance=Provenance(
                 strategy=self.text("weighted_ensemble"), new_task=unseen, confidence=0.64, expected=around(0.74, 0.08),
                 sources={"zero_to_four": 0.3, **dict(zip(self.path, (0.26, 0.2, 0.12, 0.08, 0.04), strict=True))},
-                notes=tuple(self.text(f"{task} left out: it shares no class with it;") for task in self.tasks[9:]),
+                notes=tuple(self.text(f"{task} left out: it shares no class with it") for task in self.tasks[9:]),
             ),
         )  # fmt: skip
 
     def distillation(self) -> DistillationResult:
         knowledge = MetaKnowledge(
             kind="representation", source_tasks=self.path, domains=(self.text("digits"),), generalization_score=0.09,
-            applicability_conditions={
-                "input_shapes": [[1, 8, 8]], self.text("architecture"): self.text("trunk.0:Conv2d(1, 16)\ntrunk.1:ReLU()"),
-            },
+            applicability_conditions={"input_shapes": [[8]], self.text("architecture"): self.text("ReLU()\nTanh()")},
         )  # fmt: skip
         return DistillationResult(knowledge=knowledge, distiller=self.text("representation"))
 
@@ -255,11 +253,7 @@ class _Sample:
 
     def search(self) -> SearchResult:
         def trial(number: int) -> Trial:
-            point = {
-                "hidden": 2 ** (4 + number % 3),
-                "rate": 0.001 * (number + 1),
-                self.text("kind"): self.text("conv"),
-            }
+            point = {"hidden": 16 + number % 3, "rate": 0.001 * (number + 1), self.text("kind"): self.text("conv")}
             if number == 4:
                 return Trial(number=number, point=point, status="failed", error=self.text("ValueError: too large:"))
             return Trial(number=number, point=point, status="done", value=0.7 + 0.02 * (number * 5 % 11), seconds=2.0)

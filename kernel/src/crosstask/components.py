@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -210,9 +211,18 @@ class Component(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        contract = next((base for base in cls.__mro__ if "point" in vars(base)), Component)
         for name, annotation in vars(cls).get("__annotations__", {}).items():
-            if "ClassVar" not in str(annotation) and name in _RESERVED:
+            if "ClassVar" in str(annotation) or cls is contract:
+                continue
+            if name in _RESERVED:
                 raise PluginError(f"{cls.__name__}: an option cannot be called {name!r}: every component has it")
+            if name == "use":
+                raise PluginError(
+                    f"{cls.__name__}: an option cannot be called 'use': in a recipe that is the component"
+                )
+            if name in vars(contract) and not name.startswith("_"):
+                raise PluginError(f"{cls.__name__}: an option cannot be called {name!r}: every {contract.point} has it")
         hooks = hooks_of(cls)
         if hooks and not cls._is_contract():
             _refuse_misspelt(cls, hooks)
@@ -315,7 +325,7 @@ class Component(ABC):
         return {
             "point": self.point,
             "name": self.name,
-            "options": {**self.options(), **parts},
+            "options": {**self.options(), **_not_finite(self), **parts},
             "results_version": self.results_version,
         }
 
@@ -360,6 +370,15 @@ def hooks_of(cls: type) -> dict[str, Callable[..., Any]]:
 
 def _state_fields(cls: type) -> list[attrs.Attribute[Any]]:
     return [f for f in attrs.fields(cls) if f.metadata.get("state")] if attrs.has(cls) else []
+
+
+def _not_finite(made: Component) -> dict[str, str]:
+    """Options that are infinite or no number: as plain data they are nothing, which would be another value."""
+    fields = attrs.fields(cast(Any, type(made))) if attrs.has(type(made)) else ()
+    values = {f.name: getattr(made, f.name) for f in fields if f.init}
+    numbers = {name: value if isinstance(value, tuple | list) else (value,) for name, value in values.items()}
+    wrong = {name: any(isinstance(n, float) and not math.isfinite(n) for n in own) for name, own in numbers.items()}
+    return {name: repr(value) for name, value in values.items() if wrong[name]}
 
 
 def _refuse_misspelt(cls: type, hooks: dict[str, Callable[..., Any]]) -> None:

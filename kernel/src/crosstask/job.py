@@ -7,7 +7,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import RecipeError, RunError
+from crosstask.frozen import check_frozen
 from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
@@ -28,7 +29,7 @@ from crosstask.recipe import BoundStage, Recipe, bind, recipe_from
 from crosstask.records import RunRecord
 from crosstask.registry import Registry, Status
 from crosstask.report import available, write_report
-from crosstask.stages import Finished, check_stage, run_stage
+from crosstask.stages import Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio
 
@@ -190,7 +191,7 @@ def check_components(recipe: Recipe, registry: Registry) -> dict[str, str]:
     found: set[str] = set()
     for component in made:
         _collect(component, found)
-    return {name: version for name, _, version in sorted(origin.partition(" ") for origin in found if origin)}
+    return {record.distribution: record.version for record in registry.plugins() if record.origin in found}
 
 
 def _collect(made: Component, found: set[str]) -> None:
@@ -198,41 +199,6 @@ def _collect(made: Component, found: set[str]) -> None:
     for parts in made.all_parts().values():
         for part in parts:
             _collect(part, found)
-
-
-def check_frozen(path: Path, named: Mapping[str, str], registry: Registry) -> None:
-    """RecipeError with every difference between the plugins that a run would use and those of a frozen file."""
-    wanted = read_frozen(path)
-    installed = {r.distribution: r.version for r in registry.plugins() if r.status is Status.OK}
-    wrong = [
-        f"{name} {version} is used, which it does not name" for name, version in named.items() if name not in wanted
-    ]
-    for name, version in wanted.items():
-        if name not in installed:
-            wrong.append(f"{name} {version} is not installed (or cannot be used)")
-        elif installed[name] != version:
-            wrong.append(f"{name} is {installed[name]}, it names {version}")
-    if wrong:
-        raise RecipeError(f"not the plugins of {path}: " + "; ".join(wrong))
-
-
-def read_frozen(path: Path) -> dict[str, str]:
-    """Distribution -> version of a file of lines `name==version`. RecipeError for any other line."""
-    found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        text = line.partition("#")[0].strip()
-        name, sign, version = (part.strip() for part in text.partition("=="))
-        if text and not (sign and name):
-            raise RecipeError(f"{path}, line {number}: expected name==version, got {text!r}")
-        if text:
-            found[name] = version
-    return found
-
-
-def freeze(record: RunRecord) -> str:
-    """The plugins that a run used, one `name==version` a line: `pip install -r` understands it, and `run --frozen`."""
-    head = f"# plugins of run {record.run_id} ({record.name}), {record.started}"
-    return "\n".join([head, *(f"{name}=={version}" for name, version in sorted(record.used.items())), ""])
 
 
 class _Job:
@@ -302,8 +268,8 @@ class _Job:
         prefix = (
             "" if each.name == each.stage.name else f"{each.name}: "
         )  # a second stage of a kind has rows of its own
-        rows = {f"{prefix}{name}": value for name, value in each.stage.summary(result).items()}
-        self._update(summary={**self.record.summary, **unstructure(rows)})
+        rows = {f"{prefix}{name}": value for name, value in summary_of(each.stage, result).items()}
+        self._update(summary={**self.record.summary, **rows})
 
     def _write(self) -> None:
         text = json.dumps(unstructure(self.record), indent=1, allow_nan=False)

@@ -6,10 +6,13 @@ the stage of that name in the registry.
 
 from __future__ import annotations
 
+import datetime
+import math
 import tomllib
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Union, cast, get_args, get_origin
 
 import attrs
 
@@ -141,12 +144,27 @@ def recipe_from(values: Mapping[str, Any], registry: Registry, where: str = "rec
     own = {key: value for key, value in values.items() if key in _KERNEL and key != "extends"}
     stages = {key: value for key, value in values.items() if key not in _KERNEL}
     try:
+        _check_kept(values, "")
         for key in ("observers", "wrappers"):
             if not isinstance(own.get(key, []), list | tuple):
                 raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {own[key]!r}")
         return build(Recipe, {**own, "stages": _tables(stages, registry)}, "recipe")
     except OptionError as error:
         raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
+
+
+def _check_kept(value: Any, where: str) -> None:
+    """OptionError for what a run's record, which is JSON, would not give back as it was."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_kept(item, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            _check_kept(item, f"{where}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"{where} must be a finite number, got {value}")
+    elif isinstance(value, datetime.date | datetime.time) and not isinstance(value, datetime.datetime):
+        raise OptionError(f"{where} must not be a date or a time alone, got {value}; write it as a string")
 
 
 def _tables(given: Mapping[str, Any], registry: Registry) -> dict[str, StageTable]:
@@ -214,13 +232,21 @@ def _check_reference(where: str, each: BoundStage, ref: Reference, kind: Any, by
     if ref.take not in provided:
         raise RecipeError(f"{where}: stage {ref.stage!r} provides no {ref.take!r}{nearest(ref.take, provided)}")
     given = provided[ref.take]
-    fits = issubclass(given, kind) if isinstance(given, type) and isinstance(kind, type) else given == kind
-    if not fits:
+    if not _suits(given, kind):
         told = ", ".join(name for name, each_kind in provided.items() if each_kind == kind) or "nothing of that kind"
         raise RecipeError(
             f"{where}: {ref.take!r} of stage {ref.stage!r} is a {_named(given)}, a {_named(kind)} is needed; "
             f"it provides {told}"
         )
+
+
+def _suits(given: Any, kind: Any) -> bool:
+    """Whether every value of the type `given` is one of `kind`."""
+    if kind is Any or given == kind:
+        return True
+    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
+        return any(_suits(given, member) for member in get_args(kind))
+    return isinstance(given, type) and isinstance(kind, type) and issubclass(given, kind)
 
 
 def _named(kind: Any) -> str:

@@ -253,3 +253,5 @@ class RunRecord:
             return structure(plain, kind, name)
         except (PluginError, OptionError) as error:
             return Unread(str(error), plain)
+        except Exception as error:  # the record's own code
+            return Unread(f"{name}: {type(error).__name__}: {error}", plain)

@@ -435,7 +435,7 @@ class Registry:
             made = build(self.component_class(point, extension.name), options, f"{point} {extension.name!r}")
         except CrosstaskError:
             raise
-        except Exception as error:  # foreign code, such as the component's own __attrs_post_init__
+        except (Exception, SystemExit) as error:  # foreign code, such as the component's own __attrs_post_init__
             raise PluginError(f"{origin} cannot be made: {type(error).__name__}: {error}") from error
         made._origin, made._name, made._distribution = origin, extension.name, record.origin
         return made

@@ -224,6 +224,9 @@ class Run(Context):
             self._blame(error, component)
             self._traced(hook, component, started, f"raised {type(error).__name__}")
             raise
+        except SystemExit as error:  # the run is not the plugin's to end, least of all as a success
+            self._traced(hook, component, started, "raised SystemExit")
+            raise PluginError(f"{component.origin}: {hook} called sys.exit({error.code})") from error
         finally:
             self._asked.pop()
         first = bool(getattr(manager.hook, hook).spec.opts.get("firstresult"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import datetime
+import enum
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
@@ -80,11 +83,26 @@ def _copied(value: Any) -> Any:
 
 def check_stage(stage: Stage, engine: Engine, name: str) -> None:
     """Whether a stage's options fit the tasks. RecipeError begins with the stage's name."""
+    if not hasattr(stage, "Result"):
+        raise PluginError(f"{stage.origin}: its class does not say which record it gives (Result)")
     stage.bind(engine.run)  # its parts are those of the run
     try:
         stage.check(engine.portfolio)
     except CrosstaskError as error:
         raise RecipeError(f"{name}: {str(error).removeprefix(f'{name}: ')}") from None
+    except SystemExit as error:
+        raise PluginError(f"{stage.origin}: check called sys.exit({error.code})") from error
+    except Exception as error:
+        error.add_note(f"in {stage.origin}: check")
+        raise
+
+
+def summary_of(stage: Stage, result: Any) -> dict[str, Any]:
+    """Rows of a stage's summary. One that fails is a row that says so: what was found must not go with it."""
+    try:
+        return {str(name): unstructure(value) for name, value in stage.summary(result).items()}
+    except (Exception, SystemExit) as error:  # foreign code
+        return {f"{stage.name} summary": f"failed: {type(error).__name__}: {error}"}
 
 
 def _given(stage: Stage) -> dict[str, Any]:
@@ -103,6 +121,10 @@ def _check(stage: Stage, outcome: Outcome) -> None:
     if not isinstance(outcome.record, stage.Result):
         got = type(outcome.record).__name__
         raise PluginError(f"{stage.origin}: work must return a {stage.Result.__name__} as its record, got {got}")
+    if strange := _strange(outcome.record):
+        raise PluginError(f"{stage.origin}: its record holds a {strange}, which cannot be written as JSON")
+    if not isinstance(outcome.artifacts, Mapping):
+        raise PluginError(f"{stage.origin}: its artifacts must be a mapping, got a {type(outcome.artifacts).__name__}")
     for name, value in outcome.artifacts.items():
         if name not in stage.provides:
             raise PluginError(
@@ -116,6 +138,22 @@ def _check(stage: Stage, outcome: Outcome) -> None:
         structure(unstructure(outcome.record), stage.Result, "record")
     except CrosstaskError as error:
         raise PluginError(f"{stage.origin}: its record does not survive being written: {error}") from None
+
+
+def _strange(value: Any) -> str:
+    """The type of something in a record of which JSON would keep the type's name only; nothing if all is plain."""
+    plain = bool | int | float | str | None | enum.Enum | datetime.datetime | Path
+    if isinstance(value, plain) or hasattr(value, "__unstructure__") or hasattr(value, "tolist"):
+        return ""
+    if attrs.has(type(value)):
+        inside: Any = [getattr(value, f.name) for f in attrs.fields(type(value)) if f.init]
+    elif isinstance(value, Mapping):
+        inside = value.values()
+    elif isinstance(value, Sequence | set | frozenset):
+        inside = value
+    else:
+        return type(value).__name__
+    return next(filter(None, map(_strange, inside)), "")
 
 
 def _tensors_of(value: Any) -> dict[str, Tensor]:
@@ -133,24 +171,25 @@ def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
     tensors: dict[str, Tensor] = {}
     for name, value in outcome.artifacts.items():
         own = _tensors_of(value)
+        if not all(map(_writable, own.values())):
+            return  # as below
         tensors |= {f"{name}/{inside}": tensor.detach().cpu() for inside, tensor in own.items()}
         kind = "module" if isinstance(value, nn.Module) else "tensor" if isinstance(value, Tensor) else "tensors"
         plain[name] = {"kind": kind} if own or isinstance(value, nn.Module) else {"plain": unstructure(value)}
         if kind == "module":
-            frozen = [at for at, parameter in value.named_parameters() if not parameter.requires_grad]
-            plain[name] |= {"training": value.training, "frozen": frozen}
+            plain[name]["frozen"] = [at for at, weight in value.named_parameters() if not weight.requires_grad]
+            plain[name]["resting"] = [at for at, inside in value.named_modules() if not inside.training]
         if kind == "tensors" and own:
             plain[name]["names"] = list(own)  # in their order, which a file of tensors does not keep
-        if any(not _writable(tensor) for tensor in own.values()) or (
-            "plain" in plain[name] and not _survives(value, plain[name]["plain"], stage.provides[name])
-        ):
+        if "plain" in plain[name] and not _survives(value, plain[name]["plain"], stage.provides[name]):
             return  # something that JSON and tensors cannot hold: the stage works again in a resumed run
     engine.run.remember(KIND, key, {"record": unstructure(outcome.record), "artifacts": plain}, tensors)
 
 
 def _writable(tensor: Tensor) -> bool:
     """Whether safetensors can hold it."""
-    return tensor.layout is torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
+    strange = tensor.is_quantized or tensor.is_meta or tensor.dtype in (torch.complex32, torch.complex128)
+    return tensor.layout is torch.strided and not strange
 
 
 def _survives(value: Any, plain: Any, kind: Any) -> bool:
@@ -178,12 +217,18 @@ def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
                 if module is None or not _fits(module, own):
                     return None
                 module.load_state_dict(own)
-                for at, parameter in module.named_parameters():
-                    parameter.requires_grad_(at not in told["frozen"])
-                artifacts[name] = module.train(told["training"]).to(engine.run.device)
+                for at, weight in module.named_parameters():
+                    weight.requires_grad_(at not in told["frozen"])
+                for at, inside in module.named_modules():
+                    inside.training = at not in told["resting"]
+                artifacts[name] = module.to(engine.run.device)
             else:
                 artifacts[name] = own[""] if told["kind"] == "tensor" else {at: own[at] for at in told["names"]}
     except (OptionError, KeyError):  # its record, or what it provides, was another
+        return None
+    except Exception as error:  # foreign code: the stage can still do its work
+        told = f"{stage.origin}: what it stored cannot be made again ({type(error).__name__}: {error}): it works again"
+        warnings.warn(told, RuntimeWarning, stacklevel=3)
         return None
     return Outcome(record, artifacts)
 

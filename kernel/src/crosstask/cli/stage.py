@@ -21,7 +21,7 @@ def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> N
     from crosstask.manifest import RESERVED
     from crosstask.recipe import bind
     from crosstask.registry import Registry
-    from crosstask.stages import Finished, check_stage, run_stage
+    from crosstask.stages import Finished, check_stage, run_stage, summary_of
 
     if name in RESERVED["stage"]:
         stages = Registry.installed().names("stage")
@@ -45,9 +45,7 @@ def command(name: str, before: bool, reference: str | None, wanted: Wanted) -> N
         return
     from rich.table import Table
 
-    from crosstask.options import unstructure
-
     table = Table("What", "Figure", title=name)
-    for what, value in chosen[-1].stage.summary(outcome.record).items():
-        table.add_row(what.replace("_", " "), shown(unstructure(value)))
+    for what, value in summary_of(chosen[-1].stage, outcome.record).items():
+        table.add_row(what.replace("_", " "), shown(value))
     emit_table(table)

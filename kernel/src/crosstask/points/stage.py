@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import attrs
 
 from crosstask.components import Component, Context, hook
+from crosstask.errors import PluginError
 from crosstask.records import Budget
 
 if TYPE_CHECKING:
@@ -157,6 +158,21 @@ class Stage(Component):
     """Whether a finished stage is taken from the store in a resumed run. False for one that changes the engine (its
     graph, its tasks' models): it works again, on results that its components remember.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        wrong = [
+            (name, wanted)
+            for name, fits, wanted in (
+                ("Result", attrs.has, "a class made with @crosstask.record"),
+                ("after", lambda value: isinstance(value, tuple | list), "a tuple of stages' names"),
+                ("provides", lambda value: isinstance(value, Mapping), "a mapping of names to types"),
+            )
+            if name in own and not fits(own[name])
+        ]
+        for name, wanted in wrong:
+            raise PluginError(f"{cls.__name__}.{name} must be {wanted}, got {own[name]!r}")
 
     def check(self, portfolio: Portfolio) -> None:
         """Raise a RecipeError if these options do not fit these tasks: names, shapes, sizes. Called before any work."""

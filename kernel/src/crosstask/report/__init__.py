@@ -60,7 +60,7 @@ def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Regi
         if strangers := [each for each in found if not isinstance(each, Section)]:
             raise TypeError(f"sections must give Section objects, got {strangers[0]!r}")
         return [(section.title + suffix, section.html) for section in found]
-    except Exception as error:  # foreign code: its failure must not take the report with it
+    except (Exception, SystemExit) as error:  # foreign code: its failure must not take the report with it
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = (
             f"This section failed: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.records import Interval
-from crosstask.report.page import attribute, color, escape, short, spread, words
+from crosstask.report.page import attribute, color, cut, escape, spread, words
 
 DASHES = ("solid", "dash", "dot")
 _SERIES = [f"series{n}" for n in range(1, 8)]
@@ -152,8 +152,9 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
 
 
 def _two_lines(name: str) -> str:
-    parts = textwrap.wrap(name, 22, break_long_words=False, max_lines=2, placeholder=" …")
-    return "<br>".join(map(short, parts))
+    # cut first: `wrap` would leave out a word that fills a line, and put the placeholder alone
+    cut_words = " ".join(cut(word, 20) for word in name.split())
+    return "<br>".join(map(escape, textwrap.wrap(cut_words, 22, break_long_words=False, max_lines=2, placeholder=" …")))
 
 
 def dots_height(rows: Collection[object]) -> int:

@@ -54,9 +54,15 @@ def color(role: str) -> str:
     return PALETTE[role][0]
 
 
+# control characters, above all those that reorder the text around them: a name could turn the page's own numbers round
+_UNSEEN = dict.fromkeys([*range(9), *range(0xE, 0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
+
+
 def escape(text: object) -> str:
-    """Text from data, safe between tags, and in plotly's labels: these read a subset of HTML, but no `&quot;`."""
-    return html.escape(str(text), quote=False)
+    """Text from data, safe between tags, and in plotly's labels: these read a subset of HTML, but no `&quot;`, and fill
+    in `%{…}`. What would change the order of the text around it is shown as `�`.
+    """
+    return html.escape(str(text).translate(_UNSEEN), quote=False).replace("%{", "&#37;{")
 
 
 def attribute(text: object) -> str:
@@ -66,8 +72,13 @@ def attribute(text: object) -> str:
 
 def short(text: str, length: int = 24) -> str:
     """Escaped for a label, and cut in the middle if it is long: names often differ at their ends."""
+    return escape(cut(text, length))
+
+
+def cut(text: str, length: int) -> str:
+    """As `short` cuts it; not yet escaped."""
     half = (length - 1) // 2
-    return escape(text if len(text) <= length else f"{text[:half]}…{text[-half:]}")
+    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
 def words(name: str) -> str:
@@ -103,12 +114,17 @@ def note(text: str) -> str:
     return f'<p class="note">{text}</p>'
 
 
+_LONGEST_NUMBER = 28  # +0.123 [−0.123, +0.123], and some room
+
+
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of ready HTML cells; the first of each row is its heading."""
+    """A table of ready HTML cells; the first of each row is its heading. Numbers stay on one line, text does not."""
+
+    def data(cell: str) -> str:
+        return f"<td class=text>{cell}</td>" if len(cell) > _LONGEST_NUMBER else f"<td>{cell}</td>"
+
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
-    )
+    body = "".join(f'<tr><th scope="row">{first}</th>{"".join(map(data, rest))}</tr>' for first, *rest in rows)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"

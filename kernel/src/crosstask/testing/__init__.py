@@ -24,7 +24,10 @@ _PUBLIC = {
     "conformance": "kit",
     "reference_registry": "references",
     "run_checks": "kit",
+    "SelfTest": "selftest",
     "blobs": "tasks",
+    "installed": "commands",
+    "invoke": "commands",
     "small_graph": "tasks",
     "small_portfolio": "tasks",
     "small_task": "tasks",
@@ -38,6 +41,8 @@ __getattr__ = lazily(__name__, _PUBLIC)
 
 
 if TYPE_CHECKING:
+    from crosstask.testing.commands import installed, invoke
     from crosstask.testing.kit import Check, CheckFailure, Kit, Outcome, checks_of, conformance, run_checks
     from crosstask.testing.references import reference_registry
+    from crosstask.testing.selftest import SelfTest
     from crosstask.testing.tasks import blobs, small_graph, small_portfolio, small_task, trained

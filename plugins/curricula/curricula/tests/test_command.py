@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
-from click.testing import CliRunner
 
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option
 from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.records import Interval
-from crosstask.registry import Registry
-from crosstask.testing import reference_registry, small_graph, small_portfolio
+from crosstask.testing import installed, invoke, reference_registry, small_graph, small_portfolio
 from crosstask_curricula.cli import command
 from crosstask_curricula.plugin import PLUGIN
 
@@ -45,39 +44,33 @@ OTHERS = Plugin("others", [Extension("stage", "discovery", f"{__name__}:Discover
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     found = reference_registry(PLUGIN, OTHERS)
-    monkeypatch.setattr(Registry, "installed", classmethod(lambda cls, settings=None: found))
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "small.toml"
     path.write_text(RECIPE)
     TOLD.clear()
-    return path
-
-
-def invoke(*arguments: Any) -> str:
-    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    with installed(found):
+        yield path
 
 
 def test_json_with_a_graph_that_was_found_before(recipe: Path, tmp_path: Path) -> None:
     small_graph(small_portfolio()).export(tmp_path / "graph.json")
     given = ("--recipe", recipe, "--graph", tmp_path / "graph.json", "--json")
-    path = json.loads(invoke("quarters", *given))
+    path = json.loads(invoke(command, "quarters", *given))
     assert path["task_sequence"][-1] == "quarters"
-    assert json.loads(invoke("quarters", "--strategy", "reference", *given)) == path
-    assert len(json.loads(invoke("turned", "--max-tasks", 2, *given))["task_sequence"]) == 2
+    assert json.loads(invoke(command, "quarters", "--strategy", "reference", *given)) == path
+    assert len(json.loads(invoke(command, "turned", "--max-tasks", 2, *given))["task_sequence"]) == 2
     assert not TOLD
 
 
 def test_a_table(recipe: Path) -> None:
-    told = invoke("quarters", "--recipe", recipe, "--out", "o")
+    told = invoke(command, "quarters", "--recipe", recipe, "--out", "o")
     assert "Curriculum for quarters" in told
     assert "moons, halves" in told
 
 
 def test_the_graph_is_found_as_the_recipe_says(recipe: Path) -> None:
     recipe.write_text(RECIPE + '[discovery]\nnote = "once"\n[again]\nuse = "discovery"\nnote = "twice"\n')
-    invoke("quarters", "--recipe", recipe, "--out", "o", "--json")
+    invoke(command, "quarters", "--recipe", recipe, "--out", "o", "--json")
     assert TOLD == ["once", "twice"]

@@ -18,7 +18,8 @@ def command(folder: Path, output: Path | None, as_json: bool) -> None:
 
     `pip install -r FILE` installs them, and `crosstask run --frozen FILE` refuses to run with others.
     """
-    from crosstask.job import freeze, load_run
+    from crosstask.frozen import freeze
+    from crosstask.job import load_run
 
     record = load_run(folder)
     if as_json:

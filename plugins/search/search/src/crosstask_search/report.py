@@ -29,14 +29,14 @@ def render(done: SearchResult) -> str:
     )  # fmt: skip
     so_far = line(done.curve.steps, done.curve.values, "best so far", "more")
     axis = {"title": {"text": "trials"}, "rangemode": "tozero", "showgrid": False}
-    made = figure([points, so_far], xaxis=axis, yaxis={"title": {"text": f"{metric} on validation"}})
+    made = figure([points, so_far], xaxis=axis, yaxis={"title": {"text": escape(f"{metric} on validation")}})
     figures = [plot(made, "Trials, and the best so far", "Value of each trial and the best so far", 300)]
     judged = [("found", "more", done.score), ("default", "less", done.default_score)]
     rows = [(name, [(metric, role, value)]) for name, role, value in judged if value is not None]
     if rows:
         caption = f"The best beside the default, on the {done.split} split"
         figures.append(plot(dots(rows, metric), caption, caption, dots_height(rows)))
-    head = ("Trial", "Point", metric.capitalize(), "")
+    head = ("Trial", "Point", escape(metric.capitalize()), "")
     cells = [
         (str(t.number + 1), escape(_point(t)), number(t.value) if t.value is not None else "–", escape(t.error or ""))
         for t in done.trials

@@ -6,10 +6,11 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ship
 
 from crosstask.records import Interval
 from crosstask.report.figures import dots_height, figure, plot, view
-from crosstask.report.page import color, escape, note, number, short, words
+from crosstask.report.page import color, details, escape, note, number, short, words
 from crosstask_synthesis.records import SynthesisResult
 
 TITLE = "Zero-shot synthesis"
+_FEW = 3
 
 
 def render(done: SynthesisResult) -> str:
@@ -24,7 +25,7 @@ def render(done: SynthesisResult) -> str:
     metric = words(done.metric or "score")
     expected = made.expected
     scores = {
-        "expected, from known tasks": None if expected is None else expected.mean,
+        "expected beforehand": None if expected is None else expected.mean,
         "synthesised, no training": done.score,
         "trained in full": done.full_training_score,
     }
@@ -42,6 +43,8 @@ def render(done: SynthesisResult) -> str:
     judged = done.score is not None or done.full_training_score is not None
     nothing = "" if judged else note("The unseen task has no test split, so the model could not be judged.")
     remarks = "".join(note(escape(remark)) for remark in made.notes)
+    if len(made.notes) > _FEW:
+        remarks = details(f"{len(made.notes)} notes on how it was made", remarks)
     return lead + view(*figures, grid=True) + nothing + remarks
 
 
@@ -55,7 +58,8 @@ def _bars(values: dict[str, float], axis: str, caption: str, label: str, first: 
     bars = go.Bar(
         x=list(values.values()), y=list(range(len(values))), orientation="h", width=0.5, error_x=reach,
         marker={"color": color("more"), "cornerradius": 3},
-        text=[number(float(value)) for value in values.values()], textposition="auto", insidetextanchor="end",
+        text=[number(float(value)) for value in values.values()], textposition="auto",
+        insidetextanchor="end" if first is None else "start",  # at its end the interval would cross it
         hovertext=[escape(name) for name in values], hovertemplate="%{hovertext}: %{x:.3f}<extra></extra>",
     )  # fmt: skip
     made = figure(
