@@ -12,6 +12,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -438,6 +439,8 @@ def test_public_names_are_documented() -> None:
             value = getattr(module, name)
             if isinstance(value, type | ModuleType) or callable(value):
                 assert value.__doc__, f"{package}.{name}"
+            same = importlib.util.find_spec(f"{package}.{name}")
+            assert same is None or isinstance(value, ModuleType), f"{package}.{name} is hidden by a module of that name"
 
 
 def test_site_builds(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ import pytest
 from crosstask import Extension, Plugin, Registry, RunError, RunRecord, TaskDescriptor, component, record
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.points.stage import Engine, Outcome, Section, Stage
-from crosstask.report import graph_view, write_report
-from crosstask.report.page import PALETTE
+from crosstask.records import Interval
+from crosstask.report import figures, graph_view, write_report
+from crosstask.report.page import PALETTE, escape, table
 from crosstask_fakes.registry import with_fakes
 
 EVIL = '<script>alert("x")</script> %{x} </b>'
@@ -191,6 +192,22 @@ def test_text_from_data_is_never_markup(tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
     first, second = (write_report(*sample(), tmp_path / name, with_fakes()).read_bytes() for name in ("a", "b"))
     assert first == second
+
+
+def test_text_cannot_turn_round_what_follows_it() -> None:
+    assert escape("a\u202eb\u2067c\0 <") == "a\ufffdb\ufffdc\ufffd &lt;"
+    assert escape("שלום\n\tلا") == "שלום\n\tلا", "scripts that run from right to left are as they are"
+
+
+def test_numbers_stay_on_one_line_and_text_does_not() -> None:
+    html = table("t", ("a", "b", "c"), [("first", "−0.123 [−0.456, −0.023]", "a task, another task, a third one")])
+    assert html.count("<td class=text>a task") == html.count("<td>−0.123") == 1
+
+
+def test_a_long_word_is_cut_but_not_left_out() -> None:
+    rows = [(f"{n} · {'x' * 40}{n}", [("gain", "more", Interval(mean=0.1, low=0.0, high=0.2))]) for n in range(2)]
+    ticks = figures.dots(rows, "gain").layout.yaxis.ticktext
+    assert [tick.endswith(f"x{n}") and "…" in tick for n, tick in enumerate(ticks)] == [True, True]
 
 
 def test_each_light_colour_stands_for_one_role() -> None:

@@ -1,16 +1,22 @@
 """The report in a real browser: what a reader clicks, drags and points at, without a network."""
 
+from __future__ import annotations
+
 import json
-import runpy
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 
+from crosstask import Extension, Plugin, Registry, RunRecord, component, record
+from crosstask.graph import TransferGraph
+from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.report import write_report
+from tests.browser.sample_report import EVIL, FIGURES, HOSTILE, TASKS, sample
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium (the extra `test` has it)")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -20,9 +26,6 @@ from selenium.webdriver.support.ui import Select  # noqa: E402
 
 pytestmark = pytest.mark.browser
 
-ROOT = Path(__file__).parents[2]
-# one sample for both files of tests; test files cannot import one another under --import-mode=importlib
-KERNEL_TESTS = runpy.run_path(str(ROOT / "kernel/tests/test_report.py"))
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -48,19 +51,37 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """The sample report, opened; afterwards the browser must have complained of nothing and asked for nothing."""
-    path = write_report(*KERNEL_TESTS["sample"](KERNEL_TESTS["EVIL"]), tmp_path / "report.html")
-    for log in ("browser", "performance"):
-        browser.get_log(log)
-    browser.get(path.as_uri())
-    wait(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".plot .main-svg")) >= 15)
-    yield browser
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens the report of a run; afterwards the browser must have complained of nothing and asked for nothing."""
+    path = tmp_path / "report.html"
+
+    def open_report(made: RunRecord, graph: TransferGraph, registry: Registry | None = None) -> Any:
+        write_report(made, graph, path, registry or Registry.installed())
+        for log in ("browser", "performance"):
+            browser.get_log(log)
+        browser.get(path.as_uri())
+        wait(lambda: browser.execute_script("return document.readyState") == "complete")
+        return browser
+
+    yield open_report
     assert browser.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = {e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"}
     assert path.as_uri() in asked, "the log of requests is not being written"
-    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {path.as_uri()}
+    own = ("data:", "blob:", "chrome:")  # chrome: the browser may still be at its first page
+    assert {url for url in asked if not url.startswith(own)} == {path.as_uri()}
+
+
+@pytest.fixture
+def page(opened: Callable[..., Any]) -> Any:
+    """The sample report."""
+    browser = opened(*sample(EVIL))
+    wait(lambda: plots_drawn(browser) == FIGURES)
+    return browser
+
+
+def plots_drawn(page: Any) -> int:
+    return len(page.find_elements(By.CSS_SELECTOR, ".plot:has(.main-svg)"))
 
 
 def wait(condition: Callable[[], Any], seconds: float = 15) -> Any:
@@ -82,6 +103,10 @@ FIRST_TASK = "return [...document.querySelectorAll('#transfer-graph .points')].a
 
 def edges_drawn(page: Any) -> int:
     return int(page.execute_script(f"return {ARROWS}.length"))
+
+
+def headings(page: Any) -> list[str]:
+    return [heading.text for heading in page.find_elements(By.CSS_SELECTOR, "main h2")]
 
 
 def told(page: Any, section: str) -> str:
@@ -119,7 +144,7 @@ def test_threshold_slider_removes_edges(page: Any) -> None:
         return shown
 
     start = edges_drawn(page)
-    assert 20 <= start <= 3 * len(KERNEL_TESTS["TASKS"])
+    assert 20 <= start <= 3 * len(TASKS)
     assert move(0) == 14 * 13
     assert move(1) == 0
     assert 0 < move(0.6) < start
@@ -166,7 +191,7 @@ def test_one_task_alone_by_dropdown_and_by_click(page: Any) -> None:
     mouse = ActionChains(page, duration=0)
     mouse.w3c_actions.pointer_action.move_to_location(int(x), int(y)).click()
     mouse.perform()
-    wait(lambda: select.first_selected_option.text == KERNEL_TESTS["EVIL"].strip())
+    wait(lambda: select.first_selected_option.text == EVIL)
     assert 0 < edges_drawn(page) < start
 
 
@@ -175,8 +200,8 @@ def test_learning_curves_follow_the_dropdown(page: Any) -> None:
     before, said = page.execute_script(lines), told(page, "learning-curves")
     assert "reaches" in said
     select = Select(page.find_element(By.CSS_SELECTOR, "#learning-curves select"))
-    assert select.first_selected_option.text == "stage 5 · parity"
-    select.select_by_visible_text("stage 2 · inverted")
+    assert select.first_selected_option.text == "step 5 · parity"
+    select.select_by_visible_text("step 2 · inverted")
     wait(lambda: page.execute_script(lines) != before)
     assert told(page, "learning-curves") != said
 
@@ -208,12 +233,75 @@ def test_page_fits_and_follows_the_theme(page: Any, width: int) -> None:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_page_without_any_data_opens(browser: Any, tmp_path: Path) -> None:
-    from crosstask.graph import TransferGraph
-    from crosstask.records import RunRecord
+def test_page_without_any_data_opens(opened: Callable[..., Any]) -> None:
+    page = opened(RunRecord(run_id="1", name="early"), TransferGraph())
+    assert page.find_element(By.TAG_NAME, "h1").text == "early"
+    assert headings(page) == ["Recipe"]
+    assert "There is no summary" in page.find_element(By.TAG_NAME, "header").text
 
-    path = write_report(RunRecord(run_id="1", name="early"), TransferGraph(), tmp_path / "report.html")
-    browser.get_log("browser")
-    browser.get(path.as_uri())
-    assert "no graph to draw" in browser.find_element(By.TAG_NAME, "main").text
-    assert browser.get_log("browser") == []
+
+# Hostile names --------------------------------------------------------------------------------------------------------
+
+INTRUDERS = "u, img, svg a, [onclick], [onerror], a:not([href^='#']), tspan[style*=underline]"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_hostile_names_do_no_harm(opened: Callable[..., Any], width: int) -> None:
+    """The log of the browser, which must be empty, would also tell of a script that the page's policy had to stop."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser = opened(*sample())
+    wait(lambda: plots_drawn(browser) == FIGURES)
+    usual = headings(browser)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        page = opened(*sample(*HOSTILE))
+        wait(lambda: plots_drawn(page) == FIGURES)
+        page.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+        assert page.find_elements(By.CSS_SELECTOR, INTRUDERS) == []
+        assert len(page.find_elements(By.CSS_SELECTOR, "script:not([type])")) == 2
+        assert headings(page) == usual
+        for section in page.find_elements(By.CSS_SELECTOR, "main > section"):
+            shown = section.get_property("textContent")
+            assert "\"'><u/>" in shown, section.get_attribute("id")
+        wait(lambda: page.execute_script("return document.documentElement.scrollWidth <= innerWidth"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+# What cannot be shown -------------------------------------------------------------------------------------------------
+
+
+@record
+class Done:
+    """The result of the stage below."""
+
+    ok: bool = True
+
+
+@component
+class Failing(Stage):
+    """Cannot draw."""
+
+    Result: ClassVar[type] = Done
+
+    def work(self, engine: Engine) -> Outcome:
+        return Outcome(Done())
+
+    @classmethod
+    def sections(cls, result: Any, graph: Any) -> list[Section]:
+        raise ValueError(EVIL)
+
+
+def test_what_cannot_be_shown_is_a_sentence_and_stops_nothing(opened: Callable[..., Any]) -> None:
+    registry = Registry.installed()
+    extension = Extension("stage", "failing", f"{__name__}:Failing")
+    registry.register(Plugin("failing", [extension], api=(2, 0)), distribution="failing-dist", version="1")
+    made, graph = sample()
+    results = {"failing": {"ok": True}, "nobodys": {"score": 0.5}, **made.results}
+    page = opened(attrs.evolve(made, results=results), graph, registry)
+    wait(lambda: plots_drawn(page) == FIGURES)
+    assert headings(page)[:3] == ["Failing", "Nobodys", "Transfer graph"]
+    said = page.find_element(By.ID, "failing").text
+    assert f"This section failed: ValueError: {EVIL} (test_report_browser.py, line " in said
+    said = page.find_element(By.ID, "nobodys").text
+    assert "This result cannot be shown: no stage named 'nobodys'" in said

@@ -30,7 +30,11 @@ def check_frozen(path: Path, named: Mapping[str, str], registry: Registry) -> No
 def read_frozen(path: Path) -> dict[str, str]:
     """Distribution -> version of a file of lines `name==version`. RecipeError for any other line."""
     found = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
         name, sign, version = (part.strip() for part in text.partition("=="))
         if text and not (sign and name):

@@ -52,6 +52,11 @@ def fits(wanted: tuple[int, int], offered: tuple[int, int]) -> bool:
     return wanted[0] == offered[0] and wanted[1] <= offered[1]
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) < 80 else text[:77] + "..."
+
+
 class _Problems:
     """Collects what is wrong with one object of a manifest."""
 
@@ -62,9 +67,11 @@ class _Problems:
     def add(self, problem: str) -> None:
         self.found.append(f"{self.what}: {problem}")
 
-    def name(self, field: str, value: object) -> None:
+    def name(self, field: str, value: object) -> str:
+        """The name itself; as text if it is none, because what is wrong is listed by its name, too."""
         if not isinstance(value, str) or not _NAME.fullmatch(value):
-            self.add(f"{field} must be lower-case letters, digits, '_', '+' or '-', got {value!r}")
+            self.add(f"{field} must be lower-case letters, digits, '_', '+' or '-', got {_short(value)}")
+        return value if isinstance(value, str) else repr(value)
 
     def text(self, **fields: object) -> None:
         for field, value in fields.items():
@@ -79,10 +86,7 @@ class _Problems:
         if isinstance(value, str) or not isinstance(value, Iterable):
             self.add(f"{field} must be a list of names, got {value!r}")
             return ()
-        found = tuple(value)
-        for each in found:
-            self.name(field, each)
-        return found
+        return tuple(self.name(field, each) for each in value)
 
     def unknown(self, given: dict[str, Any], known: Iterable[str]) -> None:
         for field in given:
@@ -110,8 +114,8 @@ class Point:
         self, name: str, contract: str, *, kit: str = "", template: str = "", summary: str = "",
         version: tuple[int, int] = (1, 0), **unknown: Any,
     ) -> None:  # fmt: skip
-        found = _Problems(f"Point {name!r}")
-        found.name("name", name)
+        found = _Problems(f"Point {_short(name)}")
+        name = found.name("name", name)
         if name in (RECIPE, COMMAND, DEFAULT):
             found.add(f"{name!r} cannot be the name of a point")
         found.code("contract", contract, "package.module:Class")
@@ -149,9 +153,8 @@ class Extension:
         self, point: str, name: str, target: str, *, summary: str = "", source: str = "", default: int = False,
         api: tuple[int, int] | None = None, aliases: Iterable[str] = (), **unknown: Any,
     ) -> None:  # fmt: skip
-        found = _Problems(f"Extension {name!r}")
-        found.name("point", point)
-        found.name("name", name)
+        found = _Problems(f"Extension {_short(name)}")
+        point, name = found.name("point", point), found.name("name", name)
         if name == DEFAULT:
             found.add(f"a component cannot be called {DEFAULT!r}: that stands for the one that a manifest marks")
         found.code("target", target, "package:path/inside.toml" if point == RECIPE else "package.module:Class")
@@ -189,8 +192,8 @@ class Plugin:
         self, name: str, extensions: Iterable[Extension] = (), *, points: Iterable[Point] = (),
         api: tuple[int, int] | None = None, formerly: Iterable[str] = (), **unknown: Any,
     ) -> None:  # fmt: skip
-        found = _Problems(f"Plugin {name!r}")
-        found.name("name", name)
+        found = _Problems(f"Plugin {_short(name)}")
+        name = found.name("name", name)
         if not _is_version(api):
             missing = "is missing" if api is None else f"must be a pair of integers, got {api!r}"
             found.add(f"api {missing}; this kernel's is {API_VERSION}")

@@ -237,7 +237,8 @@ def unstructure(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # numpy and torch values, without importing either
         return unstructure(value.tolist())
-    return f"{type(value).__module__}.{type(value).__qualname__}"  # a module or callable: say what it was
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"  # a module or callable: say what it was
 
 
 def options_of(value: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import attrs
 from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, UnknownComponentError, nearest
 from crosstask.learning.models import ModelSpec
 from crosstask.manifest import DEFAULT, RESERVED
-from crosstask.options import build, option, options_of, record, unstructure
+from crosstask.options import build, option, options_of, record, structure, unstructure
 from crosstask.parts import Choice, Reference
 from crosstask.points.stage import Stage
 from crosstask.records import Budget
@@ -121,6 +121,8 @@ def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[s
         key, sign, value = text.partition("=")
         if not sign or not key.strip():
             raise RecipeError(f"an override must look like key.sub=value, got {text!r}")
+        if key.strip() == "extends":
+            raise RecipeError("extends cannot be set: what a recipe extends stands in its file")
         try:
             parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -148,7 +150,8 @@ def recipe_from(values: Mapping[str, Any], registry: Registry, where: str = "rec
         for key in ("observers", "wrappers"):
             if not isinstance(own.get(key, []), list | tuple):
                 raise OptionError(f"{key} must be a list of tables ([[{key}]]), got {own[key]!r}")
-        return build(Recipe, {**own, "stages": _tables(stages, registry)}, "recipe")
+        prefer = structure(own.get("prefer", {}), dict[str, str], "prefer")
+        return build(Recipe, {**own, "stages": _tables(stages, registry.preferring(prefer))}, "recipe")
     except OptionError as error:
         raise RecipeError(f"{where}: {str(error).removeprefix('recipe: ')}") from None
 

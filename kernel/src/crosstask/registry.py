@@ -152,16 +152,18 @@ class Registry:
             sys.path.append(str(place))
             importlib.invalidate_caches()
         for path in sorted(place.iterdir()):
-            module = path.stem if path.suffix == ".py" else f"{path.name}.plugin"
-            if path.suffix == ".py" and "PLUGIN" not in path.read_text("utf-8", "replace"):
-                continue  # a module beside the plugins that they import
-            if path.suffix == ".py" or (path / "plugin.py").is_file():
+            single = path.suffix == ".py" and path.is_file()
+            module = path.stem if single else f"{path.name}.plugin"
+            if path.name.startswith(".") or (single and "PLUGIN" not in path.read_text("utf-8", "replace")):
+                continue  # an editor's file, or a module beside the plugins that they import
+            if single or (path / "plugin.py").is_file():
                 record = PluginRecord(path.stem, f"dir:{path.stem}", "", f"{module}:PLUGIN")
                 self._add(record, functools.partial(_load_from, place, module))
 
     def register(self, plugin: Plugin, *, distribution: str = "(in process)", version: str = "") -> PluginRecord:
         """Add a plugin by hand: tests, notebooks, embedded use."""
-        record = PluginRecord(getattr(plugin, "name", repr(plugin)), distribution, version)
+        name = plugin.name if isinstance(plugin, Plugin) else repr(plugin)
+        record = PluginRecord(name, distribution, version)
         self._add(record, lambda: plugin)
         return record
 
@@ -230,7 +232,7 @@ class Registry:
             for extension in record.plugin.extensions if record.plugin else ():
                 made.offers.setdefault((extension.point, extension.name), []).append((record, extension))
                 for alias in extension.aliases:
-                    made.aliases.setdefault((extension.point, alias), extension.name)
+                    made.aliases.setdefault((extension.point, alias), []).append((record, extension))
                 if record.status is Status.OK and (reason := self._no_place(record, extension, made.points)):
                     record.unusable[extension.key] = reason
         for (point, name), offers in made.offers.items():
@@ -359,18 +361,28 @@ class Registry:
     def default(self, point: str) -> str:
         """The one component of a point that a manifest marks as default; `prefer` decides between several."""
         marked = self.defaults(point)
-        if len(marked) > 1 and (preferred := self.settings.prefer.get(f"{point}/{DEFAULT}")):
+        preferred = self.settings.prefer.get(f"{point}/{DEFAULT}")
+        if len(marked) > 1 and preferred:
             marked = [name for name in marked if self.find(point, name)[0].distribution == preferred] or marked
         if len(marked) == 1:
             return marked[0]
         if not marked:
+            self._why_no_default(point)
             offered = packages().get(f"{point}/{DEFAULT}")
             hint = f"; pip install {offered}" if offered else f"; name one of: {', '.join(self.names(point)) or 'none'}"
             raise UnknownComponentError(f"no installed plugin marks a {point} as the default{hint}")
         told = " and ".join(f"{name!r} of {self.find(point, name)[0].origin}" for name in marked)
         key = f"{point}/{DEFAULT}"
-        first = self.find(point, marked[0])[0].distribution
-        raise PluginError(f"several {point} are marked as the default: {told}; choose with prefer: {key!r} = {first!r}")
+        whose = [self.find(point, name)[0].distribution for name in marked]
+        choose = f"choose with prefer: {key!r} = {whose[0]!r}" if len(set(whose)) > 1 else "name one"
+        wrong = f" (prefer says {preferred!r}, which does not decide it)" if preferred is not None else ""
+        raise PluginError(f"several {point} are marked as the default: {told}; {choose}{wrong}")
+
+    def _why_no_default(self, point: str) -> None:
+        """PluginError in the words of one that is marked and cannot be used, if there is one."""
+        for (at, name), offers in self._index.offers.items():
+            if at == point and any(extension.default for _, extension in offers):
+                self.find(point, name)
 
     def find(self, point: str, name: str) -> tuple[PluginRecord, Extension]:
         """The one usable offer of a component, or an error that says why there is none and what comes nearest."""
@@ -379,7 +391,7 @@ class Registry:
         if name == DEFAULT:
             name = self.default(point)
         offers = self._index.offers.get((point, name), [])
-        if not offers and (renamed := self._index.aliases.get((point, name))):
+        if not offers and (renamed := self._renamed(point, name)):
             warnings.warn(f"{point} {name!r} is now called {renamed!r}", FutureWarning, stacklevel=3)
             return self.find(point, renamed)
         for record, extension in offers:
@@ -409,6 +421,15 @@ class Registry:
         unread = sorted(r.name for r in self.records if r.plugin is None)
         told = f" (not loaded: {', '.join(unread)}; see `crosstask plugins doctor`)" if unread else ""
         raise UnknownComponentError(f"no {point} named {name!r}{nearest(name, self.names(point))}{told}")
+
+    def _renamed(self, point: str, name: str) -> str:
+        """What a former name stands for now; nothing if it is none. Of several, those that can be used count."""
+        known = self._index.aliases.get((point, name), [])
+        now = [offer for offer in known if _usable(*offer)] or known[:1]
+        if len({extension.name for _, extension in now}) > 1:
+            told = " and ".join(sorted(f"{extension.name!r} of {record.origin}" for record, extension in now))
+            raise PluginError(f"{point} {name!r} was the name of {told}; say which")
+        return now[0][1].name if now else ""
 
     def component_class(self, point: str, name: str) -> type[Component]:
         """Import a component's class. PluginError names the import string and the distribution if that fails."""
@@ -470,7 +491,7 @@ class Registry:
 class _Index:
     points: dict[str, list[PointRecord]]
     offers: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = attrs.field(factory=dict)
-    aliases: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    aliases: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = attrs.field(factory=dict)
 
 
 @functools.cache

@@ -223,6 +223,10 @@ class Run(Context):
         except Exception as error:
             self._blame(error, component)
             self._traced(hook, component, started, f"raised {type(error).__name__}")
+            if wrapper := self._not_once(error):
+                raise PluginError(
+                    f"{wrapper.origin}: {hook} must yield once: `answer = yield` gives the answer of what it wraps"
+                ) from error
             raise
         except SystemExit as error:  # the run is not the plugin's to end, least of all as a success
             self._traced(hook, component, started, "raised SystemExit")
@@ -271,6 +275,15 @@ class Run(Context):
         note = f"in {guilty.origin}" if guilty is not None else ""
         if note and note not in getattr(error, "__notes__", ()):
             error.add_note(note)
+
+    def _not_once(self, error: Exception) -> Wrapper | None:
+        """The wrapper of which pluggy says, by the place of its code, that it yielded not at all, or twice."""
+        if isinstance(error, RuntimeError) and str(error).startswith("wrap_controller at "):
+            for wrapped in self._wraps:
+                code = inspect.unwrap(wrapped.method).__code__
+                if f" {code.co_filename}:{code.co_firstlineno} " in str(error):
+                    return wrapped.wrapper
+        return None
 
     @property
     def workers(self) -> int:

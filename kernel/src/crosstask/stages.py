@@ -53,10 +53,15 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
     if outcome is None:
         if stage.needs_models:
             engine.train()
-        seen, models = engine.fingerprint(), _models(engine)
+        before = _state(engine) if stage.keeps else {}
         outcome = engine.run.call(stage, "work", engine=engine)
-        _check(stage, outcome)
-        if stage.keeps and (engine.fingerprint() != seen or models.items() - _models(engine).items()):
+        try:
+            _check(stage, outcome)
+        except PluginError as error:
+            if wrappers := ", ".join(repr(each["name"]) for each in engine.run.wrapping()):
+                error.add_note(f"wrappers of the run may have changed its answer: {wrappers}")
+            raise
+        if stage.keeps and before.items() - _state(engine).items():
             told = f"{stage.origin}: work changed the engine (its tasks, their models or the graph)"
             warnings.warn(f"{told}: it is not kept; its class must say keeps = False", RuntimeWarning, stacklevel=2)
         elif stage.keeps:
@@ -66,9 +71,10 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
     return outcome
 
 
-def _models(engine: Engine) -> dict[str, str]:
-    """Digests of the tasks' own models, as far as they are trained."""
-    return {task.task_id: weights_digest(task.model) for task in engine.portfolio if task.model is not None}
+def _state(engine: Engine) -> dict[str, str]:
+    """What a stage that is kept must leave as it is; training models that were not trained yet is no change."""
+    models = {f"model {t.task_id}": weights_digest(t.model) for t in engine.portfolio if t.model is not None}
+    return {"all": key_of(engine.fingerprint()), **models}
 
 
 def _copied(value: Any) -> Any:
@@ -108,7 +114,7 @@ def summary_of(stage: Stage, result: Any) -> dict[str, Any]:
 def _given(stage: Stage) -> dict[str, Any]:
     """Modules and tensors that were given as options in Python: their values, since options say only their type."""
     fields = attrs.fields(cast(Any, type(stage))) if attrs.has(type(stage)) else ()
-    found = {f.name: getattr(stage, f.name) for f in fields if "reference" in f.metadata}
+    found = {f.name: getattr(stage, f.name) for f in fields if f.init}
     tensors = {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
     architectures = {
         f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)

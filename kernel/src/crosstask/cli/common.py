@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +155,6 @@ def _(value: bool) -> str:
 
 @shown.register
 def _(value: dict) -> str:  # type: ignore[type-arg]
-    if isinstance(value, Mapping) and "mean" in value:
+    if all(isinstance(value.get(key), int | float) for key in ("mean", "low", "high")):
         return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
     return ", ".join(f"{k}: {shown(v)}" for k, v in value.items())

@@ -21,7 +21,9 @@ def command(folder: Path, as_json: bool) -> None:
 
     record = load_run(folder)
     graph = TransferGraph.load(folder / "graph.json")
-    path = write_report(record, graph, folder / "report.html", Registry.installed())
+    prefer = record.recipe.get("prefer")
+    registry = Registry.installed().preferring(prefer if isinstance(prefer, dict) else {})  # as the run did
+    path = write_report(record, graph, folder / "report.html", registry)
     if as_json:
         emit_json({"report": str(path), "run": record.run_id, "status": record.status})
     else:

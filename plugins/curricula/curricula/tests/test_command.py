@@ -32,6 +32,7 @@ class Discovery(Stage):
     """Takes the place of the family's own: notes what it was asked for."""
 
     Result: ClassVar[type] = Interval
+    keeps: ClassVar[bool] = False
     note: str = option("", help="what to note")
 
     def work(self, engine: Engine) -> Outcome:

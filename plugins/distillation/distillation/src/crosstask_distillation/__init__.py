@@ -6,7 +6,7 @@ from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
     from crosstask_distillation.encoders import EncoderDistiller
-    from crosstask_distillation.generalization import generalization
+    from crosstask_distillation.left_out import generalization
     from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
     from crosstask_distillation.records import DistillationResult
     from crosstask_distillation.stage import Distillation
@@ -30,7 +30,7 @@ __getattr__ = lazily(
         "EncoderDistiller": "encoders",
         "check_rate": "given",
         "conditions": "given",
-        "generalization": "generalization",
+        "generalization": "left_out",
         "inputs_of": "given",
         "with_models": "given",
     },

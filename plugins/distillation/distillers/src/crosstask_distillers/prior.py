@@ -15,7 +15,7 @@ from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
-from crosstask_distillation.generalization import generalization
+from crosstask_distillation.left_out import generalization
 from crosstask_distillation.given import check_rate, conditions, with_models
 from crosstask_distillers.alignment import align
 

@@ -21,7 +21,7 @@ from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
 from crosstask_distillation.encoders import EncoderDistiller
-from crosstask_distillation.generalization import generalization
+from crosstask_distillation.left_out import generalization
 from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
 from crosstask_distillers.universal import Reversed, Universal
 
