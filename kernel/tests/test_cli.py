@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import crosstask.cli
 from crosstask import Extension, Plugin, Point, Registry, Settings
+from crosstask.cli.common import shown
 from crosstask.registry import PluginRecord, Status
 from crosstask_fakes.components import FakeObserver
 
@@ -524,3 +525,9 @@ def test_the_module_is_the_program_and_reads_folders_of_plugins(tmp_path: Path) 
     set_in_environment = program("shout", CROSSTASK_PLUGINS_DIR=str(folder))
     assert set_in_environment.stdout == "HELLO\n"
     assert "does not exist" in program("--plugins-dir", str(tmp_path / "nowhere"), "plugins").stderr
+
+
+def test_a_figure_that_only_looks_like_an_interval_is_shown() -> None:
+    assert shown({"mean": 0.5, "low": 0.25, "high": 1}) == "0.500 [0.250, 1.000]"
+    assert shown({"mean": 0.5}) == "mean: 0.500"
+    assert shown({"mean": None, "low": 0.0, "high": 1.0}) == "mean: –, low: 0.000, high: 1.000"

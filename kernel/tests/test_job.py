@@ -473,3 +473,22 @@ def test_a_file_that_is_not_frozen(tmp_path: Path, registry: Registry, line: str
     file.write_text(f"crosstask-kernel==0.1.0\n{line}\n")
     with pytest.raises(RecipeError, match=rf"plugins.txt, line 2: expected name==version, got '{line}'"):
         run_recipe(recipe(), tmp_path, registry=registry, frozen=file)
+
+
+def test_a_file_of_frozen_plugins_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "frozen.txt"
+    path.write_bytes(b"\xef\xbb\xbfcrosstask-fakes==1.0\r\n")
+    assert read_frozen(path) == {"crosstask-fakes": "1.0"}
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RecipeError, match="frozen.txt: cannot be read"):
+        read_frozen(path)
+
+
+def test_a_result_whose_own_code_refuses_it_says_why(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Looked) -> None:
+        raise TypeError("too few")
+
+    record = RunRecord(run_id="x", name="x", results={"look": {"edges": 1, "mean": 0.5}})
+    assert record.result("look", registry) == Looked(edges=1, mean=0.5)
+    monkeypatch.setattr(Looked, "__init__", lambda self, **given: refuse(self))
+    assert record.result("look", registry) == Unread("look: TypeError: too few", {"edges": 1, "mean": 0.5})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from crosstask import RecipeError, Registry
+from crosstask import recipe as recipe_module
 from crosstask import registry as registry_module
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import unstructure
@@ -343,3 +344,48 @@ def test_a_component_that_is_replaced_loses_its_options_and_one_that_is_not_keep
     assert chooser('{ use = "last" }') == {"use": "last"}
     assert chooser('"last"') == "last"
     assert chooser("{ share = 0.25 }") == {"use": "first", "share": 0.25}
+
+
+def test_prefer_of_a_recipe_decides_between_stages(registry: Registry, tmp_path: Path) -> None:
+    for name, kind in (("one", "FakeWild"), ("two", "FakeBare")):
+        twin = Extension("stage", "twin", f"crosstask_fakes.stages:{kind}")
+        registry.register(Plugin(name, [twin], api=(2, 0)), distribution=name)
+    text = 'source = "fake"\n[twin]\n'
+    with pytest.raises(RecipeError, match="'twin' is offered by one and two; choose with prefer"):
+        load_recipe(write(tmp_path, "twin.toml", text), registry)
+    preferring = write(tmp_path, "prefer.toml", f'{text}[prefer]\n"stage/twin" = "one"\n')
+    assert load_recipe(preferring, registry).defaults == {"twin": {"size": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[prepare]\nscale = inf", "prepare.scale must be a finite number, got inf"),
+        ("[prepare]\nchooser = { use = 'first', share = nan }", "chooser.share must be a finite number, got nan"),
+        ("[model]\nhidden = [8, -inf]", r"model.hidden\[1\] must be a finite number, got -inf"),
+        ("[prepare]\ntask = 2026-01-01", "prepare.task must not be a date or a time alone, got 2026-01-01"),
+    ],
+)
+def test_what_a_runs_record_would_not_give_back(tmp_path: Path, registry: Registry, text: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(write(tmp_path, "r.toml", f'source = "fake"\n{text}\n'), registry)
+
+
+def test_what_is_extended_cannot_be_set(tmp_path: Path, registry: Registry) -> None:
+    with pytest.raises(RecipeError, match="extends cannot be set"):
+        load_recipe(write(tmp_path, "r.toml", 'source = "fake"\n'), registry, ["extends=fakes"])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "suits"),
+    [
+        (int, Any, True),
+        (bool, int | None, True),
+        (str, int | None, False),
+        (tuple[str, ...], tuple[str, ...] | None, True),
+        (tuple[int, ...], tuple[str, ...], False),
+        (int, bool, False),
+    ],
+)
+def test_which_types_of_what_is_provided_an_option_takes(given: Any, kind: Any, suits: bool) -> None:
+    assert recipe_module._suits(given, kind) == suits

@@ -81,6 +81,30 @@ def test_component_by_name_knows_where_it_comes_from() -> None:
 def test_something_that_is_no_plugin_can_be_registered_and_is_listed_as_broken() -> None:
     record = Registry().register("rgb")  # type: ignore[arg-type]
     assert (record.status, record.reason) == (Status.BROKEN, "names a str, not a crosstask.Plugin")
+    kind = Registry(Settings(deny=("x",))).register(Plugin)  # type: ignore[arg-type]  # whose `name` is no name
+    assert (kind.status, kind.reason) == (Status.BROKEN, "names a type, not a crosstask.Plugin")
+
+
+@pytest.mark.parametrize("api", [(2, 0), (9, 0)])
+def test_names_that_are_none_harm_their_plugin_only(api: tuple[int, int]) -> None:
+    """Lists and dicts cannot be keys, numbers cannot be sorted among words."""
+    for wrong in (["x"], {}, 5, None, ("a", "b")):
+        name: Any = wrong
+        for plugin in (
+            Plugin(name, api=api),
+            Plugin("p", [Extension(name, "x", "a:B")], api=api),
+            Plugin("p", [Extension("executor", name, "a:B")], api=api),
+            Plugin("p", [Extension("executor", "x", "a:B", aliases=[name])], api=api),
+            Plugin("p", points=[Point(name, "a:B"), Point(name, "a:B")], api=api),
+            Plugin("p", formerly=[name], api=api),
+        ):
+            registry = Registry(Settings(deny=("nobody",)))
+            registry.register(plugin, distribution="wrong")
+            registry.register(offering("well", SERIAL), distribution="well")
+            told = {r.distribution: r.status for r in registry.plugins()}
+            assert told == {"wrong": Status.BROKEN if api == (2, 0) else Status.INCOMPATIBLE, "well": Status.OK}
+            assert registry.points()
+            assert registry.names("executor") == ["here"]
 
 
 def test_the_first_failure_is_kept() -> None:
@@ -433,8 +457,13 @@ def test_several_that_are_marked_conflict_and_prefer_decides() -> None:
     with pytest.raises(PluginError, match=told):
         registry.create("executor", "default")
     assert registry.preferring({"executor/default": "db"}).default("executor") == "b"
-    with pytest.raises(PluginError, match=told):
+    with pytest.raises(PluginError, match=told + r" \(prefer says 'nobody', which does not decide it\)"):
         registry.preferring({"executor/default": "nobody"}).default("executor")
+    both = Registry()
+    names = [Extension("executor", name, SERIAL[2], default=True) for name in "ab"]
+    both.register(Plugin("x", names, api=(2, 0)), distribution="d")
+    with pytest.raises(PluginError, match="'a' of d and 'b' of d; name one"):
+        both.default("executor")
 
 
 def test_of_points_with_several_at_once_all_that_are_marked_count_by_number() -> None:
@@ -446,6 +475,24 @@ def test_a_default_that_cannot_be_used_is_none() -> None:
     registry = marked(("a", True, "da"), ("b", True, "db"))
     registry.register(offering("rival", ("executor", "a", SERIAL[2])), distribution="rival")
     assert registry.default("executor") == "b"
+    alone = marked(("a", True, "da"))
+    alone.register(offering("rival", ("executor", "a", SERIAL[2])), distribution="rival")
+    with pytest.raises(PluginError, match="executor 'a' is offered by da 1 and rival; choose with prefer"):
+        alone.default("executor")
+
+
+def test_a_former_name_that_two_plugins_had_is_not_settled_by_their_order() -> None:
+    one, two = (Extension("executor", name, SERIAL[2], aliases=["old"]) for name in "ab")
+    registry = Registry()
+    registry.register(Plugin("two", [two], api=(2, 0)), distribution="d2")
+    registry.register(Plugin("one", [one], api=(2, 0)), distribution="d1")
+    with pytest.raises(PluginError, match="executor 'old' was the name of 'a' of d1 and 'b' of d2; say which"):
+        registry.find("executor", "old")
+    denied = Registry(Settings(deny=("d2",)))
+    denied.register(Plugin("two", [two], api=(2, 0)), distribution="d2")
+    denied.register(Plugin("one", [one], api=(2, 0)), distribution="d1")
+    with pytest.warns(FutureWarning, match="is now called 'a'"):
+        assert denied.find("executor", "old")[1].name == "a"
 
 
 def test_a_former_name_finds_the_component_with_one_warning(registry: Registry) -> None:
@@ -544,6 +591,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (place / "oneoff_broken.py").write_text("PLUGIN = 1 / 0\n")
     (place / "json.py").write_text(ONE_OFF.format(name="json"))
     (place / "notes.txt").write_text("PLUGIN")
+    (place / "folder.py").mkdir()
+    (place / "oneoff_lost.py").symlink_to(place / "nowhere")
+    (place / ".oneoff_hidden.py").write_text("PLUGIN = 1 / 0\n")
     yield place
     for name in [name for name in sys.modules if name.startswith("oneoff")]:
         del sys.modules[name]
@@ -599,3 +649,17 @@ def test_where_one_component_comes_from_says_nothing_of_another_of_its_class() -
     registry.register(offering("x", SERIAL), distribution="x-dist", version="3")
     registry.create("executor", "here")
     assert SerialExecutor().origin == "executor SerialExecutor"
+
+
+def test_a_component_that_leaves_while_it_is_made_does_not_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving_executor.py").write_text(
+        "import sys\nfrom crosstask.executors import SerialExecutor\nfrom crosstask.options import component\n"
+        "@component\nclass Leaves(SerialExecutor):\n    def __attrs_post_init__(self):\n        sys.exit(0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry()
+    registry.register(offering("x", ("executor", "leaves", "leaving_executor:Leaves")), distribution="d")
+    with pytest.raises(PluginError, match=r"executor 'leaves' \(d\) cannot be made: SystemExit: 0"):
+        registry.create("executor", "leaves")

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from crosstask import Budget, ModelSpec, PluginError, Registry, TransferEngine
+from crosstask import Budget, ModelSpec, PluginError, Portfolio, Registry, TransferEngine
 from crosstask.options import component, option, record
+from crosstask.parts import reference
 from crosstask.points.stage import Engine, Outcome, Stage
-from crosstask.stages import KIND, Finished, run_stage
+from crosstask.stages import KIND, Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
 from crosstask.testing import blobs
 from crosstask_fakes.choosers import First
@@ -92,7 +93,7 @@ def test_weights_are_kept_as_safetensors_and_the_rest_as_json(session: Session) 
     store.close()
     assert kept is not None
     assert payload["artifacts"]["names"] == {"plain": ["task0", "task1"]}
-    assert payload["artifacts"]["model"] == {"kind": "module"}
+    assert payload["artifacts"]["model"] == {"kind": "module", "frozen": [], "resting": []}
     assert payload["artifacts"]["centre"] == {"kind": "tensor"}
     assert payload["artifacts"]["means"] == {"kind": "tensors", "names": ["task0", "task1"]}
     assert {name.partition("/")[0] for name in kept.tensors} == {"model", "centre", "means"}
@@ -229,6 +230,11 @@ def test_a_stage_without_artifacts_and_one_with_empty_ones_are_kept(tmp_path: Pa
         (Held(), "stage Holds: work must return a Outcome, got a Held"),
         (Outcome(Grown(size=1)), "stage Holds: work must return a Held as its record, got Grown"),
         (Outcome({"size": 1}), "stage Holds: work must return a Held as its record, got dict"),
+        (Outcome(Held(), ["thing"]), "stage Holds: its artifacts must be a mapping, got a list"),  # type: ignore[arg-type]
+        (
+            Outcome(Held(), {"tensors": {"a": 1}}),
+            "stage Holds: its artifact 'tensors'['a'] must be a Tensor, got 1",
+        ),
         (
             Outcome(Held(), {"thin": 1}),
             "stage Holds: gave 'thin', which it does not provide; did you mean 'thing'? Valid: tensors, thing",
@@ -365,3 +371,270 @@ def test_a_rebuilt_module_is_on_the_device_of_the_run(session: Session) -> None:
             engine.register_task(blobs("task0"))
             run_stage(engine, Elsewhere(), "elsewhere", Finished())
     assert moved == ["cpu"]
+
+
+# What later stages, and resumed runs, must see as it was --------------------------------------------------------------
+
+
+def test_a_record_holds_nothing_of_which_json_keeps_the_name_only() -> None:
+    @record
+    class Loose(Held):
+        """Takes anything."""
+
+        told: Any = None
+
+    class Gives(Holds):
+        Result: ClassVar[type] = Loose
+
+    stage = Gives(answer=Outcome(Loose(told={"at": [Strange()]})))
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        engine.register_task(blobs("task0"))
+        with pytest.raises(PluginError, match="its record holds a Strange, which cannot be written as JSON"):
+            run_stage(engine, stage, "gives", Finished())
+
+
+def test_plain_artifacts_that_come_back_otherwise_are_not_kept(tmp_path: Path) -> None:
+    things = [Strange(), {1: 2}, {"x": float("inf")}, (1, 2), torch.zeros(1, dtype=torch.complex128)]
+    things += [torch.zeros(1, device="meta"), torch.eye(2).to_sparse()]
+    for number, thing in enumerate(things):
+        for _ in range(2):
+            held(lambda engine, given=thing: Outcome(Held(), {"thing": given}), store=tmp_path / f"{number}.db")
+            assert Holds.worked == ["x"], f"{thing!r} was kept"
+
+
+@component
+class Built(Stage):
+    """Gives a module that is frozen in part, or of another type than is built."""
+
+    Result: ClassVar[type] = Held
+    provides: ClassVar[dict[str, Any]] = {"net": nn.Module}
+    double: bool = option(False, help="of twice the precision")
+    worked: ClassVar[list[str]] = []
+
+    def work(self, engine: Engine) -> Outcome:
+        self.worked.append("x")
+        net = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+        net[0].requires_grad_(False)
+        net[1].eval()
+        return Outcome(Held(), {"net": net.double() if self.double else net})
+
+    def rebuild(self, engine: Engine, name: str, result: Held) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+
+
+def built(store: Path, stage: Stage) -> nn.Module:
+    Built.worked.clear()
+    with TransferEngine(registry=with_fakes(), discoverers=[], store=store) as engine:
+        engine.register_task(blobs("task0"))
+        net: nn.Module = run_stage(engine, stage, "built", Finished()).artifacts["net"]
+    return net
+
+
+def test_a_module_comes_back_with_its_type_and_with_what_was_frozen(tmp_path: Path) -> None:
+    for _ in range(2):
+        net = built(tmp_path / "s.db", Built())
+        assert [weight.requires_grad for weight in net.parameters()] == [False, False]
+        assert [inside.training for inside in net.modules()] == [True, True, False]
+    assert Built.worked == []
+    for _ in range(2):
+        assert next(built(tmp_path / "s.db", Built(double=True)).parameters()).dtype is torch.float64
+        assert Built.worked == ["x"], "rebuilt in single precision it would be another"
+
+
+def test_a_module_whose_making_fails_makes_its_stage_work_again(tmp_path: Path) -> None:
+    class Fails(Built):
+        def rebuild(self, engine: Engine, name: str, result: Held) -> nn.Module:
+            raise ValueError("cannot")
+
+    built(tmp_path / "s.db", Fails())
+    with pytest.warns(RuntimeWarning, match=r"what it stored cannot be made again \(ValueError: cannot\)"):
+        built(tmp_path / "s.db", Fails())
+    assert Built.worked == ["x"]
+
+
+@component
+class Trains(Stage):
+    """Changes, in place, what it is given."""
+
+    Result: ClassVar[type] = Held
+    net: nn.Module | None = reference(nn.Module, help="which is changed")
+
+    def work(self, engine: Engine) -> Outcome:
+        weight = next(self.referred("net").parameters())
+        with torch.no_grad():
+            weight.add_(1)
+        return Outcome(Held(size=int(weight.flatten()[0])))
+
+
+def test_who_trains_what_another_stage_provides_does_not_change_it_for_the_next() -> None:
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    finished = Finished({"made": Outcome(Held(), {"net": net})}, {"made": "key"})
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        engine.register_task(blobs("task0"))
+        for name in ("one", "two"):
+            stage = Trains(net={"from": "made", "take": "net"})
+            assert run_stage(engine, stage, name, finished).record == Held(size=1)
+    assert net.weight.tolist() == [[0.0]]
+
+
+def test_what_a_stage_provides_is_as_it_was_when_it_finished() -> None:
+    finished, given = Finished(), torch.zeros(1)
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        engine.register_task(blobs("task0"))
+        run_stage(engine, Holds(answer=Outcome(Held(), {"thing": given})), "holds", finished)
+    given.add_(1)
+    assert float(finished.take("holds", "thing")) == 0
+
+
+def test_a_stage_that_changes_the_engine_and_does_not_say_so_is_not_kept(tmp_path: Path) -> None:
+    def graph(engine: Engine) -> Outcome:
+        engine.discover(["fake"])
+        return Outcome(Held(size=1))
+
+    def model(engine: Engine) -> Outcome:
+        with torch.no_grad():
+            next(engine.portfolio["task0"].model.parameters()).add_(1)  # type: ignore[union-attr]
+        return Outcome(Held(size=1))
+
+    def trains(engine: Engine) -> Outcome:
+        engine.train()
+        return Outcome(Held(size=1))
+
+    def given(work: Callable[[Engine], Outcome]) -> list[str]:
+        Holds.worked.clear()
+        with TransferEngine(registry=with_fakes(), discoverers=[], store=tmp_path / "s.db") as engine:
+            for number in range(2):
+                engine.register_task(blobs(f"task{number}", seed=number), nn.Linear(2, 2) if work is model else None)
+            run_stage(engine, Holds(answer=work), "h", Finished())
+        return list(Holds.worked)
+
+    for work in (graph, model):
+        for _ in range(2):
+            torch.manual_seed(0)
+            with pytest.warns(RuntimeWarning, match="stage Holds: work changed the engine"):
+                assert given(work) == ["x"]
+    assert (given(trains), given(trains)) == (["x"], []), "to train models that are not there yet is no change"
+
+
+def test_which_stage_is_referred_to_counts_and_not_only_its_name(session: Session) -> None:
+    """Two stages change their names: the same stages have run, but another is referred to."""
+    found = []
+    for first, second in (("a", "b"), ("b", "a")):
+        finished = Finished()
+        observer = FakeObserver()
+        with TransferEngine(
+            registry=with_fakes(), store=session.store, discoverers=[], observers=[observer], seeds=2
+        ) as engine:
+            engine.register_task(blobs("task0"))
+            for name, scale in ((first, 1.0), (second, 5.0)):
+                stage = engine.component(Stage, "stage", "prepare", {"scale": scale})  # type: ignore[type-abstract]
+                run_stage(engine, stage, name, finished)
+            taken = Trains(net={"from": "a", "take": "model"})
+            run_stage(engine, taken, "trains", finished)
+            found.append(next(finished.take("a", "model").parameters()).flatten()[0].item())
+            assert next(taken.referred("net").parameters()).flatten()[0].item() != found[-1], "it worked"
+    assert found[1] == pytest.approx(5 * found[0])
+
+
+def test_the_order_of_tasks_and_which_are_held_back_count(tmp_path: Path) -> None:
+    def worked(*names: str, unseen: str = "") -> list[str]:
+        Holds.worked.clear()
+        with TransferEngine(registry=with_fakes(), discoverers=[], store=tmp_path / "s.db") as engine:
+            for name in names:
+                engine.register_task(blobs(name), unseen=name == unseen)
+            run_stage(engine, Holds(answer=Outcome(Held())), "holds", Finished())
+        return list(Holds.worked)
+
+    assert worked("a", "b") == ["x"]
+    assert worked("a", "b") == []
+    assert worked("b", "a") == ["x"]
+    assert worked("a", "b", unseen="b") == ["x"]
+
+
+def test_modules_functions_and_infinite_numbers_that_are_options_count(tmp_path: Path) -> None:
+    @component
+    class Told(Stage):
+        """Takes anything."""
+
+        Result: ClassVar[type] = Held
+        told: Any = option(None, help="anything")
+
+        def work(self, engine: Engine) -> Outcome:
+            worked.append("x")
+            return Outcome(Held())
+
+    worked: list[str] = []
+    one, two = nn.Linear(1, 1), nn.Linear(1, 1)
+    with TransferEngine(registry=with_fakes(), discoverers=[], store=tmp_path / "s.db") as engine:
+        engine.register_task(blobs("task0"))
+        values = [None, float("inf"), float("-inf"), (float("nan"),), one, two, nn.functional.relu, nn.functional.elu]
+        for value in values:
+            run_stage(engine, Told(told=value), "told", Finished())
+            run_stage(engine, Told(told=value), "told", Finished())
+    assert len(worked) == len(values)
+
+
+# Foreign code ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_never_ends_the_process() -> None:
+    def leave(engine: Engine) -> Outcome:
+        raise SystemExit(0)
+
+    with pytest.raises(PluginError, match=r"stage Holds: work called sys\.exit\(0\)"):
+        held(leave)
+
+
+def test_a_check_that_fails_names_its_stage() -> None:
+    class Checks(Holds):
+        def check(self, portfolio: Portfolio) -> None:
+            raise self.answer
+
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        with pytest.raises(PluginError, match=r"stage Checks: check called sys\.exit\(0\)"):
+            check_stage(Checks(answer=SystemExit(0)), engine, "checks")
+        with pytest.raises(ZeroDivisionError) as caught:
+            check_stage(Checks(answer=ZeroDivisionError("x")), engine, "checks")
+    assert caught.value.__notes__ == ["in stage Checks: check"]
+
+
+def test_a_summary_that_fails_is_a_row_that_says_so() -> None:
+    class Sums(Holds):
+        @classmethod
+        def summary(cls, result: Any) -> dict[str, Any]:
+            return result.rows  # type: ignore[no-any-return]
+
+    (row,) = summary_of(Sums(), Held()).values()
+    assert row == "failed: AttributeError: 'Held' object has no attribute 'rows'"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"Result": dict}, "Bad.Result must be a class made with @crosstask.record, got <class 'dict'>"),
+        ({"after": "look"}, "Bad.after must be a tuple of stages' names, got 'look'"),
+        ({"provides": ("net",)}, r"Bad.provides must be a mapping of names to types, got \('net',\)"),
+        ({"__annotations__": {"before": int}}, "Bad: an option cannot be called 'before': every stage has it"),
+        ({"__annotations__": {"keeps": bool}}, "Bad: an option cannot be called 'keeps': every stage has it"),
+        ({"__annotations__": {"use": str}}, "Bad: an option cannot be called 'use': in a recipe"),
+    ],
+)
+def test_what_a_stage_must_not_say(body: dict[str, Any], said: str) -> None:
+    with pytest.raises(PluginError, match=said):
+        type("Bad", (Stage,), body)
+
+
+def test_a_stage_says_which_record_it_gives() -> None:
+    @component
+    class Silent(Stage):
+        """Says nothing."""
+
+        def work(self, engine: Engine) -> Outcome:
+            return Outcome(Held())
+
+    with (
+        TransferEngine(registry=with_fakes(), discoverers=[]) as engine,
+        pytest.raises(PluginError, match=r"its class does not say which record it gives \(Result\)"),
+    ):
+        check_stage(Silent(), engine, "silent")

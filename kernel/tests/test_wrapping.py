@@ -195,6 +195,22 @@ def test_a_wrapper_must_yield(registry: Registry) -> None:
     )
 
 
+def test_a_wrapper_that_yields_twice_or_never_is_blamed_itself(registry: Registry) -> None:
+    @wraps("chooser.choose")
+    def twice(self: Any) -> Any:
+        yield
+        return (yield)
+
+    @wraps("chooser.choose")
+    def never(self: Any) -> Any:
+        if self.only == "nobody":
+            yield
+        return []
+
+    for choose in (twice, never):
+        assert refused(registry, {"choose": choose}).startswith("wrapper Bad: choose must yield once: `answer = yield`")
+
+
 def test_a_hook_that_is_not_there(registry: Registry) -> None:
     @wraps("chooser.chose")
     def chose(self: Any) -> Any:

@@ -211,7 +211,7 @@ class Component(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        contract = next((base for base in cls.__mro__ if "point" in vars(base)), Component)
+        contract: Any = next((base for base in cls.__mro__ if "point" in vars(base)), Component)
         for name, annotation in vars(cls).get("__annotations__", {}).items():
             if "ClassVar" in str(annotation) or cls is contract:
                 continue

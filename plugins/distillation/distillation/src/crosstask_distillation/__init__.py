@@ -6,8 +6,8 @@ from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
     from crosstask_distillation.encoders import EncoderDistiller
-    from crosstask_distillation.left_out import generalization
     from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
+    from crosstask_distillation.left_out import generalization
     from crosstask_distillation.records import DistillationResult
     from crosstask_distillation.stage import Distillation
 

@@ -15,8 +15,8 @@ from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
-from crosstask_distillation.left_out import generalization
 from crosstask_distillation.given import check_rate, conditions, with_models
+from crosstask_distillation.left_out import generalization
 from crosstask_distillers.alignment import align
 
 

@@ -21,8 +21,8 @@ from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge
 from crosstask.tasks import Task
 from crosstask_distillation.encoders import EncoderDistiller
-from crosstask_distillation.left_out import generalization
 from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
+from crosstask_distillation.left_out import generalization
 from crosstask_distillers.universal import Reversed, Universal
 
 CRITIC_STEPS = 3

@@ -52,8 +52,8 @@ def _bars(values: dict[str, float], axis: str, caption: str, label: str, first: 
     """A bar for each value; `first` is the interval of the first one."""
     reach = {
         "type": "data", "symmetric": False, "visible": first is not None, "color": color("muted"), "thickness": 1.5,
-        "array": [0.0 if first is None or n else first.high - first.mean for n in range(len(values))],
-        "arrayminus": [0.0 if first is None or n else first.mean - first.low for n in range(len(values))],
+        "array": [None if first is None or n else first.high - first.mean for n in range(len(values))],
+        "arrayminus": [None if first is None or n else first.mean - first.low for n in range(len(values))],
     }  # fmt: skip
     bars = go.Bar(
         x=list(values.values()), y=list(range(len(values))), orientation="h", width=0.5, error_x=reach,
