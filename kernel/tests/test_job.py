@@ -480,7 +480,7 @@ def test_a_file_of_frozen_plugins_that_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfcrosstask-fakes==1.0\r\n")
     assert read_frozen(path) == {"crosstask-fakes": "1.0"}
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="frozen.txt: cannot be read"):
+    with pytest.raises(RecipeError, match=r"frozen\.txt: cannot be read"):
         read_frozen(path)
 
 

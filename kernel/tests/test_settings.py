@@ -135,3 +135,28 @@ def test_folders_of_plugins(tmp_path: Path) -> None:
     )
     found = load_settings({**environment, "CROSSTASK_PLUGINS_DIR": "one, /two"}, project)
     assert (found.plugins_dir, found.origins["plugins_dir"]) == (("one", "/two"), "CROSSTASK_PLUGINS_DIR")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[tool.crosstask]\ndeny = ['x']", "[tool]\ncrosstask = { deny = ['x'] }", "[tool]\ncrosstask.deny = ['x']"]
+    + ["[ tool . 'crosstask' ]\ndeny = ['x']", "tool.crosstask.deny = ['x']", '[tool]\n"crosstask".deny = ["x"]'],
+)
+def test_the_table_is_found_however_it_is_written(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert load_settings({"HOME": str(tmp_path)}, tmp_path).deny == ("x",)
+
+
+@pytest.mark.parametrize("text", ["tool.crosstask = 3", "[tool]\ncrosstask = 3"])
+def test_the_table_must_be_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(OptionError, match=r"pyproject\.toml: tool\.crosstask must be a table, got 3"):
+        load_settings({"HOME": str(tmp_path)}, tmp_path)
+
+
+def test_a_folder_that_is_gone_has_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert load_settings({"HOME": str(tmp_path)}).deny == ()

@@ -612,7 +612,6 @@ def test_a_summary_that_fails_is_a_row_that_says_so() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"Result": dict}, "Bad.Result must be a class made with @crosstask.record, got <class 'dict'>"),
         ({"after": "look"}, "Bad.after must be a tuple of stages' names, got 'look'"),
         ({"provides": ("net",)}, r"Bad.provides must be a mapping of names to types, got \('net',\)"),
         ({"__annotations__": {"before": int}}, "Bad: an option cannot be called 'before': every stage has it"),
@@ -625,7 +624,7 @@ def test_what_a_stage_must_not_say(body: dict[str, Any], said: str) -> None:
         type("Bad", (Stage,), body)
 
 
-def test_a_stage_says_which_record_it_gives() -> None:
+def test_a_stage_says_before_any_work_which_record_it_gives() -> None:
     @component
     class Silent(Stage):
         """Says nothing."""
@@ -633,8 +632,10 @@ def test_a_stage_says_which_record_it_gives() -> None:
         def work(self, engine: Engine) -> Outcome:
             return Outcome(Held())
 
-    with (
-        TransferEngine(registry=with_fakes(), discoverers=[]) as engine,
-        pytest.raises(PluginError, match=r"its class does not say which record it gives \(Result\)"),
-    ):
-        check_stage(Silent(), engine, "silent")
+    class Loose(Silent):
+        Result = dict
+
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        for stage, got in ((Silent(), "None"), (Loose(), "<class 'dict'>")):
+            with pytest.raises(PluginError, match=rf"must say which record it gives \(Result\), got {got}"):
+                check_stage(stage, engine, "silent")

@@ -174,7 +174,7 @@ class TransferEngine(Engine):
         tasks = {t.task_id: t.fingerprint() for t in (*self.portfolio, *self.portfolio.unseen)}
         edges = [unstructure(edge) for edge in self.graph.all_edges()]
         known = key_of("graph", sorted(edges, key=str))
-        how = unstructure([self.model, self.train_budget, self.budget, self.seed, self.seeds])
+        how = [self.model, self.train_budget, self.budget, self.seed, self.seeds]
         method = self.method().identity() if self._transfers() else None
         order = [self.portfolio.ids, [t.task_id for t in self.portfolio.unseen]]
         return [tasks, order, self._given, known, how, method, self.run.wrapping()]

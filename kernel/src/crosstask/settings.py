@@ -17,6 +17,8 @@ from crosstask.errors import OptionError, nearest
 
 _KEYS = ("allow", "deny", "prefer", "plugins_dir")
 _SECRET = re.compile(r"token|secret|passw|passphrase|credential|apikey|(^|[_-])(key|pwd|pat|dsn|auth)($|[_-])")
+_NAMED = re.compile(r'tool\s*\.\s*["\']?crosstask|^\s*["\']?crosstask["\']?\s*[.=]', re.MULTILINE)
+"""What a file that has `[tool.crosstask]`, however it is written, has in it: most need not be parsed."""
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -107,7 +109,10 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _pyproject(folder: Path | None) -> Path | None:
-    start = (folder or Path.cwd()).absolute()
+    try:
+        start = (folder or Path.cwd()).absolute()
+    except OSError:  # the folder in which the command was started is gone
+        return None
     return next((p for d in (start, *start.parents) if (p := d / "pyproject.toml").is_file()), None)
 
 
@@ -116,13 +121,15 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        if table and ".".join(table) not in text:
+        if table and not _NAMED.search(text):
             return {}
         found: Any = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise OptionError(f"{path}: cannot be read: {error}") from None
     for key in table:
         found = found.get(key, {})
+        if not isinstance(found, dict):
+            raise OptionError(f"{path}: {'.'.join(table)} must be a table, got {found!r}")
     checked: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for key, value in found.items():

@@ -89,8 +89,9 @@ def _copied(value: Any) -> Any:
 
 def check_stage(stage: Stage, engine: Engine, name: str) -> None:
     """Whether a stage's options fit the tasks. RecipeError begins with the stage's name."""
-    if not hasattr(stage, "Result"):
-        raise PluginError(f"{stage.origin}: its class does not say which record it gives (Result)")
+    kind = getattr(stage, "Result", None)
+    if not (isinstance(kind, type) and attrs.has(kind)):
+        raise PluginError(f"{stage.origin}: its class must say which record it gives (Result), got {kind!r}")
     stage.bind(engine.run)  # its parts are those of the run
     try:
         stage.check(engine.portfolio)
@@ -119,7 +120,8 @@ def _given(stage: Stage) -> dict[str, Any]:
     architectures = {
         f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)
     }
-    return tensors | architectures
+    specs = {f"{name}: code": value.__key__() for name, value in found.items() if hasattr(value, "__key__")}
+    return tensors | architectures | specs
 
 
 def _check(stage: Stage, outcome: Outcome) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import networkx as nx
 
 from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, nearest
+from crosstask.identity import UnidentifiedError, identity_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,11 +72,15 @@ class Task:
         self.descriptor = self.descriptor.with_performance(metric, value)
 
     def fingerprint(self) -> str:
-        """Identity of the task for the store: what it is and its data, not what was measured on it since."""
+        """Identity of the task for the store: what it is and its data, not what was measured on it since.
+
+        A loss or metric that is a function is known by its code and what it closes over. Where nobody can say what one
+        is (an object of foreign code), the task is like no other: nothing that is stored is taken for its own.
+        """
         if self._fingerprint is None:
             digest = hashlib.sha256()
             fixed = attrs.evolve(self.descriptor, performance_history=(), transfer_efficiency={}, embedding=None)
-            digest.update(json.dumps([fixed.to_json(), str(self.loss), str(self.metric)], sort_keys=True).encode())
+            digest.update(json.dumps([fixed.to_json(), _said(self.loss), _said(self.metric)], sort_keys=True).encode())
             for split in SPLITS:
                 if self.has_data(split):
                     data = self.data(split)
@@ -83,6 +89,14 @@ class Task:
                         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
             self._fingerprint = digest.hexdigest()[:24]
         return self._fingerprint
+
+
+def _said(chosen: str | Callable[..., Any] | None) -> Any:
+    """A loss or metric for the fingerprint: its name, or what the function is."""
+    try:
+        return chosen if chosen is None or isinstance(chosen, str) else identity_of(chosen)
+    except UnidentifiedError:
+        return uuid.uuid4().hex
 
 
 class Portfolio:

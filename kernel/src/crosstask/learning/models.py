@@ -13,8 +13,9 @@ from torch import nn
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError
+from crosstask.identity import identity_of
 from crosstask.learning.modules import head_name, seeded
-from crosstask.options import option, record
+from crosstask.options import option, options_of, record
 
 
 @record
@@ -38,6 +39,17 @@ class ModelSpec:
             raise OptionError("ModelSpec: hidden must name at least one layer")
         if self.arguments and ":" not in self.kind:
             raise OptionError(f"ModelSpec: arguments are for your own function, {self.kind!r} takes none")
+
+    def __key__(self) -> dict[str, Any]:
+        """For keys of stored results: with the code of your own function, which may be edited."""
+        told = options_of(self)
+        if ":" not in self.kind:
+            return told
+        module, _, function = self.kind.partition(":")
+        try:
+            return {**told, "code": identity_of(getattr(importlib.import_module(module), function))}
+        except (ImportError, AttributeError):  # `build` says so when it is needed
+            return told
 
     def build(self, task: TaskDescriptor, seed: int) -> nn.Module:
         """The network for a task, initialised from `seed`. DataError if the task's shapes are unknown or do not fit."""

@@ -45,8 +45,21 @@ class Learns(Protocol):
 
 
 def key_of(*parts: object) -> str:
-    """The store key of a result: a digest of everything that determines it."""
-    return hashlib.sha256(json.dumps(unstructure(parts), sort_keys=True).encode()).hexdigest()[:32]
+    """The store key of a result: a digest of everything that determines it.
+
+    Something with a method `__key__` (a `ModelSpec`, whose function may be edited) is what that says.
+    """
+    return hashlib.sha256(json.dumps(unstructure(_keyed(parts)), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _keyed(value: Any) -> Any:
+    if hasattr(value, "__key__"):
+        return value.__key__()
+    if isinstance(value, list | tuple):
+        return [_keyed(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _keyed(item) for key, item in value.items()}
+    return value
 
 
 def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:

@@ -165,7 +165,6 @@ class Stage(Component):
         wrong = [
             (name, wanted)
             for name, fits, wanted in (
-                ("Result", attrs.has, "a class made with @crosstask.record"),
                 ("after", lambda value: isinstance(value, tuple | list), "a tuple of stages' names"),
                 ("provides", lambda value: isinstance(value, Mapping), "a mapping of names to types"),
             )

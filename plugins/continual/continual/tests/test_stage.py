@@ -22,6 +22,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask.testing import reference_registry
 from crosstask_continual import Continual, ContinualResult, ScenarioWarning
 from crosstask_continual.plugin import PLUGIN
+from crosstask_continual.records import ContinualScores
 from crosstask_continual.testing import REFERENCE, ReferenceContinual, ReferenceReplay, digits, pairs
 
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 32, "learning_rate": 5e-3}
@@ -251,4 +252,15 @@ def test_the_section_says_what_was_learned_and_what_was_not() -> None:
     assert "nothing was learned: &lt;b&gt;" in section.html
     assert Continual.summary(nothing)["nothing_learned"] == "no better than always answering the majority class"
     bare = ContinualResult(tasks=("a", "b"), scenario="task")
-    assert Continual.sections(bare, engine().graph)
+    (section,) = Continual.sections(bare, engine().graph)
+    assert "<figure>" not in section.html
+
+
+def test_every_row_of_the_matrix_has_a_cell_for_every_task() -> None:
+    scores = ContinualScores(matrix=((0.9,), (0.8, None), (0.7, 0.6, 0.5)))
+    result = ContinualResult(tasks=("a", "b", "c"), scenario="task", scores=scores)
+    (section,) = Continual.sections(result, engine().graph)
+    rows = section.html.partition("<tbody>")[2].partition("</tbody>")[0].split("</tr>")[:-1]
+    assert [row.partition("<td>")[2] for row in rows] == [
+        "0.900</td><td></td><td></td>", "0.800</td><td>–</td><td></td>", "0.700</td><td>0.600</td><td>0.500</td>",
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,14 +23,14 @@ from crosstask.options import component, record, structure, unstructure
 from crosstask.parts import Reference, reference
 from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.recipe import recipe_from
-from crosstask.records import Budget
+from crosstask.records import Budget, LearningCurve
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 from crosstask.testing import conformance, reference_registry, small_portfolio, small_task
 from crosstask_search.models import ModelSpace
 from crosstask_search.networks import run_model_search
 from crosstask_search.parameter import Parameter
-from crosstask_search.records import SearchResult
+from crosstask_search.records import SearchResult, Trial
 from crosstask_search.stage import NetworkSearch
 from crosstask_search.testing import REFERENCE, ReferenceSearch
 
@@ -273,3 +274,22 @@ def test_the_section_shows_trials_and_what_became_of_them(engine: TransferEngine
         "default",
     ):
         assert words in section.html
+
+
+def test_the_section_draws_the_best_so_far_in_the_order_of_the_trials() -> None:
+    """Whatever the order in which they ended, which is that of `curve`; small numbers keep their digits."""
+    values = (0.6, None, 0.5, 0.8)
+    trials = tuple(
+        Trial(number=n, point={"rate": 0.0003, "width": 8}, status="failed" if value is None else "done", value=value)
+        for n, value in enumerate(values)
+    )
+    curve = LearningCurve(steps=(1, 2, 3, 4), values=(0.5, 0.5, 0.6, 0.8))
+    result = SearchResult(search="any", trials=trials, best=trials[3], curve=curve, metric="score<u>")
+    (section,) = NetworkSearch.sections(result, TransferGraph())
+    drawn = json.loads(section.html.partition('<script type="application/json">')[2].partition("</script>")[0])
+    points, so_far = drawn["data"]
+    assert points["x"] == so_far["x"] == [1, 3, 4]
+    assert so_far["y"] == [0.6, 0.6, 0.8]
+    assert "rate 0.0003, width 8" in section.html
+    assert "<u>" not in section.html
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "score&lt;u&gt; on validation"

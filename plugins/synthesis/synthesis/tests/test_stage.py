@@ -154,3 +154,6 @@ def test_the_section_says_from_what_and_how_well() -> None:
     assert section.title == "Zero-shot synthesis"
     for words in ("mix&lt;", "weighted ensemble", "0.500", "c left out", "0.700 to 0.900", "synthesised, no training"):
         assert words in section.html
+    many = attrs.evolve(told, notes=tuple(f"{name} left out" for name in "cdef"))
+    (section,) = Synthesis.sections(attrs.evolve(result, provenance=many), TransferGraph())
+    assert "<details><summary>4 notes on how it was made</summary>" in section.html

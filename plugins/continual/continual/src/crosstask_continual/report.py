@@ -30,7 +30,10 @@ def section(done: ContinualResult) -> Section:
         "always the majority class": majority,
     }
     rows = _rows(accuracies, "accuracy")
-    figures = [plot(dots(rows, "accuracy"), "Mean accuracy after the last task", "Mean accuracy", dots_height(rows))]
+    figures = []
+    if rows:
+        caption = "Mean accuracy after the last task"
+        figures.append(plot(dots(rows, "accuracy"), caption, caption, dots_height(rows)))
     without = done.naive.forgetting if done.naive else None
     lost = _rows({"with": done.scores.forgetting, "without": without}, "forgetting")
     if lost:
@@ -53,5 +56,8 @@ def _rows(values: dict[str, Interval | None], series: str) -> list[tuple[str, li
 def _matrix(done: ContinualResult, matrix: tuple[Row, ...], caption: str) -> str:
     named = [(f"after {escape(task)}", row) for task, row in zip(done.tasks, matrix, strict=False)]
     named += [("always the majority class", done.majority_scores)] if done.majority_scores else []
-    rows = [(name, *("–" if value is None else number(value) for value in row)) for name, row in named]
+    blank = ("",) * len(done.tasks)  # a row ends with the task that had been learned last
+    rows = [
+        (name, *("–" if value is None else number(value) for value in row), *blank[len(row) :]) for name, row in named
+    ]
     return table(caption, ("", *map(escape, done.tasks)), rows)

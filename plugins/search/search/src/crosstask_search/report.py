@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.report.figures import dots, dots_height, figure, line, plot, view
@@ -13,21 +15,23 @@ TITLE = "Search"
 
 def render(done: SearchResult) -> str:
     """The HTML of the section."""
-    best = f" The best: <strong>{escape(_point(done.best))}</strong>." if done.best else ""
+    winner = f" The best: <strong>{escape(_point(done.best))}</strong>." if done.best else ""
     failed = f" {done.failed} failed." if done.failed else ""
     lead = (
         f'<p class="lead">{escape(done.search)} tried {len(done.trials)} networks for '
         f"<strong>{escape(done.task_id or 'its objective')}</strong>, {done.evaluated} of them different, in "
-        f"{done.seconds:.0f} s, {done.proposal_seconds:.1f} s of it to choose them.{failed}{best}</p>"
+        f"{done.seconds:.0f} s, {done.proposal_seconds:.1f} s of it to choose them.{failed}{winner}</p>"
     )
     metric = words(done.metric or "value")
-    tried = [trial for trial in done.trials if trial.value is not None]
+    tried = sorted((trial for trial in done.trials if trial.value is not None), key=lambda trial: trial.number)
     points = go.Scatter(
         x=[trial.number + 1 for trial in tried], y=[trial.value for trial in tried], mode="markers", name="trial",
         marker={"size": 7, "color": color("less")}, meta={"series": ["trial"]},
         text=[escape(_point(trial)) for trial in tried], hovertemplate="%{text}: %{y:.3f}<extra></extra>",
     )  # fmt: skip
-    so_far = line(done.curve.steps, done.curve.values, "best so far", "more")
+    # by the number of the trial, as the points are: `curve` counts the trials in the order in which they ended
+    best = list(itertools.accumulate((trial.value for trial in tried if trial.value is not None), max))
+    so_far = line([trial.number + 1 for trial in tried], best, "best so far", "more").update(line_shape="hv")
     axis = {"title": {"text": "trials"}, "rangemode": "tozero", "showgrid": False}
     made = figure([points, so_far], xaxis=axis, yaxis={"title": {"text": escape(f"{metric} on validation")}})
     figures = [plot(made, "Trials, and the best so far", "Value of each trial and the best so far", 300)]
@@ -53,4 +57,6 @@ def _point(trial: Trial) -> str:
 
 
 def _values(point: dict[str, object]) -> str:
-    return ", ".join(f"{name} {number(value) if isinstance(value, float) else value}" for name, value in point.items())
+    # significant digits, not decimals: the rate 0.0003 is not 0
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in point.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
