@@ -139,8 +139,14 @@ def test_folders_of_plugins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[tool.crosstask]\ndeny = ['x']", "[tool]\ncrosstask = { deny = ['x'] }", "[tool]\ncrosstask.deny = ['x']"]
-    + ["[ tool . 'crosstask' ]\ndeny = ['x']", "tool.crosstask.deny = ['x']", '[tool]\n"crosstask".deny = ["x"]'],
+    [
+        "[tool.crosstask]\ndeny = ['x']",
+        "[tool]\ncrosstask = { deny = ['x'] }",
+        "[tool]\ncrosstask.deny = ['x']",
+        "[ tool . 'crosstask' ]\ndeny = ['x']",
+        "tool.crosstask.deny = ['x']",
+        '[tool]\n"crosstask".deny = ["x"]',
+    ],
 )
 def test_the_table_is_found_however_it_is_written(tmp_path: Path, text: str) -> None:
     (tmp_path / "pyproject.toml").write_text(text)

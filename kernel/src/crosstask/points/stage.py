@@ -161,17 +161,13 @@ class Stage(Component):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = vars(cls)
-        wrong = [
-            (name, wanted)
-            for name, fits, wanted in (
-                ("after", lambda value: isinstance(value, tuple | list), "a tuple of stages' names"),
-                ("provides", lambda value: isinstance(value, Mapping), "a mapping of names to types"),
-            )
-            if name in own and not fits(own[name])
-        ]
-        for name, wanted in wrong:
-            raise PluginError(f"{cls.__name__}.{name} must be {wanted}, got {own[name]!r}")
+        kinds: dict[str, tuple[Any, str]] = {
+            "after": (tuple | list, "a tuple of stages' names"),
+            "provides": (Mapping, "a mapping of names to types"),
+        }
+        for name, (kind, wanted) in kinds.items():
+            if name in vars(cls) and not isinstance(vars(cls)[name], kind):
+                raise PluginError(f"{cls.__name__}.{name} must be {wanted}, got {vars(cls)[name]!r}")
 
     def check(self, portfolio: Portfolio) -> None:
         """Raise a RecipeError if these options do not fit these tasks: names, shapes, sizes. Called before any work."""
