@@ -106,14 +106,20 @@ def test_new_of_a_plugins_point_uses_its_own_template(tmp_path: Path, monkeypatc
 
 
 def test_new_takes_the_name_of_the_distribution_too(tmp_path: Path) -> None:
-    invoke("new", "discovery", "crosstask-mine", "--into", str(tmp_path))
+    told = json.loads(invoke("new", "discovery", "crosstask-mine", "--into", str(tmp_path), "--json").stdout)
+    assert told["wrote"] == [str(tmp_path / "crosstask-mine")]
+    assert told["next"].startswith("pip install -e ")
     assert (tmp_path / "crosstask-mine" / "src" / "crosstask_mine" / "mine.py").is_file()
 
 
 @pytest.mark.parametrize(
     ("point", "name", "message"),
     [
-        ("balancr", "mine", "unknown extension point 'balancr'; did you mean 'balancer'?"),
+        (
+            "balancr",
+            "mine",
+            "unknown extension point 'balancr'; did you mean 'balancer'? Valid: adapter, agent, balancer, c",
+        ),
         ("choser", "mine", "unknown extension point 'choser'; did you mean 'chooser'?"),
         ("discovery", "MyOwn", "such as 'my-discovery', got 'MyOwn'; try 'my-own'"),
         ("discovery", "my_own", "got 'my_own'; try 'my-own'"),

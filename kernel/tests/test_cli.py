@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import crosstask.cli
-from crosstask import Extension, Plugin, Point, Registry, Settings
+from crosstask import Extension, Plugin, Point, Registry, Settings, UnknownComponentError
 from crosstask.cli.common import shown
 from crosstask.registry import PluginRecord, Status
 from crosstask_fakes.components import FakeObserver
@@ -168,7 +168,7 @@ def test_without_a_recipe_the_one_that_a_manifest_marks_is_used(recipe: str) -> 
 
 def test_what_is_no_stage(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name, said in (
-        ("perpare", "unknown table or key 'perpare'; did you mean 'prepare'"),
+        ("perpare", "no stage named 'perpare'; did you mean 'prepare'"),
         ("source", "'source' is a table of every recipe, not a stage; did you mean"),
     ):
         code, told = main_says(monkeypatch, capsys, "stage", name, "--recipe", recipe)
@@ -180,8 +180,10 @@ def test_what_is_no_stage(recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_recipes_are_listed_and_shown(recipe: str, installed: Registry) -> None:
-    assert invoke("recipe", "list") == "fakes  All of it  (crosstask-fakes 1.0)\n"
-    assert as_json("recipe", "list") == [{"name": "fakes", "plugin": "crosstask-fakes 1.0", "summary": "All of it"}]
+    assert invoke("recipe", "list") == "fakes  All of it  (crosstask-fakes 1.0, the default)\n"
+    assert as_json("recipe", "list") == [
+        {"name": "fakes", "plugin": "crosstask-fakes 1.0", "summary": "All of it", "default": True}
+    ]
     text = invoke("recipe", "show", recipe, "--set", "again.scale=3.0")
     lines = {line.partition(" = ")[0]: line.partition(" = ")[2] for line in text.splitlines()}
     assert [part.strip() for part in lines["prepare.task"].split("  # ")] == ['"task1"', recipe]
@@ -264,6 +266,9 @@ def test_info_tells_what_a_component_is(installed: Registry) -> None:
     installed.register(Plugin("odd", [Extension("router", "x", "a:B")], api=(2, 0)), distribution="odd-dist")
     assert "no installed plugin defines extension point 'router'" in invoke("plugins", "info", "x")
     assert len(as_json("plugins", "info", "fakes")) == 17
+    assert as_json("plugins", "info", "chooser/default") == as_json("plugins", "info", "chooser/first")
+    with pytest.raises(UnknownComponentError, match="'chooser' is an extension point; name one of its components: "):
+        invoke("plugins", "info", "chooser")
 
 
 def test_why_tells_what_decided_it(installed: Registry) -> None:
@@ -285,6 +290,7 @@ def test_why_tells_what_decided_it(installed: Registry) -> None:
     assert "importing nowhere failed: ModuleNotFoundError" in invoke("plugins", "why", "lost")
     assert "the kernel has a command 'run'; choose another name" in invoke("plugins", "why", "command/run")
     assert "command 'greet' of crosstask-fakes 1.0: usable" in invoke("plugins", "why", "greet")
+    assert invoke("plugins", "why", "recipe/fakes").endswith(".toml is there\n")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -31,8 +31,10 @@ from crosstask import (
 from crosstask.frozen import freeze, read_frozen
 from crosstask.job import load_run, run_recipe
 from crosstask.manifest import Extension, Plugin
-from crosstask.options import unstructure
+from crosstask.options import component, unstructure
+from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.recipe import Recipe, recipe_from
+from crosstask.records import Interval
 from crosstask.report import write_report
 from crosstask_fakes.components import FakeObserver
 from crosstask_fakes.registry import with_fakes
@@ -492,3 +494,26 @@ def test_a_result_whose_own_code_refuses_it_says_why(registry: Registry, monkeyp
     assert record.result("look", registry) == Looked(edges=1, mean=0.5)
     monkeypatch.setattr(Looked, "__init__", lambda self, **given: refuse(self))
     assert record.result("look", registry) == Unread("look: TypeError: too few", {"edges": 1, "mean": 0.5})
+
+
+def test_used_are_also_components_that_a_stage_asks_for_as_it_works(registry: Registry, tmp_path: Path) -> None:
+    """The engine's default discoverers, say, which no option of a stage names."""
+
+    @component
+    class Asking(Stage):
+        """Asks for another plugin's component while it works."""
+
+        Result: ClassVar[type] = Interval
+
+        def work(self, engine: Engine) -> Outcome:
+            self.context.component("observer", "late")
+            return Outcome(Interval(mean=0.0, low=0.0, high=0.0))
+
+    globals()["Asking"] = Asking
+    offer = [Extension("stage", "asking", f"{__name__}:Asking", summary="Asks")]
+    registry.register(Plugin("asking", offer, api=(2, 0)), distribution="crosstask-asking", version="2.0")
+    late = [Extension("observer", "late", "crosstask.testing.references:ReferenceObserver", summary="Late")]
+    registry.register(Plugin("late", late, api=(2, 0)), distribution="crosstask-late", version="3.0")
+    recipe = recipe_from({"source": "fake", "asking": {}}, registry)
+    record = run_recipe(recipe, tmp_path, registry=registry)
+    assert {"crosstask-asking": "2.0", "crosstask-late": "3.0"}.items() <= record.used.items()

@@ -75,6 +75,14 @@ def test_what_cannot_be_loaded(module: str, function: str, error: type[Exception
         PythonSource(function=function.format(module=module)).load()
 
 
+def test_a_module_of_this_folder_is_told_how_to_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lying_here.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError) as caught:
+        PythonSource(function="lying_here:portfolio").load()
+    assert "`python -m crosstask` finds it" in caught.value.__notes__[0]
+
+
 def test_a_recipe_with_a_function_of_the_users(module: str, registry: Registry, tmp_path: Path) -> None:
     source: Any = {"use": "python", "function": f"{module}:portfolio", "arguments": {"count": 3}}
     record = run_recipe(recipe_from({"source": source, "look": {}}, registry), tmp_path / "o", registry=registry)

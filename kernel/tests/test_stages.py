@@ -232,10 +232,6 @@ def test_a_stage_without_artifacts_and_one_with_empty_ones_are_kept(tmp_path: Pa
         (Outcome({"size": 1}), "stage Holds: work must return a Held as its record, got dict"),
         (Outcome(Held(), ["thing"]), "stage Holds: its artifacts must be a mapping, got a list"),  # type: ignore[arg-type]
         (
-            Outcome(Held(), {"tensors": {"a": 1}}),
-            "stage Holds: its artifact 'tensors'['a'] must be a Tensor, got 1",
-        ),
-        (
             Outcome(Held(), {"thin": 1}),
             "stage Holds: gave 'thin', which it does not provide; did you mean 'thing'? Valid: tensors, thing",
         ),
@@ -476,6 +472,14 @@ def test_who_trains_what_another_stage_provides_does_not_change_it_for_the_next(
             stage = Trains(net={"from": "made", "take": "net"})
             assert run_stage(engine, stage, name, finished).record == Held(size=1)
     assert net.weight.tolist() == [[0.0]]
+
+
+def test_what_is_of_another_type_than_promised_is_blamed_on_who_gave_it() -> None:
+    finished = Finished({"made": Outcome(Held(), {"net": "a word"})}, {"made": "key"})
+    with TransferEngine(registry=with_fakes(), discoverers=[]) as engine:
+        engine.register_task(blobs("task0"))
+        with pytest.raises(PluginError, match="one: net: 'net' of stage 'made' must be a Module, got 'a word'"):
+            run_stage(engine, Trains(net={"from": "made", "take": "net"}), "one", finished)
 
 
 def test_what_a_stage_provides_is_as_it_was_when_it_finished() -> None:

@@ -209,6 +209,10 @@ class TransferEngine(Engine):
 
     def register(self, portfolio: Portfolio) -> None:
         """Add every task of a portfolio, unseen ones as unseen, and check prerequisites."""
+        given: object = portfolio
+        if not isinstance(given, Portfolio):
+            told = f"register takes a Portfolio, got a {type(given).__name__}"
+            raise DataError(f"{told}: write Portfolio([...]), or register_task for a single task")
         portfolio.check()
         if not len(self.portfolio):
             self.portfolio.name = portfolio.name  # messages about its tasks say so

@@ -191,7 +191,12 @@ def check_components(recipe: Recipe, registry: Registry) -> dict[str, str]:
     found: set[str] = set()
     for component in made:
         _collect(component, found)
-    return {record.distribution: record.version for record in registry.plugins() if record.origin in found}
+    return versions_of(found, registry)
+
+
+def versions_of(origins: set[str], registry: Registry) -> dict[str, str]:
+    """Distribution -> version of what the origins of components name."""
+    return {record.distribution: record.version for record in registry.plugins() if record.origin in origins}
 
 
 def _collect(made: Component, found: set[str]) -> None:
@@ -235,7 +240,8 @@ class _Job:
             self._update(status="interrupted" if interrupted else "failed", error=f"{type(caught).__name__}: {caught}")
             raise
         finally:
-            self._update(seconds=self.record.seconds + time.perf_counter() - started)
+            used = versions_of(self.engine.run.used(), self.registry)  # with those that a stage asked for as it worked
+            self._update(seconds=self.record.seconds + time.perf_counter() - started, used={**self.record.used, **used})
             self._write()
             self.engine.run.tell("run_finished", record=self.record, error=error)
         return self.record

@@ -115,8 +115,14 @@ def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[s
     for a syntax error shows the line. With `stage` it gets an empty table of that name if it has none.
     """
     values, origins = _chain(reference, registry, [])
-    if stage:
-        values.setdefault(stage, {})
+    if stage and stage not in values:
+        try:
+            registry.find("stage", stage)
+        except UnknownComponentError:
+            raise
+        except PluginError:
+            pass  # it is there: the recipe may decide a conflict, and what else is wrong is said below
+        values[stage] = {}
     for text in overrides:
         key, sign, value = text.partition("=")
         if not sign or not key.strip():

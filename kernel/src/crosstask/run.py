@@ -203,6 +203,10 @@ class Run(Context):
             )
         return known[hook][0]
 
+    def used(self) -> set[str]:
+        """The origins (`crosstask-rgb 0.1.0`) of every component of the run so far."""
+        return {component.offered_by for component in self._components}
+
     def wrapping(self) -> list[dict[str, Any]]:
         """The wrappers of the run: part of what determines every answer, and so of the keys of stored results."""
         return [c.identity() for c in self._components if isinstance(c, Wrapper)]

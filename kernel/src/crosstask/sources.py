@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import attrs
 
-from crosstask.errors import DataError, OptionError
+from crosstask.errors import DataError, OptionError, PluginError
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.registry import load
@@ -28,7 +29,17 @@ class PythonSource(Source):
     def load(self) -> Portfolio:
         if ":" not in self.function:
             raise OptionError(f"{self.origin}: function must look like 'module:function', got {self.function!r}")
-        found = load(self.function, self.origin)
+        try:
+            found = load(self.function, self.origin)
+        except PluginError as error:
+            module = self.function.partition(":")[0].partition(".")[0]
+            if isinstance(error.__cause__, ModuleNotFoundError) and (
+                Path(f"{module}.py").exists() or Path(module).is_dir()
+            ):
+                error.add_note(
+                    f"{module} lies in this folder: `python -m crosstask` finds it there, `crosstask` does not"
+                )
+            raise
         if not callable(found):
             raise OptionError(f"{self.origin}: {self.function} is a {type(found).__name__}, not a function")
         made: Any = found(**self.arguments)

@@ -46,7 +46,11 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
     whence = {}
     for option, (ref, kind) in stage.references().items():
         value = _copied(finished.take(ref.stage, ref.take))  # a copy: who trains it must not change what others take
-        stage._referred = {**(stage._referred or {}), option: structure(value, kind, f"{name}: {option}")}
+        try:
+            value = structure(value, kind, f"{ref.take!r} of stage {ref.stage!r}")
+        except CrosstaskError as error:
+            raise PluginError(f"{name}: {option}: {error}") from None
+        stage._referred = {**(stage._referred or {}), option: value}
         whence[option] = finished.keys[ref.stage]
     key = key_of("stage", stage.identity(), list(finished.keys.values()), whence, engine.fingerprint(), _given(stage))
     outcome = _recalled(engine, stage, key) if stage.keeps else None
@@ -133,15 +137,11 @@ def _check(stage: Stage, outcome: Outcome) -> None:
         raise PluginError(f"{stage.origin}: its record holds a {strange}, which cannot be written as JSON")
     if not isinstance(outcome.artifacts, Mapping):
         raise PluginError(f"{stage.origin}: its artifacts must be a mapping, got a {type(outcome.artifacts).__name__}")
-    for name, value in outcome.artifacts.items():
+    for name in outcome.artifacts:
         if name not in stage.provides:
             raise PluginError(
                 f"{stage.origin}: gave {name!r}, which it does not provide{nearest(name, stage.provides)}"
             )
-        try:
-            structure(value, stage.provides[name], f"its artifact {name!r}")
-        except CrosstaskError as error:
-            raise PluginError(f"{stage.origin}: {error}") from None
     try:
         structure(unstructure(outcome.record), stage.Result, "record")
     except CrosstaskError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -98,6 +99,7 @@ def main() -> None:
     """Entry point: errors that crosstask raises on purpose are printed in a line, not as a traceback."""
     from crosstask.errors import CrosstaskError
 
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:

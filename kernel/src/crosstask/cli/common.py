@@ -101,7 +101,7 @@ def task_options(function: Callable[..., None]) -> Callable[..., None]:
     with_recipe = click.option(
         "--recipe",
         "reference",
-        help="Recipe file or name: tasks, model, budgets.  [default: the one that a plugin marks]",
+        help="Recipe file or name: tasks, model, budgets.  [default: the one that `recipe list` calls the default]",
     )
     return with_recipe(run_options(function))
 
@@ -131,10 +131,12 @@ def emit_json(value: Any) -> None:
 
 
 def emit_table(table: Table) -> None:
-    """Print a rich table."""
+    """Print a rich table, at least as wide as its title."""
     from rich.console import Console
 
-    Console().print(table)
+    console = Console()
+    table.min_width = min(console.width, len(str(table.title or "")))
+    console.print(table)
 
 
 @functools.singledispatch

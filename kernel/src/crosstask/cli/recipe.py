@@ -22,16 +22,18 @@ def list_command(as_json: bool) -> None:
     from crosstask.registry import Registry
 
     registry = Registry.installed()
-    found = []
+    found: list[dict[str, Any]] = []
     for name in registry.names("recipe"):
         record, extension = registry.find("recipe", name)
-        found.append({"name": name, "plugin": record.origin, "summary": extension.summary})
+        marked = bool(extension.default)
+        found.append({"name": name, "plugin": record.origin, "summary": extension.summary, "default": marked})
     if as_json:
         emit_json(found)
         return
     width = max((len(item["name"]) for item in found), default=0)
     for item in found:
-        click.echo(f"{item['name']:<{width}}  {item['summary']}  ({item['plugin']})")
+        default = ", the default" if item["default"] else ""
+        click.echo(f"{item['name']:<{width}}  {item['summary']}  ({item['plugin']}{default})")
     if not found:
         click.echo("no plugin ships a recipe")
 

@@ -149,7 +149,7 @@ def _trace(error: BaseException) -> str:
 def _print(registry: Registry, reports: list[dict[str, Any]]) -> None:
     for key, entry in _settings(registry).items():
         click.echo(f"setting {key} = {entry['value']}  ({entry['from']})")
-    for report in reports:
+    for report in sorted(reports, key=lambda report: bool(report["problems"])):  # what is wrong comes last
         state = "ok" if not report["problems"] and report["status"] == "ok" else report["status"].upper()
         state = "PROBLEM" if report["problems"] and report["status"] == "ok" else state
         where = f" in {report['folder']}" if report["folder"] else ""

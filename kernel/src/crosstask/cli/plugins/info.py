@@ -33,7 +33,11 @@ def command(name: str, as_json: bool) -> None:
 def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension | None]]:
     """Every (plugin, component) that `name` may mean; a plugin that offers nothing readable comes with None."""
     from crosstask.errors import UnknownComponentError, nearest
+    from crosstask.manifest import DEFAULT
 
+    point, _, last = name.partition("/")
+    if last == DEFAULT:
+        name = f"{point}/{registry.default(point)}"
     found: list[tuple[PluginRecord, Extension | None]] = []
     known: set[str] = set()
     for record in registry.plugins():
@@ -44,6 +48,10 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
             known.add(extension.name)
             if name in (record.name, record.distribution, extension.name, extension.key):
                 found += [(record, extension)]
+    if not found and (components := registry.names(name)):
+        raise UnknownComponentError(
+            f"{name!r} is an extension point; name one of its components: {', '.join(components)}"
+        )
     if not found:
         raise UnknownComponentError(f"no plugin or component named {name!r}{nearest(name, known)}")
     return found

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from crosstask.cli.common import emit_json, json_option
+
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _OFFER = re.compile(r'(Point|Extension)\(\s*"([^"]+)",\s*"([^"]+)"')
 """What a manifest brings: (Point, its name, …) or (Extension, its point, its name)."""
@@ -25,7 +27,8 @@ _OFFER = re.compile(r'(Point|Extension)\(\s*"([^"]+)",\s*"([^"]+)"')
     default=Path(),
     help="Folder to make the project in.  [default: here]",
 )
-def command(point: str, name: str, into: Path) -> None:
+@json_option
+def command(point: str, name: str, into: Path, as_json: bool) -> None:
     """Write a new plugin: a small working component of the extension point POINT, its tests and its packaging.
 
     POINT may also be `recipe` (a package that ships a recipe) or `family` (a base with a point, its contract, kit and
@@ -35,10 +38,14 @@ def command(point: str, name: str, into: Path) -> None:
     NAME is in lower case with dashes, as in `my-balancer`; the distribution will be `crosstask-my-balancer`.
     """
     folders = scaffold(point, name, into)
+    install = " ".join(["pip install", *(f"-e {shlex.quote(f'{folder}[test]')}" for folder in folders)])
+    then = " && ".join([install, *(f"pytest {shlex.quote(str(folder))}" for folder in folders)])
+    if as_json:
+        emit_json({"wrote": [str(folder) for folder in folders], "next": then})
+        return
     for folder in folders:
         click.echo(f"wrote {folder}")
-    install = " ".join(["pip install", *(f"-e {shlex.quote(f'{folder}[test]')}" for folder in folders)])
-    click.echo("next: " + " && ".join([install, *(f"pytest {shlex.quote(str(folder))}" for folder in folders)]))
+    click.echo(f"next: {then}")
 
 
 def scaffold(point: str, name: str, into: Path) -> list[Path]:
@@ -89,7 +96,7 @@ def _template(point: str) -> dict[str, str]:
     except UnknownComponentError as error:
         if "pip install" in str(error):
             raise
-        every = [*packed, *(each.point.name for each in registry.points())]
+        every = {*packed, *(each.point.name for each in registry.points())}
         raise UnknownComponentError(f"unknown extension point {point!r}{nearest(point, every)}") from None
     if not found.template:
         raise PluginError(f"extension point {point!r} has no template")

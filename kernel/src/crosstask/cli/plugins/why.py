@@ -35,13 +35,16 @@ def command(name: str, as_json: bool) -> None:
 
 def _why(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
     from crosstask.errors import PluginError
+    from crosstask.manifest import RECIPE
     from crosstask.registry import Status
 
     what = f"{extension.point} {extension.name!r}" if extension else f"plugin {record.name!r}"
     found = f"found as entry point {record.name} = {record.entry_point}" if record.entry_point else "added by hand"
     because = [found, *decided(registry.settings, record)]
     usable = record.status is Status.OK
-    if not usable:
+    if record.status is Status.DENIED:
+        pass  # the settings above say it
+    elif not usable:
         because.append(f"{record.status.value}: {record.reason}")
     elif extension is not None and (reason := record.unusable.get(extension.key)):
         usable = False
@@ -49,7 +52,7 @@ def _why(registry: Registry, record: PluginRecord, extension: Extension | None) 
     elif extension is not None:
         try:
             registry.load_offer(extension)
-            because.append(f"{extension.target} can be imported")
+            because.append(f"{extension.target} {'is there' if extension.point == RECIPE else 'can be imported'}")
         except PluginError as error:
             usable = False
             because.append(str(error))

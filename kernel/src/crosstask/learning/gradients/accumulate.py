@@ -13,7 +13,8 @@ def accumulate(
 ) -> None:
     """Add each gradient times `factor` to `.grad`, as autograd does: in place, in the parameter's type.
 
-    `.grad` never shares memory that somebody else may hold; `exclusive` promises that nobody does.
+    `.grad` never shares memory that somebody else may hold; `exclusive` promises that nobody does. Hooks of
+    `register_post_accumulate_grad_hook` are called as in a backward pass: once, when the parameter's gradient is there.
     """
     taken: set[int] = set()
     with torch.no_grad():
@@ -34,6 +35,8 @@ def accumulate(
                 parameter.grad = gradient + old
             else:
                 old += gradient
+            for hook in tuple((parameter._post_accumulate_grad_hooks or {}).values()):
+                hook(parameter)
 
 
 def only_rows(gradient: Tensor, rows: Tensor) -> Tensor:

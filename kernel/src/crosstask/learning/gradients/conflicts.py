@@ -21,6 +21,7 @@ def conflict_metrics(gramian: Tensor) -> dict[str, float]:
     count = len(gramian)
     if count < 2:
         return {"mean_cosine": 1.0, "conflict_share": 0.0, "magnitude_similarity": 1.0}
+    gramian = gramian.detach().to("cpu", torch.float64)  # single precision has no room for products of squared lengths
     square = gramian.diagonal().clamp_min(0)
     norms = square.sqrt()
     tiny = torch.finfo(gramian.dtype).tiny

@@ -213,12 +213,15 @@ def proportional_weights(matrix: Array, rates: Array, power: float, start: Array
         return rates
     x = rates ** (1 / (1 + power)) if start is None else start
     x = x * ((rates @ x ** (1 - power)) / (x @ matrix @ x)) ** (1 / (1 + power))  # the best multiple of the start
-    height = value(x)
+    height, last = value(x), np.inf
     for _ in range(200):
         pull = rates * x**-power
         slope = matrix @ x - pull
-        if np.abs(slope * x).max() <= 1e-12 * max(1.0, float((pull * x).max())):
+        error = float(np.abs(slope / pull).max())  # in each equation's own scale
+        near = np.abs(slope * x).max() <= 1e-12 * (pull * x).max()
+        if error <= 1e-12 or (near and error >= last):  # what rounding leaves
             break
+        last = error
         step = np.linalg.solve(matrix + np.diag(power * pull / x), -slope)
         falling = step < 0
         length = min(1.0, 0.99 * float((-x[falling] / step[falling]).min(initial=np.inf)))
@@ -236,7 +239,15 @@ def proportional_weights(matrix: Array, rates: Array, power: float, start: Array
 
 
 def project_to_simplex(values: Array) -> Array:
-    """The nearest point [T] with non-negative entries that sum to one (Duchi et al. 2008, figure 1)."""
+    """The nearest point [T] with non-negative entries that sum to one (Duchi et al. 2008, figure 1).
+
+    RunError if it is not known: for a NaN, or an infinite value.
+    """
+    if not np.isfinite(values).all():
+        raise RunError("weights of tasks are not finite; they cannot be projected to the simplex")
+    # The same for all plus a constant: below the largest, the one that 1 is taken off keeps its digits
+    with np.errstate(over="ignore"):
+        values = np.maximum(values - values.max(), -2.0)  # further below than 1 counts nothing
     ordered = np.sort(values)[::-1]
     excess = (np.cumsum(ordered) - 1) / np.arange(1, len(values) + 1)
     last = int(np.flatnonzero(ordered > excess)[-1])

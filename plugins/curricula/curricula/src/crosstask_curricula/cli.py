@@ -11,7 +11,7 @@ from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_opti
 
 @click.command()
 @click.argument("target")
-@click.option("--strategy", help="Curriculum component. [default: the one that a manifest marks]")
+@click.option("--strategy", help="Curriculum component. [default: the one that a plugin marks]")
 @click.option("--max-tasks", default=5, show_default=True, type=click.IntRange(1), help="Tasks on the path.")
 @click.option(
     "--graph",

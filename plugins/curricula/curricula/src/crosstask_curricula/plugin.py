@@ -16,7 +16,7 @@ PLUGIN = Plugin(
             "command",
             "curriculum",
             "crosstask_curricula.cli:command",
-            summary="Plan an order of tasks that ends with a target",
+            summary="Plan an order of tasks that ends with a target.",
         ),
     ],
 )

@@ -28,6 +28,7 @@ def command(reference: str | None, wanted: Wanted) -> None:
         for edge in sorted(graph.edges(), key=lambda e: -e.transfer_coefficient)[:20]:
             between = "–" if edge.low is None else f"{edge.low:+.2f} … {edge.high:+.2f}"
             coefficient = shown(edge.transfer_coefficient)
-            table.add_row(edge.source, edge.target, coefficient, between, edge.relation.value, edge.evidence.value)
+            relation = edge.relation.value.replace("_", " ")
+            table.add_row(edge.source, edge.target, coefficient, between, relation, edge.evidence.value)
         emit_table(table)
         click.echo(f"graph: {wanted.out / 'graph.json'}")

@@ -68,7 +68,7 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     lead = (
         '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
         "measured; a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole "
-        f"95 % interval lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
+        f"95\u00a0% interval lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
     )
     label = f"Matrix of transfer coefficients, {len(measured)} measured and {len(guessed)} estimated"
     return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks))))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from crosstask.errors import DataError
 from crosstask_tabular.manifest import Checked, TaskEntry
 from crosstask_tabular.splits import Index
-from crosstask_tabular.tables import Column, Rows, as_text
+from crosstask_tabular.tables import Rows
 
 Floats = NDArray[np.float32]
 
@@ -61,10 +61,10 @@ class Member:
     def entry(self) -> TaskEntry:
         return self.task.entry
 
-    def known(self, column: str) -> Column:
-        """A column's training rows."""
-        values: Column = self.rows.table[column][self.splits["train"]]
-        return values
+    def said(self, column: str, index: Index) -> list[str | None]:
+        """Some rows of a column as labels or categories."""
+        said = self.rows.said(column)
+        return [said[row] for row in index]
 
 
 class Encoding:
@@ -149,7 +149,7 @@ def _numeric(members: Sequence[Member], column: str) -> Numeric:
 
 def _categorical(members: Sequence[Member], column: str) -> Categorical:
     entry = members[0].entry
-    said = list(itertools.chain.from_iterable(as_text(member.known(column)) for member in members))
+    said = list(itertools.chain.from_iterable(m.said(column, m.splits["train"]) for m in members))
     vocabulary = ordered({value for value in said if value is not None})
     if len(vocabulary) > entry.max_categories:
         told = f"column {column!r} has {len(vocabulary)} categories in the training rows"
@@ -162,7 +162,7 @@ def _categorical(members: Sequence[Member], column: str) -> Categorical:
 def _one_hot(member: Member, column: str, code: Categorical, index: Index) -> NDArray[np.float64]:
     places = {value: place for place, value in enumerate(code.vocabulary)}
     made = np.zeros((len(index), code.width))
-    for number, value in enumerate(as_text(member.rows.table[column][index])):
+    for number, value in enumerate(member.said(column, index)):
         if value in places:
             made[number, places[value]] = 1
         if value is None and member.entry.missing == "error":

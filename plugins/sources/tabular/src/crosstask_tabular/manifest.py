@@ -14,7 +14,7 @@ from crosstask.errors import DataError, OptionError, nearest
 from crosstask.learning.objectives import LOSSES, METRICS
 from crosstask.options import build, option, record, structure
 from crosstask.tasks import SPLITS
-from crosstask_tabular.tables import SUFFIXES, columns_of
+from crosstask_tabular.tables import SUFFIXES, columns_of, spelled
 
 Files = tuple[str, ...]
 _GLOB = "*?["
@@ -51,9 +51,10 @@ class SplitRule:
         if self.stratify and self.group:
             raise OptionError("rows are kept together by `group` or spread by `stratify`, not both")
 
-    def values_of(self, split: str) -> tuple[str, ...]:
+    def values_of(self, split: str) -> tuple[Any, ...]:
         """What the column says for rows of this split; the split's own name by default."""
-        return tuple(str(v) for v in _listed(self.values.get(split, split)))
+        given = self.values.get(split, split)
+        return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 @record
@@ -78,7 +79,7 @@ class TaskEntry:
     file: Any = None
     files: dict[str, Any] = attrs.field(factory=dict)
     where: dict[str, Any] = attrs.field(factory=dict)
-    classes: tuple[str | int | float, ...] | None = None
+    classes: tuple[str | bool | int | float, ...] | None = None
     features: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     categorical: tuple[str, ...] | None = None
@@ -122,8 +123,9 @@ class TaskEntry:
             raise OptionError(f"classification has one target column, got {list(self.targets)}")
         if self.type == "regression" and self.classes is not None:
             raise OptionError("classes are for classification; this is regression")
-        if self.classes is not None and (len(self.classes) < 2 or len(set(map(str, self.classes))) < len(self.classes)):
-            raise OptionError(f"classes must be two or more different names, got {list(self.classes)}")
+        given = self.classes
+        if given is not None and (len(given) < 2 or len({*map(spelled, given)}) < len(given)):
+            raise OptionError(f"classes must be two or more different names, got {list(given)}")
         if self.shape is not None and self.categorical:
             raise OptionError("shape is for numeric columns; it cannot be given with categorical ones")
 
@@ -156,6 +158,8 @@ class Checked:
     parts: dict[str, tuple[Path, ...]]
     features: tuple[str, ...]
     space: str
+    wanted: tuple[str, ...]
+    """All columns that the task asks for: features, targets, those of `split` and `where`."""
 
 
 @attrs.frozen
@@ -256,21 +260,27 @@ def _checked(path: Path, number: int, entry: TaskEntry, headers: dict[tuple[Path
     where = place(path, number, entry.id)
     folder = path.parent
     parts: dict[str, tuple[Path, ...]] = {}
-    columns: list[str] = []
+    found: dict[Path, str] = {}  # file -> the key that names it
     for split, names in entry.parts().items():
         key = f"files.{split}" if entry.files else "file"
         parts[split] = tuple(_file(folder, name, f"{where}: {key}") for name in names)
         for file in parts[split]:
+            found.setdefault(file, key)
             if (file, entry.delimiter) not in headers:
                 try:
                     headers[file, entry.delimiter] = columns_of(file, entry.delimiter)
                 except DataError as error:
                     raise DataError(f"{where}: {key}: {error}") from None
-            columns = columns or headers[file, entry.delimiter]
-            odd = set(columns) ^ set(headers[file, entry.delimiter])
-            if odd:
-                one = next(iter(parts.values()))[0].name
-                raise DataError(f"{where}: {key}: {file.name} and {one} differ in column {sorted(odd)[0]!r}")
+    columns = list(dict.fromkeys(name for file in found for name in headers[file, entry.delimiter]))
+    first = next(iter(found))
+    for file, key in found.items():
+        header = headers[file, entry.delimiter]
+        twice = next((name for name in header if header.count(name) > 1 and _asked(entry, name)), None)
+        if twice is not None:
+            raise DataError(f"{where}: {key}: {file.name}: two columns are called {twice!r}")
+        odd = sorted(name for name in set(header) ^ set(headers[first, entry.delimiter]) if _asked(entry, name))
+        if odd:
+            raise DataError(f"{where}: {key}: {file.name} and {first.name} differ in column {odd[0]!r}")
     file_names = ", ".join(dict.fromkeys(file.name for files in parts.values() for file in files))
 
     def column(name: str, key: str) -> None:
@@ -299,14 +309,31 @@ def _checked(path: Path, number: int, entry: TaskEntry, headers: dict[tuple[Path
         column(name, "categorical")
         if name not in features:
             raise OptionError(f"{where}: categorical: {name!r} is not among the features{nearest(name, features)}")
-    return Checked(entry, parts, tuple(features), entry.space or f"task {entry.id}")
+    wanted = tuple(dict.fromkeys([*features, *_named(entry)]))
+    return Checked(entry, parts, tuple(features), entry.space or f"task {entry.id}", wanted)
+
+
+def _named(entry: TaskEntry) -> tuple[str, ...]:
+    """The columns that a task names for something else than its inputs."""
+    rule = entry.split
+    return (*entry.targets, *filter(None, (rule.column, rule.stratify, rule.group)), *entry.where)
+
+
+def _asked(entry: TaskEntry, name: str) -> bool:
+    """Whether a task asks for a column; what is wrong with any other is none of its business."""
+    taken, left_out = (any(_fits(name, one) for one in given) for given in (entry.features, entry.exclude))
+    return name in _named(entry) or (taken and not left_out)
+
+
+def _fits(column: str, pattern: str) -> bool:
+    return column == pattern or (any(g in pattern for g in _GLOB) and fnmatchcase(column, pattern))
 
 
 def _matching(patterns: tuple[str, ...], columns: list[str], where: str, file_names: str) -> list[str]:
     """The columns that a list of names and patterns (`pixel*`) stands for, each once, in the order of the list."""
     found: dict[str, None] = {}
     for pattern in patterns:
-        matched = [c for c in columns if c == pattern or (any(g in pattern for g in _GLOB) and fnmatchcase(c, pattern))]
+        matched = [column for column in columns if _fits(column, pattern)]
         if not matched:
             raise OptionError(f"{where}: no column {pattern!r} in {file_names}{nearest(pattern, columns)}")
         found.update(dict.fromkeys(matched))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstask.errors import DataError
+from crosstask.errors import DataError, nearest
 from crosstask.tasks import SPLITS
 from crosstask_sources.randomness import rng_for
 from crosstask_tabular.manifest import Checked, SplitRule
-from crosstask_tabular.tables import Rows, as_text
+from crosstask_tabular.tables import Rows, spelled
 
 Index = NDArray[np.int64]
 
@@ -41,11 +41,12 @@ def divide(task: Checked, rows: Rows, seed: int) -> dict[str, Index]:
 
 def _by_column(rule: SplitRule, rows: Rows, rng: np.random.Generator) -> dict[str, Index]:
     assert rule.column is not None
-    said = np.array(as_text(rows.table[rule.column]), dtype=object)
-    values = {split: rule.values_of(split) for split in SPLITS}
-    known = {value for own in values.values() for value in own}
-    odd = next((row for row, value in enumerate(said) if value not in known), None)
+    said = rows.said(rule.column)
+    values = {split: set[str]().union(*map(rows.values[rule.column].meant, rule.values_of(split))) for split in SPLITS}
+    meant = set[str]().union(*values.values())
+    odd = next((row for row, value in enumerate(said) if value not in meant), None)
     if odd is not None:
+        known = {spelled(value) for split in SPLITS for value in rule.values_of(split)}
         told = f"{rows.where(odd)}: {rule.column!r} is {said[odd]!r}, which names no split"
         raise DataError(f"{told}; split.values names {', '.join(sorted(map(repr, known)))}")
     found = {split: np.flatnonzero([value in own for value in said]) for split, own in values.items()}
@@ -61,7 +62,7 @@ def _at_random(rule: SplitRule, rows: Rows, own: Index, rng: np.random.Generator
             count = round(share * len(own))
             found[split], order = order[:count], order[count:]
         return {"train": order, **found}
-    groups = np.array([str(value) for value in as_text(rows.table[rule.group])], dtype=object)[order]
+    groups = np.array([str(value) for value in rows.said(rule.group)], dtype=object)[order]
     names = list(dict.fromkeys(groups))  # in random order, since the rows are
     for split, share in shares.items():
         chosen: list[str] = []
@@ -77,7 +78,7 @@ def _order(rule: SplitRule, rows: Rows, own: Index, rng: np.random.Generator) ->
     """
     if rule.stratify is None:
         return rng.permutation(len(own))
-    said = np.array([str(value) for value in as_text(rows.table[rule.stratify])], dtype=object)[own]
+    said = np.array([str(value) for value in rows.said(rule.stratify)], dtype=object)[own]
     places = np.empty(len(own))
     for value in sorted(set(said)):
         (like,) = np.nonzero(said == value)
@@ -89,12 +90,14 @@ def _kept(task: Checked, rows: Rows) -> NDArray[np.bool_]:
     """Which rows `where` keeps and, with `drop_unlabelled`, have all targets."""
     kept = np.ones(len(rows), dtype=bool)
     for column, wanted in task.entry.where.items():
-        names = {str(v) for v in (wanted if isinstance(wanted, list | tuple) else [wanted])}
-        said = as_text(rows.table[column])
-        unknown = sorted(names - {value for value in said if value is not None})
-        if unknown:
-            raise DataError(f"where: no row has {unknown[0]!r} in column {column!r}")
-        kept &= np.array([value in names for value in said])
+        values, names = rows.values[column], set[str]()
+        for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
+            own = values.meant(value)
+            if not own:
+                hint = nearest(value, values.known) if len(values.known) <= 1000 else ""
+                raise DataError(f"where: no row has {spelled(value)!r} in column {column!r}{hint}")
+            names |= own
+        kept &= np.array([value in names for value in values.said])
     for target in task.entry.targets if task.entry.drop_unlabelled else ():
-        kept &= np.array([value is not None for value in as_text(rows.table[target])])
+        kept &= np.array([value is not None for value in rows.said(target)])
     return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from crosstask_sources.names import check_names
 from crosstask_tabular.encoding import Encoding, Floats, Member, ordered
 from crosstask_tabular.manifest import Checked, Manifest, place, read_manifest
 from crosstask_tabular.splits import divide
-from crosstask_tabular.tables import Rows, as_text, read_rows
+from crosstask_tabular.tables import Files, Rows, spelled
 
 
 @component
@@ -39,11 +40,11 @@ class Tabular(Source):
         manifest = read_manifest(Path(self.folder), self.manifest)
         path = Path(self.folder) / self.manifest
         numbers = {task.entry.id: number for number, task in enumerate(manifest.tasks, 1)}
-        read: dict[tuple[Any, ...], Rows] = {}
+        files = Files()
         spaces: dict[str, list[Member]] = {}
         for task in self._wanted(manifest):
             try:
-                member = self._member(task, read)
+                member = self._member(task, files)
             except CrosstaskError as error:
                 raise type(error)(f"{place(path, numbers[task.entry.id], task.entry.id)}: {error}") from None
             spaces.setdefault(task.space, []).append(member)
@@ -73,12 +74,15 @@ class Tabular(Source):
         check_names("tabular", "task", self.tasks or (), ids)
         return [task for task in manifest.tasks if self.tasks is None or task.entry.id in self.tasks]
 
-    def _member(self, task: Checked, read: dict[tuple[Any, ...], Rows]) -> Member:
-        paths = tuple(dict.fromkeys(path for files in task.parts.values() for path in files))
-        key = (paths, task.entry.delimiter, task.entry.missing_values)
-        if key not in read:
-            read[key] = read_rows(*key)
-        return Member(task, read[key], divide(task, read[key], self.seed))
+    def _member(self, task: Checked, files: Files) -> Member:
+        paths = tuple(dict.fromkeys(path for own in task.parts.values() for path in own))
+        rows = read_rows(files, paths, task)
+        return Member(task, rows, divide(task, rows, self.seed))
+
+
+def read_rows(files: Files, paths: Sequence[Path], task: Checked) -> Rows:
+    """The rows of a task, with the columns that it asks for."""
+    return files.rows(paths, task.entry.delimiter, task.entry.missing_values, task.wanted)
 
 
 def _task(member: Member, encoding: Encoding, wanted: set[str]) -> Task:
@@ -118,15 +122,20 @@ def _labels(member: Member) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     (target,) = entry.targets
     if rows.table[target].ndim > 1:
         raise DataError(f"target {target!r} has shape {rows.table[target].shape[1:]} per row; one label is needed")
-    said = as_text(rows.table[target])
+    said = rows.said(target)
     if entry.classes is None:
         seen = {value for row in member.splits["train"] if (value := said[row]) is not None}
         classes = ordered(seen)
+        place_of = {name: number for number, name in enumerate(classes)}
     else:
-        classes = tuple(map(str, entry.classes))
+        classes = tuple(map(spelled, entry.classes))
+        place_of = {}
+        for number, given in enumerate(entry.classes):
+            for name in rows.values[target].meant(given):
+                if place_of.setdefault(name, number) != number:
+                    raise DataError(f"classes: {entry.classes[place_of[name]]!r} and {given!r} are both {name!r}")
     if len(classes) < 2:
         raise DataError(f"target {target!r} has {len(classes)} class in the training rows; two are needed")
-    place_of = {name: number for number, name in enumerate(classes)}
     labels = {}
     for split, index in member.splits.items():
         for row in index:

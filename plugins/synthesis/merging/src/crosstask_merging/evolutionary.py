@@ -63,11 +63,10 @@ class Evolutionary(Merger):
         return best
 
     def _made(self, name: str, given: Ingredients, coefficients: Sequence[float]) -> Tensor:
-        kind = given.models[0].index[name]
         if name in given.learned():
-            return self.tensor(name, given, coefficients).to(kind.dtype)
-        if kind.dtype.is_floating_point:
-            return linear(given.tensors(name), [1 / len(given.models)] * len(given.models)).to(kind.dtype)
+            return given.typed(name, self.tensor(name, given, coefficients))
+        if given.continuous(name):
+            return given.typed(name, linear(given.tensors(name), [1 / len(given.models)] * len(given.models)))
         return given.models[0].get(name)
 
     def tensor(self, name: str, given: Ingredients, prepared: Any) -> Tensor:

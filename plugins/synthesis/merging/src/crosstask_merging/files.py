@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from crosstask.options import build, unstructure
 from crosstask_merging.grams import grams_of
 from crosstask_merging.merger import Ingredients, Merger
 from crosstask_merging.plugin import PLUGIN
-from crosstask_merging.weights import Weights, check_alike, ordered, weights_of, write
+from crosstask_merging.weights import Weights, check_alike, extra_state, load, ordered, weights_of, write
 from crosstask_synthesis.batchnorm import has_statistics, reestimate
 
 Source = str | Path | nn.Module | Mapping[str, Tensor]
@@ -79,15 +80,24 @@ def merge_modules(
         raise DataError(f"{len(own)} tensors of inputs for {len(models)} models")
     if grams is None and own is not None and "grams" in chosen.needs:
         grams = [grams_of(model, seen) for model, seen in zip(models, own, strict=True)]
+    if score is not None and models and (extra := extra_state(models[0])):
+        score = functools.partial(_score_with, score, extra)
     sources = [weights_of(model, f"model {number}") for number, model in enumerate(models)]
     start = None if base is None else weights_of(base, "base")
     given = Ingredients(sources, _shares(weights, len(models)), start, _all(grams), _all(fishers), score)
     state = dict(chosen.merged(given))
     made = copy.deepcopy(models[0])
-    made.load_state_dict(state)
+    load(made, state)
     if own is not None and has_statistics(made):
         reestimate(made, own[0] if isinstance(inputs, Tensor) else torch.cat(list(own)))
     return made
+
+
+def _score_with(
+    score: Callable[[Mapping[str, Tensor]], float], extra: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> float:
+    """The score of tensors, and of what else the module's `load_state_dict` expects."""
+    return score({**state, **extra})
 
 
 def _all(sources: Sequence[Source] | None) -> list[Weights] | None:

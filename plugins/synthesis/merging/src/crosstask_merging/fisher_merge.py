@@ -46,20 +46,22 @@ class FisherMerge(Merger):
         assert given.fishers is not None
         means = []
         for fisher in given.fishers:
-            parts = [fisher.get(n) for n in given.learned() if n in fisher.index]
+            parts = [fisher.get(n) for n in given.learned() if _tells(fisher, n)]
             count = sum(p.numel() for p in parts)
             means.append(sum(float(p.double().sum()) for p in parts) / max(1, count))
         return means
 
     def tensor(self, name: str, given: Ingredients, prepared: Any) -> Tensor:
         assert given.fishers is not None
-        if any(name not in fisher.index for fisher in given.fishers):
+        if not all(_tells(fisher, name) for fisher in given.fishers):
             return given.mean(name)
         above: Tensor | None = None
         below: Tensor | None = None
         rows = zip(given.tensors(name), given.weights, given.fishers, prepared, strict=True)
         for tensor, weight, fisher, mean in rows:
             share = exact(fisher.get(name)).to(tensor) / (mean or 1.0) + self.floor
+            if share.dim() < tensor.dim():  # of a complex weight, for both its parts
+                share = share[..., None]
             if above is None or below is None:
                 above, below = weight * share * tensor, weight * share
             else:
@@ -68,3 +70,8 @@ class FisherMerge(Merger):
         assert above is not None
         assert below is not None
         return above / below
+
+
+def _tells(fisher: Weights, name: str) -> bool:
+    """Whether it says something of a tensor: information is a real number."""
+    return name in fisher.index and not fisher.index[name].dtype.is_complex

@@ -45,6 +45,8 @@ def grams_of(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
 
 
 def _serves(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.is_complex():
+        return False
     if isinstance(layer, nn.Conv2d):
         return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return isinstance(layer, nn.Linear)

@@ -32,7 +32,7 @@ class GreedySoup(Merger):
             share, tried = 1 / (len(taken) + 1), {}
             for name, tensor in soup.items():
                 other = given.models[number].get(name)
-                whole = not tensor.is_floating_point()
+                whole = not given.continuous(name)
                 tried[name] = tensor if whole else (tensor * (1 - share) + other * share).to(tensor.dtype)
             if (score := given.score(tried)) >= best:
                 taken, best, soup = [*taken, number], score, tried

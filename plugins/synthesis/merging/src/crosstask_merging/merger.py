@@ -21,7 +21,7 @@ from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Interval, Provenance
 from crosstask.tasks import Task
-from crosstask_merging.weights import InMemory, Weights, check_alike
+from crosstask_merging.weights import InMemory, Weights, check_alike, is_extra, load
 from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask_synthesis.expectation import Make, expected_score
 from crosstask_synthesis.owners import unfit
@@ -40,18 +40,58 @@ class Ingredients:
     grams: Sequence[Weights] | None = None
     fishers: Sequence[Weights] | None = None
     score: Score | None = None
+    _agreed: dict[str, Tensor | None] = attrs.field(factory=dict, init=False, repr=False)
 
     def tensors(self, name: str) -> Iterator[Tensor]:
-        """A tensor of each model in turn, in at least single precision; only one of them need be in memory."""
+        """A tensor of each model in turn, in at least single precision; only one of them need be in memory.
+
+        Complex numbers are pairs of real ones, [..., 2]. What is not finite in all of them (the -inf of a mask) is 0:
+        no method has to do with it, and `typed` puts it back.
+        """
         for model in self.models:
-            yield exact(model.get(name))
+            yield self._finite(model, name)
+
+    def _finite(self, model: Weights, name: str) -> Tensor:
+        tensor, agreed = exact(model.get(name)), self.agreed(name)
+        return tensor if agreed is None else tensor.masked_fill(agreed, 0)
+
+    def agreed(self, name: str) -> Tensor | None:
+        """Where a tensor is not finite, the same in all models and the base; None if it is finite everywhere.
+
+        DataError if they differ in that.
+        """
+        if name not in self._agreed:
+            everyone = [*self.models, *([] if self.base is None else [self.base])]
+            first = exact(everyone[0].get(name))
+            odd = None if _all_finite(first) else ~torch.isfinite(first)
+            for other in everyone[1:]:
+                tensor = exact(other.get(name))
+                if odd is None:
+                    same = _all_finite(tensor)
+                else:
+                    alike = (tensor == first) | (tensor.isnan() & first.isnan())
+                    same = torch.equal(~torch.isfinite(tensor), odd) and bool(alike[odd].all())
+                if not same:
+                    raise DataError(
+                        f"these models cannot be merged: {name!r} is not finite everywhere, and not in the same way in "
+                        f"{everyone[0].name} and {other.name}"
+                    )
+            self._agreed[name] = odd
+        return self._agreed[name]
+
+    def typed(self, name: str, merged: Tensor) -> Tensor:
+        """A merged tensor as the models have it: of their type, with what all of them hold that is not finite."""
+        kind, agreed = self.models[0].index[name].dtype, self.agreed(name)
+        if agreed is not None:
+            merged = torch.where(agreed, exact(self.models[0].get(name)), merged)
+        return (torch.view_as_complex(merged.contiguous()) if kind.is_complex else merged).to(kind)
 
     def mean(self, name: str) -> Tensor:
         return linear(self.tensors(name), self.weights)
 
     def start(self, name: str) -> Tensor:
         """The base's tensor: the base model's, or the mean of the models."""
-        return self.mean(name) if self.base is None else exact(self.base.get(name)).clone()
+        return self.mean(name) if self.base is None else self._finite(self.base, name).clone()
 
     def vectors(self, name: str) -> Iterator[Tensor]:
         """The task vectors' part, model by model: what training changed."""
@@ -60,14 +100,26 @@ class Ingredients:
             yield tensor - start
 
     def learned(self) -> list[str]:
-        """Names of the tensors that were trained: floating point, no statistics."""
-        index = self.models[0].index
-        return [n for n, kind in index.items() if kind.dtype.is_floating_point and not is_statistic(n)]
+        """Names of the tensors that were trained: no integers, no statistics."""
+        return [n for n in self.models[0].index if self.continuous(n) and not is_statistic(n)]
+
+    def continuous(self, name: str) -> bool:
+        """Whether a tensor can be averaged: real or complex numbers, and no extra state."""
+        kind = self.models[0].index[name].dtype
+        return (kind.is_floating_point or kind.is_complex) and not is_extra(name)
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """In at least single precision."""
+    """In at least single precision; complex numbers as pairs of real ones, [..., 2]."""
+    if tensor.is_complex():
+        wide = tensor if tensor.dtype in (torch.complex64, torch.complex128) else tensor.to(torch.complex64)
+        return torch.view_as_real(wide.resolve_conj())
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """The sum is not finite if an entry is not, and is quicker to look at."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def linear(tensors: Iterator[Tensor], weights: Sequence[float]) -> Tensor:
@@ -105,7 +157,7 @@ class Merger(Synthesizer):
 
     @abstractmethod
     def tensor(self, name: str, given: Ingredients, prepared: Any) -> Tensor:
-        """The merged tensor `name`."""
+        """The merged tensor `name`, of the shape that `given.tensors(name)` has."""
 
     def prepare(self, given: Ingredients) -> Any:
         """What must be known of whole models before the first tensor; by default nothing."""
@@ -113,6 +165,7 @@ class Merger(Synthesizer):
 
     def merged(self, given: Ingredients, order: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Every merged tensor in turn, of the models' types. Statistics are averaged, integers taken from the first.
+        What is not finite (the -inf of a mask) must be the same in all.
 
         DataError with the list of what differs, or if something that the method needs is missing.
         """
@@ -126,14 +179,12 @@ class Merger(Synthesizer):
     def _walk(self, given: Ingredients, prepared: Any, order: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
         learned = set(given.learned())
         for name in order:
-            kind = given.models[0].index[name].dtype
             if name in learned:
-                made = self.tensor(name, given, prepared)
-            elif kind.is_floating_point:
-                made = given.mean(name)
+                yield name, given.typed(name, self.tensor(name, given, prepared))
+            elif given.continuous(name):
+                yield name, given.typed(name, given.mean(name))
             else:
-                made = given.models[0].get(name)
-            yield name, made.to(kind)
+                yield name, given.models[0].get(name)
 
     def synthesize(
         self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
@@ -148,7 +199,7 @@ class Merger(Synthesizer):
         check_alike(given.models, given.base)
         self._add_data(given, chosen, inputs)
         model = copy.deepcopy(models[0])
-        model.load_state_dict(dict(self.merged(given)))
+        load(model, dict(self.merged(given)))
         if has_statistics(model) and (seen := self._seen(chosen, inputs)) is not None:
             reestimate(model, seen)
             notes.append(f"BatchNorm statistics re-estimated on {len(seen)} inputs")
@@ -235,7 +286,7 @@ class Merger(Synthesizer):
         assert probe is not None
 
         def score(state: Mapping[str, Tensor]) -> float:
-            probe.load_state_dict(state)
+            load(probe, state)
             return -sum(held_out_loss(probe, t) for t in judged) / len(judged)
 
         return score

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -55,15 +56,19 @@ class RegMean(Merger):
             found: Tensor = prepared.pop(name)
             return found
         index = given.models[0].index
+        if index[name].dtype.is_complex:
+            return given.mean(name)
         biased = f"{layer}.bias" in index
         shape = index[f"{layer}.weight"].shape
         size = given.grams[0].index[layer].shape[0] - (not biased)
 
         def rows() -> Iterable[tuple[Tensor, Tensor]]:
-            for model, gram in zip(given.models, given.grams or (), strict=True):
-                wide = model.get(f"{layer}.weight").double().flatten(1)
-                if biased:
-                    wide = torch.cat([wide, model.get(f"{layer}.bias").double()[:, None]], dim=1)
+            biases = given.tensors(f"{layer}.bias") if biased else itertools.repeat(None)
+            members = zip(given.tensors(f"{layer}.weight"), given.grams or (), strict=True)
+            for (weight, gram), bias in zip(members, biases, strict=False):
+                wide = weight.double().flatten(1)
+                if bias is not None:
+                    wide = torch.cat([wide, bias.double()[:, None]], dim=1)
                 yield wide, gram.get(layer)[:size, :size].to(wide)
 
         fitted = regmean(rows(), given.weights, self.alpha, self.ridge)

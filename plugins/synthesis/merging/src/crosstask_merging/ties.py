@@ -31,7 +31,8 @@ class TIES(Merger):
         if self.density == 1:
             return [0.0] * len(given.models)
         names = given.learned()
-        total = sum(math.prod(given.models[0].index[name].shape) for name in names)
+        index = given.models[0].index
+        total = sum(math.prod(index[name].shape) * (2 if index[name].dtype.is_complex else 1) for name in names)
 
         def rows() -> Iterable[Iterable[Tensor]]:
             return (given.vectors(name) for name in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from crosstask.errors import DataError
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "C64": torch.complex64,
 }  # fmt: skip
 """The names that a safetensors header gives to torch's types."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -33,6 +35,11 @@ class Kind:
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
+
+def is_extra(name: str) -> bool:
+    """Whether a name is that of a module's extra state: whatever that is, it is no weight."""
+    return name.rpartition(".")[2] == "_extra_state"
 
 
 class Weights(ABC):
@@ -52,7 +59,7 @@ class InMemory(Weights):
     def __init__(self, model: nn.Module | Mapping[str, Tensor], name: str = "model") -> None:
         state = model.state_dict() if isinstance(model, nn.Module) else model
         self.name = name
-        self._state = {key: value.detach() for key, value in state.items() if isinstance(value, Tensor)}
+        self._state = {k: v.detach() for k, v in state.items() if isinstance(v, Tensor) and not is_extra(k)}
         self.index = {key: Kind(tuple(value.shape), value.dtype) for key, value in self._state.items()}
 
     def get(self, name: str) -> Tensor:
@@ -98,18 +105,42 @@ def differences(models: Sequence[Weights]) -> list[str]:
     first, *rest = models
     found = []
     for other in rest:
-        found += [f"{other.name} has no {key!r}" for key in first.index if key not in other.index]
-        found += [f"{first.name} has no {key!r} (of {other.name})" for key in other.index if key not in first.index]
-        for key, kind in first.index.items():
+        mine, its = ([key for key in model.index if not is_extra(key)] for model in (first, other))
+        found += [f"{other.name} has no {key!r}" for key in mine if key not in other.index]
+        found += [f"{first.name} has no {key!r} (of {other.name})" for key in its if key not in first.index]
+        for key in mine:
+            kind = first.index[key]
             if key in other.index and other.index[key] != kind:
                 found.append(f"{key!r} is {kind} in {first.name}, {other.index[key]} in {other.name}")
     return found
 
 
+def factor_of(weights: Weights) -> str | None:
+    """A tensor that is but one factor of an adapter's update (LoRA's A, say); None if there is none."""
+    for key in weights.index:
+        place, _, last = key.rpartition(".")
+        low_rank = last in ("up", "down") and f"{place}.down_bias" not in weights.index  # with one: layers of their own
+        if _FACTOR.search(key) or ("_adapters." in key and (low_rank or last.endswith(("_left", "_right")))):
+            return key
+    return None
+
+
+_FACTOR = re.compile(r"(^|[._])(lora_(embedding_)?[AB]|lora_(up|down)|hada_[wt]\d|lokr_[wt]\d)([._]|$)")
+"""What others call factors."""
+
+
 def check_alike(models: Sequence[Weights], base: Weights | None = None) -> None:
-    """DataError for fewer than two models, or with the list of what differs."""
+    """DataError for fewer than two models, for factors of adapters, or with the list of what differs."""
     if len(models) < 2:
         raise DataError(f"merging needs at least two models, got {len(models)}")
+    for model in [*models, *([base] if base else [])]:
+        if (factor := factor_of(model)) is not None:
+            raise DataError(
+                f"{model.name}: {factor!r} is one factor of an adapter's update, and factors merged apart are not the "
+                "updates merged. Make each adapter plain weights first (`model.handle(name).absorb()` of an "
+                "AdapterModel, PEFT's `merge_and_unload()`), or merge folders of adapters with `merge_lora`; where an "
+                "adapter is no change of weights, average the answers (`weighted_ensemble`)"
+            )
     found = differences([*models, *([base] if base else [])])
     if found:
         more = f"; and {len(found) - 12} more" if len(found) > 12 else ""
@@ -154,6 +185,16 @@ def _bytes(tensor: Tensor) -> Any:
 def ordered(index: Mapping[str, Kind]) -> dict[str, Kind]:
     """The order that readers expect: wide types first, so that every tensor is aligned."""
     return dict(sorted(index.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+
+
+def extra_state(model: nn.Module) -> dict[str, Any]:
+    """What a module's `state_dict` holds besides tensors."""
+    return {k: v for k, v in model.state_dict().items() if is_extra(k) or not isinstance(v, Tensor)}
+
+
+def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put merged tensors into a module, which keeps its own extra state."""
+    model.load_state_dict({**tensors, **extra_state(model)})
 
 
 def each(weights: Weights) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ PLUGIN = Plugin(
             "command",
             "synthesize",
             "crosstask_synthesis.cli:command",
-            summary="Make a model for an unseen task without training it",
+            summary="Make a model for an unseen task without training it.",
         ),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import click
 
 from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
@@ -30,8 +31,8 @@ def command(
     from rich.table import Table
 
     table = Table("What", "Figure", title=f"{source} → {target} by {result.strategy}")
-    table.add_row(f"{result.metric} with transfer", str(result.score))
-    table.add_row(f"{result.metric} from scratch", str(result.scratch_score))
+    table.add_row(f"{result.metric} with transfer", shown(attrs.asdict(result.score)))
+    table.add_row(f"{result.metric} from scratch", shown(attrs.asdict(result.scratch_score)))
     table.add_row("transfer coefficient", str(result.coefficient))
     table.add_row("convergence speed gain", shown(result.convergence_speed_gain))
     if samples:

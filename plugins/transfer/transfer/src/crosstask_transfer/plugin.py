@@ -16,7 +16,7 @@ PLUGIN = Plugin(
             "command",
             "transfer",
             "crosstask_transfer.cli:command",
-            summary="Measure the transfer between two tasks",
+            summary="Measure the transfer between two tasks.",
         ),
     ],
 )
