@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,12 @@ def test_curriculum_by_name_enum_and_object(engine: TransferEngine) -> None:
         engine.generate_curriculum("task0", FakeTransfer())
     with pytest.raises(DataError, match="did you mean 'task0'"):
         engine.generate_curriculum("tsk0", "fake")
+
+
+def test_only_a_portfolio_is_registered_at_once(engine: TransferEngine) -> None:
+    tasks: Any = list(engine.portfolio)
+    with pytest.raises(DataError, match="register takes a Portfolio, got a list"):
+        engine.register(tasks)
 
 
 def test_curriculum_runs_step_by_step(engine: TransferEngine) -> None:
@@ -352,7 +359,7 @@ def test_a_stage_refers_to_one_that_ran_before_or_is_given_the_object(engine: Tr
     assert engine.run_stage("measure", model=other).record.score != engine.run_stage("measure").record.score
     with pytest.raises(PluginError, match="stage 'prepare' gave no 'modle' in this run; did you mean 'model'"):
         engine.run_stage("measure", model={"from": "prepare", "take": "modle"})
-    with pytest.raises(ValueError, match="measure: centre must be a Tensor, got Told"):
+    with pytest.raises(ValueError, match="measure: centre: 'told' of stage 'prepare' must be a Tensor, got Told"):
         engine.run_stage("measure", centre={"from": "prepare", "take": "told"})
 
 

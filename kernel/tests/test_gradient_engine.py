@@ -4,17 +4,20 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
 from crosstask.errors import OptionError, RunError
 from crosstask.learning.gradients import (
     ConflictMonitor,
     MatrixGradients,
+    Mode,
     TaskGradients,
     conflict_metrics,
     gradients_of,
@@ -357,6 +360,110 @@ def test_a_loop_of_three_lines_trains_heads_too() -> None:
     losses = losses_on(trunk(torch.randn(5, 4)), heads)
     Asking(asks="gramian").backward(losses, shared=trunk.parameters())
     assert all(p.grad is not None for p in [*trunk.parameters(), *heads.parameters()])
+
+
+def hooked(parameters: Sequence[nn.Parameter]) -> list[tuple[nn.Parameter, Tensor]]:
+    """What hooks of these parameters see: filled by them."""
+    seen: list[tuple[nn.Parameter, Tensor]] = []
+
+    def note(parameter: Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        assert not torch.is_grad_enabled()
+        assert parameter.grad is not None
+        seen.append((parameter, parameter.grad.to_dense().clone()))
+
+    for parameter in parameters:
+        parameter.register_post_accumulate_grad_hook(note)
+    return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("asks", ["nothing", "gramian", "matrix"])
+@pytest.mark.parametrize("kind", [Asking, Weighing])
+def test_hooks_are_called_once_when_the_gradient_is_there(mode: Mode, asks: str, kind: type[Asking]) -> None:
+    torch.manual_seed(0)
+    trunk = double_trunk(nn.Linear(4, 40), nn.LayerNorm(40), nn.ReLU(), nn.Linear(40, 3))
+    heads, unused = heads_of(3, 2), nn.Linear(2, 2)
+    everyone = [*trunk.parameters(), *heads.parameters()]
+    seen = hooked([*everyone, *unused.parameters()])
+    for turn in (1, 2):  # gradients accumulate: the hook sees the sum
+        seen.clear()
+        kind(asks=asks).backward(losses_on(trunk(torch.ones(5, 4).double()), heads), mode=mode)
+        assert len(seen) == len(everyone)
+        found = dict(seen)
+        for parameter in everyone:
+            assert torch.equal(found[parameter], parameter.grad), turn
+
+
+@pytest.mark.parametrize("pull", [0.0, 0.5])
+def test_hooks_with_features_and_directions(pull: float) -> None:
+    torch.manual_seed(0)
+    trunk, heads = double_trunk(nn.Linear(4, 3)), heads_of(3, 2)
+    everyone = [*trunk.parameters(), *heads.parameters()]
+    for features in (True, False):
+        seen = hooked(everyone)
+        Asking(asks="gramian", pull=pull).backward(
+            losses_on(trunk(torch.ones(5, 4).double()), heads), features=features
+        )
+        assert sorted(map(id, dict(seen))) == sorted(map(id, everyone))
+        assert len(seen) == len(everyone)
+        assert all(torch.equal(gradient, parameter.grad) for parameter, gradient in seen)
+
+
+def test_hooks_with_sparse_gradients() -> None:
+    table, heads = nn.Embedding(9, 3, sparse=True).double(), heads_of(3, 2)
+    for _ in range(2):
+        seen = hooked(list(table.parameters()))
+        Asking(asks="gramian").backward(losses_on(table(torch.tensor([1, 4, 4])), heads))
+        ((parameter, gradient),) = seen
+        assert torch.equal(gradient, parameter.grad.to_dense())
+        table.weight._post_accumulate_grad_hooks.clear()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("asks", ["nothing", "gramian", "matrix"])
+@pytest.mark.parametrize("features", [True, False])
+def test_an_optimiser_step_in_the_hooks_is_that_after_the_pass(asks: str, features: bool) -> None:
+    """The known way to save memory: each parameter is updated, and its gradient freed, as soon as that is there."""
+
+    def learned(in_hooks: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        trunk, heads = double_trunk(nn.Linear(4, 40), nn.ReLU(), nn.Linear(40, 3)), heads_of(3, 2)
+        everyone = [*trunk.parameters(), *heads.parameters()]
+        own = {p: torch.optim.Adam([p], lr=0.1) for p in everyone}
+
+        def update(parameter: Tensor) -> None:
+            own[parameter].step()  # type: ignore[index]
+            own[parameter].zero_grad()  # type: ignore[index]
+
+        if in_hooks:
+            for parameter in everyone:
+                parameter.register_post_accumulate_grad_hook(update)
+        for step in range(3):
+            losses = losses_on(trunk(torch.linspace(-1, 1, 20).view(5, 4).double() + step), heads)
+            Asking(asks=asks).backward(losses, features=features)
+            if not in_hooks:
+                for parameter in everyone:
+                    update(parameter)
+        return [p.detach() for p in everyone]
+
+    for found, expected in zip(learned(True), learned(False), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_hook_may_remove_itself() -> None:
+    trunk, heads = double_trunk(nn.Linear(4, 3)), heads_of(3, 2)
+    handles: list[RemovableHandle] = []
+    calls: list[int] = []
+
+    def once(_: Tensor) -> None:
+        calls.append(1)
+        handles[0].remove()
+
+    handles.append(trunk[0].weight.register_post_accumulate_grad_hook(once))
+    trunk[0].weight.register_post_accumulate_grad_hook(lambda _: calls.append(2))
+    for _ in range(2):
+        Asking(asks="gramian").backward(losses_on(trunk(torch.ones(5, 4).double()), heads))
+    assert calls == [1, 2, 2]
 
 
 def test_task_specific_parameters_can_be_left_out() -> None:
@@ -721,6 +828,56 @@ def test_conflict_metrics_by_hand() -> None:
     nothing = conflict_metrics(torch.zeros(2, 2))
     assert nothing["conflict_share"] == 0.0
     assert all(math.isfinite(v) for v in nothing.values())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-16, 1.0, 1e16, 1e20, 1e30])
+@pytest.mark.parametrize("features", [True, False])
+def test_inner_products_beyond_single_precision(scale: float, mode: Mode, features: bool) -> None:
+    """A finite gradient is not called infinite, nor a small one zero, because its square is."""
+    torch.manual_seed(0)
+    trunk, heads = nn.Sequential(nn.Linear(4, 40), nn.Tanh(), nn.Linear(40, 3)), heads_of(3, 3).float()
+    losses = losses_on(trunk(torch.randn(5, 4)), heads)
+    shared = list(trunk.parameters())
+    rows = naive(losses, shared).double().numpy()
+    scaled = [loss * scale for loss in losses]
+    if features:
+        found = gradients_of(scaled, shared, features=True, mode=mode).gramian
+        expected = gradients_of(losses, shared, features=True, mode=mode).gramian.double().numpy()
+    else:
+        found, expected = gradients_of(scaled, shared, mode=mode).gramian, rows @ rows.T
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(found.double().numpy() / scale / scale, expected, rtol=1e-4, atol=1e-6 * largest)
+    assert scale != 1.0 or found.dtype == torch.float32
+    direct = MatrixGradients(torch.tensor(rows * scale, dtype=torch.float32)).gramian
+    np.testing.assert_allclose(direct.double().numpy() / scale / scale, rows @ rows.T, rtol=1e-4, atol=1e-6 * largest)
+
+
+def test_gradients_that_are_zero_or_infinite_stay_so() -> None:
+    for rows in (torch.zeros(2, 3), torch.tensor([[0.0, 0.0], [1.0, 2.0]])):
+        gramian = MatrixGradients(rows).gramian
+        assert gramian.dtype == torch.float32
+        assert torch.equal(gramian, rows @ rows.T)
+    trunk = nn.Linear(4, 3)
+    out = trunk(torch.randn(5, 4))
+    assert gradients_of([out.sum() * 0, out.sum()], list(trunk.parameters())).gramian.dtype == torch.float32
+    with pytest.raises(RunError, match="loss 1 is not finite"):
+        _ = gradients_of([out.sum(), (trunk(torch.full((5, 4), 1e38)) * 1e-30).sum() * 1e31], [trunk.weight]).gramian
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-12, 1.0, 1e9, 1e18])
+def test_conflict_metrics_of_gradients_far_from_one(scale: float) -> None:
+    """Scales change no angle: products of squared lengths leave single precision, cosines do not."""
+    matrix = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    found = conflict_metrics(MatrixGradients(matrix * scale).gramian)
+    rows = matrix.double().numpy()
+    lengths = np.linalg.norm(rows, axis=1)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    cosines = [rows[i] @ rows[j] / lengths[i] / lengths[j] for i, j in pairs]
+    similar = [2 * lengths[i] * lengths[j] / (lengths[i] ** 2 + lengths[j] ** 2) for i, j in pairs]
+    assert found["mean_cosine"] == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert found["conflict_share"] == pytest.approx(np.mean(np.array(cosines) < 0))
+    assert found["magnitude_similarity"] == pytest.approx(np.mean(similar), abs=1e-5)
 
 
 def test_the_monitor_needs_no_balancer_and_leaves_the_graph() -> None:

@@ -1,6 +1,7 @@
 """The small solvers against enumeration of all active sets, closed forms and optimality conditions."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -118,6 +119,73 @@ def test_projection_to_the_simplex(values: list[float]) -> None:
     assert found.sum() == pytest.approx(1)
     # Nearest: the residual's inner product with the way to any corner is not positive
     assert ((point - found) @ (np.eye(len(point)) - found).T).max() <= 1e-9
+
+
+def exact_projection(values: list[float]) -> list[float]:
+    """By fractions: no digit is lost."""
+    given = [Fraction(v) for v in values]
+    total, shift = Fraction(0), Fraction(0)
+    for place, value in enumerate(sorted(given, reverse=True), 1):
+        total += value
+        if value > (total - 1) / place:
+            shift = (total - 1) / place
+    return [float(max(v - shift, Fraction(0))) for v in given]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e16, 1, 0], [1e20, 1e20, 0], [-1e18] * 3, [1e17, -3e17, 2], [1e16 + 2, 1e16, 1e16], [1e308, -1e308, 0],
+        [-1e308, -1e308, 1e308], [1e-300, 0, -1e-300], [5.0], [-1e300], [0.1, 0.7, 0.4],
+    ],
+)  # fmt: skip
+def test_projection_of_numbers_far_from_one(values: list[float]) -> None:
+    np.testing.assert_allclose(project_to_simplex(np.array(values)), exact_projection(values), rtol=1e-15, atol=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=8))
+def test_projection_is_that_of_fractions(values: list[float]) -> None:
+    np.testing.assert_allclose(project_to_simplex(np.array(values)), exact_projection(values), atol=1e-14)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_has_no_projection(odd: float) -> None:
+    with pytest.raises(RunError, match="not finite"):
+        project_to_simplex(np.array([1.0, odd]))
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-60, 1e-20, 1e-10, 1e10, 1e20, 1e60, 1e150])
+def test_scales_far_from_one_change_nothing_but_the_scale(scale: float) -> None:
+    g = gramian(4, 6, 0)
+    unit = UnitGramian.from_array(g)
+    far = UnitGramian.from_array(g * scale * scale)
+    np.testing.assert_allclose(far.cosines, unit.cosines, rtol=1e-12)
+    np.testing.assert_allclose(min_norm_weights(far), min_norm_weights(unit), rtol=1e-6)
+    q = np.random.default_rng(1).normal(size=(4, 2))
+    np.testing.assert_allclose(nonnegative_qp(unit.cosines, q * scale), nonnegative_qp(unit.cosines, q) * scale)
+    ridge = unit.ridge
+    expected = pseudo_solve(unit.cosines, q, ridge) * scale
+    np.testing.assert_allclose(pseudo_solve(unit.cosines, q * scale, ridge), expected)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("scale", [1e-150, 1e-60, 1e-20, 1e-10, 1e10, 1e20, 1e60, 1e150])
+def test_proportional_weights_of_rates_far_from_one(scale: float, power: float) -> None:
+    """With rates times s the solution is that times s^(1 / (1 + power)): both sides of the equation say so."""
+    cosines = UnitGramian.from_array(gramian(4, 6, 0)).cosines
+    rates = np.array([1.0, 2.0, 0.5, 1.0])
+    found = proportional_weights(cosines, rates * scale, power)
+    np.testing.assert_allclose(cosines @ found / (rates * scale * found**-power), 1, rtol=1e-9)
+    np.testing.assert_allclose(found, proportional_weights(cosines, rates, power) * scale ** (1 / (1 + power)))
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_proportional_weights_of_rates_far_from_each_other(power: float) -> None:
+    cosines = UnitGramian.from_array(gramian(4, 6, 0)).cosines
+    rates = np.array([1e-6, 1e-2, 1e2, 1e6]) ** (power - 1)
+    found = proportional_weights(cosines, rates, power)
+    np.testing.assert_allclose(cosines @ found, rates * found**-power, rtol=1e-9)
 
 
 def test_pseudo_solve_ignores_what_the_ridge_made() -> None:

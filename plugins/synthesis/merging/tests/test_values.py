@@ -109,7 +109,6 @@ def test_closed_entries_of_a_trained_weight_stay_and_the_others_are_merged(metho
             model.layer.bias[1], model.layer.bias[2], model.layer.weight[0, 3] = float("-inf"), float("nan"), np.inf
     extra = {} if method == "regmean" else ingredients(method, models[1:])
     if method == "regmean":  # closed entries say nothing about a layer's inputs
-        extra = {"grams": [grams_of(nn.ModuleDict({"layer": nn.Linear(4, 4)})["layer"], torch.eye(4))] * 3}
         extra = {"grams": [{"layer": torch.eye(5)}] * 3}
     if "score" in extra:
         extra = {"score": lambda state: -float(state["layer.weight"][1:].norm())}
@@ -236,6 +235,7 @@ def test_regmean_averages_complex_layers() -> None:
     np.testing.assert_allclose(made[0].weight.detach().numpy(), expected, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 def test_complex_numbers_of_half_precision_are_added_in_single() -> None:
     models = [nn.ParameterDict({"w": torch.tensor([1 + 1j, 2.0]).to(torch.complex32) * n}) for n in (1, 3)]
     made: Any = merge_modules(models, "uniform_soup")
@@ -270,7 +270,7 @@ def test_a_score_can_load_what_it_judges() -> None:
 
     def score(state: Mapping[str, Tensor]) -> float:
         probe.load_state_dict(dict(state))
-        return -float(probe.layer.weight.norm())
+        return -float(probe.layer.weight.detach().norm())
 
     merge_modules([Extra(1), Extra(2)], "greedy_soup", score=score)
     assert probe.said == {"seed": 1}
@@ -311,7 +311,7 @@ def test_factors_of_adapters_are_refused_with_what_to_do(method: str) -> None:
 def test_absorbed_adapters_are_merged_as_whole_updates() -> None:
     pytest.importorskip("crosstask_lora")
     models = [adapted("lora", seed) for seed in (1, 2)]
-    start = models[0].base[0].weight.detach().numpy().astype(np.float64)
+    start = models[0].state_dict()["base.0.weight"].numpy().astype(np.float64)  # without the adapter
     updates = []
     for model in models:
         (part,) = model.base[0]._adapters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ class MatrixGradients(TaskGradients):
 
     @functools.cached_property
     def gramian(self) -> Tensor:
-        return inner_products(self._matrix)
+        found = inner_products(self._matrix)
+        return inner_products(self._matrix.double()) if lost(found, lambda task: [self._matrix[task]]) else found
 
     def dot(self, vector: Tensor) -> Tensor:
         return self._matrix @ vector
@@ -59,6 +61,23 @@ class MatrixGradients(TaskGradients):
             assert vector is not None
             return vector
         return total if vector is None else total.add_(vector)
+
+
+def lost(gramian: Tensor, parts: Callable[[int], list[Tensor]]) -> bool:
+    """Whether gradients are finite and not zero, but the squares of their lengths leave the range of single precision.
+
+    `parts` gives tensors that are zero, or not finite, where a task's gradient is.
+    """
+    square = gramian.diagonal()
+    odd = ~((square > _LEAST) & (square < torch.inf))
+    if gramian.dtype is torch.float64 or not bool(odd.any()):
+        return False
+    found = (parts(task) for task in odd.nonzero().flatten().tolist())
+    return any(all(bool(p.isfinite().all()) for p in of) and any(bool(p.any()) for p in of) for of in found)
+
+
+_LEAST = 1e-30
+"""Below this single precision has lost digits of a sum of squares."""
 
 
 def inner_products(matrix: Tensor) -> Tensor:

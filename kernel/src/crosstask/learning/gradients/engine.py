@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.gradients.accumulate import accumulate, only_rows, weighted_sum
-from crosstask.learning.gradients.base import TaskGradients, inner_products
+from crosstask.learning.gradients.base import TaskGradients, inner_products, lost
 from crosstask.learning.gradients.checks import GradientOverflowError, check_losses, check_parameters, clear_errors
 from crosstask.learning.gradients.collective import Group
 from crosstask.learning.gradients.graph import Graph, shared_leaves
@@ -34,7 +34,8 @@ Mode = Literal["auto", "layers", "matrix", "batched"]
 class LossGradients(TaskGradients):
     """Gradients of scalar losses by autograd: nothing is computed until something is asked for, and then once.
 
-    `chosen` says which way was taken. Inner products and matrix are at least float32, whatever the parameters are.
+    `chosen` says which way was taken. Inner products and matrix are at least float32, whatever the parameters are; where
+    squares of lengths leave its range, inner products are float64.
     """
 
     def __init__(
@@ -160,6 +161,8 @@ class LossGradients(TaskGradients):
             self._gramian = self._over_ranks(inner_products(buffer))
             for layer in self._layers:
                 self._gramian += layer.gramian()
+            if lost(self._gramian, functools.partial(self._rows_of, buffer)):
+                self._gramian = self._over_ranks(inner_products(self.matrix.double()))
         self._check(self._gramian)
         return self._gramian
 
@@ -362,6 +365,10 @@ class LossGradients(TaskGradients):
     def _over_ranks(self, products: Tensor) -> Tensor:
         """Features of N ranks are parts of one batch: their inner products add up."""
         return self.group.mean(products).mul_(self.group.size) if self.features and self.group.size > 1 else products
+
+    def _rows_of(self, buffer: Tensor, task: int) -> list[Tensor]:
+        """What a task's gradient is made of."""
+        return [buffer[task], *(x.rows[x.starts[task] : x.starts[task + 1]] for x in self._layers)]
 
     def _check(self, gramian: Tensor) -> None:
         finite = torch.isfinite(gramian.diagonal())
