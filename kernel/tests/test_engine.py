@@ -359,7 +359,7 @@ def test_a_stage_refers_to_one_that_ran_before_or_is_given_the_object(engine: Tr
     assert engine.run_stage("measure", model=other).record.score != engine.run_stage("measure").record.score
     with pytest.raises(PluginError, match="stage 'prepare' gave no 'modle' in this run; did you mean 'model'"):
         engine.run_stage("measure", model={"from": "prepare", "take": "modle"})
-    with pytest.raises(ValueError, match="measure: centre: 'told' of stage 'prepare' must be a Tensor, got Told"):
+    with pytest.raises(PluginError, match="measure: centre: 'told' of stage 'prepare' must be a Tensor, got Told"):
         engine.run_stage("measure", centre={"from": "prepare", "take": "told"})
 
 

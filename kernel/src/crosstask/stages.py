@@ -49,7 +49,7 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
         try:
             value = structure(value, kind, f"{ref.take!r} of stage {ref.stage!r}")
         except CrosstaskError as error:
-            raise OptionError(f"{name}: {option}: {error}") from None
+            raise PluginError(f"{name}: {option}: {error}") from None
         stage._referred = {**(stage._referred or {}), option: value}
         whence[option] = finished.keys[ref.stage]
     key = key_of("stage", stage.identity(), list(finished.keys.values()), whence, engine.fingerprint(), _given(stage))
