@@ -34,8 +34,8 @@ Mode = Literal["auto", "layers", "matrix", "batched"]
 class LossGradients(TaskGradients):
     """Gradients of scalar losses by autograd: nothing is computed until something is asked for, and then once.
 
-    `chosen` says which way was taken. Inner products and matrix are at least float32, whatever the parameters are; where
-    squares of lengths leave its range, inner products are float64.
+    `chosen` says which way was taken. Inner products and matrix are at least float32, whatever the parameters are;
+    inner products are float64 where squares of lengths leave its range.
     """
 
     def __init__(
