@@ -905,3 +905,17 @@ def test_conflicts_cost_no_extra_pass() -> None:
     balancer.backward(losses, shared)
     assert balancer.last is not None
     assert balancer.last.conflicts == pytest.approx(conflict_metrics(expected @ expected.T), abs=1e-5)
+
+
+def test_a_loss_that_is_not_finite_is_called_by_its_name() -> None:
+    from crosstask.testing.references import ReferenceBalancer
+
+    weight = torch.ones(2, requires_grad=True)
+    losses = {"elbo": weight.sum(), "perceiver": weight.sum() * torch.nan}
+    with pytest.raises(RunError, match="loss 'perceiver' is nan; gradients cannot be balanced"):
+        ReferenceBalancer().backward(losses)
+    with pytest.raises(RunError, match="loss 1 is nan"):
+        ReferenceBalancer().backward(list(losses.values()))
+    endless = {"elbo": weight.sum(), "perceiver": (weight - 1).abs().sqrt().sum()}  # finite, its gradient is not
+    with pytest.raises(RunError, match="the gradient of loss 'perceiver' is not finite"):
+        gradients_of(endless, [weight]).gramian  # noqa: B018 -- asked for, so that it is computed

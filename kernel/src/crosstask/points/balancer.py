@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, final
 
 import attrs
 import torch
@@ -20,9 +20,6 @@ from crosstask.learning.gradients import (
     gradients_of,
 )
 from crosstask.logs import logger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @attrs.frozen(eq=False)
@@ -122,14 +119,15 @@ class Balancer(Component):
         whose means are balanced (None: all; False: this one); do not wrap the model in DistributedDataParallel too.
         RunError if a loss is not finite. DataError for fewer losses than `least_tasks`.
         """
-        values = list(losses.values()) if hasattr(losses, "values") and not isinstance(losses, Tensor) else list(losses)
+        named = dict(losses) if isinstance(losses, Mapping) else {}
+        values = list(named.values()) if isinstance(losses, Mapping) else list(losses)
         if 0 < len(values) < self.least_tasks:
             raise DataError(f"{self.origin} needs at least {self.least_tasks} tasks, got {len(values)}")
         scale = 1.0
         if scaler is not None and scaler.is_enabled() and values:
             scale = float(scaler.scale(torch.ones((), device=values[0].device)))
         gradients = gradients_of(
-            values,
+            named or values,
             shared,
             task_specific,
             features=features,

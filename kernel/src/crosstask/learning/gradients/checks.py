@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +15,24 @@ class GradientOverflowError(RunError):
     """Scaled gradients are not finite: the step is to be skipped and the scale to be lowered, by the GradScaler."""
 
 
-def check_losses(losses: list[Tensor]) -> None:
+def called(number: int, names: Sequence[str]) -> str:
+    """A loss in messages: by its name if it has one, else by its place."""
+    return f"loss {names[number]!r}" if names else f"loss {number}"
+
+
+def check_losses(losses: list[Tensor], names: Sequence[str] = ()) -> None:
     """ValueError or RunError unless these are finite scalars with a graph."""
     if not losses:
         raise ValueError("no losses to balance")
     for number, loss in enumerate(losses):
         if loss.ndim != 0:
-            raise ValueError(f"loss {number} must be a scalar, got shape {tuple(loss.shape)}")
+            raise ValueError(f"{called(number, names)} must be a scalar, got shape {tuple(loss.shape)}")
         if not loss.requires_grad:
-            raise RunError(f"loss {number} has no graph: nothing to differentiate")
+            raise RunError(f"{called(number, names)} has no graph: nothing to differentiate")
     values = torch.stack([loss.detach() for loss in losses])
     if not bool(torch.isfinite(values).all()):
         bad = int((~torch.isfinite(values)).nonzero()[0])
-        raise RunError(f"loss {bad} is {float(values[bad])}; gradients cannot be balanced")
+        raise RunError(f"{called(bad, names)} is {float(values[bad])}; gradients cannot be balanced")
 
 
 def check_parameters(shared: list[nn.Parameter]) -> None:

@@ -20,7 +20,13 @@ from torch import Tensor, nn
 from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.gradients.accumulate import accumulate, only_rows, weighted_sum
 from crosstask.learning.gradients.base import TaskGradients, inner_products, lost
-from crosstask.learning.gradients.checks import GradientOverflowError, check_losses, check_parameters, clear_errors
+from crosstask.learning.gradients.checks import (
+    GradientOverflowError,
+    called,
+    check_losses,
+    check_parameters,
+    clear_errors,
+)
 from crosstask.learning.gradients.collective import Group
 from crosstask.learning.gradients.graph import Graph, shared_leaves
 from crosstask.learning.gradients.layers import LayerGradients
@@ -50,11 +56,12 @@ class LossGradients(TaskGradients):
         scale: float = 1.0,
         group: Group | None = None,
         retain_graph: bool = False,
+        names: Sequence[str] = (),
     ) -> None:
         self.losses, self._given, self._given_specific = list(losses), shared, specific
         self.tasks, self.mode, self.memory, self.scale = len(losses), mode, memory, scale
         self.group, self.retain_graph = group or Group(False), retain_graph
-        self._given_features = features
+        self._given_features, self.names = features, names
         self.chosen = "nothing yet"
         self._layers: list[LayerGradients] = []
         self._formed: list[nn.Parameter] = []  # parameters whose gradients are in the buffer
@@ -375,8 +382,8 @@ class LossGradients(TaskGradients):
         if not bool(finite.all()):
             bad = int((~finite).nonzero()[0])
             if self.scale != 1.0:
-                raise GradientOverflowError(f"the scaled gradient of loss {bad} is not finite")
-            raise RunError(f"the gradient of loss {bad} is not finite; gradients cannot be balanced")
+                raise GradientOverflowError(f"the scaled gradient of {called(bad, self.names)} is not finite")
+            raise RunError(f"the gradient of {called(bad, self.names)} is not finite; gradients cannot be balanced")
 
     def _part(self, vector: Tensor, parameter: nn.Parameter) -> Tensor:
         return vector[self._spans[parameter]].view_as(parameter)
@@ -412,12 +419,13 @@ def gradients_of(
     where the graphs of the losses meet). `mode`: how (see `Mode`). `memory`: bytes that batched passes may take at a
     time. `scale`: what losses are multiplied by in backward passes (a GradScaler's; all answers are without it).
     `group`: a process group, None for all processes, False for this one alone. RunError if a loss is not finite or
-    has no graph.
+    has no graph; it is called by its name where `losses` is a mapping.
     """
     if mode not in get_args(Mode):
         raise OptionError(f"unknown mode {mode!r} of the gradient engine{nearest(mode, get_args(Mode))}")
     values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
-    check_losses(values)
+    names = tuple(map(str, losses)) if isinstance(losses, Mapping) else ()
+    check_losses(values, names)
     return LossGradients(
         values,
         None if shared is None else list(shared),
@@ -428,6 +436,7 @@ def gradients_of(
         scale=scale,
         group=Group(group),
         retain_graph=retain_graph,
+        names=names,
     )
 
 
