@@ -663,3 +663,25 @@ def test_a_component_that_leaves_while_it_is_made_does_not_end_the_process(
     registry.register(offering("x", ("executor", "leaves", "leaving_executor:Leaves")), distribution="d")
     with pytest.raises(PluginError, match=r"executor 'leaves' \(d\) cannot be made: SystemExit: 0"):
         registry.create("executor", "leaves")
+
+
+def test_asking_for_a_name_that_the_kernel_keeps_says_so() -> None:
+    registry = Registry()
+    offer = Extension("command", "run", "mine.cli:command", summary="Runs")
+    registry.register(Plugin("mine", [offer], api=(2, 0)), distribution="crosstask-mine", version="1.0")
+    told = r"command 'run' of crosstask-mine 1.0 cannot be used: the kernel has a command"
+    with pytest.raises(PluginError, match=told):
+        registry.find("command", "run")
+
+
+def test_the_index_of_packages_is_read_from_the_root_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib_metadata
+
+    class Root:
+        @staticmethod
+        def read_text(name: str) -> str | None:
+            return '{"balancer/rgb": "crosstask-rgb"}' if name == "extra_metadata/index.json" else None
+
+    monkeypatch.setattr(importlib_metadata, "distribution", lambda name: Root())
+    read = packages.__wrapped__
+    assert read() == {"balancer/rgb": "crosstask-rgb"}
