@@ -51,9 +51,8 @@ MEANT_OTHERWISE = {
 }
 """Words of manifests that the kernel's code may hold for another reason."""
 
-FILES = {
-    "records.py": "the strategy enums of the public API name the built-in strategies: the design's exception",
-}
+ENUMS = {"CurriculumStrategy", "TransferStrategy", "SynthesisStrategy"}
+"""The public API's enums of `records.py` name the built-in strategies: the one exception that the design lists."""
 
 
 def words() -> set[str]:
@@ -70,6 +69,8 @@ def words() -> set[str]:
 def texts(file: Path) -> Iterator[tuple[int, str]]:
     """(line, text) of every name and every string of a file that is code: no docstring, no comment."""
     tree = ast.parse(file.read_text("utf-8"))
+    if file.name == "records.py":
+        tree.body = [node for node in tree.body if not (isinstance(node, ast.ClassDef) and node.name in ENUMS)]
     documented = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
@@ -98,8 +99,6 @@ def test_the_words_are_the_manifests() -> None:
 
 @pytest.mark.parametrize("file", sorted(SOURCE.rglob("*.py")), ids=lambda f: str(f.relative_to(SOURCE)))
 def test_no_family_is_named(file: Path) -> None:
-    if str(file.relative_to(SOURCE)) in FILES:
-        return
     unwelcome = words() - set(MEANT_OTHERWISE)
     pattern = re.compile(r"(?<![A-Za-z0-9_+])(" + "|".join(map(re.escape, sorted(unwelcome))) + r")(?![A-Za-z0-9_+])")
     wrong = [f"line {line}: {text[:60]!r}" for line, text in texts(file) if pattern.search(text)]
