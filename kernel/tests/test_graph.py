@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import tempfile
+import time
 from pathlib import Path
 
+import attrs
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from crosstask import (
     Evidence,
@@ -128,9 +133,85 @@ def test_edges_written_before_there_were_estimates_are_read() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_estimate_that_is_no_number(value: float) -> None:
+def test_an_edge_with_what_is_no_number(value: float) -> None:
     with pytest.raises(GraphError, match="the estimate 'logme' is"):
         TransferEdge(source="a", target="b", transfer_coefficient=0.5, estimates={"logme": value})
+    with pytest.raises(GraphError, match="the shared representation 'trunk' is"):
+        TransferEdge(source="a", target="b", transfer_coefficient=0.5, shared_representations={"trunk": value})
+    for name in ("low", "high", "accuracy_gain", "sample_efficiency_gain", "convergence_speed_gain"):
+        with pytest.raises(GraphError, match=f"edge 'a' -> 'b': {name} is {value}; where it is unknown, say None"):
+            TransferEdge(source="a", target="b", transfer_coefficient=0.5, **{name: value})
+    with pytest.raises((GraphError, OptionError), match="uncertainty"):
+        TransferEdge(source="a", target="b", transfer_coefficient=0.5, uncertainty=value)
+
+
+def test_what_was_measured_is_told_from_what_was_predicted() -> None:
+    graph = graph_of({("a", "b"): 0.4, ("b", "a"): 0.6, ("a", "c"): -0.2}, evidence="predicted", found_by="gnn")
+    edge = graph.edge("a", "b")
+    assert edge is not None
+    assert (edge.source_task, edge.target_task, edge.measured) == ("a", "b", False)
+    assert graph.measured_edges() == []
+    assert graph.metrics()["mean_measured_coefficient"] is None
+    tried = [
+        TransferEdge(source="a", target=t, transfer_coefficient=v, evidence=Evidence.MEASURED)
+        for t, v in (("b", 0.1), ("c", 0.3))
+    ]
+    for each in tried:
+        graph.add(each)
+    assert graph.measured_edges() == tried
+    assert all(each.measured for each in tried)
+    metrics = graph.metrics()
+    assert (metrics["edges"], metrics["measured_edges"]) == (3, 2)
+    assert metrics["mean_measured_coefficient"] == pytest.approx(0.2)
+    assert metrics["mean_coefficient"] == pytest.approx((0.1 + 0.3 + 0.6) / 3)
+
+
+def test_pairs_that_cannot_be() -> None:
+    graph = graph_of({("a", "b"): 0.4})
+    reason = "the model of 'b' takes inputs (3,), 'a' has (4,)"
+    graph.rule_out("b", "a", "no idea")
+    graph.rule_out("b", "a", reason)
+    assert dict(graph.impossible) == {("b", "a"): reason}
+    assert graph.metrics()["impossible_pairs"] == 1
+    assert dict(graph.with_directions().impossible) == dict(graph.impossible)
+    with pytest.raises(TypeError):
+        graph.impossible["a", "b"] = "no"  # type: ignore[index]
+    graph.rule_out("a", "b", "no data")
+    assert graph.coefficient("a", "b") == 0.4, "what was guessed of it stays"
+    graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.3, evidence=Evidence.MEASURED))
+    graph.rule_out("a", "b", "no data")
+    assert list(graph.impossible) == [("b", "a")], "what was measured can be"
+    for _ in range(2):
+        graph.rule_out("b", "a", None)
+        assert not graph.impossible
+    for source, target, why, message in (
+        ("a", "bb", "x", "pair 'a' -> 'bb': no task 'bb'; valid: a, b"),
+        ("a", "a", "x", "a pair from task 'a' to itself"),
+        ("b", "a", "", "say why"),
+    ):
+        with pytest.raises(GraphError, match=message):
+            graph.rule_out(source, target, why)
+
+
+def test_merging_two_graphs() -> None:
+    one = graph_of({("a", "b"): 0.1, ("b", "a"): 0.2}, evidence="measured", found_by="probe")
+    one.rule_out("a", "b", "kept out, as it was measured")
+    other = graph_of({("a", "b"): 0.7, ("c", "a"): 0.3}, evidence="measured", found_by="probe")
+    other.add_task(TaskDescriptor(task_id="a", domain="digits"))
+    other.add(TransferEdge(source="b", target="a", transfer_coefficient=0.9, found_by="gnn"))
+    one.rule_out("b", "a", "nothing: it was measured")
+    other.rule_out("a", "c", "shapes")
+    before = one.to_json(), other.to_json()
+    both = one.merge(other)
+    assert both.task_ids == ["a", "b", "c"]
+    assert both.task("a").domain == "digits"
+    assert {(e.source, e.target): e.transfer_coefficient for e in both.edges()} == {
+        ("a", "b"): 0.7, ("b", "a"): 0.2, ("c", "a"): 0.3,
+    }  # fmt: skip
+    assert len(both.evidence("b", "a")) == 2
+    assert dict(both.impossible) == {("a", "c"): "shapes"}
+    assert (one.to_json(), other.to_json()) == before, "neither is changed"
+    assert one.merge(TransferGraph()).to_json() == one.to_json()
 
 
 def test_directions_are_read_off_the_graph() -> None:
@@ -151,6 +232,25 @@ def test_directions_are_read_off_the_graph() -> None:
     assert graph.direction("c", "a") is TransferDirection.UNIDIRECTIONAL
     hub = graph_of({("a", "b"): 0.5, ("a", "c"): 0.5, ("a", "d"): 0.1})
     assert hub.direction("a", "b") is TransferDirection.MULTI_TARGET
+    for each in (graph, hub):
+        assert all(e.direction is each.direction(e.source, e.target) for e in each.with_directions().all_edges())
+
+
+def test_exporting_takes_time_in_proportion_to_the_edges() -> None:
+    """A complete graph of twice the tasks has four times the edges; looking at all neighbours of each took eight times
+    as long.
+    """
+    seconds = []
+    for count in (40, 80):
+        names = [f"t{number:02}" for number in range(count)]
+        graph = graph_of({pair: (n % 19 - 9) / 9 for n, pair in enumerate(itertools.permutations(names, 2))})
+        best = math.inf
+        for _ in range(3):
+            started = time.process_time()
+            graph.to_json()
+            best = min(best, time.process_time() - started)
+        seconds.append(best)
+    assert seconds[1] / seconds[0] < 6
 
 
 def test_questions_about_sources_and_harm() -> None:
@@ -183,8 +283,114 @@ def test_exports_come_back(tmp_path: Path, suffix: str) -> None:
     graph = graph_of({("a", "b"): 0.5, ("b", "a"): -0.25, ("c", "a"): 1.0}, evidence="measured", low=-1.0, high=1.0)
     graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.2, shared_representations={"trunk.0": 0.9}))
     graph.add(TransferEdge(source="b", target="a", transfer_coefficient=0.2, found_by="x", estimates={"logme": -2.5}))
+    graph.rule_out("a", "c", "it does not fit")
     path = graph.export(tmp_path / f"graph{suffix}")
     assert TransferGraph.load(path).to_json() == graph.to_json()
+    empty = TransferGraph().export(tmp_path / f"empty{suffix}")
+    assert TransferGraph.load(empty).task_ids == []
+
+
+PAIR = "\ud83d\ude00"
+"""Two surrogates: as characters of a string, not the character that they encode."""
+
+texts = st.text(st.characters(), min_size=1, max_size=6).filter(lambda text: text.isascii() or _reads_back(text))
+numbers = st.floats(allow_nan=True, allow_infinity=True)
+
+
+def _reads_back(text: str) -> bool:
+    return json.loads(json.dumps(text)) == text
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> TransferGraph:
+    names = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
+    graph = TransferGraph()
+    for name in names:
+        task = TaskDescriptor(
+            task_id=name, task_name=draw(texts), domain=draw(texts), required_skills=(draw(texts),),
+            transfer_efficiency=draw(st.dictionaries(texts, numbers, max_size=2)),
+            embedding=draw(st.none() | st.lists(numbers, max_size=3).map(tuple)),
+        )  # fmt: skip
+        graph.add_task(task.with_performance(draw(texts), draw(numbers)))
+    for source, target in itertools.permutations(names, 2):
+        for kind in draw(st.sets(st.sampled_from([*Evidence]))):
+            edge = TransferEdge(
+                source=source, target=target, transfer_coefficient=draw(st.floats(-1, 1)), evidence=kind,
+                found_by=draw(texts), best_strategy=draw(st.none() | texts),
+                accuracy_gain=draw(st.none() | st.floats(-1, 1)),
+                shared_representations=draw(st.dictionaries(texts, st.floats(0, 1), max_size=2)),
+            )  # fmt: skip
+            graph.add(edge)
+        if draw(st.booleans()):
+            graph.rule_out(source, target, draw(texts))
+    return graph
+
+
+@pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
+@given(graph=graphs())
+@settings(max_examples=25, deadline=None)
+def test_whatever_is_written_is_read_back_as_it_was(suffix: str, graph: TransferGraph) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        again = TransferGraph.load(graph.export(Path(folder) / f"graph{suffix}"))
+    assert again.to_json() == graph.to_json()  # NaN is not equal to itself, but what stands for it is
+    assert again.task_ids == graph.task_ids
+    assert list(again.all_edges()) == list(graph.with_directions().all_edges())
+    assert dict(again.impossible) == dict(graph.impossible)
+
+
+@pytest.mark.parametrize("suffix", [".graphml", ".gexf"])
+def test_names_that_xml_cannot_hold_stay_apart(tmp_path: Path, suffix: str) -> None:
+    """c13. XML has no such characters, and reads tabs and ends of lines as blanks."""
+    names = [
+        "a\x01b",
+        r"a\u0001b",
+        "a\x0cb",
+        "a\ufffe",
+        "\ud800",
+        "a b",
+        "a\tb",
+        "a\nb",
+        "a\r\nb",
+        "\x7f",
+        "\x85",
+        " a",
+        "a",
+    ]
+    graph = graph_of(dict.fromkeys(itertools.pairwise(names), 0.5), found_by="\x00", best_strategy="\x1b")
+    again = TransferGraph.load(graph.export(tmp_path / f"graph{suffix}"))
+    assert again.task_ids == graph.task_ids
+    assert again.to_json() == graph.to_json()
+
+
+@pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
+def test_text_that_no_file_can_hold(tmp_path: Path, suffix: str) -> None:
+    for graph in (
+        TransferGraph([TaskDescriptor(task_id=PAIR)]),
+        TransferGraph([TaskDescriptor(task_id="a", transfer_efficiency={PAIR: 0.5})]),
+        graph_of({("a", "b"): 0.5}, found_by=PAIR),
+    ):
+        with pytest.raises(GraphError, match=r"cannot be written: it holds two surrogates in a row"):
+            graph.export(tmp_path / f"graph{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
+def test_numbers_that_are_not_finite(tmp_path: Path, suffix: str) -> None:
+    task = TaskDescriptor(
+        task_id="a", embedding=(math.nan, math.inf, -math.inf, 0.5), transfer_efficiency={"b": math.nan}
+    )
+    path = TransferGraph([task]).export(tmp_path / f"graph{suffix}")
+    again = TransferGraph.load(path).task("a")
+    assert again.embedding is not None
+    assert math.isnan(again.embedding[0])
+    assert again.embedding[1:] == (math.inf, -math.inf, 0.5)
+    assert math.isnan(again.transfer_efficiency["b"])
+    assert attrs.evolve(again, embedding=None, transfer_efficiency={}) == TaskDescriptor(task_id="a")
+
+
+def test_a_graph_written_before_there_were_impossible_pairs_is_read() -> None:
+    data = graph_of({("a", "b"): 0.5}).to_json()
+    del data["impossible"]
+    assert TransferGraph.from_json(data).coefficient("a", "b") == 0.5
 
 
 def test_a_wrong_suffix(tmp_path: Path) -> None:
@@ -218,6 +424,10 @@ def _edited(change: str) -> object:
             data["tasks"].append(data["tasks"][0])
         case "list":
             return [1, 2]
+        case "ruled out":
+            data["impossible"] = [{"source": "a", "target": "ghost", "reason": "x"}]
+        case "number":
+            data["tasks"][0]["embedding"] = [{"$number": "many"}]
         case "order":
             edge["low"], edge["high"] = 1.0, -1.0
     return data
@@ -236,6 +446,8 @@ def _edited(change: str) -> object:
         ("edges", "'edges' must be a list"),
         ("task", r"tasks\[0\]: missing option 'task_id'"),
         ("twice", r"tasks\[2\]: task 'a' appears twice"),
+        ("ruled out", r"impossible\[0\]: pair 'a' -> 'ghost': no task 'ghost'"),
+        ("number", r"tasks\[0\]: embedding\[0\] must be a number"),
         ("order", r"edges\[0\]: edge 'a' -> 'b': low 1.0 is above high -1.0"),
     ],
 )

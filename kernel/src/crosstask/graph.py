@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -79,7 +81,9 @@ class TransferEdge:
 
     `transfer_coefficient` is in [-1, 1], `uncertainty` its standard error, `low` and `high` its 95 % interval.
     `estimates` holds the raw values of transferability estimators by name (`logme`, `leep`, …): evidence for those that
-    predict, in units of their own, and comparable only among the sources of one target.
+    predict, in units of their own, and comparable only among the sources of one target. `shared_representations` holds
+    how alike layers of the two models are, 0 to 1, the most alike first: by the layer's name where both call it the
+    same, else by `layer of the source -> layer of the target`. All numbers are finite; what is unknown is None.
     """
 
     source: str
@@ -104,11 +108,32 @@ class TransferEdge:
     def __attrs_post_init__(self) -> None:
         if self.source == self.target:
             raise GraphError(f"an edge from task {self.source!r} to itself")
-        for name, value in self.estimates.items():
-            if not math.isfinite(value):
-                raise GraphError(f"edge {self.source!r} -> {self.target!r}: the estimate {name!r} is {value}")
+        for kind, values in (("estimate", self.estimates), ("shared representation", self.shared_representations)):
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise GraphError(f"edge {self.source!r} -> {self.target!r}: the {kind} {name!r} is {value}")
+        for name in _NUMBERS:
+            number = getattr(self, name)
+            if number is not None and not math.isfinite(number):
+                told = f"{name} is {number}; where it is unknown, say None"
+                raise GraphError(f"edge {self.source!r} -> {self.target!r}: {told}")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise GraphError(f"edge {self.source!r} -> {self.target!r}: low {self.low} is above high {self.high}")
+
+    @property
+    def source_task(self) -> str:
+        """The id of the task that helps: `source`."""
+        return self.source
+
+    @property
+    def target_task(self) -> str:
+        """The id of the task that is helped: `target`."""
+        return self.target
+
+    @property
+    def measured(self) -> bool:
+        """Whether transfer was tried out; else the coefficient is an estimate or a prediction."""
+        return self.evidence is Evidence.MEASURED
 
     @property
     def hurts(self) -> bool:
@@ -116,15 +141,20 @@ class TransferEdge:
         return (self.high if self.high is not None else self.transfer_coefficient) < 0
 
 
+_NUMBERS = ("uncertainty", "low", "high", "accuracy_gain", "sample_efficiency_gain", "convergence_speed_gain")
+
+
 class TransferGraph:
     """Tasks and the transfer edges between them. Several edges may join a pair: one per kind of evidence and finder.
 
     `edge`, `coefficient` and everything below read the strongest: one that was measured, else the newest, because each
-    discoverer builds on what the ones before it found.
+    discoverer builds on what the ones before it found. `TransferEdge.measured` tells what was tried out from what was
+    only estimated or predicted. Pairs between which transfer cannot be tried are in `impossible`, with the reason.
     """
 
     def __init__(self, tasks: Iterable[TaskDescriptor] = ()) -> None:
         self._graph = nx.MultiDiGraph()
+        self._impossible: dict[tuple[str, str], str] = {}
         for task in tasks:
             self.add_task(task)
 
@@ -138,14 +168,59 @@ class TransferGraph:
         self._graph.add_node(task.task_id, descriptor=task)
 
     def add(self, edge: TransferEdge) -> None:
-        """Add an edge, replacing one with the same evidence and finder. GraphError if an end is unknown."""
-        for end in (edge.source, edge.target):
-            if end not in self._graph:
-                raise GraphError(f"edge {edge.source!r} -> {edge.target!r}: no task {end!r}{nearest(end, self._graph)}")
+        """Add an edge, replacing one with the same evidence and finder. GraphError if an end is unknown.
+
+        A measured edge shows that the pair is not impossible.
+        """
+        self._check_ends("edge", edge.source, edge.target)
+        if edge.measured:
+            self._impossible.pop((edge.source, edge.target), None)
         key = (edge.evidence.value, edge.found_by)
         if self._graph.has_edge(edge.source, edge.target, key):
             self._graph.remove_edge(edge.source, edge.target, key)  # re-added at the end: newest last
         self._graph.add_edge(edge.source, edge.target, key=key, edge=edge)
+
+    def rule_out(self, source: str, target: str, reason: str | None) -> None:
+        """Say that transfer from `source` to `target` cannot be tried, and why; with None, that it can after all.
+
+        Edges that were estimated or predicted for the pair stay; where transfer was measured, nothing is recorded.
+        GraphError if an end is unknown or the reason is empty.
+        """
+        self._check_ends("pair", source, target)
+        if reason is None:
+            self._impossible.pop((source, target), None)
+            return
+        if not reason:
+            raise GraphError(f"pair {source!r} -> {target!r}: say why transfer between them cannot be tried")
+        edge = self.edge(source, target)
+        if edge is None or not edge.measured:
+            self._impossible[source, target] = reason
+
+    @property
+    def impossible(self) -> Mapping[tuple[str, str], str]:
+        """Why transfer cannot be tried, by (source, target); filled by `rule_out`."""
+        return MappingProxyType(self._impossible)
+
+    def merge(self, other: TransferGraph) -> TransferGraph:
+        """A new graph with the tasks, edges and impossible pairs of both.
+
+        What `other` says is the newer: its descriptor of a task that both have, its edge of the same evidence and
+        finder.
+        """
+        both = TransferGraph([*map(self.task, self._graph), *map(other.task, other._graph)])
+        for graph in (self, other):
+            for edge in graph.all_edges():
+                both.add(edge)
+        for pair, reason in {**self._impossible, **other._impossible}.items():
+            both.rule_out(*pair, reason)
+        return both
+
+    def _check_ends(self, what: str, source: str, target: str) -> None:
+        for end in (source, target):
+            if end not in self._graph:
+                raise GraphError(f"{what} {source!r} -> {target!r}: no task {end!r}{nearest(end, self._graph)}")
+        if source == target:
+            raise GraphError(f"a {what} from task {source!r} to itself")
 
     @property
     def task_ids(self) -> list[str]:
@@ -170,6 +245,10 @@ class TransferGraph:
             for target in targets:
                 yield self._strongest(source, target)
 
+    def measured_edges(self) -> list[TransferEdge]:
+        """The strongest edge of each pair between which transfer was tried out: what headline figures are made of."""
+        return [edge for edge in self.edges() if edge.measured]
+
     def edge(self, source: str, target: str) -> TransferEdge | None:
         """The strongest edge of a pair; None if nothing is known."""
         return self._strongest(source, target) if self._graph.has_edge(source, target) else None
@@ -190,7 +269,7 @@ class TransferGraph:
         best: TransferEdge | None = None
         for data in self._graph[source][target].values():
             edge: TransferEdge = data["edge"]
-            if best is None or edge.evidence is Evidence.MEASURED or best.evidence is not Evidence.MEASURED:
+            if best is None or edge.measured or not best.measured:
                 best = edge
         assert best is not None
         return best
@@ -225,22 +304,21 @@ class TransferGraph:
         universal; both help one another: bidirectional; the source helps at least half of the others: multi-target; at
         least half of the others help the target: multi-source; else unidirectional. To help: a coefficient >= 0.2.
         """
+        helps = {(a, b): self.coefficient(a, b) >= HELPS for a, b in ((source, target), (target, source))}
+        helped = sum(self.coefficient(source, t) >= HELPS for t in self._graph.successors(source))
+        helping = sum(self.coefficient(s, target) >= HELPS for s in self._graph.predecessors(target))
+        return _direction(helped, helping, len(self._graph) - 1, mutual=all(helps.values()))
+
+    def _directions(self) -> dict[tuple[str, str], TransferDirection]:
+        """`direction` of every pair that has an edge, in one pass."""
+        known = {(edge.source, edge.target): edge.transfer_coefficient >= HELPS for edge in self.edges()}
+        helped = Counter(source for (source, _), helps in known.items() if helps)
+        helping = Counter(target for (_, target), helps in known.items() if helps)
         others = len(self._graph) - 1
-
-        def helps(a: str, b: str) -> bool:
-            return self._graph.has_edge(a, b) and self._strongest(a, b).transfer_coefficient >= HELPS
-
-        helped = sum(helps(source, t) for t in self._graph.successors(source))
-        helping = sum(helps(s, target) for s in self._graph.predecessors(target))
-        if helped == others >= 3:
-            return TransferDirection.UNIVERSAL
-        if helps(source, target) and helps(target, source):
-            return TransferDirection.BIDIRECTIONAL
-        if helped >= max(2, others / 2):
-            return TransferDirection.MULTI_TARGET
-        if helping >= max(2, others / 2):
-            return TransferDirection.MULTI_SOURCE
-        return TransferDirection.UNIDIRECTIONAL
+        return {
+            (a, b): _direction(helped[a], helping[b], others, mutual=helps and known.get((b, a), False))
+            for (a, b), helps in known.items()
+        }
 
     def communities(self, seed: int = 0) -> list[set[str]]:
         """Groups of tasks that help one another (Louvain on the positive coefficients), largest first."""
@@ -258,8 +336,13 @@ class TransferGraph:
         return {t: sum(max(0.0, e.transfer_coefficient) for e in self.edges_out_of(t)) / others for t in self._graph}
 
     def metrics(self) -> dict[str, Any]:
-        """Size, density, mean coefficient, hubs (the three most central tasks), antagonistic share, relation counts."""
+        """Size, density, mean coefficient, hubs (the three most central tasks), antagonistic share, relation counts.
+
+        These are of the strongest edge of each pair, whatever its evidence; `measured_edges` and
+        `mean_measured_coefficient` (None without one) are of those that were tried out.
+        """
         edges = list(self.edges())
+        measured = [e.transfer_coefficient for e in edges if e.measured]
         tasks = len(self._graph)
         centrality = self.centrality()
         hubs = sorted((t for t in centrality if centrality[t] > 0), key=lambda t: (-centrality[t], t))[:3]
@@ -274,22 +357,40 @@ class TransferGraph:
             else 0.0,
             "relations": dict(Counter(e.relation.value for e in edges)),
             "evidence": dict(Counter(e.evidence.value for e in edges)),
+            "measured_edges": len(measured),
+            "mean_measured_coefficient": sum(measured) / len(measured) if measured else None,
+            "impossible_pairs": len(self._impossible),
         }
 
     def with_directions(self) -> TransferGraph:
         """A copy whose edges carry the direction read off the whole graph."""
-        copy = TransferGraph(self.task(t) for t in self._graph)
+        copy, directions = TransferGraph(map(self.task, self._graph)), self._directions()
+        copy._impossible = dict(self._impossible)
         for edge in self.all_edges():
-            copy.add(attrs.evolve(edge, direction=self.direction(edge.source, edge.target)))
+            copy.add(attrs.evolve(edge, direction=directions[edge.source, edge.target]))
         return copy
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data with a schema name; `from_json` reads it back."""
+        """Plain data with a schema name; `from_json` reads it back. Edges carry the direction of `with_directions`."""
         return {
             "schema": SCHEMA,
-            "tasks": [self.task(t).to_json() for t in self._graph],
-            "edges": [unstructure(edge) for edge in self.with_directions().all_edges()],
+            "tasks": [_plain(self.task(t)) for t in self._graph],
+            "edges": [plain for _, plain in self._plain_edges()],
+            "impossible": [each for into in self._ruled_out().values() for each in into],
         }
+
+    def _ruled_out(self) -> dict[str, list[dict[str, str]]]:
+        """The impossible pairs as plain data, by target."""
+        place = {task: number for number, task in enumerate(self._graph)}
+        found: dict[str, list[dict[str, str]]] = {task: [] for task in self._graph}
+        for source, target in sorted(self._impossible, key=lambda pair: place[pair[0]]):
+            found[target].append({"source": source, "target": target, "reason": self._impossible[source, target]})
+        return found
+
+    def _plain_edges(self) -> Iterator[tuple[TransferEdge, dict[str, Any]]]:
+        directions = self._directions()
+        for edge in self.all_edges():
+            yield edge, {**unstructure(edge), "direction": directions[edge.source, edge.target].value}
 
     @classmethod
     def from_json(cls, data: Any) -> TransferGraph:
@@ -298,39 +399,47 @@ class TransferGraph:
             got = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
             raise GraphError(f"not a transfer graph: schema is {got!r}, expected {SCHEMA!r}")
         graph = cls()
-        for part, kind in (("tasks", TaskDescriptor), ("edges", TransferEdge)):
-            items = data.get(part)
+        for part, kind in (("tasks", TaskDescriptor), ("edges", TransferEdge), ("impossible", _RuledOut)):
+            items = data.get(part, [] if part == "impossible" else None)  # graphs of before had none
             if not isinstance(items, list):
                 raise GraphError(f"transfer graph: {part!r} must be a list")
             for number, item in enumerate(items):
                 try:
-                    made = structure(item, kind, f"{part}[{number}]")
+                    made = structure(_numbers(item), kind, f"{part}[{number}]")
                     if isinstance(made, TaskDescriptor):
                         if made.task_id in graph._graph:
                             raise GraphError(f"task {made.task_id!r} appears twice")
                         graph.add_task(made)
-                    else:
+                    elif isinstance(made, TransferEdge):
                         graph.add(made)
+                    else:
+                        graph.rule_out(made.source, made.target, made.reason)
                 except CrosstaskError as error:
                     text = str(error)
                     raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None
         return graph
 
     def export(self, path: str | Path) -> Path:
-        """Write .json, .graphml or .gexf, by suffix. Each holds every edge and descriptor, and `load` reads it."""
+        """Write .json, .graphml or .gexf, by suffix. Each holds every descriptor, edge and impossible pair, and `load`
+        reads them back as they are.
+
+        In XML, a character of a name that XML cannot hold, or would change, is written as `\\uXXXX` and a backslash as
+        two; the exact names stand in the records, which are JSON. GraphError for text that JSON cannot hold.
+        """
         path = Path(path)
         if path.suffix == ".json":
-            path.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False), encoding="utf-8")
+            path.write_text(_text(self.to_json(), indent=1), encoding="utf-8")
         elif path.suffix in (".graphml", ".gexf"):
             flat = nx.MultiDiGraph()
+            into = self._ruled_out()
             for t in self._graph:
-                flat.add_node(t, label=self.task(t).task_name, descriptor=json.dumps(self.task(t).to_json()))
-            for number, edge in enumerate(self.with_directions().all_edges()):
-                plain = {k: v for k, v in unstructure(edge).items() if isinstance(v, str | int | float)}
-                weight = {"weight": edge.transfer_coefficient, "record": json.dumps(unstructure(edge))}
-                ends = {plain.pop("source"), plain.pop("target")}
-                assert len(ends) == 2
-                flat.add_edge(edge.source, edge.target, key=number, **plain, **weight)
+                record = {"descriptor": _text(_plain(self.task(t))), "impossible": _text(into[t])}
+                flat.add_node(_escaped(t), label=_escaped(self.task(t).task_name), **record)
+            for number, (edge, plain) in enumerate(self._plain_edges()):
+                shown = {k: _escaped(v) if isinstance(v, str) else v for k, v in plain.items() if k not in _ENDS}
+                shown = {k: v for k, v in shown.items() if isinstance(v, str | int | float)}
+                weight = {"weight": edge.transfer_coefficient, "record": _text(plain)}
+                flat.add_edge(_escaped(edge.source), _escaped(edge.target), key=number, **shown, **weight)
             (nx.write_graphml if path.suffix == ".graphml" else nx.write_gexf)(flat, path)
         else:
             raise GraphError(f"cannot write {path.name!r}: the suffix must be .json, .graphml or .gexf")
@@ -347,10 +456,12 @@ class TransferGraph:
                 data = json.loads(path.read_text(encoding="utf-8"))
             else:
                 flat = nx.read_graphml(path) if path.suffix == ".graphml" else nx.read_gexf(path)
+                nodes = [d for _, d in flat.nodes(data=True)]
                 data = {
                     "schema": SCHEMA,
-                    "tasks": [json.loads(d["descriptor"]) for _, d in flat.nodes(data=True)],
+                    "tasks": [json.loads(d["descriptor"]) for d in nodes],
                     "edges": [json.loads(d["record"]) for _, _, d in flat.edges(data=True)],
+                    "impossible": [pair for d in nodes for pair in json.loads(d.get("impossible", "[]"))],
                 }
         except OSError as error:
             raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -362,3 +473,81 @@ class TransferGraph:
             return cls.from_json(data)
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from None
+
+
+@record
+class _RuledOut:
+    """An impossible pair in a file."""
+
+    source: str
+    target: str
+    reason: str
+
+
+def _direction(helped: int, helping: int, others: int, *, mutual: bool) -> TransferDirection:
+    """See `TransferGraph.direction`: of a pair whose source helps `helped` and whose target is helped by `helping`."""
+    if helped == others >= 3:
+        return TransferDirection.UNIVERSAL
+    if mutual:
+        return TransferDirection.BIDIRECTIONAL
+    if helped >= max(2, others / 2):
+        return TransferDirection.MULTI_TARGET
+    if helping >= max(2, others / 2):
+        return TransferDirection.MULTI_SOURCE
+    return TransferDirection.UNIDIRECTIONAL
+
+
+# --- Files
+
+_ENDS = ("source", "target")
+_NUMBER = "$number"  # no field is called so: {"$number": "nan"} stands for what JSON has no number for
+_NOT_XML = re.compile("[^ -\\[\\]-~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def _plain(value: Any) -> Any:
+    """As `unstructure`, but numbers that are not finite can be read back (`_numbers`)."""
+    if attrs.has(type(value)):
+        return {f.name: _plain(getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_NUMBER: repr(value)}
+    if isinstance(value, Mapping):
+        return {str(unstructure(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return unstructure(value)
+
+
+def _numbers(value: Any) -> Any:
+    """What `_plain` made, with its numbers; everything else unchanged."""
+    if isinstance(value, dict):
+        if set(value) == {_NUMBER} and value[_NUMBER] in ("nan", "inf", "-inf"):
+            return float(value[_NUMBER])
+        return {key: _numbers(item) for key, item in value.items()}
+    return [_numbers(item) for item in value] if isinstance(value, list) else value
+
+
+def _text(plain: Any, indent: int | None = None) -> str:
+    """JSON. GraphError for the two halves of a surrogate pair as characters: JSON would make them one."""
+    for text in _strings(plain):
+        if _PAIR.search(text):
+            told = "two surrogates in a row, which no file can tell from the character that they encode"
+            raise GraphError(f"{text!r} cannot be written: it holds {told}")
+    return json.dumps(plain, indent=indent, allow_nan=False)
+
+
+def _strings(plain: Any) -> Iterator[str]:
+    if isinstance(plain, str):
+        yield plain
+    elif isinstance(plain, dict):
+        for key, item in plain.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(plain, list):
+        for item in plain:
+            yield from _strings(item)
+
+
+def _escaped(text: str) -> str:
+    """For XML; different texts stay different."""
+    return _NOT_XML.sub(lambda found: "\\\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", text)

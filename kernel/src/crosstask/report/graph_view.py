@@ -8,7 +8,7 @@ from collections import Counter
 import networkx as nx
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
-from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph
+from crosstask.graph import RelationType, TransferEdge, TransferGraph
 from crosstask.report.figures import dropdown, figure, legend, plot, view
 from crosstask.report.page import color, details, escape, interval, note, number, short, table, words
 
@@ -30,7 +30,7 @@ def render(graph: TransferGraph, seed: int = 0) -> str:
         if relation in used
     }
     for name, wanted, dash in (("measured", True, "solid"), ("estimated", False, "dot")):
-        if any((edge.evidence is Evidence.MEASURED) is wanted for edge in edges):
+        if any(edge.measured is wanted for edge in edges):
             series[name] = (name, "muted", dash)
     start = _threshold(edges, len(tasks))
     slider = (
@@ -89,7 +89,7 @@ def _edge_traces(graph: TransferGraph, edges: list[TransferEdge], at: Places) ->
     alike: dict[tuple[int, bool, RelationType], list[TransferEdge]] = {}
     for edge in edges:
         level = round(5 * abs(edge.transfer_coefficient))
-        alike.setdefault((level, edge.evidence is Evidence.MEASURED, edge.relation), []).append(edge)
+        alike.setdefault((level, edge.measured, edge.relation), []).append(edge)
     lines, arrows = [], []
     for (level, measured, relation), group in sorted(alike.items(), key=lambda item: item[0][0]):
         curves = [_curve(at[edge.source], at[edge.target]) for edge in group]
