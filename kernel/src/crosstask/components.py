@@ -12,12 +12,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, TypeVar, cast
 
 import attrs
 import pluggy
 
-from crosstask.errors import CrosstaskError, PluginError, nearest
+from crosstask.errors import CrosstaskError, PluginError, RunError, nearest
 from crosstask.options import options_of, structure
 from crosstask.parts import Choice, Reference
 
@@ -85,11 +85,26 @@ def check_answer(component: Component, hook: str, answer: Any) -> None:
 
 @attrs.frozen
 class Job:
-    """A call that may run in another process: a module-level function and arguments that can be pickled."""
+    """A call that may run in another process: a module-level function and arguments that can be pickled.
+
+    As a string it is what messages call it: `job 'a -> b' of discovery 'probe' (crosstask-probe 0.1.0)`.
+    """
 
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     label: str = ""
+    component: str = ""
+    """Who asked for it, for messages; a run fills it in."""
+    key: tuple[str, str] | None = None
+    """The (kind, key) under which its result is going to be remembered. What is known already is not done again, nor
+    what another run does: `Context.jobs` then yields what is remembered, a `Remembered`, as the job's result.
+    """
+
+    def __str__(self) -> str:
+        called = getattr(self.function, "__qualname__", None) or type(self.function).__qualname__
+        where = getattr(self.function, "__module__", None)
+        named = f"job {self.label!r}" if self.label else f"job {where}.{called}" if where else f"job {called}"
+        return f"{named} of {self.component}" if self.component else named
 
 
 @attrs.frozen
@@ -148,12 +163,20 @@ class Context(ABC):
         """
 
     @abstractmethod
-    def recall(self, kind: str, key: str) -> Remembered | None:
-        """What was remembered under `key`, if anything. `kind` is a table of the store (see `crosstask.store`)."""
+    def recall(self, kind: str, key: str, claim: bool = True) -> Remembered | None:
+        """What was remembered under `key`, if anything. `kind` is a table of the store (see `crosstask.store`).
+
+        Who gets None is expected to make it and to `remember` it: where runs share a store it is then theirs, until the
+        hook ends in which they asked, and others wait for it here. `claim=False` only looks.
+        """
 
     @abstractmethod
     def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Keep a finished result: it survives the process, and is not computed again."""
+
+    def forgo(self, kind: str, key: str) -> None:
+        """Say that what `recall` did not know will not be remembered after all, so that nobody waits for it."""
+        return None
 
     @abstractmethod
     def call(self, component: Component, hook: str, **arguments: Any) -> Any:
@@ -435,10 +458,52 @@ def _check_signature(cls: type, name: str, own: Callable[..., Any], spec: Callab
 
 
 def run_now(job: Job) -> Future[Any]:
-    """A finished future of a job run here and now."""
+    """A finished future of a job run here and now. Ctrl-C is not the job's, and is not held back."""
     future: Future[Any] = Future()
     try:
         future.set_result(job.function(*job.args))
-    except Exception as error:
-        future.set_exception(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        future.set_exception(job_failed(str(job), error))
     return future
+
+
+def job_failed(job: str, error: BaseException) -> Exception:
+    """What whoever waits for a job is to raise for its error: the error itself, with a note that names the job; a
+    RunError caused by it where it must not be raised there (`sys.exit`, StopIteration) or has no message that can be
+    shown.
+    """
+    if may_be_raised(error):
+        try:
+            note = f"in {job}"
+            if job not in str(error) and note not in getattr(error, "__notes__", ()):
+                error.add_note(note)
+            return error
+        except Exception:
+            pass
+    told = RunError(f"{job} {what_was_raised(error)}")
+    told.__cause__ = error
+    return told
+
+
+def may_be_raised(error: BaseException) -> TypeGuard[Exception]:
+    """Whether an error says something when it is raised elsewhere, and does not end a program or a loop there."""
+    try:
+        str(error)
+    except Exception:
+        return False
+    return isinstance(error, Exception) and not isinstance(error, StopIteration | StopAsyncIteration)
+
+
+def what_was_raised(error: BaseException) -> str:
+    """`raised ValueError: the text`, whatever its `__str__` does."""
+    try:
+        if isinstance(error, SystemExit):
+            return f"called sys.exit({error.code!r})"
+        text = str(error)
+    except Exception as failed:
+        text = f"(its message cannot be shown: __str__ raised {type(failed).__name__})"
+    cls = type(error)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return f"raised {name}: {text}" if text else f"raised {name}"

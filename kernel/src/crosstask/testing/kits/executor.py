@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -28,6 +30,29 @@ def mean_of(values: torch.Tensor) -> torch.Tensor:
 def fail(text: str) -> None:
     """A job that fails."""
     raise LookupError(text)
+
+
+class RefusedError(Exception):
+    """An exception that cannot be made from its `args`, as pickle would."""
+
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"refused with code {code}")
+
+
+def refuse(code: int) -> None:
+    """A job that fails in a way that is hard to send."""
+    raise RefusedError(code=code)
+
+
+def leave() -> None:
+    """A job that would end the program, as a success."""
+    sys.exit(0)
+
+
+def wait_a_little(seconds: float) -> float:
+    """A job that takes time."""
+    time.sleep(seconds)
+    return seconds
 
 
 class ExecutorKit(Kit):
@@ -86,6 +111,24 @@ class ExecutorKit(Kit):
         error = future.exception(TIMEOUT)
         expect(isinstance(error, LookupError), f"{self.name}: the job raised LookupError, its future has {error!r}")
         expect("no luck" in str(error), f"{self.name}: the exception lost its message: {error!r}")
+        self._fail(component, run)
+
+    def _fail(self, component: Any, run: Any) -> None:
+        error = component.submit(Job(refuse, (3,))).exception(TIMEOUT)
+        expect(
+            "refused with code 3" in str(error),
+            f"{self.name}: an exception whose arguments are keywords came back as {error!r}",
+        )
+        name = "the one that leaves"
+        try:
+            answers = dict(run.jobs([Job(leave, label=name)]))
+        except Exception as raised:
+            told = [str(raised), *getattr(raised, "__notes__", ())]
+            expect(
+                any(name in text for text in told), f"{self.name}: of a job that leaves with sys.exit(0), {raised!r}"
+            )
+        else:
+            expect(False, f"{self.name}: a job that leaves with sys.exit(0) has the result {answers[0]!r}")
 
     def check_capacity(self) -> None:
         """`capacity()` is a whole number, at least 1."""
@@ -94,10 +137,17 @@ class ExecutorKit(Kit):
         expect(whole and capacity >= 1, f"{self.name}.capacity() is {capacity!r}")
 
     def check_shutdown(self) -> None:
-        """`shutdown()` may be called before the first job, and twice."""
+        """`shutdown()` may be called before the first job, and twice; after it nobody waits for a job for ever."""
         component = self.make()
         component.shutdown()
         component.shutdown()
+        with self.run(component):  # some look at their run
+            futures = [component.submit(Job(wait_a_little, (0.05,))) for _ in range(3)]
+            component.shutdown()
+        late = time.monotonic() + TIMEOUT
+        while (still := sum(not future.done() for future in futures)) and time.monotonic() < late:
+            time.sleep(0.01)
+        expect(not still, f"{self.name}: {still} of 3 futures are still open after shutdown()")
 
 
 KIT = ExecutorKit
