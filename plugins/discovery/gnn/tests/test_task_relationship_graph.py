@@ -193,8 +193,8 @@ def test_curriculum_order() -> None:
     needs = {"easy": ("hard",), "hard": ("basics",)}
     tasks = [TaskDescriptor(task_id=name, prerequisites=needs.get(name, ())) for name in made.tasks]
     portfolio = Portfolio([Task(descriptor=task) for task in tasks])
-    assert made.generate_curriculum_order("goal", portfolio, max_tasks=2) == ["basics", "hard", "goal"]
-    assert made.generate_curriculum_order("goal", portfolio) == ["basics", "hard", "easy", "goal"]
+    assert made.generate_curriculum_order("goal", portfolio=portfolio, max_tasks=2) == ["basics", "hard", "goal"]
+    assert made.generate_curriculum_order("goal", portfolio=portfolio) == ["basics", "hard", "easy", "goal"]
     made.difficulty = None
     assert made.generate_curriculum_order("goal") == ["basics", "easy", "hard", "goal"]
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Self, overload
 
+import attrs
 import networkx as nx
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstask.errors import DataError, nearest
 from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph, relation_type
+from crosstask.learning.modules import seeded
 from crosstask.learning.training import evaluate
 from crosstask.logs import logger
 from crosstask.options import component, option, state
@@ -21,7 +25,9 @@ from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.pairs import edge_between, interval
 from crosstask_gnn.choice import Prediction, predict
 from crosstask_gnn.features import task_features
+from crosstask_gnn.ordering import novelty, ordered
 from crosstask_gnn.pairs import Array, Pairs
+from crosstask_gnn.relations import Answer, RelationshipNetwork, teach
 from crosstask_gnn.training import Labels, Shape
 
 TYPES = list(RelationType)
@@ -41,6 +47,11 @@ class TaskRelationshipGraph(Discoverer):
     and the log say which predictor answered. With too few measurements to choose by, or none, they say so too.
 
     Edges have a standard error and a 95 % interval for what would be measured, calibrated by the cross-validation.
+
+    It can be called, too, and trained in a loop of one's own: `graph(task_features, adjacency_matrix, relation_types)`
+    asks the `network` (`crosstask_gnn.relations`), whose `parameters` are those of the graph. `discover` draws that
+    network anew and teaches it what was found, so that the tasks' embeddings, which it writes into their descriptors,
+    say to `predict_transfer_efficiency` about the same as the tasks' ids.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -56,12 +67,77 @@ class TaskRelationshipGraph(Discoverer):
     tasks: list[str] = state(factory=list)
     mean: Tensor | None = state(None)
     std: Tensor | None = state(None)
+    embeddings: Tensor | None = state(None)
     relations: Tensor | None = state(None)
     difficulty: Tensor | None = state(None)
     chosen: dict[str, float] = state(factory=dict)
     chosen_cold: dict[str, float] = state(factory=dict)
     errors: dict[str, float] = state(factory=dict)
     note: str = state("")
+    _network: RelationshipNetwork | None = attrs.field(default=None, init=False, repr=False)
+
+    # A torch module ---------------------------------------------------------------------------------------------------
+
+    @property
+    def network(self) -> RelationshipNetwork:
+        """The network that a call asks. Its first weights depend on the seed of the run (0 outside of one) alone."""
+        if self._network is None:
+            with seeded(self.context.seed_for("gnn", "network") % 2**31):
+                self._network = RelationshipNetwork(
+                    self.task_embedding_dim, self.hidden_dim, self.num_relation_types, self.num_layers
+                )
+        return self._network
+
+    def __call__(self, task_features: Tensor, adjacency_matrix: Tensor, relation_types: Tensor) -> Answer:
+        """(embeddings [n, task_embedding_dim], transfer [source, target] in -1 to 1, difficulties [n] in 0 to 1) of
+        features [n, d], weights of edges [source, target] (0: none) and their types [source, target], integers below
+        `num_relation_types`. Differentiable. See `RelationshipNetwork.forward`.
+        """
+        answer: Answer = self.network(task_features, adjacency_matrix, relation_types)
+        return answer
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of the network."""
+        return self.network.parameters()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Of the network."""
+        return self.network.named_parameters()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
+        self.network.zero_grad(set_to_none)
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's; the network does the same in both modes."""
+        self.network.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """As torch's."""
+        return self.train(False)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the network, as torch's."""
+        self.network.to(*args, **kwargs)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was predicted, and the network's tensors under `network.…`, once there is a network."""
+        tensors = {} if self._network is None else self._network.state_dict()
+        return super().state_dict() | {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned; refuses a dict of another shape."""
+        tensors = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+        if tensors:
+            try:
+                self.network.load_state_dict(tensors)
+            except RuntimeError as error:
+                raise DataError(f"{self.origin}: the network's state does not fit its options: {error}") from None
+        super().load_state_dict({name: value for name, value in state.items() if not name.startswith(_PREFIX)})
+
+    # Discovery --------------------------------------------------------------------------------------------------------
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
         tasks = list(portfolio)
@@ -69,7 +145,7 @@ class TaskRelationshipGraph(Discoverer):
             tasks.append(portfolio[portfolio.focus])
         pairs, stated = evidence(tasks, portfolio, graph, self.context.seed_for("gnn", "features"))
         if not pairs.measured.any():
-            return self._from_estimates(portfolio, graph, tasks, stated)
+            return self._from_estimates(portfolio, graph, tasks, stated, pairs)
         shape = Shape(
             width=self.task_embedding_dim,
             hidden=self.hidden_dim,
@@ -83,6 +159,7 @@ class TaskRelationshipGraph(Discoverer):
         seed = self.context.seed_for("gnn") % 2**31
         found = predict(pairs, labels, shape, folds=self.folds, seed=seed, device=self.context.device)
         self._keep(tasks, found)
+        self._embed(tasks, pairs, graph, labels.difficulty if found.difficulty is None else found.difficulty)
         place = {task.task_id: number for number, task in enumerate(tasks)}
         measured = pairs.measured
         cold = np.logical_not(measured.any(axis=0)).tolist()
@@ -94,17 +171,46 @@ class TaskRelationshipGraph(Discoverer):
                 edges.append(self._edge(source, target, mean, std, found, cold[at[1]]))
         return edges
 
-    def predict_transfer_efficiency(self, source: str, target: str) -> Interval:
-        """The coefficient that would be measured from `source` to `target`, with its 95 % interval.
+    @overload
+    def predict_transfer_efficiency(self, source_embedding: str, target_embedding: str) -> Interval: ...
 
-        DataError before `discover`, or for a task that was not in the portfolio then.
+    @overload
+    def predict_transfer_efficiency(
+        self, source_embedding: Tensor | Sequence[float], target_embedding: Tensor | Sequence[float]
+    ) -> float: ...
+
+    def predict_transfer_efficiency(
+        self, source_embedding: str | Tensor | Sequence[float], target_embedding: str | Tensor | Sequence[float]
+    ) -> Interval | float:
+        """How much a source helps a target, -1 to 1. From two embeddings [task_embedding_dim] what the network says of
+        them; from two ids the coefficient that would be measured, with its 95 % interval.
+
+        DataError for ids before `discover`, or that were not in the portfolio then, and for embeddings of another size.
         """
-        at = self._place(source), self._place(target)
-        if at[0] == at[1]:
-            raise DataError(f"task {source!r} is both source and target")
-        assert self.mean is not None
-        assert self.std is not None
-        return interval(float(self.mean[at]), float(self.std[at]))
+        if isinstance(source_embedding, str) and isinstance(target_embedding, str):
+            at = self._place(source_embedding), self._place(target_embedding)
+            if at[0] == at[1]:
+                raise DataError(f"task {source_embedding!r} is both source and target")
+            assert self.mean is not None
+            assert self.std is not None
+            return interval(float(self.mean[at]), float(self.std[at]))
+        if isinstance(source_embedding, str) or isinstance(target_embedding, str):
+            raise DataError("give two ids of tasks or two embeddings, not one of each")
+        with torch.no_grad():
+            ends = [self._embedded(x, 1)[0] for x in (source_embedding, target_embedding)]
+            return float(self.network.pairs(*ends))
+
+    def _embedded(self, embeddings: Any, rows: int | None = None) -> Tensor:
+        """[n, E] on the network's device; DataError for another shape."""
+        like = self.network.enter.weight
+        given = torch.as_tensor(embeddings, dtype=like.dtype, device=like.device)
+        matrix = given[None] if given.ndim == 1 else given
+        if matrix.ndim != 2 or matrix.shape[1] != self.task_embedding_dim or rows not in (None, len(matrix)):
+            shape = f"[{'n' if rows is None else rows}, {self.task_embedding_dim}]"
+            raise DataError(f"embeddings must have shape {shape}, got {tuple(given.shape)}")
+        if not matrix.isfinite().all():
+            raise DataError("embeddings hold NaN or infinite values")
+        return matrix
 
     def predict_relation(self, source: str, target: str) -> dict[RelationType, float]:
         """Probability of each relation type of a pair, by the networks. DataError where none were trained."""
@@ -120,31 +226,92 @@ class TaskRelationshipGraph(Discoverer):
             raise DataError(f"no network was trained ({self.note or 'nothing was discovered'})")
         return float(self.difficulty[at])
 
+    @overload
     def generate_curriculum_order(
-        self, target: str, portfolio: Portfolio | None = None, max_tasks: int | None = None, minimum: float = 0.0
-    ) -> list[str]:
-        """Tasks to learn on the way to `target`, which comes last: those predicted to help it by more than `minimum`,
-        at most `max_tasks` with the target (the ones that help most), the easiest first by predicted difficulty; where
-        that is not known, those that help least. With a `portfolio`, prerequisites come before what needs them, and
-        are added where they were left out.
+        self,
+        task_embeddings: str,
+        target_task_idx: None = None,
+        strategy: str | enum.Enum | None = None,
+        *,
+        portfolio: Portfolio | None = None,
+        max_tasks: int | None = None,
+        minimum: float | None = None,
+    ) -> list[str]: ...
+
+    @overload
+    def generate_curriculum_order(
+        self,
+        task_embeddings: Tensor,
+        target_task_idx: int,
+        strategy: str | enum.Enum | None = None,
+        *,
+        portfolio: None = None,
+        max_tasks: int | None = None,
+        minimum: float | None = None,
+    ) -> list[int]: ...
+
+    def generate_curriculum_order(
+        self,
+        task_embeddings: Tensor | str,
+        target_task_idx: int | None = None,
+        strategy: str | enum.Enum | None = None,
+        *,
+        portfolio: Portfolio | None = None,
+        max_tasks: int | None = None,
+        minimum: float | None = None,
+    ) -> list[str] | list[int]:
+        """Tasks to learn on the way to a target, which comes last, in the order of a strategy (a name or a member of
+        `CurriculumStrategy`; see `crosstask_gnn.ordering`).
+
+        From embeddings [n, task_embedding_dim] and the target's row: rows, all unless `minimum` leaves out those
+        whose predicted coefficient is no more. By the target's id after `discover`: ids of the tasks predicted to help
+        it by more than `minimum` (0); where no difficulty is known, those that help least are the easiest. At most
+        `max_tasks` with the target (the ones that help most). With a `portfolio`, prerequisites come before what needs
+        them, and are added where they were left out.
         """
+        if isinstance(task_embeddings, str):
+            least = 0.0 if minimum is None else minimum
+            return self._order_by_id(task_embeddings, strategy, portfolio, max_tasks, least)
+        with torch.no_grad():
+            embeddings = self._embedded(task_embeddings)
+            mean = self.network.transfer(embeddings).cpu().double().numpy()
+            difficulty = self.network.difficulty(embeddings).cpu().double().numpy()
+        goal = -1 if target_task_idx is None else int(target_task_idx)
+        if not 0 <= goal < len(mean):
+            raise DataError(f"target_task_idx is {target_task_idx}; there are {len(mean)} tasks, 0 to {len(mean) - 1}")
+        spread = novelty(embeddings.cpu().double().numpy())
+        least = -math.inf if minimum is None else minimum
+        chosen = _helping(mean, goal, max_tasks, least)
+        return [*ordered(strategy, mean, spread, difficulty, goal, chosen), goal]
+
+    def _order_by_id(
+        self, target: str, strategy: str | enum.Enum | None, portfolio: Portfolio | None, max_tasks: int | None,
+        minimum: float,
+    ) -> list[str]:  # fmt: skip
         goal = self._place(target)
         assert self.mean is not None
-        gain = {name: float(self.mean[number, goal]) for number, name in enumerate(self.tasks) if name != target}
-        helping = sorted((name for name in gain if gain[name] > minimum), key=lambda name: (-gain[name], name))
-        chosen = helping if max_tasks is None else helping[: max(0, max_tasks - 1)]
-        easy = gain if self.difficulty is None else dict(zip(self.tasks, self.difficulty.tolist(), strict=True))
+        assert self.std is not None
+        mean, std = self.mean.double().numpy(), self.std.double().numpy()
+        easy = mean[:, goal] if self.difficulty is None else self.difficulty.double().numpy()
+        wanted = {self.tasks[number] for number in _helping(mean, goal, max_tasks, minimum)}
         if portfolio is None:
-            return [*sorted(chosen, key=lambda name: (easy[name], name)), target]
+            return [*self._names(ordered(strategy, mean, std, easy, goal, self._numbers(wanted))), target]
         needs = portfolio.prerequisite_graph()
-        wanted = {target, *chosen}
-        for name in [target, *chosen]:
+        for name in [target, *wanted]:
             wanted |= nx.ancestors(needs, name) if name in needs else set()
+        wanted -= {target} | (nx.descendants(needs, target) if target in needs else set())  # what needs it comes later
+        names = self._names(ordered(strategy, mean, std, easy, goal, self._numbers(wanted)))
+        place = {name: number for number, name in enumerate(names)}
         order = nx.lexicographical_topological_sort(
-            needs.subgraph(wanted - {target}), key=lambda name: (easy.get(name, 0.0), name)
+            needs.subgraph(wanted), key=lambda name: (place.get(name, -1), name)
         )
-        after = nx.descendants(needs, target) if target in needs else set()  # what needs the target cannot come first
-        return [*(name for name in order if name not in after), target]
+        return [*order, target]
+
+    def _names(self, numbers: list[int]) -> list[str]:
+        return [self.tasks[number] for number in numbers]
+
+    def _numbers(self, names: set[str]) -> list[int]:
+        return [number for number, name in enumerate(self.tasks) if name in names]
 
     def _place(self, task: str) -> int:
         if self.mean is None:
@@ -168,9 +335,21 @@ class TaskRelationshipGraph(Discoverer):
         told = {"chosen": str(found.warm), "errors": {k: round(v, 4) for k, v in self.errors.items()}}
         logger().info(self.note or "predicted", discoverer=self.origin, **told)
 
+    def _embed(self, tasks: list[Task], pairs: Pairs, graph: TransferGraph, difficulty: Array) -> None:
+        """Teach a new network what was found, and write the tasks' embeddings into their descriptors."""
+        assert self.mean is not None
+        self._network = None
+        self.network.to(self.context.device)
+        seed = self.context.seed_for("gnn", "embeddings") % 2**31
+        found = teach(self.network, tasks, graph, pairs.nodes, self.mean.numpy(), difficulty, self.learning_rate, seed)
+        self.embeddings = found
+        for task, row in zip(tasks, found.tolist(), strict=True):
+            task.descriptor = attrs.evolve(task.descriptor, embedding=tuple(round(x, 6) for x in row))
+
     def _from_estimates(
-        self, portfolio: Portfolio, graph: TransferGraph, tasks: list[Task], stated: dict[tuple[int, int], list[Any]]
-    ) -> list[TransferEdge]:
+        self, portfolio: Portfolio, graph: TransferGraph, tasks: list[Task],
+        stated: dict[tuple[int, int], list[Any]], pairs: Pairs,
+    ) -> list[TransferEdge]:  # fmt: skip
         """With nothing measured there is nothing to learn from: the mean of what the estimators themselves state."""
         n = len(tasks)
         mean, std = np.zeros((n, n)), np.ones((n, n))
@@ -184,6 +363,7 @@ class TaskRelationshipGraph(Discoverer):
         self.chosen, self.chosen_cold, self.errors = {"stated estimates": 1.0}, {}, {}
         self.note = "nothing was measured: the mean of what the estimators state, and nothing where there is none"
         logger().info(self.note, discoverer=self.origin)
+        self._embed(tasks, pairs, graph, np.array([_difficulty(task, portfolio) for task in tasks]))
         place = {task.task_id: number for number, task in enumerate(tasks)}
         found = []
         for source, target in portfolio.pairs():
@@ -198,6 +378,16 @@ class TaskRelationshipGraph(Discoverer):
         vote = None if found is None else found.cold if cold and found.cold is not None else found.warm
         by = "gnn fallback" if vote is None or vote.fallback else "gnn"
         return edge_between(source.descriptor, target.descriptor, mean, std, evidence=Evidence.PREDICTED, found_by=by)
+
+
+_PREFIX = "network."
+
+
+def _helping(mean: Array, goal: int, max_tasks: int | None, minimum: float) -> list[int]:
+    """The tasks whose coefficient for the goal is above `minimum`, at most `max_tasks` - 1: the ones that help most."""
+    gain = mean[:, goal]
+    found = sorted((n for n in range(len(gain)) if n != goal and gain[n] > minimum), key=lambda n: (-gain[n], n))
+    return found if max_tasks is None else found[: max(0, max_tasks - 1)]
 
 
 def evidence(
