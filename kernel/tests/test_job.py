@@ -222,7 +222,12 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *places: str) -> None:
         monkeypatch.setattr(place, forbidden)
 
 
-TRAINS = ("crosstask.learning.transferring.fit", "crosstask.learning.transferring.train_job", "crosstask.engine.fit")
+TRAINS = (
+    "crosstask.learning.transferring.fit",
+    "crosstask.learning.own_models.fit",
+    "crosstask.learning.own_models.train_job",
+    "crosstask.engine.fit",
+)
 
 
 def test_second_run_measures_nothing_again(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +325,7 @@ def test_a_killed_run_resumes_and_repeats_no_training(
     process.wait(30)
     kept = len(done)
     trained: list[str] = []
-    import crosstask.learning.transferring as place
+    import crosstask.learning.own_models as place
 
     real = place.train_job
 

@@ -509,7 +509,7 @@ def test_a_stage_that_changes_the_engine_and_does_not_say_so_is_not_kept(tmp_pat
         Holds.worked.clear()
         with TransferEngine(registry=with_fakes(), discoverers=[], store=tmp_path / "s.db") as engine:
             for number in range(2):
-                engine.register_task(blobs(f"task{number}", seed=number), nn.Linear(2, 2) if work is model else None)
+                engine.register_task(blobs(f"task{number}", seed=number), nn.Linear(2, 3) if work is model else None)
             run_stage(engine, Holds(answer=work), "h", Finished())
         return list(Holds.worked)
 

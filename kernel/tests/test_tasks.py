@@ -90,7 +90,7 @@ NAN[3, 1] = float("nan")
         ((INPUTS, torch.eye(10)), "one label per sample"),
         ((torch.randn(10, 3), LABELS), r"inputs have shape \(3,\), the descriptor says \(2,\)"),
         ((["a"] * 10, LABELS), "cannot be made a tensor"),
-        (7, "expected .inputs, targets., a Dataset or a function"),
+        (7, "expected .inputs, targets., a Dataset, a DataLoader"),
         (list, "no samples"),
     ],
 )

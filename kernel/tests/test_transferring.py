@@ -15,6 +15,8 @@ from crosstask.errors import DataError, StoreError
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain, standard_error
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import know, redraw, seeded
+from crosstask.learning.own_models import train_models
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import (
     architecture,
@@ -26,7 +28,6 @@ from crosstask.learning.transferring import (
     receive,
     scratch_key,
     speed_gain,
-    train_models,
     without_model,
 )
 from crosstask.options import component, structure, unstructure
@@ -124,26 +125,41 @@ class WithToken(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.token = nn.Parameter(torch.randn(4))
+        self.token = nn.Parameter(2 + 0.5 * torch.randn(400))
+        self.constant = nn.Parameter(torch.ones(4))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return inputs + self.token
+        return inputs * self.constant + self.token[:4]
 
 
-class Resettable(WithToken):
-    """The same, as it should be."""
-
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.token)
-
-
-def test_a_layer_that_cannot_be_drawn_anew_is_named() -> None:
+def test_a_weight_without_a_method_is_drawn_with_its_own_mean_and_spread() -> None:
     model = nn.Sequential(WithToken())
     model.add_module("head", nn.Linear(4, 3))
-    with pytest.raises(DataError, match=r"layer '0' \(WithToken\) holds weights .* reset_parameters"):
-        fresh_model(model, make_task("target"), seed=0)
-    model[0] = Resettable()
-    assert not torch.equal(fresh_model(model, make_task("target"), seed=0)[0].token, model[0].token)
+    fresh = fresh_model(model, make_task("target"), seed=0)[0].requires_grad_(False)
+    old, new = model[0].token.detach(), fresh
+    assert abs(float(torch.corrcoef(torch.stack([old, new.token]))[0, 1])) < 0.2
+    assert float(new.token.mean()) == pytest.approx(float(old.mean()), abs=0.1)
+    assert float(new.token.std()) == pytest.approx(float(old.std()), abs=0.1)
+    assert new.constant.tolist() == [1.0] * 4
+    assert "the spread of 0.token" in redraw(model, 0)
+
+
+def test_a_factory_draws_everything() -> None:
+    def build() -> nn.Module:
+        made = nn.Sequential(WithToken())
+        made.add_module("head", nn.Linear(4, 5))
+        return made
+
+    model = build()
+    know(model, build=build)
+    fresh = fresh_model(model, make_task("target"), seed=3)
+    with seeded(3):
+        expected = build()
+    torch.testing.assert_close(fresh[0].token, expected[0].token)
+    assert fresh.head.out_features == 3
+    know(model, build=lambda: nn.Linear(4, 3))
+    with pytest.raises(DataError, match=r"another architecture: '0.token' is not the same"):
+        fresh_model(model, make_task("target"), seed=3)
 
 
 def test_attention_is_drawn_anew() -> None:

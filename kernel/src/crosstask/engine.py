@@ -19,9 +19,19 @@ from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import metric_name
+from crosstask.learning.objectives import metric_of
+from crosstask.learning.own_models import (
+    Architecture,
+    arrays_of,
+    copied,
+    network_like,
+    prepare_model,
+    restored,
+    train_models,
+)
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import (
+    architecture,
     drawn,
     key_of,
     mean_curve,
@@ -29,7 +39,7 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch,
-    train_models,
+    unfit_pair,
     weights_digest,
     without_model,
 )
@@ -52,6 +62,7 @@ from crosstask.records import (
     Curriculum,
     CurriculumResult,
     CurriculumStep,
+    LearningCurve,
     Provenance,
     TransferResult,
 )
@@ -117,6 +128,8 @@ class TransferEngine(Engine):
         self.graph = TransferGraph()
         self._usual: Strategy = transfer
         self._wanted = discoverers
+        self.transfer_history: list[TransferResult] = []
+        """Every transfer that `transfer_knowledge` has given, in order."""
         self._given: dict[str, str] = {}  # digests of the models that were registered with their tasks
         self._finished = Finished()
 
@@ -186,26 +199,48 @@ class TransferEngine(Engine):
 
     # Tasks ------------------------------------------------------------------------------------------------------------
 
-    def register_task(self, task: Task, trained_model: nn.Module | None = None, *, unseen: bool = False) -> None:
-        """Add a task. Its data are read and checked now, so that bad data are found before anything is computed.
+    def register_task(
+        self, task: Task | TaskDescriptor, trained_model: nn.Module | None = None, *, unseen: bool = False
+    ) -> None:
+        """Add a task, or just what is known of one. Its data are read and checked now, and two samples go through its
+        model, so that what is wrong is found before anything is computed.
 
-        With `unseen` it can be synthesised for but is not learned from. DataError for a taken id or bad data.
+        With `unseen` it can be synthesised for but is not learned from. DataError for a taken id, bad data, or a model
+        that does not fit them; nothing is registered then.
         """
-        fingerprint = task.fingerprint()
-        self.portfolio.add(task, unseen=unseen)
-        self.graph.add_task(task.descriptor)
-        if trained_model is not None:
-            task.model = trained_model
-        if task.model is not None:
-            self._given[task.task_id] = weights_digest(task.model)
-        self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
-        if self.store is not None:
-            self.store.put("tasks", fingerprint, task.descriptor.to_json(), run_id=self.run.run_id)
-        self.run.tell("task_registered", task=task)
-        if self.auto_discover:
-            for discoverer in self.discoverers:
-                if "descriptors_only" in discoverer.capabilities:
-                    self._discover_with(discoverer, self.portfolio.focused(task.task_id))
+        given: object = task
+        if isinstance(given, TaskDescriptor):
+            task = Task(descriptor=given)
+        elif not isinstance(given, Task):
+            raise DataError(f"register_task takes a Task or a TaskDescriptor, got a {type(given).__name__}")
+        assert isinstance(task, Task)
+        before = task.model
+        task.model = before if trained_model is None else trained_model
+        try:
+            fingerprint = task.fingerprint()
+            prepare_model(task)
+            self.portfolio.add(task, unseen=unseen)
+        except BaseException:
+            task.model = before
+            raise
+        try:
+            self.graph.add_task(task.descriptor)
+            if task.model is not None:
+                self._given[task.task_id] = weights_digest(task.model)
+            self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
+            if self.store is not None:
+                self.store.put("tasks", fingerprint, task.descriptor.to_json(), run_id=self.run.run_id)
+            self.run.tell("task_registered", task=task)
+            if self.auto_discover:
+                for discoverer in self.discoverers:
+                    if "descriptors_only" in discoverer.capabilities:
+                        self._discover_with(discoverer, self.portfolio.focused(task.task_id))
+        except BaseException:
+            self.portfolio.remove(task.task_id)
+            self.graph.remove_task(task.task_id)
+            self._given.pop(task.task_id, None)
+            task.model = before
+            raise
 
     def register(self, portfolio: Portfolio) -> None:
         """Add every task of a portfolio, unseen ones as unseen, and check prerequisites."""
@@ -279,6 +314,8 @@ class TransferEngine(Engine):
         self.train([source_task])
         if source.model is None:
             raise DataError(f"task {source_task!r} has neither a trained model nor training data to transfer from")
+        if reason := unfit_pair(source, target, self.portfolio, ("train", "test")):
+            raise DataError(f"no transfer from {source_task!r} to {target_task!r}: {reason}")
         result = self._transfer(method, source, target, self.budget)
         if samples:
             result = attrs.evolve(result, sample_efficiency_gain=self._sample_gain(method, source, target, result))
@@ -289,6 +326,7 @@ class TransferEngine(Engine):
                 source_task: result.coefficient.mean,
             },
         ).with_performance(result.metric, result.score.mean)
+        self.transfer_history.append(result)
         return result
 
     def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
@@ -368,36 +406,28 @@ class TransferEngine(Engine):
         method = self.method(transfer_strategy)
         chooser = self.component(CurriculumPlanner, "curriculum", planner) if planner else None  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
-        seeds = [self.run.seed_for("curriculum", number) for number in range(self.seeds)]
-        models: list[nn.Module | None] = [None] * len(seeds)
-        history: list[CurriculumStep] = []
-        path: list[str] = []
+        path = _Path(self, method, [self.run.seed_for("curriculum", number) for number in range(self.seeds)])
         adjustments: list[Adjustment] = []
-        total = 0
-        while (task_id := self._next(curriculum, history, chooser)) is not None:
-            task, previous = self.portfolio[task_id], self.portfolio[path[-1]] if path else None
-            budget = self.budget if task_id == curriculum.target else self.train_budget
-            planned = next(t for t in (*curriculum.task_sequence, None) if t not in path)
+        while (task_id := self._next(curriculum, path.history, chooser)) is not None:
+            planned = next(t for t in (*curriculum.task_sequence, None) if t not in path.done)
             if task_id != planned:
                 reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
-                adjustments.append(Adjustment(step=len(path) + 1, task_id=task_id, reason=reason))
-            path.append(task_id)
-            total += budget.steps
-            models, result = self._step(method, models, previous, task, budget, seeds, path)
-            history.append(result)
+                adjustments.append(Adjustment(step=len(path.done) + 1, task_id=task_id, reason=reason))
+            path.go(self.portfolio[task_id], curriculum.target)
             self.run.tell("stage_progress", stage="curriculum", detail=task_id)
-        if curriculum.target not in path:
+        if curriculum.target not in path.done:
             raise DataError(f"{chooser.origin if chooser else 'the curriculum'} ended before {curriculum.target!r}")
+        target = self.portfolio[curriculum.target]
         done = CurriculumResult(
-            curriculum=attrs.evolve(curriculum, task_sequence=tuple(path), adjustments=tuple(adjustments)),
+            curriculum=attrs.evolve(curriculum, task_sequence=tuple(path.done), adjustments=tuple(adjustments)),
             strategy=method.origin,
-            metric=metric_name(self.portfolio[curriculum.target]),
-            steps=tuple(history),
-            total_steps=total,
+            metric=metric_of(target).told,
+            steps=tuple(path.history),
+            total_steps=path.spent,
             seed=self.seed,
             seeds=self.seeds,
             options=method.options(),
-        )
+        ).with_model(copied(path.models[0]))
         self.run.tell("stage_finished", stage="curriculum", result=done)
         return done
 
@@ -411,59 +441,6 @@ class TransferEngine(Engine):
         if task_id is not None and (task_id in done or task_id not in self.portfolio):
             raise DataError(f"{chooser.origin} chose {task_id!r} as next task, which is done already or unknown")
         return task_id
-
-    def _step(
-        self,
-        method: Transfer,
-        models: list[nn.Module | None],
-        previous: Task | None,
-        task: Task,
-        budget: Budget,
-        seeds: list[int],
-        path: list[str],
-    ) -> tuple[list[nn.Module | None], CurriculumStep]:
-        keep = previous is not None and same_classes(previous.descriptor, task.descriptor)
-        prints = [self.portfolio[t].fingerprint() for t in path]
-        budgets = (self.train_budget, budget)
-        how = ("step", "samples by seed", method.identity(), self.model)
-        keys = [key_of(*how, prints, budgets, seed) for seed in seeds]
-        jobs, waiting = [], []
-        outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
-        light = without_model(task)
-        for number, (key, seed) in enumerate(zip(keys, seeds, strict=True)):
-            known = self.run.recall("models", key)
-            if known is not None:
-                outcomes[number] = (known.payload, known.tensors)
-            else:
-                args = (method, models[number], self.model, light, budget, seed, keep, self.run.device)
-                jobs.append(Job(_step_job, args, label=task.task_id))
-                waiting.append(number)
-        for index, (payload, arrays) in self.run.jobs(jobs):
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            self.run.remember("models", keys[waiting[index]], payload, tensors)
-            outcomes[waiting[index]] = (unstructure(payload), tensors)
-        scores, plain, curves, plain_curves = [], [], [], []
-        new_models: list[nn.Module | None] = []
-        for number, seed in enumerate(seeds):
-            payload, tensors = outcomes[number]
-            model = self.model.build(task.descriptor, seed)
-            model.load_state_dict(tensors)
-            new_models.append(model.to(self.run.device))
-            score, curve = read_scratch(payload)
-            plain_score, plain_curve = read_scratch(payload["scratch"])
-            scores.append(score)
-            curves.append(curve)
-            plain.append(plain_score)
-            plain_curves.append(plain_curve)
-        return new_models, CurriculumStep(
-            step=len(path),
-            task_id=task.task_id,
-            score=confidence_interval(scores, (0, 1)),
-            scratch_score=confidence_interval(plain, (0, 1)),
-            gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], (-1, 1)),
-            curve=mean_curve(curves),
-            scratch_curve=mean_curve(plain_curves),
-        )
 
     # Distillation and synthesis ---------------------------------------------------------------------------------------
 
@@ -481,17 +458,28 @@ class TransferEngine(Engine):
 
     def synthesize_zero_shot_model(
         self,
-        new_task: str | Task,
+        new_task: str | Task | TaskDescriptor,
         synthesis_strategy: Strategy = None,
         inputs: torch.Tensor | None = None,
         *,
         expect: bool = True,
     ) -> nn.Module:
-        """A model for an unseen task, made from the others without its labels. Its `provenance` says from what, and
-        with `expect` what it can be expected to score, which takes about one more synthesis per known task.
+        """A model for an unseen task (by id, or a new one), made from the others without its labels. Its `provenance`
+        says from what, and with `expect` what it can be expected to score, which takes about one more synthesis per
+        known task. A new task is registered as unseen where the synthesis succeeds.
         """
         maker = self.component(Synthesizer, "synthesis", synthesis_strategy)  # type: ignore[type-abstract]
+        known = set(self.portfolio.ids) | {t.task_id for t in self.portfolio.unseen}
         task = self._unseen(new_task)
+        try:
+            return self._synthesized(maker, task, inputs, expect)
+        except BaseException:
+            if task.task_id not in known:
+                self.portfolio.remove(task.task_id)
+                self.graph.remove_task(task.task_id)
+            raise
+
+    def _synthesized(self, maker: Synthesizer, task: Task, inputs: torch.Tensor | None, expect: bool) -> nn.Module:
         self.train()
         sources = [t for t in self.portfolio if t.model is not None and t is not task]
         if not sources:
@@ -516,7 +504,9 @@ class TransferEngine(Engine):
                 model.provenance = attrs.evolve(told, expected=expected, notes=(*told.notes, how))  # type: ignore[assignment]
         return model
 
-    def _unseen(self, new_task: str | Task) -> Task:
+    def _unseen(self, new_task: str | Task | TaskDescriptor) -> Task:
+        if isinstance(new_task, TaskDescriptor):
+            new_task = Task(descriptor=new_task)
         if isinstance(new_task, Task):
             if new_task.task_id not in [t.task_id for t in self.portfolio.unseen]:
                 self.register_task(new_task, unseen=True)
@@ -524,22 +514,112 @@ class TransferEngine(Engine):
         return self.portfolio[new_task]
 
 
+class _Path:
+    """The models of a curriculum on their way, one for each seed."""
+
+    def __init__(self, engine: TransferEngine, method: Transfer, seeds: list[int]) -> None:
+        self.engine, self.method, self.seeds = engine, method, seeds
+        self.models: list[nn.Module] = []
+        self.done: list[str] = []
+        self.history: list[CurriculumStep] = []
+        self.spent = 0
+        self._architecture: Architecture = engine.model
+        self._budgets: list[Budget] = []
+        self._begun = ""
+
+    def go(self, task: Task, target: str) -> None:
+        """Learn the next task from where the one before left off."""
+        engine = self.engine
+        budget = engine.budget if task.task_id == target else engine.train_budget
+        previous = engine.portfolio[self.done[-1]] if self.done else None
+        if previous is None:
+            self._begin(task, engine.portfolio[target])
+        ready = previous is None and bool(self._begun)  # the user's own trained model: its training is not repeated
+        keep = previous is not None and same_classes(previous.descriptor, task.descriptor)
+        self.done.append(task.task_id)
+        self._budgets.append(budget)
+        keys = self._keys()
+        run, light = engine.run, without_model(task)
+        jobs, waiting = [], []
+        outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
+        for number, (key, seed) in enumerate(zip(keys, self.seeds, strict=True)):
+            known = run.recall("models", key)
+            if known is not None:
+                outcomes[number] = (known.payload, known.tensors)
+                continue
+            before = self.models[number] if self.models else None
+            args = (self.method, before, self._architecture, light, budget, seed, keep, ready, run.device)
+            jobs.append(Job(_step_job, args, label=task.task_id))
+            waiting.append(number)
+        for index, (payload, arrays) in run.jobs(jobs):
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            run.remember("models", keys[waiting[index]], payload, tensors)
+            outcomes[waiting[index]] = (unstructure(payload), tensors)
+        found = [outcomes[number] for number in range(len(self.seeds))]
+        self.models = [
+            restored(self._architecture, task, seed, tensors, run.device)
+            for seed, (_, tensors) in zip(self.seeds, found, strict=True)
+        ]
+        self.spent += 0 if ready else budget.steps
+        self.history.append(_step_of(task, len(self.done), [payload for payload, _ in found]))
+
+    def _begin(self, task: Task, target: Task) -> None:
+        """What network goes along the path: the first task's own model where the user has given one, as it is; else
+        one of the architecture of the target's own; else the engine's.
+        """
+        if task.task_id in self.engine._given and task.model is not None:
+            self._architecture, self._begun = task.model, self.engine._given[task.task_id]
+        elif target.task_id in self.engine._given and target.model is not None:
+            self._architecture = target.model
+        elif target.build is not None:
+            self._architecture = network_like(self.engine.model, target, 0)
+
+    def _keys(self) -> list[str]:
+        prints = [self.engine.portfolio[t].fingerprint() for t in self.done]
+        made = self._architecture
+        told = made if isinstance(made, ModelSpec) else architecture(made)
+        how = ("step", "samples by seed", self.method.identity(), told, self._begun)
+        return [key_of(*how, prints, self._budgets, seed) for seed in self.seeds]
+
+
+def _step_of(task: Task, number: int, payloads: list[dict[str, Any]]) -> CurriculumStep:
+    """The record of one step from what its jobs found."""
+    metric = metric_of(task)
+    pairs = [(read_scratch(payload), read_scratch(payload["scratch"])) for payload in payloads]
+    scores, plain = [own[0] for own, _ in pairs], [control[0] for _, control in pairs]
+    return CurriculumStep(
+        step=number,
+        task_id=task.task_id,
+        score=confidence_interval(scores, metric.range),
+        scratch_score=confidence_interval(plain, metric.range),
+        gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], metric.gains),
+        curve=mean_curve([own[1] for own, _ in pairs]),
+        scratch_curve=mean_curve([control[1] for _, control in pairs]),
+    )
+
+
 def _step_job(
     method: Transfer,
     model: nn.Module | None,
-    spec: ModelSpec,
+    like: Architecture,
     task: Task,
     budget: Budget,
     seed: int,
     keep_head: bool,
+    ready: bool,
     device: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One step of a curriculum for one seed, with its control. The first step is training from scratch itself."""
+    """One step of a curriculum for one seed, with its control. The first step is training from scratch itself, or no
+    training at all where the user's own model is `ready`.
+    """
     task = drawn(task, budget.samples, seed)
     generator = torch.Generator().manual_seed(seed)
-    plain_score, plain_curve = scratch(spec.build(task.descriptor, seed).to(device), task, budget, seed, "test")
-    if model is None:
-        learner = spec.build(task.descriptor, seed).to(device)
+    plain_score, plain_curve = scratch(network_like(like, task, seed).to(device), task, budget, seed, "test")
+    if ready:
+        assert isinstance(like, nn.Module)
+        learner, curve = copied(like), LearningCurve()
+    elif model is None:
+        learner = network_like(like, task, seed).to(device)
         curve = fit(learner, task, budget, generator).curve()
     else:
         learner, _, _ = receive(model, task, seed, keep_head)
@@ -552,4 +632,4 @@ def _step_job(
         "seed": seed,
         "budget": budget,
     }
-    return unstructure(payload), {name: t.cpu().numpy() for name, t in learner.state_dict().items()}
+    return unstructure(payload), arrays_of(learner)

@@ -1,86 +1,541 @@
-"""Reads a split of a task into memory, checked."""
+"""Reads a split of a task into memory, checked: whatever a torch user has, as tensors."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
-from crosstask.descriptors import TaskDescriptor, TensorData
-from crosstask.errors import DataError
+from crosstask.descriptors import MultiInput, TaskDescriptor, TensorData
+from crosstask.errors import DataError, nearest
+
+TARGETS = ("label", "labels", "target", "targets", "y")
+"""What the field with the target is called where samples are mappings and nobody says."""
+
+UNKNOWN = -100
+"""The label of a place that has none, in dense predictions (torch's `ignore_index`)."""
+
+DENSE = ("segmentation", "token_classification")
+"""Task types that give a label to every place of an input."""
+
+
+@attrs.frozen
+class Fields:
+    """Which fields of samples that are mappings (dicts, tables, Hugging Face data sets) are inputs and target."""
+
+    inputs: str | tuple[str, ...] | None = None
+    target: str | None = None
 
 
 def read_split(raw: Any, descriptor: TaskDescriptor, split: str) -> TensorData:
-    """`raw` (a pair, a Dataset or a loader factory) as tensors, checked against the descriptor.
+    """`read_described` without what was found out."""
+    return read_described(raw, descriptor, split)[0]
 
-    DataError for no samples, other lengths, another input shape, values that are not finite, labels that are no class.
+
+def read_described(
+    raw: Any, descriptor: TaskDescriptor, split: str, fields: Fields | None = None
+) -> tuple[TensorData, TaskDescriptor]:
+    """`raw` as tensors, checked against the descriptor, and the descriptor with what it left open.
+
+    `raw` is a pair `(inputs, targets)` or a triple with a mask of known labels (tensors, arrays, lists, data frames); a
+    Dataset, a Hugging Face data set, a DataLoader, or a function that returns an iterable of batches, whose samples are
+    tuples (what stands behind the target is passed over) or mappings; a data frame or a mapping of columns. Inputs are
+    one tensor or array, or a tuple or mapping of them.
+
+    Floating-point numbers become torch's default dtype; bytes (uint8) become numbers, those of images divided by 255;
+    integers stay as they are (a network without embeddings takes them as numbers). DataError for no samples, other
+    lengths or shapes, values that are not finite, labels that are no class, no label at all.
     """
     where = f"task {descriptor.task_id!r}, {split} data"
     try:
-        inputs, targets = _tensors(raw)
+        found, targets, mask, names = _gathered(raw, fields or Fields())
+        inputs = _inputs(found)
+        if len(inputs) != len(targets):
+            raise DataError(f"{len(inputs)} inputs but {len(targets)} targets")
+        if len(inputs) == 0:
+            raise DataError("no samples")
+        _fits(inputs, descriptor)
+        if names and not descriptor.classes and descriptor.output_dim in (None, len(names)):
+            descriptor = attrs.evolve(descriptor, classes=names)
+        targets, descriptor = _targets(targets, mask, descriptor)
+        known = _known(targets)
+        if not bool(known.any()):
+            raise DataError("no sample has a label" if mask is None else "the mask leaves no sample a label")
+        rows = None if bool(known.all()) else known.nonzero()[:, 0]
+        if rows is not None:
+            inputs, targets = inputs[rows], targets[rows]
+        targets = _settled(targets, descriptor)
+        for name, part in _parts(inputs).items():
+            _finite(f"inputs {name!r}" if name else "inputs", part)
+        descriptor = _completed(descriptor, inputs, targets)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    if len(inputs) != len(targets):
-        raise DataError(f"{where}: {len(inputs)} inputs but {len(targets)} targets")
-    if len(inputs) == 0:
-        raise DataError(f"{where}: no samples")
-    if descriptor.input_shape and tuple(inputs.shape[1:]) != descriptor.input_shape:
+    data = TensorData(inputs, targets)  # type: ignore[arg-type]
+    if isinstance(raw, TensorData) and raw.table is not None:
+        own = raw.rows if rows is None or raw.rows is None else raw.rows[rows]
+        data = attrs.evolve(data, table=raw.table, rows=own if own is not None else rows)
+    return data, descriptor
+
+
+# What the user has ----------------------------------------------------------------------------------------------------
+
+
+def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[str, ...]]:
+    """(inputs, targets, mask, names of the classes where the data say them)."""
+    if isinstance(raw, TensorData):
+        return raw.inputs, raw.targets, None, ()
+    if isinstance(raw, tuple | list) and len(raw) in (2, 3) and not isinstance(raw[0], str):
+        mask = _mask(raw[2]) if len(raw) == 3 else None
+        return raw[0], _column(raw[1]), mask, ()
+    if hasattr(raw, "iloc") and hasattr(raw, "columns"):
+        raw = {str(name): raw[name] for name in raw.columns}
+    if isinstance(raw, Mapping):
+        inputs, target = _chosen(list(raw), fields)
+        named = {name: raw[name] for name in inputs}
+        return _one_or_table(named), _column(raw[target]), None, ()
+    names: tuple[str, ...] = ()
+    if hasattr(raw, "features") and hasattr(raw, "column_names"):  # a Hugging Face data set
+        target = _chosen(list(raw.column_names), fields)[1]
+        names = tuple(getattr(raw.features[target], "names", None) or ())
+    if callable(raw) and (isinstance(raw, type) or not hasattr(raw, "__getitem__")):
+        inputs, targets = _batches(raw(), fields)
+    elif hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
+        inputs, targets = _samples(raw, fields)
+    elif isinstance(raw, Iterable):
+        inputs, targets = _batches(raw, fields)
+    else:
         raise DataError(
-            f"{where}: inputs have shape {tuple(inputs.shape[1:])}, the descriptor says {descriptor.input_shape}"
+            f"expected (inputs, targets), a Dataset, a DataLoader, a table or a function returning batches, got "
+            f"{type(raw).__name__}"
         )
-    for name, tensor in (("inputs", inputs), ("targets", targets)):
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            row = int((~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)).nonzero()[0])
-            raise DataError(f"{where}: {name} hold NaN or infinite values (first in sample {row})")
-    if descriptor.task_type == "classification":
-        targets = _labels(targets, descriptor, where)
-    elif targets.is_floating_point():
-        targets = targets.to(torch.get_default_dtype())
-    if inputs.is_floating_point():
-        inputs = inputs.to(torch.get_default_dtype())
-    return TensorData(inputs, targets)
+    return inputs, targets, None, names
 
 
-def _labels(targets: Tensor, descriptor: TaskDescriptor, where: str) -> Tensor:
+def _chosen(names: Sequence[str], fields: Fields) -> tuple[tuple[str, ...], str]:
+    """Names of the inputs and of the target among those of a mapping."""
+    target = fields.target or next((name for name in TARGETS if name in names), None)
+    if target is None:
+        told = ", ".join(map(repr, names))
+        raise DataError(f"none of the fields {told} is a target by its name: say which with Task(target=...)")
+    wanted = (fields.inputs,) if isinstance(fields.inputs, str) else fields.inputs
+    inputs = wanted or tuple(name for name in names if name != target)
+    for name in (*inputs, target):
+        if name not in names:
+            raise DataError(f"samples have no field {name!r}{nearest(name, names)}")
+    if not inputs:
+        raise DataError(f"besides the target {target!r} there is no field")
+    return inputs, target
+
+
+def _one_or_table(named: dict[str, Any]) -> Any:
+    """Columns of single numbers are one input [N, F]; anything else several inputs (a single one: itself)."""
+    parts = {name: _tensor(value, name) for name, value in named.items()}
+    if all(part.ndim == 1 for part in parts.values()):
+        kind = torch.get_default_dtype()
+        return torch.stack([part.to(kind) for part in parts.values()], dim=1)
+    return next(iter(parts.values())) if len(parts) == 1 else MultiInput(parts)
+
+
+def _sample(item: Any, fields: Fields, number: int) -> tuple[Any, Any]:
+    """(inputs, target) of one sample, or of one batch."""
+    if isinstance(item, Mapping):
+        inputs, target = _chosen(list(item), fields)
+        return ({n: item[n] for n in inputs} if len(inputs) > 1 else item[inputs[0]]), item[target]
+    if isinstance(item, tuple | list) and len(item) >= 2:
+        return item[0], item[1]
+    raise DataError(f"sample {number}: expected (inputs, target) or a mapping, got {type(item).__name__}")
+
+
+def _samples(raw: Any, fields: Fields) -> tuple[Any, Any]:
+    """All samples of a Dataset, one after another, into memory that is taken once."""
+    count = len(raw)
+    if count == 0:
+        raise DataError("no samples")
+    room: dict[str, Tensor] = {}
+    targets = []
+    named, single = True, True
+    for number in range(count):
+        try:
+            given, target = _sample(raw[number], fields, number)
+        except IndexError:
+            raise DataError(f"it says that it has {count} samples, and ended after {number}") from None
+        parts, named, single = _split_input(given)
+        if not number:
+            room = {name: torch.empty(count, *part.shape, dtype=part.dtype) for name, part in parts.items()}
+        if parts.keys() != room.keys():
+            raise DataError(f"sample {number} has inputs {sorted(parts)}, the first had {sorted(room)}")
+        for name, part in parts.items():
+            if part.shape != room[name].shape[1:]:
+                raise DataError(
+                    f"sample {number} has inputs of shape {tuple(part.shape)}, the first had "
+                    f"{tuple(room[name].shape[1:])}: bring all to one size (pad, crop or resize)"
+                )
+            kind = torch.promote_types(part.dtype, room[name].dtype)
+            if kind != room[name].dtype:
+                room[name] = room[name].to(kind)
+            room[name][number] = part
+        targets.append(_plain(target))
+    return _joined(room, named, single), _column(_stacked(targets))
+
+
+def _batches(raw: Any, fields: Fields) -> tuple[Any, Any]:
+    """All batches of a loader."""
+    collected: list[dict[str, Tensor]] = []
+    targets = []
+    named, single = True, True
+    for number, item in enumerate(raw):
+        given, target = _sample(item, fields, number)
+        parts, named, single = _split_input(given)
+        if collected and parts.keys() != collected[0].keys():
+            raise DataError(f"batch {number} has inputs {sorted(parts)}, the first had {sorted(collected[0])}")
+        for name, part in parts.items() if collected else ():
+            if part.shape[1:] != collected[0][name].shape[1:]:
+                raise DataError(
+                    f"batch {number} has inputs of shape {tuple(part.shape[1:])}, the first had "
+                    f"{tuple(collected[0][name].shape[1:])}: bring all to one size (pad, crop or resize)"
+                )
+        collected.append(parts)
+        targets.append(_column(target))
+        if len(targets[-1]) != len(next(iter(parts.values()))):
+            raise DataError(
+                f"batch {number} has {len(next(iter(parts.values())))} inputs but {len(targets[-1])} targets"
+            )
+    if not collected:
+        raise DataError("no samples")
+    have, promised = sum(map(len, targets)), _promised(raw)
+    if promised is not None and have < promised:
+        raise DataError(f"the loader ended after {have} of {promised} samples")
+    room = {name: torch.cat([parts[name] for parts in collected]) for name in collected[0]}
+    joined: Any = np.concatenate(targets) if isinstance(targets[0], np.ndarray) else torch.cat(targets)  # type: ignore[arg-type]
+    return _joined(room, named, single), joined
+
+
+def _promised(raw: Any) -> int | None:
+    """How many samples a DataLoader is to give, where that can be said."""
+    sampler = getattr(raw, "sampler", None)
+    if sampler is None or getattr(raw, "drop_last", False):
+        return None
+    try:
+        return len(sampler)
+    except TypeError:
+        return None
+
+
+def _split_input(given: Any) -> tuple[dict[str, Tensor], bool, bool]:
+    """(tensors by name, whether they are named, whether there is but one) of what a sample or batch gives as input."""
+    if isinstance(given, Mapping) or (hasattr(given, "keys") and hasattr(given, "__getitem__")):
+        return {str(name): _tensor(given[name], name) for name in given}, True, False
+    if isinstance(given, MultiInput):
+        return given.parts, given.named, False
+    if isinstance(given, tuple) and any(_is_array(part) for part in given):
+        return {str(n): _tensor(part, n) for n, part in enumerate(given)}, False, False
+    return {"": _tensor(given)}, False, True
+
+
+def _joined(parts: dict[str, Tensor], named: bool, single: bool) -> Any:
+    return parts[""] if single else MultiInput(parts, named=named)
+
+
+def _inputs(found: Any) -> Tensor | MultiInput:
+    """What was gathered as tensors of the right kinds."""
+    parts, named, single = _split_input(found)
+    return _joined({name: _numbers(part) for name, part in parts.items()}, named, single)  # type: ignore[no-any-return]
+
+
+def _numbers(part: Tensor) -> Tensor:
+    if part.layout != torch.strided:
+        part = part.to_dense()
+    if part.dtype == torch.uint8:
+        whole = part.to(torch.get_default_dtype())
+        return whole / 255 if part.ndim > 2 else whole
+    if part.is_floating_point() or part.dtype == torch.bool:
+        return part.to(torch.get_default_dtype())
+    return part
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "__array__")
+
+
+def _plain(value: Any) -> Any:
+    """A target as numpy has it."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().numpy()
+    return value
+
+
+def _stacked(values: list[Any]) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise DataError("targets of different shapes: bring all to one size") from None
+
+
+def _tensor(value: Any, name: object = "") -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
+    what = f"input {name!r} " if name != "" else ""
+    image = hasattr(value, "getbands") and hasattr(value, "size")  # PIL: rows, columns, channels
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:
+            inner = {type(item).__name__ for item in array.reshape(-1)[:100]}
+            if inner <= {"int", "float", "bool", "NoneType", "int64", "float64"}:
+                array = array.astype(np.float64)
+        if array.dtype.kind in "USO":
+            raise TypeError(f"it holds {'text' if array.dtype.kind in 'US' else 'objects'}, not numbers")
+        if not array.flags.writeable:
+            array = array.copy()
+        tensor = torch.as_tensor(array)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what}cannot be made a tensor: {error}") from None
+    return tensor.movedim(-1, 0) if image and tensor.ndim == 3 else tensor
+
+
+def _column(value: Any) -> Tensor | np.ndarray:
+    """Targets as a tensor, or as an array of texts where they are names."""
+    if isinstance(value, Tensor):
+        return (value.to_dense() if value.layout != torch.strided else value).detach()
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    array = np.asarray(value)
+    if array.dtype == object:
+        flat = array.reshape(-1)
+        missing = np.array([item is None or item != item for item in flat])  # NaN is not itself
+        if all(isinstance(item, str) for item in flat[~missing]):
+            return array
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    return _tensor(array if array.ndim else array[None])
+
+
+def _mask(value: Any) -> Tensor:
+    mask = _tensor(value)
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise DataError("the third of (inputs, targets, mask) says which labels are known: True or False")
+    return mask.bool()
+
+
+# A table of several tasks ---------------------------------------------------------------------------------------------
+
+
+def rows_of_table(
+    inputs: Any, targets: Mapping[str, Any], mask: Any, splits: Mapping[str, Any] | None
+) -> dict[str, dict[str, TensorData]]:
+    """For every task its splits, whose inputs are the same tensors; see `Portfolio.from_table`."""
+    known = None if mask is None else _mask(mask)
+    if known is not None and (known.ndim != 2 or known.shape[1] != len(targets)):
+        raise DataError(f"the mask has shape {tuple(known.shape)}: {len(targets)} tasks need [N, {len(targets)}]")
+    table = uuid.uuid4().hex
+    frame = hasattr(inputs, "columns")
+    whole = _inputs(_one_or_table({str(name): inputs[name] for name in inputs.columns}) if frame else inputs)
+    count = len(whole)
+    found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
+    for split, given in (splits or {"train": range(count)}).items():
+        rows = torch.as_tensor(np.asarray(given)).reshape(-1)
+        rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.long()
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+            raise DataError(f"split {split!r} names row {int(rows.max())} of a table of {count}")
+        part = whole[rows]
+        for place, (task_id, column) in enumerate(targets.items()):
+            own = _column(column)
+            if len(own) != count or (known is not None and len(known) != count):
+                raise DataError(f"task {task_id!r}: {len(own)} targets for a table of {count} rows")
+            own = own[rows.numpy()] if isinstance(own, np.ndarray) else own[rows]
+            if known is not None:
+                own = _hidden(own, known[rows, place])
+            found[task_id][split] = TensorData(part, own, (table, split), rows)  # type: ignore[arg-type]
+    return found
+
+
+def _hidden(targets: Tensor | np.ndarray, known: Tensor) -> Tensor | np.ndarray:
+    """Targets of which those that are not known say so."""
+    if isinstance(targets, np.ndarray):
+        shown = targets.copy()
+        shown[~known.numpy()] = None
+        return shown
+    spread = known.reshape(-1, *[1] * (targets.ndim - 1)).expand_as(targets)
+    exact = targets if targets.is_floating_point() else targets.double()
+    return torch.where(spread, exact, torch.full_like(exact, float("nan")))
+
+
+# Targets --------------------------------------------------------------------------------------------------------------
+
+
+def _targets(
+    targets: Tensor | np.ndarray, mask: Tensor | None, descriptor: TaskDescriptor
+) -> tuple[Tensor, TaskDescriptor]:
+    """Targets as numbers, those not known as NaN (or `UNKNOWN`), and the descriptor with the classes that they name."""
+    kind = descriptor.task_type
+    if isinstance(targets, np.ndarray):  # names
+        if kind != "classification":
+            raise DataError(f"targets of a {kind} task must be numbers, got texts such as {_first(targets)!r}")
+        targets, descriptor = _named(targets, descriptor)
+    elif kind == "classification" and descriptor.output_dim is None and not descriptor.classes:
+        targets, descriptor = _numbered(targets, descriptor)
+    if mask is not None:
+        whole = tuple(mask.shape) == tuple(targets.shape)
+        if not whole and (mask.ndim != 1 or len(mask) != len(targets)):
+            raise DataError(f"the mask has shape {tuple(mask.shape)}, the targets {tuple(targets.shape)}")
+        spread = mask if whole else mask.reshape(-1, *[1] * (targets.ndim - 1)).expand_as(targets)
+        blank: float = UNKNOWN if kind in DENSE else float("nan")
+        exact = targets if kind in DENSE or targets.is_floating_point() else targets.double()
+        targets = torch.where(spread, exact, torch.full_like(exact, blank))
+    return targets, descriptor
+
+
+def _first(names: np.ndarray) -> str:
+    return next((str(name) for name in names.reshape(-1) if isinstance(name, str)), "")
+
+
+def _named(names: np.ndarray, descriptor: TaskDescriptor) -> tuple[Tensor, TaskDescriptor]:
+    """Labels of classes that are given by name; a name that is missing (None, NaN) is no label."""
+    flat = names.reshape(len(names), -1)
+    if flat.shape[1] != 1:
+        raise DataError(f"one label per sample is needed, got shape {names.shape}")
+    column = flat[:, 0]
+    if not descriptor.classes:
+        classes = tuple(sorted({str(name) for name in column if isinstance(name, str)}))
+        if descriptor.output_dim not in (None, len(classes)) and not (descriptor.output_dim == 1 and len(classes) == 2):
+            raise DataError(f"{len(classes)} class names for output_dim {descriptor.output_dim}")
+        descriptor = attrs.evolve(descriptor, classes=classes)
+    place = {name: number for number, name in enumerate(descriptor.classes)}
+    labels = torch.full((len(column),), float("nan"), dtype=torch.float64)
+    for row, name in enumerate(column):
+        if isinstance(name, str):
+            if name not in place:
+                raise DataError(f"sample {row} has label {name!r}, which is no class{nearest(name, place)}")
+            labels[row] = place[name]
+    return labels, descriptor
+
+
+def _numbered(targets: Tensor, descriptor: TaskDescriptor) -> tuple[Tensor, TaskDescriptor]:
+    """Whole numbers that do not run from 0 on are names: -1 and 1, or 3 and 9. Others are labels as they are."""
+    known = targets[torch.isfinite(targets)] if targets.is_floating_point() else targets.reshape(-1)
+    if not known.numel() or bool((known != known.round()).any() if known.is_floating_point() else False):
+        return targets, descriptor
+    found = torch.unique(known)
+    if int(found[0]) >= 0 and len(found) > (int(found[-1]) + 1) // 2:
+        return targets, descriptor
+    names = np.array(
+        [str(int(v)) if np.isfinite(v) else None for v in targets.reshape(-1).double().tolist()], dtype=object
+    )
+    given = attrs.evolve(descriptor, classes=tuple(str(int(value)) for value in found))
+    return _named(names, given)
+
+
+def _known(targets: Tensor) -> Tensor:
+    """Which samples [N] have a label at all."""
+    rows = targets.reshape(len(targets), -1)
+    if rows.is_floating_point():
+        return ~torch.isnan(rows).all(1)
+    return ~(rows == UNKNOWN).all(1)
+
+
+def _settled(targets: Tensor, descriptor: TaskDescriptor) -> Tensor:
+    """Targets of samples that have a label, checked and in the form that losses and metrics of their type take."""
+    kind = descriptor.task_type
+    if kind == "classification":
+        return _labels(targets, descriptor)
+    if kind in DENSE:
+        if targets.ndim < 2:
+            raise DataError(f"a {kind} task needs a label for every place, got targets of shape {tuple(targets.shape)}")
+        return _places(targets, descriptor)
+    if kind == "multilabel":
+        known = targets[~torch.isnan(targets)] if targets.is_floating_point() else targets
+        if targets.ndim != 2 or not bool(((known == 0) | (known == 1)).all()):
+            raise DataError(f"a multilabel task needs targets [N, K] of 0 and 1, got shape {tuple(targets.shape)}")
+        return targets.to(torch.get_default_dtype())
+    if kind == "regression" or targets.is_floating_point() or targets.dtype == torch.bool:
+        if kind == "regression" and targets.dtype.is_complex:
+            raise DataError("targets of a regression task must be real numbers")
+        if targets.is_floating_point() and bool(torch.isinf(targets).any()):
+            row = int(torch.isinf(targets.reshape(len(targets), -1)).any(1).nonzero()[0])
+            raise DataError(f"targets hold NaN or infinite values (first in sample {row})")
+        return targets.to(torch.get_default_dtype())
+    return targets
+
+
+def _labels(targets: Tensor, descriptor: TaskDescriptor) -> Tensor:
     if targets.is_floating_point() and not bool((targets == targets.round()).all()):
-        raise DataError(f"{where}: classification labels must be integers")
+        if bool(torch.isfinite(targets).all()):
+            raise DataError("classification labels must be integers (for values say task_type='regression')")
+        row = int((~torch.isfinite(targets.reshape(len(targets), -1)).all(1)).nonzero()[0])
+        raise DataError(f"targets hold NaN or infinite values (first in sample {row})")
     labels = targets.reshape(len(targets), -1)
     if labels.shape[1] != 1:
-        raise DataError(f"{where}: one label per sample is needed, got shape {tuple(targets.shape)}")
+        raise DataError(
+            f"one label per sample is needed, got shape {tuple(targets.shape)} (several labels at once: "
+            "task_type='multilabel'; one for every place: task_type='segmentation')"
+        )
     labels = labels[:, 0].long()
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (descriptor.output_dim is not None and high >= descriptor.output_dim):
-        classes = f"0 to {descriptor.output_dim - 1}" if descriptor.output_dim else "0 and up"
-        raise DataError(f"{where}: labels run from {low} to {high}, the classes are {classes}")
+    _in_range(labels, descriptor)
     return labels
 
 
-def _tensors(raw: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(raw, TensorData):
-        return raw.inputs, raw.targets
-    if isinstance(raw, tuple | list) and len(raw) == 2:
-        return _tensor(raw[0]), _tensor(raw[1])
-    if callable(raw) and (isinstance(raw, type) or not hasattr(raw, "__getitem__")):
-        pairs = [(_tensor(x), _tensor(y)) for x, y in raw()]
-    elif hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
-        pairs = [
-            (_tensor(x)[None], _tensor(y).reshape(1, *_tensor(y).shape)) for x, y in (raw[i] for i in range(len(raw)))
-        ]
-    else:
-        raise DataError(
-            f"expected (inputs, targets), a Dataset or a function returning batches, got {type(raw).__name__}"
-        )
-    if not pairs:
-        raise DataError("no samples")
-    return torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])
+def _places(targets: Tensor, descriptor: TaskDescriptor) -> Tensor:
+    labels = targets.long()
+    known = labels[labels != UNKNOWN]
+    if known.numel():
+        _in_range(known, descriptor)
+    return labels
 
 
-def _tensor(value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        return torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise DataError(f"cannot be made a tensor: {error}") from None
+def _in_range(labels: Tensor, descriptor: TaskDescriptor) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    count = descriptor.output_dim if descriptor.output_dim != 1 else 2  # a single logit tells two classes apart
+    if count is None and descriptor.classes:
+        count = len(descriptor.classes)
+    if low < 0 or (count is not None and high >= count):
+        classes = f"0 to {count - 1}" if count else "0 and up"
+        raise DataError(f"labels run from {low} to {high}, the classes are {classes}")
+
+
+# Checks and what follows from the data --------------------------------------------------------------------------------
+
+
+def _parts(inputs: Tensor | MultiInput) -> dict[str, Tensor]:
+    return inputs.parts if isinstance(inputs, MultiInput) else {"": inputs}
+
+
+def _fits(inputs: Tensor | MultiInput, descriptor: TaskDescriptor) -> None:
+    if isinstance(inputs, MultiInput):
+        if descriptor.input_shape:
+            raise DataError(f"samples have the inputs {sorted(inputs.parts)}, the descriptor says a single one")
+        if descriptor.input_shapes and descriptor.input_shapes != inputs.shapes:
+            raise DataError(f"inputs have shapes {inputs.shapes}, the descriptor says {descriptor.input_shapes}")
+    elif descriptor.input_shapes:
+        raise DataError(f"samples have a single input, the descriptor says {sorted(descriptor.input_shapes)}")
+    elif descriptor.input_shape and tuple(inputs.shape[1:]) != descriptor.input_shape:
+        raise DataError(f"inputs have shape {tuple(inputs.shape[1:])}, the descriptor says {descriptor.input_shape}")
+
+
+def _finite(name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        row = int((~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)).nonzero()[0])
+        raise DataError(f"{name} hold NaN or infinite values (first in sample {row})")
+
+
+def _completed(descriptor: TaskDescriptor, inputs: Tensor | MultiInput, targets: Tensor) -> TaskDescriptor:
+    """The descriptor with the shapes and the number of outputs that it left open."""
+    told: dict[str, Any] = {}
+    if isinstance(inputs, MultiInput):
+        told["input_shapes"] = inputs.shapes
+    elif not descriptor.input_shape and inputs.ndim > 1:
+        told["input_shape"] = tuple(inputs.shape[1:])
+    if descriptor.output_dim is None:
+        kind = descriptor.task_type
+        if descriptor.classes:
+            told["output_dim"] = len(descriptor.classes)
+        elif kind == "classification" or kind in DENSE:
+            told["output_dim"] = max(2, int(targets.max()) + 1)
+        elif kind in ("regression", "multilabel"):
+            told["output_dim"] = 1 if targets.ndim == 1 else int(targets[0].numel())
+    return attrs.evolve(descriptor, **told) if told else descriptor

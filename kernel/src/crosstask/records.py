@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from crosstask.errors import OptionError, PluginError
+from crosstask.errors import OptionError, PluginError, nearest
 from crosstask.options import option, record, structure
 
 
@@ -35,6 +35,18 @@ class Budget:
     weight_decay: float = option(0.0, ge=0, help="L2 decay")
     samples: int | None = option(None, ge=1, help="use only so many training samples (all by default)")
     evaluate_every: int = option(20, ge=1, help="steps between two points of the learning curve")
+    schedule: str = option(
+        "constant", choices=("constant", "linear", "cosine"), help="of the learning rate after the warm-up: to zero"
+    )
+    warmup: int = option(0, ge=0, help="steps in which the learning rate rises from zero")
+    clip: float | None = option(None, gt=0, help="largest norm of the gradient; longer ones are shortened")
+    accumulate: int = option(1, ge=1, help="batches whose gradients make one step")
+    precision: str = option(
+        "float32", choices=("float32", "bfloat16", "float16"), help="of forward passes in training (autocast)"
+    )
+    patience: int | None = option(
+        None, ge=1, help="stop after so many points of the curve without a better one, and go back to the best"
+    )
 
 
 @record
@@ -82,6 +94,13 @@ class TransferResult:
     seeds: int = 1
     budget: Budget = attrs.field(factory=Budget)
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        """A field by name; of one with an interval the mean: `result["performance_gain"]` is a number."""
+        if name not in attrs.fields_dict(type(self)):
+            raise KeyError(f"{name!r}{nearest(name, attrs.fields_dict(type(self)))}")
+        value = getattr(self, name)
+        return value.mean if isinstance(value, Interval) else value
 
     @property
     def negative(self) -> bool:
@@ -168,6 +187,17 @@ class CurriculumResult:
     seed: int = 0
     seeds: int = 1
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def model(self) -> Any:
+        """The module that the path ended with (of the first seed); None where only the record was kept."""
+        return self.__dict__.get("_model")
+
+    def with_model(self, model: Any) -> CurriculumResult:
+        """The same record, holding a module; what is written of it is the record alone."""
+        made = attrs.evolve(self)
+        made.__dict__["_model"] = model
+        return made
 
 
 @record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -22,23 +22,38 @@ SPLITS = ("train", "validation", "test")
 """Parts of a task's data."""
 
 
+def _described(value: Any) -> TaskDescriptor:
+    return TaskDescriptor(task_id=value) if isinstance(value, str) else value
+
+
 @attrs.define(eq=False, slots=False, kw_only=True)
 class Task:
-    """A descriptor with what can be learned from.
+    """A descriptor (or just its id) with what can be learned from.
 
-    Each split is a pair `(inputs, targets)` of tensors or arrays, a `torch.utils.data.Dataset`, or a function that
-    returns an iterable of batches; it is read once, when first asked for, and checked. A task without data is valid:
-    what needs data says so. `loss` and `metric` are names (see `crosstask.learning.objectives`) or functions
-    `(outputs, targets) -> scalar`; by default they follow from the task type.
+    Each split is whatever a torch user has: `crosstask.reading.read_described` says what. It is read once, when first
+    asked for, and checked; what the descriptor leaves open (shapes, classes, dimensions) is found in the training data.
+    A task without data is valid: what needs data says so. `loss` and `metric` are names (see
+    `crosstask.learning.objectives`), functions `(outputs, targets) -> scalar`, or for a metric a `Metric` or one of
+    torchmetrics; by default they follow from the task type. `inputs` and `target` name fields of samples that are
+    mappings.
+
+    `model` is the task's own network, trained or not, used as it is: its `forward` takes the inputs (several by place
+    or by keyword) and returns logits, or a tuple or mapping with them. `build` makes a fresh one of its architecture,
+    for controls from scratch, and is how the task's network is made where there is no `model`. `head` names its last
+    layer (or parameter), where it is not what a forward pass uses last.
     """
 
-    descriptor: TaskDescriptor
+    descriptor: TaskDescriptor = attrs.field(converter=_described)
     train: Any = None
     validation: Any = None
     test: Any = None
     loss: str | Callable[..., Any] | None = None
-    metric: str | Callable[..., Any] | None = None
+    metric: Any = None
     model: nn.Module | None = None
+    build: Callable[[], nn.Module] | None = None
+    head: str | None = None
+    inputs: str | Sequence[str] | None = None
+    target: str | None = None
     _splits: dict[str, TensorData] = attrs.field(factory=dict, init=False, repr=False)
     _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
 
@@ -62,10 +77,19 @@ class Task:
                 raise DataError(
                     f"task {self.task_id!r} has no {split} data (it has {', '.join(have) or 'a descriptor only'})"
                 )
-            from crosstask.reading import read_split  # deferred: a descriptor alone needs no torch
+            if split != "train" and self.train is not None:
+                self.data("train")  # shapes and classes are those of the training data
+            from crosstask.reading import Fields, read_described  # deferred: a descriptor alone needs no torch
 
-            self._splits[split] = read_split(raw, self.descriptor, split)
+            names = self.inputs if self.inputs is None or isinstance(self.inputs, str) else tuple(self.inputs)
+            read = read_described(raw, self.descriptor, split, Fields(names, self.target))
+            self._splits[split], self.descriptor = read
         return self._splits[split]
+
+    def over(self, **splits: Any) -> Task:
+        """The same task with these splits for its own; those that are not named it has not."""
+        plain = {f.name: getattr(self, f.name) for f in attrs.fields(Task) if f.init and f.name not in SPLITS}
+        return Task(**plain, **splits)
 
     def record(self, metric: str, value: float) -> None:
         """Append one measurement to the descriptor's history."""
@@ -79,20 +103,27 @@ class Task:
         """
         if self._fingerprint is None:
             digest = hashlib.sha256()
+            read = {split: self.data(split) for split in SPLITS if self.has_data(split)}
             fixed = attrs.evolve(self.descriptor, performance_history=(), transfer_efficiency={}, embedding=None)
-            digest.update(json.dumps([fixed.to_json(), _said(self.loss), _said(self.metric)], sort_keys=True).encode())
-            for split in SPLITS:
-                if self.has_data(split):
-                    data = self.data(split)
-                    for tensor in (data.inputs, data.targets):
-                        digest.update(f"{split}{tensor.dtype}{tuple(tensor.shape)}".encode())
-                        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            said = [fixed.to_json(), _said(self.loss), _said(self.metric)]
+            if self.build is not None:
+                said.append(_said(self.build))
+            digest.update(json.dumps(said, sort_keys=True).encode())
+            for split, data in read.items():
+                parts = getattr(data.inputs, "parts", None) or {"": data.inputs}
+                for name, tensor in (*parts.items(), ("", data.targets)):
+                    digest.update(f"{split}{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                    for part in tensor.detach().split(_CHUNK):  # large data are never copied whole
+                        digest.update(memoryview(part.cpu().contiguous().numpy()).cast("B"))
             self._fingerprint = digest.hexdigest()[:24]
         return self._fingerprint
 
 
-def _said(chosen: str | Callable[..., Any] | None) -> Any:
-    """A loss or metric for the fingerprint: its name, or what the function is."""
+_CHUNK = 1024  # samples
+
+
+def _said(chosen: Any) -> Any:
+    """A loss, metric or builder for the fingerprint: its name, or what the function is."""
     try:
         return chosen if chosen is None or isinstance(chosen, str) else identity_of(chosen)
     except UnidentifiedError:
@@ -116,11 +147,48 @@ class Portfolio:
         for task in unseen:
             self.add(task, unseen=True)
 
+    @classmethod
+    def from_table(
+        cls,
+        inputs: Any,
+        targets: Mapping[str, Any],
+        *,
+        descriptors: Mapping[str, TaskDescriptor] | None = None,
+        mask: Any = None,
+        splits: Mapping[str, Any] | None = None,
+        name: str = "table",
+        **options: Any,
+    ) -> Portfolio:
+        """Tasks over one table: the same inputs, each with its own targets [N, …] by task id.
+
+        `mask` [N, T] says which labels are known (columns in the order of `targets`); NaN targets are unknown, too. Of
+        each task only the samples that have a label are its own, and joint training passes each sample through a shared
+        trunk once for all tasks that have a label for it. `splits` are row numbers by split (by default all rows are
+        training data); `descriptors` say more than ids; `options` are those of every `Task`.
+        """
+        from crosstask.reading import rows_of_table  # deferred: a portfolio of descriptors needs no torch
+
+        for what, given, valid in (("task", descriptors, list(targets)), ("split", splits, SPLITS)):
+            if unknown := [each for each in given or () if each not in valid]:
+                raise DataError(f"from_table: unknown {what} {unknown[0]!r}{nearest(unknown[0], valid)}")
+        portfolio = cls(name=name)
+        own: dict[str, Any]
+        for task_id, own in rows_of_table(inputs, targets, mask, splits).items():
+            descriptor = (descriptors or {}).get(task_id) or TaskDescriptor(task_id=task_id)
+            portfolio.add(Task(descriptor=descriptor, **{**options, **own}))
+        return portfolio
+
     def add(self, task: Task, *, unseen: bool = False) -> None:
         """Add a task. DataError if the id is taken."""
         if task.task_id in self._tasks or task.task_id in self._unseen:
             raise DataError(f"portfolio {self.name!r} already has a task {task.task_id!r}")
         (self._unseen if unseen else self._tasks)[task.task_id] = task
+
+    def remove(self, task_id: str) -> None:
+        """Take a task out again. DataError for one that is not here."""
+        self[task_id]
+        self._tasks.pop(task_id, None)
+        self._unseen.pop(task_id, None)
 
     def __iter__(self) -> Iterator[Task]:
         return iter(self._tasks.values())

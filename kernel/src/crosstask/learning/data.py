@@ -29,7 +29,7 @@ def draw(data: TensorData, count: int, generator: torch.Generator, *, classes: b
     """
     order = torch.randperm(len(data), generator=generator)
     if classes:
-        labels = data.targets[order].cpu()
+        labels = data.targets[order.to(data.targets.device)].cpu()
         place = torch.empty(len(order), dtype=torch.float64)
         for label in range(int(labels.max()) + 1):
             (own,) = torch.nonzero(labels == label, as_tuple=True)
@@ -37,5 +37,4 @@ def draw(data: TensorData, count: int, generator: torch.Generator, *, classes: b
         # Taken by place: first one of every class, then the others in proportion; ties in random order.
         order = order[torch.argsort(place, stable=True)[:count]]
         order = order[torch.randperm(len(order), generator=generator)]
-    chosen = order[:count].to(data.targets.device)
-    return TensorData(data.inputs[chosen.to(data.inputs.device)], data.targets[chosen])
+    return data.take(order[:count])

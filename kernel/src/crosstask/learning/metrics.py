@@ -19,14 +19,15 @@ def student_quantile(freedom: int) -> float:
 def confidence_interval(values: Sequence[float], limits: tuple[float, float] | None = None) -> Interval:
     """Mean with its 95 % Student interval over repeats; one value gives an interval of `limits` (or itself).
 
-    `limits` are what the quantity can take at all; the interval is cut to them.
+    `limits` are what the quantity can take at all (infinite: no limit on that side); the interval is cut to them.
     """
     if not values:
         raise ValueError("confidence_interval needs at least one value")
     mean, count = sum(values) / len(values), len(values)
     low, high = limits or (-math.inf, math.inf)
     if count == 1:
-        return Interval(mean=mean, low=low if limits else mean, high=high if limits else mean, values=tuple(values))
+        ends = [end if math.isfinite(end) else mean for end in (low, high)]
+        return Interval(mean=mean, low=ends[0], high=ends[1], values=tuple(values))
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1) / count)
     half = student_quantile(count - 1) * spread
     return Interval(mean=mean, low=max(low, mean - half), high=min(high, mean + half), values=tuple(values))
@@ -42,12 +43,16 @@ def standard_error(interval: Interval) -> float:
 
 
 def relative_gain(score: float, scratch: float, best: float = 1.0) -> float:
-    """The transfer coefficient in [-1, 1] of two scores between 0 and `best`.
+    """The transfer coefficient in [-1, 1] of two scores, neither above `best`.
 
     A gain counts as the share of the distance from scratch to the best that it closed; a loss as the share of what
     scratch reached that it gave away, or of that same distance where it is larger: near the bottom a small loss is not
-    blown up, and chance differences cancel. 0 is no difference, 1 a perfect score.
+    blown up, and chance differences cancel. 0 is no difference, 1 a perfect score. Where there is no best score, the
+    difference counts as a share of the larger of the two.
     """
+    if math.isinf(best):
+        scale = max(abs(score), abs(scratch))
+        return max(-1.0, min(1.0, (score - scratch) / scale)) if scale else 0.0
     if score >= scratch:
         return min(1.0, (score - scratch) / (best - scratch)) if best > scratch else 0.0
     return max(-1.0, (score - scratch) / max(scratch, best - scratch))

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import math
 from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError, OptionError
 from crosstask.identity import identity_of
-from crosstask.learning.modules import head_name, seeded
+from crosstask.learning.modules import head_keys, seeded
 from crosstask.options import option, options_of, record
+
+
+class Network(nn.Sequential):
+    """A trunk and a head. Whole numbers are taken as numbers, several inputs side by side."""
+
+    whole_inputs = True
+    """Several inputs come as one `MultiInput`."""
+
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        given = inputs.flatten(1) if isinstance(inputs, MultiInput) else inputs
+        if not given.is_floating_point():
+            given = given.to(next(self.parameters()).dtype)
+        outputs: Tensor = super().forward(given)  # type: ignore[no-untyped-call]
+        return outputs
 
 
 @record
@@ -24,8 +37,7 @@ class ModelSpec:
 
     `mlp`: flattened input, a ReLU layer per entry of `hidden`. `conv`: 3x3 convolutions of these widths, each followed
     by ReLU and 2x2 max pooling, then global averaging. `package.module:function`: your own, called with
-    (input_shape, output_dim) and `arguments` by name, returning a module whose head `crosstask.learning.head_name`
-    finds.
+    (input_shape, output_dim) and `arguments` by name, returning a module with a linear layer for a head.
     """
 
     kind: str = option("mlp", help="mlp, conv or package.module:function")
@@ -53,21 +65,27 @@ class ModelSpec:
 
     def build(self, task: TaskDescriptor, seed: int) -> nn.Module:
         """The network for a task, initialised from `seed`. DataError if the task's shapes are unknown or do not fit."""
-        if not task.input_shape or task.output_dim is None:
+        if not task.input_dim or task.output_dim is None:
             raise DataError(f"task {task.task_id!r}: a model needs input_shape and output_dim in the descriptor")
+        if ":" not in self.kind and task.task_type in ("segmentation", "token_classification"):
+            raise DataError(
+                f"task {task.task_id!r}: {self.kind!r} gives one answer per sample, a {task.task_type} task needs one "
+                "for every place; give it a model of its own: Task(model=...) or Task(build=...)"
+            )
         with seeded(seed):
             if ":" in self.kind:
                 module, _, function = self.kind.partition(":")
                 make = getattr(importlib.import_module(module), function)
-                model = make(task.input_shape, task.output_dim, **self.arguments)
-                head_name(model)
-                return model  # type: ignore[no-any-return]
-            layers = self._mlp(task.input_shape) if self.kind == "mlp" else self._conv(task)
-            parts = OrderedDict(trunk=nn.Sequential(*layers), head=nn.Linear(self.hidden[-1], task.output_dim))
-            return nn.Sequential(parts)
+                model = make(task.input_shape or task.input_shapes, task.output_dim, **self.arguments)
+                if not isinstance(model, nn.Module):
+                    raise DataError(f"{self.kind} returned a {type(model).__name__}, not a torch module")
+                head_keys(model)
+                return model
+            layers = self._mlp(task.input_dim) if self.kind == "mlp" else self._conv(task)
+            return Network(OrderedDict(trunk=nn.Sequential(*layers), head=nn.Linear(self.hidden[-1], task.output_dim)))
 
-    def _mlp(self, shape: tuple[int, ...]) -> list[nn.Module]:
-        widths = (math.prod(shape), *self.hidden)
+    def _mlp(self, numbers: int) -> list[nn.Module]:
+        widths = (numbers, *self.hidden)
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU()]

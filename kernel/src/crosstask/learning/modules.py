@@ -1,15 +1,19 @@
-"""Module surgery: finding and replacing heads, matching trunks, freezing."""
+"""Module surgery on any network: calling it, finding and replacing its head, matching trunks, drawing weights anew."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from crosstask.errors import DataError
+from crosstask.descriptors import MultiInput
+from crosstask.errors import DataError, nearest
 
 
 @contextlib.contextmanager
@@ -21,22 +25,300 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def head_name(model: nn.Module) -> str:
-    """Name of the head: the module called `head`, else the last linear layer. DataError if there is neither."""
+# Calling --------------------------------------------------------------------------------------------------------------
+
+
+def forward(model: nn.Module, inputs: Tensor | MultiInput) -> Tensor:
+    """The logits of any model for inputs [N, …]: several inputs go in by keyword or by place, and of a tuple, mapping
+    or dataclass the logits are taken. Whole numbers go as they are into a model with embeddings, as floating-point
+    numbers into any other. A module with an attribute `whole_inputs` that is true gets a `MultiInput` as it is.
+    DataError if the answer holds no logits.
+    """
+    if isinstance(inputs, MultiInput):
+        if getattr(model, "whole_inputs", False):
+            answer = model(inputs)
+        else:
+            answer = model(**inputs.parts) if inputs.named else model(*inputs.parts.values())
+    else:
+        answer = model(inputs if inputs.is_floating_point() else _as_taken(model, inputs))
+    return answer if isinstance(answer, Tensor) else logits_of(answer, type(model).__name__)
+
+
+def logits_of(answer: Any, who: str = "the model") -> Tensor:
+    """The logits in what a model returned: a tensor, the field `logits`, the first of a tuple, the only tensor."""
+    if isinstance(answer, Tensor):
+        return answer
+    found = answer.get("logits") if isinstance(answer, Mapping) else getattr(answer, "logits", None)
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(answer, tuple | list) and answer and isinstance(answer[0], Tensor):
+        return answer[0]
+    tensors = [v for v in answer.values() if isinstance(v, Tensor)] if isinstance(answer, Mapping) else []
+    if len(tensors) == 1:
+        return tensors[0]
+    held = f" with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else ""
+    raise DataError(
+        f"{who} returns a {type(answer).__name__}{held}: it must return its logits as a tensor, as the first of a "
+        "tuple, or under the name 'logits'"
+    )
+
+
+def _as_taken(model: nn.Module, inputs: Tensor) -> Tensor:
+    if inputs.is_complex() or any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in model.modules()):
+        return inputs
+    kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    return inputs.to(kind)
+
+
+# The head -------------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Head:
+    """The last layer of a model: a module by its name, or parameters that `forward` itself uses.
+
+    `weights` are names of parameters with the dimension along which the outputs lie.
+    """
+
+    module: str | None
+    weights: tuple[tuple[str, int], ...] = ()
+
+
+@attrs.frozen
+class Origin:
+    """What is known of a model besides its weights; it is kept on the model itself, so that copies have it."""
+
+    head: Head | None = None
+    build: Callable[[], nn.Module] | None = None
+
+
+def origin_of(model: nn.Module) -> Origin:
+    """What `know` has kept on a model."""
+    found = model.__dict__.get("_crosstask_origin")
+    return found if isinstance(found, Origin) else Origin()
+
+
+def know(model: nn.Module, **what: Any) -> None:
+    """Keep fields of an `Origin` on a model."""
+    model.__dict__["_crosstask_origin"] = attrs.evolve(origin_of(model), **what)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Linear and convolution layers, and the `Conv1D` of transformers: what a head can be, and be replaced by."""
+    convs = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+    return isinstance(module, nn.Linear | convs) or (
+        type(module).__name__ == "Conv1D" and hasattr(module, "nx") and hasattr(module, "nf")
+    )
+
+
+def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None = None) -> Head:
+    """Find the head by a forward pass over a few inputs, and keep it on the model.
+
+    It is the module or parameter that the user named, else the module called `head` where the pass ends in it, else the
+    linear or convolution layer, or the parameters, that the pass used last, wherever they are declared. DataError if
+    there is none.
+    """
+    if named is not None:
+        found = _named_head(model, named)
+    else:
+        watch = _Watch(model)
+        with torch.no_grad(), _evaluating(model), watch:
+            outputs = forward(model, inputs)
+        last = watch.found(outputs)
+        if last is None:
+            found = Head(head_name(model))
+        else:
+            inside = last.module is not None and (last.module == "head" or last.module.startswith("head."))
+            found = Head("head") if inside and "head" in dict(model.named_modules()) else last
+    know(model, head=found)
+    return found
+
+
+def _named_head(model: nn.Module, name: str) -> Head:
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    if name in modules:
+        if not any(_is_linear(module) for module in modules[name].modules()):
+            raise DataError(f"{type(model).__name__}.{name} has no linear or convolution layer: it cannot be a head")
+        return Head(name)
+    if name in parameters:
+        return Head(None, ((name, 0),))
+    who = type(model).__name__
+    raise DataError(f"{who} has no module or parameter {name!r}{nearest(name, [*modules, *parameters])}")
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+class _Watch(TorchFunctionMode):
+    """Inside, notes which linear layers and parameters of a model are used, in order, and what is added afterwards."""
+
+    _LINEAR = {"linear": 0, "conv1d": 0, "conv2d": 0, "conv3d": 0, "conv_transpose1d": 1, "conv_transpose2d": 1,
+               "conv_transpose3d": 1}  # fmt: skip
+    _PRODUCT = frozenset({"matmul", "__matmul__", "mm", "bmm", "addmm", "__rmatmul__", "einsum"})
+    _SAME = frozenset({"t", "transpose", "permute", "contiguous", "to", "float", "div", "__truediv__", "mul", "__mul__",
+                       "__get__", "numpy_T", "_weight_norm", "detach", "clone", "requires_grad_", "norm", "clamp_min",
+                       "expand_as", "linalg_vector_norm", "clamp", "normalize"})  # fmt: skip
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
+        for name, p in model.named_parameters():
+            self.names.setdefault(id(p), name)
+        self.owners = {id(p): (m, path) for path, m in model.named_modules() for p in m.parameters(recurse=False)}
+        self.derived: dict[int, tuple[str, tuple[int, ...]]] = {}
+        self.kept: list[Any] = []
+        self.used: list[tuple[Head, int]] = []
+        self.added: list[tuple[int, str, Tensor]] = []
+
+    def _source(self, value: Any) -> str | None:
+        if not isinstance(value, Tensor):
+            return None
+        if id(value) in self.names:
+            return self.names[id(value)]
+        return self.derived[id(value)][0] if id(value) in self.derived else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        answer = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        flat: list[Any] = []
+        for given in (*args, *kwargs.values()):
+            flat += list(given) if isinstance(given, tuple | list) else [given]
+        tensors = [a for a in flat if isinstance(a, Tensor)]
+        sources = [self._source(a) for a in tensors]
+        own = [source for source in sources if source is not None]
+        if own and isinstance(answer, Tensor):
+            if name in self._LINEAR or name in self._PRODUCT:
+                self._weigh(name, tensors, answer)
+            elif len(own) == len(tensors) and name in self._SAME:
+                self.derived[id(answer)] = (own[0], tuple(answer.shape))
+                self.kept.append(answer)
+            else:
+                for tensor, source in zip(tensors, sources, strict=True):
+                    if source is not None and id(tensor) in self.names:
+                        self.added.append((len(self.used), source, tensor))
+        return answer
+
+    def _weigh(self, name: str, tensors: list[Tensor], answer: Tensor) -> None:
+        """Note a product of something with a parameter."""
+        for place, tensor in enumerate(tensors):
+            source = self._source(tensor)
+            if source is None or tensor.ndim < 2 or answer.ndim < 1:
+                continue
+            if name in self._LINEAR:
+                if place != 1:
+                    continue
+                dim = self._LINEAR[name]
+            else:
+                dim = 0 if place == 0 and tensor.shape[0] == answer.shape[-2 if answer.ndim > 1 else -1] else -1
+                dim = dim if tensor.shape[dim] in answer.shape else 0
+            size = tensor.shape[dim]
+            parameter = dict(self.model.named_parameters(remove_duplicate=False))[source]
+            head = self._head(source, self._dim_of(parameter, tensor, dim % tensor.ndim))
+            if head is not None:
+                self.used.append((head, size))
+
+    @staticmethod
+    def _dim_of(parameter: Tensor, seen: Tensor, dim: int) -> int:
+        """The parameter's own dimension for one of what was made of it (itself, or turned round)."""
+        if parameter.shape == seen.shape and (parameter is seen or parameter.stride() == seen.stride()):
+            return dim
+        if parameter.shape == seen.shape[::-1] and seen.ndim == 2:
+            return 1 - dim
+        return dim
+
+    def _head(self, source: str, dim: int) -> Head | None:
+        path = source.rpartition(".")[0]
+        if ".parametrizations." in f".{source}":
+            path = f".{source}".partition(".parametrizations.")[0].lstrip(".")
+        module = self.model.get_submodule(path) if path else self.model
+        if _is_linear(module):
+            return Head(path)
+        return Head(None, ((source, dim),))
+
+    def found(self, outputs: Tensor) -> Head | None:
+        """The last that was used, with what was added to it."""
+        if not self.used:
+            return None
+        head, size = self.used[-1]
+        if head.module is not None:
+            return head if head.module else None
+        weights = dict(head.weights)
+        for when, source, tensor in self.added:
+            if when == len(self.used) and source not in weights and tensor.ndim and tensor.shape[-1] == size:
+                weights[source] = tensor.ndim - 1
+        for name, parameter in self.model.named_parameters():  # a bias that goes into the same call
+            path = name.rpartition(".")[0]
+            beside = path == head.weights[0][0].rpartition(".")[0]
+            if beside and name.rpartition(".")[2] in ("bias", "b") and parameter.shape == (size,):
+                weights.setdefault(name, 0)
+        return Head(None, tuple(weights.items()))
+
+
+def _static_head(model: nn.Module) -> str:
     modules = dict(model.named_modules())
     if "head" in modules:
         return "head"
-    linear: list[str] = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in modules.items() if _is_linear(module)]
     if not linear:
         raise DataError(
-            f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found"
+            f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found; name it "
+            "with Task(head=...)"
         )
     return linear[-1]
 
 
+def head_found(model: nn.Module) -> Head:
+    """The head: what a forward pass has found (`locate_head`), else the module `head`, else the linear or convolution
+    layer that is declared last. DataError if there is none.
+    """
+    return origin_of(model).head or Head(_static_head(model))
+
+
+def head_name(model: nn.Module) -> str:
+    """Name of the module that is the head. DataError if it is no module; see `head_keys` for what always works."""
+    found = head_found(model)
+    if found.module is None:
+        used = ", ".join(name for name, _ in found.weights)
+        raise DataError(f"the head of {type(model).__name__} is no module of its own: its forward uses {used}")
+    return found.module
+
+
+def head_keys(model: nn.Module) -> frozenset[str]:
+    """Names of the head's parameters and buffers, as in the model's `state_dict`."""
+    found = head_found(model)
+    if found.module is None:
+        return frozenset(name for name, _ in found.weights)
+    own = model.get_submodule(found.module)
+    names = (*own.state_dict(), *(name for name, _ in own.named_parameters()))
+    return frozenset(f"{found.module}.{name}" if found.module else name for name in names)
+
+
+class LooseHead(nn.Module):
+    """The parameters of a head that is no module of its own, under their own names."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        own = dict(model.named_parameters(remove_duplicate=False))
+        for name in names:
+            self.register_parameter(name.replace(".", "_"), own[name])
+
+
 def head_of(model: nn.Module) -> nn.Module:
-    """The head itself; see `head_name`."""
-    return model.get_submodule(head_name(model))
+    """The head itself (a `LooseHead` where it is parameters that `forward` uses)."""
+    found = head_found(model)
+    if found.module is None:
+        return LooseHead(model, [name for name, _ in found.weights])
+    return model.get_submodule(found.module)
 
 
 def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -45,28 +327,83 @@ def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in inside]
 
 
-def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Linear:
-    """Put a new linear head of `output_dim` outputs in place of the old one and return it."""
-    name = head_name(model)
-    old = model.get_submodule(name)
-    last = next((m for m in reversed(list(old.modules())) if isinstance(m, nn.Linear)), None)
-    first = next((m for m in old.modules() if isinstance(m, nn.Linear)), None)
-    if last is None or first is None:
-        raise DataError(f"the head {name!r} of {type(model).__name__} has no linear layer to replace")
+def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Module:
+    """Give the model a new head of `output_dim` outputs, drawn from `seed`, and return it.
+
+    A linear or convolution layer is replaced by one of its kind; of a module with several, the layers are drawn anew
+    and the last one replaced; parameters that `forward` uses are made anew in their place.
+    """
+    found = head_found(model)
     with seeded(seed):
-        new = nn.Linear(first.in_features, output_dim, bias=last.bias is not None)
-    new = new.to(device=last.weight.device, dtype=last.weight.dtype)
-    if name == "":
-        raise DataError("a model that is only a linear layer has no trunk to keep; wrap it in a module with a 'head'")
+        if found.module is None:
+            for name, dim in found.weights:
+                _put(model, name, _wider(model, name, dim, output_dim))
+        else:
+            if found.module == "":
+                raise DataError(
+                    "a model that is only a linear layer has no trunk to keep; wrap it in a module with a 'head'"
+                )
+            old = model.get_submodule(found.module)
+            inner = [(name, layer) for name, layer in old.named_modules() if _is_linear(layer)]
+            if not inner:
+                raise DataError(f"the head {found.module!r} of {type(model).__name__} has no linear layer to replace")
+            path, last = inner[-1]
+            whole = f"{found.module}.{path}" if path else found.module
+            for layer in old.modules():
+                reset = getattr(layer, "reset_parameters", None)
+                if layer is not last and callable(reset):
+                    reset()
+            parent, _, child = whole.rpartition(".")
+            setattr(model.get_submodule(parent), child, _layer_like(last, output_dim))
+    config: Any = getattr(model, "config", None)
+    if hasattr(config, "num_labels"):
+        with contextlib.suppress(AttributeError, ValueError):
+            config.num_labels = output_dim  # transformers read it when they are saved
+    return head_of(model)
+
+
+def _layer_like(old: nn.Module, outputs: int) -> nn.Module:
+    """A new layer of the same kind with another number of outputs, on the same device."""
+    if isinstance(old, nn.Linear):
+        made: nn.Module = nn.Linear(old.in_features, outputs, bias=old.bias is not None)
+    elif type(old).__name__ == "Conv1D":
+        made = type(old)(outputs, old.nx)
+    else:
+        conv: Any = old
+        if conv.groups != 1:
+            raise DataError(f"a head with {conv.groups} groups cannot be given another number of outputs")
+        plain = next(c for c in type(old).__mro__ if c.__module__.startswith("torch.nn"))
+        made = plain(
+            conv.in_channels, outputs, conv.kernel_size, stride=conv.stride, padding=conv.padding,
+            dilation=conv.dilation, bias=conv.bias is not None, padding_mode=conv.padding_mode,
+        )  # fmt: skip
+    weight = next(old.parameters())
+    return made.to(device=weight.device, dtype=weight.dtype)
+
+
+def _wider(model: nn.Module, name: str, dim: int, outputs: int) -> nn.Parameter:
+    old = dict(model.named_parameters(remove_duplicate=False))[name]
+    shape = list(old.shape)
+    shape[dim] = outputs
+    new = torch.empty(shape, device=old.device, dtype=old.dtype)
+    if old.ndim < 2:
+        return nn.Parameter(nn.init.zeros_(new))
+    fan = old.numel() // old.shape[dim]
+    return nn.Parameter(nn.init.uniform_(new, -(fan**-0.5), fan**-0.5))
+
+
+def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, new)
-    return new
+    model.get_submodule(parent)._parameters[child] = parameter
 
 
 def load_matching(model: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Copy every tensor of `state` whose name and shape fit into `model`; returns (copied, left out) names."""
     own = model.state_dict()
-    fits = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    fits = {
+        k: v for k, v in state.items()
+        if k in own and isinstance(v, Tensor) and isinstance(own[k], Tensor) and own[k].shape == v.shape
+    }  # fmt: skip
     model.load_state_dict(fits, strict=False)
     return sorted(fits), sorted(set(own) - set(fits))
 
@@ -84,24 +421,127 @@ def frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
             p.requires_grad_(required)
 
 
+# Fresh weights --------------------------------------------------------------------------------------------------------
+
+
+def redraw(model: nn.Module, seed: int) -> str:
+    """Draw every weight of a model anew from `seed`, in place, and say how.
+
+    In this order: by the factory that was given with the model; by the class's own initialisation from its `config`
+    (transformers); layer by layer with `reset_parameters`; and what none of these has changed, from a normal
+    distribution with the mean and the spread of the parameter itself (constants stay).
+    """
+    factory = origin_of(model).build
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    said: list[str] = []
+    with seeded(seed):
+        if factory is not None:
+            made = factory()
+            _take(model, made, f"the factory of {type(model).__name__}", whole=True)
+            return "its factory"
+        done: set[str] = set()
+        for path, module in model.named_modules():
+            if any(path == other or path.startswith(f"{other}.") for other in done) or not _from_config(module):
+                continue
+            with torch.device(next(module.parameters()).device):
+                made = _made_again(module)
+            if _take(module, made, path, whole=False):
+                done.add(path)
+                said.append(f"{type(module).__name__}'s own initialisation")
+        if "" in done:
+            return said[0]
+        resets = False
+        for path, module in model.named_modules():
+            if any(path == other or (other and path.startswith(f"{other}.")) for other in done):
+                continue
+            # torch's attention and transformers have the method under its private name
+            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if callable(reset):
+                reset()
+                resets = True
+        if resets:
+            said.append("reset_parameters")
+        left = []
+        for name, p in model.named_parameters():
+            inside = any(name.startswith(f"{other}.") for other in done)
+            if inside or not torch.equal(p.detach(), before[name]) or not p.is_floating_point():
+                continue
+            spread = float(p.detach().std()) if p.numel() > 1 else 0.0
+            if spread > 0:
+                with torch.no_grad():
+                    p.copy_(torch.randn_like(p) * spread + p.mean())
+                left.append(name)
+    if left:
+        shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
+        said.append(f"the spread of {shown}")
+    return ", then ".join(said) if said else "nothing to draw"
+
+
+def _made_again(module: Any) -> nn.Module:
+    return type(module)._from_config(copy.deepcopy(module.config))  # type: ignore[no-any-return]
+
+
+def _from_config(module: nn.Module) -> bool:
+    return hasattr(type(module), "_from_config") and getattr(module, "config", None) is not None
+
+
+def _take(model: nn.Module, made: nn.Module, who: str, *, whole: bool) -> bool:
+    """Copy the weights of a fresh model into one of the same architecture, but for what has another shape (a head that
+    was replaced, which has been drawn already).
+    """
+    own, theirs = model.state_dict(keep_vars=True), made.state_dict()
+    wrong = [k for k, v in own.items() if k not in theirs]
+    head = head_keys(model) if origin_of(model).head or whole else frozenset[str]()
+    others = [k for k in own if k in theirs and own[k].shape != theirs[k].shape and k not in head]
+    if wrong or others:
+        if whole:
+            raise DataError(f"{who} makes another architecture: {(wrong + others)[0]!r} is not the same")
+        if wrong:
+            return False
+    with torch.no_grad():
+        for key, value in theirs.items():
+            if key in own and isinstance(value, Tensor) and own[key].shape == value.shape:
+                own[key].copy_(value)
+    return True
+
+
+# Without the head -----------------------------------------------------------------------------------------------------
+
+
 class Headless(nn.Module):
     """A model without its head: maps inputs to the features [N, F] that the head of `model` would receive."""
+
+    whole_inputs = True
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
-        name = head_name(model)
-        parent, _, child = name.rpartition(".")
-        setattr(self.model.get_submodule(parent), child, nn.Identity())
+        found = head_found(self.model)
+        if found.module is not None:
+            parent, _, child = found.module.rpartition(".")
+            setattr(self.model.get_submodule(parent), child, nn.Identity())
+            return
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, dim in found.weights:
+            old = parameters[name]
+            if old.ndim == 2:  # an identity in place of the weights lets the features through
+                width = old.shape[1 - dim]
+                new = torch.eye(width, dtype=old.dtype, device=old.device)
+            elif old.ndim < 2:
+                width = max((p.shape[1 - d] for n, d in found.weights if (p := parameters[n]).ndim == 2), default=1)
+                new = torch.zeros(width, dtype=old.dtype, device=old.device)
+            else:
+                raise DataError(f"the features before {name!r} of {type(model).__name__} cannot be had; name a module")
+            _put(self.model, name, nn.Parameter(new, requires_grad=False))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = self.model(inputs)
-        return out
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        return forward(self.model, inputs)
 
 
 class Selected(nn.Module):
     """A model of which only some outputs are used, in another order: outputs[:, places]."""
 
+    whole_inputs = True
     places: Tensor
     """Numbers of the outputs that are used, in their new order."""
 
@@ -111,9 +551,8 @@ class Selected(nn.Module):
         device = next((p.device for p in model.parameters()), None)
         self.register_buffer("places", torch.tensor(places, device=device))
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = self.model(inputs)
-        return out[:, self.places]
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        return forward(self.model, inputs)[:, self.places]
 
 
 def for_classes(model: nn.Module, known: Sequence[str], wanted: Sequence[str]) -> nn.Module:

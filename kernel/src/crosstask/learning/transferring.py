@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import numpy as np
+import attrs
 import torch
 from torch import nn
 
-from crosstask.components import Context, Job
-from crosstask.descriptors import TaskDescriptor, TensorData
+from crosstask.components import Context
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, StoreError
+from crosstask.identity import UnidentifiedError, identity_of
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
-from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import head_name, head_of, load_matching, replace_head, seeded
-from crosstask.learning.objectives import metric_name
-from crosstask.learning.training import History, evaluate, fit
+from crosstask.learning.modules import head_keys, head_of, load_matching, redraw, replace_head
+from crosstask.learning.objectives import metric_of
+from crosstask.learning.training import History, evaluate, fit, misfit
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget, LearningCurve, TransferResult
 from crosstask.tasks import SPLITS, Portfolio, Task
@@ -66,6 +67,9 @@ def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
     """Identity of a trained model: its weights, by name."""
     digest = hashlib.sha256()
     for name, tensor in (model.state_dict() if isinstance(model, nn.Module) else model).items():
+        if not isinstance(tensor, torch.Tensor):  # a module's extra state
+            digest.update(f"{name}{tensor!r}".encode())
+            continue
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
@@ -73,27 +77,31 @@ def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
 
 
 def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
-    """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable.
-
-    DataError names a layer that holds weights but cannot draw them anew (`reset_parameters`): a control that kept
-    what the source has learned would be none.
+    """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable;
+    `crosstask.learning.modules.redraw` says how weights are drawn.
     """
     model = copy.deepcopy(source).requires_grad_(True)
-    if task.descriptor.output_dim is None:
-        raise DataError(f"task {task.task_id!r}: output_dim is needed to give it a head")
-    replace_head(model, task.descriptor.output_dim, seed)
-    with seeded(seed):
-        for name, module in model.named_modules():
-            # torch's attention and transformers have the method under its private name
-            reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif any(True for _ in module.parameters(recurse=False)):
-                what = f"layer {name!r} ({type(module).__name__})" if name else type(module).__name__
-                raise DataError(
-                    f"{what} holds weights of its own: give it a method reset_parameters() that draws them anew"
-                )
+    _fit_head(model, task, seed)
+    redraw(model, seed)
     return model
+
+
+def _fit_head(model: nn.Module, task: Task, seed: int) -> None:
+    """Give a copy of a source a head for `task`. A head of the right size is kept as it is built."""
+    count = task.descriptor.output_dim
+    if count is None:
+        raise DataError(f"task {task.task_id!r}: output_dim is needed to give it a head")
+    replace_head(model, count, seed)
+
+
+def unfit_model(source: nn.Module, task: Task) -> str | None:
+    """Why a copy of a source model cannot be given a head for `task`, and its inputs; None if it can."""
+    try:
+        model = copy.deepcopy(source)
+        _fit_head(model, task, 0)
+    except Exception as error:  # of the user's own class
+        return str(error) or type(error).__name__
+    return misfit(model, task)
 
 
 def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequence[str] = ("train",)) -> str | None:
@@ -106,8 +114,11 @@ def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequenc
     for split in splits:
         if not target.has_data(split):
             return f"task {target.task_id!r} has no {split} data"
-    if ours and theirs and ours != theirs:
-        return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
+    alike = source.descriptor.task_type == target.descriptor.task_type and bool(ours) and ours == theirs
+    if not alike and (reason := unfit_model(source.model, target)):
+        if ours and theirs and ours != theirs:
+            return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
+        return f"the model of {source.task_id!r} does not fit {target.task_id!r}: {reason}"
     return None
 
 
@@ -119,8 +130,8 @@ def same_classes(source: TaskDescriptor, target: TaskDescriptor) -> bool:
 def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[nn.Module, list[str], list[str]]:
     """(a copy of `source` for `task`, names of the weights it kept, names of those drawn anew)."""
     model = fresh_model(source, task, seed)
-    head = head_name(model)
-    state = {k: v for k, v in source.state_dict().items() if keep_head or not k.startswith(f"{head}.")}
+    head = head_keys(model)
+    state = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
     copied, left = load_matching(model, state)
     if not copied:
         raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
@@ -137,11 +148,7 @@ def drawn(task: Task, samples: int | None, seed: int) -> Task:
     # The seed's own generator draws heads and batches; another stream chooses the samples.
     generator = torch.Generator().manual_seed(int(key_of("samples", seed)[:15], 16))
     chosen = draw(data, samples, generator, classes=task.descriptor.task_type == "classification")
-    made = Task(descriptor=task.descriptor, train=chosen, loss=task.loss, metric=task.metric, model=task.model)
-    for split in ("validation", "test"):
-        if task.has_data(split):
-            setattr(made, split, task.data(split))
-    return made
+    return task.over(train=chosen, **{s: task.data(s) for s in ("validation", "test") if task.has_data(s)})
 
 
 def scratch(model: nn.Module, task: Task, budget: Budget, seed: int, split: str) -> tuple[float, LearningCurve]:
@@ -208,13 +215,30 @@ def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
 
 
 def architecture(model: nn.Module) -> str:
-    """The layers of a model as text, without its head: what scratch and transfer have in common."""
-    inside = {id(module) for module in head_of(model).modules()}
+    """The layers of a model as text, without its head: what scratch and transfer have in common. Classes that are not
+    torch's are told apart by the code of their `forward`.
+    """
+    head = head_of(model)
+    inside = {id(module) for module in head.modules()}
+    loose = {id(p) for p in head.parameters()}
     lines = []
     for name, module in model.named_modules():
-        if id(module) not in inside:
-            lines.append(f"{name}:{type(module).__qualname__ if list(module.children()) else module}")
+        if id(module) in inside:
+            continue
+        lines.append(f"{name}:{type(module).__qualname__ if list(module.children()) else module}")
+        own = {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False) if id(p) not in loose}
+        if not type(module).__module__.startswith(("torch.", "crosstask.")):
+            lines.append(f"{own} {_code(cast(Any, type(module)))}")
     return "\n".join(lines)
+
+
+@functools.cache
+def _code(cls: Any) -> str:
+    try:
+        said = identity_of(cls.forward)
+    except (UnidentifiedError, AttributeError):
+        return ""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def transfer_scores(
@@ -255,18 +279,21 @@ def summarise(
     seed: int,
 ) -> TransferResult:
     """The record of a measured transfer from its paired runs and controls."""
+    metric = metric_of(target)
     scores, plain = [s for s, _ in runs], [s for s, _ in controls]
     curve, scratch_curve = mean_curve([c for _, c in runs]), mean_curve([c for _, c in controls])
     return TransferResult(
         source=source,
         target=target.task_id,
         strategy=method.origin,
-        metric=metric_name(target),
+        metric=metric.told,
         split=split,
-        score=confidence_interval(scores, (0, 1)),
-        scratch_score=confidence_interval(plain, (0, 1)),
-        coefficient=confidence_interval([relative_gain(a, b) for a, b in zip(scores, plain, strict=True)], (-1, 1)),
-        performance_gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], (-1, 1)),
+        score=confidence_interval(scores, metric.range),
+        scratch_score=confidence_interval(plain, metric.range),
+        coefficient=confidence_interval(
+            [relative_gain(a, b, metric.best) for a, b in zip(scores, plain, strict=True)], (-1, 1)
+        ),
+        performance_gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], metric.gains),
         convergence_speed_gain=speed_gain(curve, scratch_curve),
         curve=curve,
         scratch_curve=scratch_curve,
@@ -301,55 +328,14 @@ def speed_gain(curve: LearningCurve, scratch_curve: LearningCurve) -> float | No
     return max(1, without) / max(1, with_transfer)
 
 
-def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budget: Budget) -> None:
-    """Give every task that has training data and no model its own, trained from scratch; never twice.
-
-    Trainings run as jobs; each is remembered as soon as it is done.
-    """
-    jobs, waiting = [], []
-    for task in tasks:
-        if task.model is not None or not task.has_data("train"):
-            continue
-        key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
-        known = context.recall("models", key)
-        if known is None:
-            jobs.append(Job(train_job, (spec, without_model(task), budget, seed, context.device), label=task.task_id))
-            waiting.append((task, key, seed))
-        else:
-            task.model = _restored(spec, task, seed, known.tensors, context.device)
-    for index, weights in context.jobs(jobs):
-        task, key, seed = waiting[index]
-        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-        made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
-        context.remember("models", key, made, tensors)
-        task.model = _restored(spec, task, seed, tensors, context.device)
-        context.tell("stage_progress", stage="train", detail=task.task_id)
-
-
-def train_job(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> dict[str, np.ndarray]:
-    """Train one model from scratch and return its weights (as arrays: cheap to send between processes)."""
-    model = spec.build(task.descriptor, seed).to(device)
-    fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-    return {name: tensor.cpu().numpy() for name, tensor in model.state_dict().items()}
-
-
-def _restored(spec: ModelSpec, task: Task, seed: int, tensors: dict[str, torch.Tensor], device: str) -> nn.Module:
-    model = spec.build(task.descriptor, seed)
-    model.load_state_dict(tensors)
-    return model.to(device)
-
-
-def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
-    """The store key of a task's own model."""
-    return key_of("model", spec, task.fingerprint(), budget, context.seed_for("model", task.task_id))
-
-
 def without_model(task: Task, splits: Sequence[str] = SPLITS) -> Task:
     """A copy of the task that is light to send to another process: no model, only these splits."""
-    made = Task(descriptor=task.descriptor, loss=task.loss, metric=task.metric)
+    kept = {}
     for split in splits:
         if task.has_data(split):
             data = task.data(split)
             # Cloned, because pickling a view sends all that it looks at.
-            setattr(made, split, TensorData(data.inputs.clone(), data.targets.clone()))
+            kept[split] = attrs.evolve(data, inputs=data.inputs.clone(), targets=data.targets.clone())
+    made = task.over(**kept)
+    made.model = None
     return made

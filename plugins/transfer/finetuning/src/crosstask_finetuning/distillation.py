@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import head_of
+from crosstask.learning.modules import forward, head_found, head_of
 from crosstask.learning.training import History, fit
 from crosstask.options import component, option
 from crosstask.points.transfer import Transfer
@@ -43,18 +43,23 @@ class Distillation(Transfer):
             classes = task.descriptor.task_type == "classification"
 
             def soft(inputs: Tensor, outputs: Tensor) -> Tensor:
-                answer = teacher(inputs)
+                answer = forward(teacher, inputs)
                 if not classes:
                     return self.weight * functional.mse_loss(outputs, answer)
                 return self.weight * soft_label_loss(outputs, answer, self.temperature)
 
             return fit(model, task, budget, generator, penalty=soft)
+        if head_found(model).module is None:
+            raise DataError(
+                f"task {task.task_id!r}: the head of {type(model).__name__} is no module, so its features cannot be "
+                "held to the teacher's: the classes of both tasks must be the same, or the head a layer"
+            )
         first = round(self.head_share * budget.steps)
         history = fit_head(model, task, budget, generator, first, self.head_rate) if first else History()
         with _Input(head_of(model)) as ours, _Input(head_of(teacher)) as theirs:
 
             def hint(inputs: Tensor, outputs: Tensor) -> Tensor:
-                teacher(inputs)
+                forward(teacher, inputs)
                 if ours.value.shape != theirs.value.shape:
                     shapes = f"{tuple(theirs.value.shape[1:])} and {tuple(ours.value.shape[1:])}"
                     raise DataError(f"task {task.task_id!r}: teacher and student have features of shape {shapes}")

@@ -8,7 +8,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.learning.modules import frozen, head_of
+from crosstask.descriptors import MultiInput
+from crosstask.learning.modules import forward, frozen, head_of
 from crosstask.learning.training import History, fit
 from crosstask.records import Budget
 from crosstask.tasks import Task
@@ -20,6 +21,8 @@ class Partial(nn.Module):
     The others keep evaluation mode whatever `train()` says: a BatchNorm that is not trained does not drift
     either, and dropout below the trained part is off.
     """
+
+    whole_inputs = True
 
     def __init__(self, model: nn.Module, live: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -33,9 +36,8 @@ class Partial(nn.Module):
             module.train(mode)
         return self
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.model(inputs)
-        return outputs
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        return forward(self.model, inputs)
 
 
 def fit_part(

@@ -1,0 +1,141 @@
+"""A task's own network: made by its factory or by a `ModelSpec`, looked at once, restored from its weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crosstask.components import Context, Job
+from crosstask.errors import DataError
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import know, locate_head, origin_of, seeded
+from crosstask.learning.training import device_of, fit, misfit
+from crosstask.learning.transferring import fresh_model, key_of, without_model
+from crosstask.records import Budget
+from crosstask.tasks import SPLITS, Task
+
+Architecture = ModelSpec | nn.Module
+"""What networks are made after: a specification, or a module of which fresh copies are made."""
+
+
+def prepare_model(task: Task) -> None:
+    """Look at a task's own model once: two samples go through it, its head is found, its factory is kept with it.
+
+    DataError says what does not fit, and what would. Without data, a random input of the descriptor's shape shows the
+    head, if the model takes it.
+    """
+    model = task.model
+    if model is None:
+        return
+    given: object = model
+    if not isinstance(given, nn.Module):
+        raise DataError(f"task {task.task_id!r}: its model must be a torch module, got a {type(given).__name__}")
+    if task.build is not None:
+        know(model, build=task.build)
+    split = next((each for each in SPLITS if task.has_data(each)), None)
+    if split is not None:
+        if reason := misfit(model, task, split):
+            raise DataError(f"task {task.task_id!r}: {reason}")
+        example = task.data(split).take(slice(2)).inputs.to(device_of(model))
+    elif task.descriptor.input_shape:
+        generator = torch.Generator().manual_seed(0)
+        example = torch.randn(2, *task.descriptor.input_shape, generator=generator).to(device_of(model))
+    else:
+        return
+    try:
+        locate_head(model, example, task.head)
+    except DataError:
+        if task.head is not None:
+            raise
+    except Exception:  # a model that takes no such input; where there are data, they have been tried
+        return
+
+
+def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
+    """A task's own network, untrained: by its factory, or as `spec` says. DataError if it does not fit the task."""
+    if task.build is None:
+        return spec.build(task.descriptor, seed)
+    with seeded(seed):
+        model = task.build()
+    made = task.over(**{s: task.data(s) for s in SPLITS if task.has_data(s)})
+    made.model = model
+    prepare_model(made)
+    return model
+
+
+def network_like(architecture: Architecture, task: Task, seed: int) -> nn.Module:
+    """A fresh network for a task: as the specification says, or of the module's architecture."""
+    if isinstance(architecture, ModelSpec):
+        return own_network(architecture, task, seed)
+    return fresh_model(architecture, task, seed)
+
+
+def restored(architecture: Architecture, task: Task, seed: int, state: Mapping[str, Tensor], device: str) -> nn.Module:
+    """The network for a task with these weights."""
+    model = network_like(architecture, task, seed)
+    model.load_state_dict(dict(state), strict=False)
+    return model.to(device)
+
+
+def arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
+    """A model's weights as arrays, which are cheap to send between processes. Half precision is widened: numpy has no
+    bfloat16.
+    """
+    found = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            plain = value.detach().cpu()
+            found[name] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    return found
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """An independent copy, in evaluation mode, all weights trainable, with what is known of it."""
+    made = copy.deepcopy(model).requires_grad_(True).eval()
+    made.__dict__["_crosstask_origin"] = origin_of(model)
+    return made
+
+
+# Training them --------------------------------------------------------------------------------------------------------
+
+
+def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budget: Budget) -> None:
+    """Give every task that has training data and no model its own, trained from scratch; never twice.
+
+    Trainings run as jobs; each is remembered as soon as it is done.
+    """
+    jobs, waiting = [], []
+    for task in tasks:
+        if task.model is not None or not task.has_data("train"):
+            continue
+        key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
+        known = context.recall("models", key)
+        if known is None:
+            jobs.append(Job(train_job, (spec, without_model(task), budget, seed, context.device), label=task.task_id))
+            waiting.append((task, key, seed))
+        else:
+            task.model = restored(spec, task, seed, known.tensors, context.device)
+    for index, weights in context.jobs(jobs):
+        task, key, seed = waiting[index]
+        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+        made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
+        context.remember("models", key, made, tensors)
+        task.model = restored(spec, task, seed, tensors, context.device)
+        context.tell("stage_progress", stage="train", detail=task.task_id)
+
+
+def train_job(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> dict[str, np.ndarray]:
+    """Train one model from scratch and return its weights (as arrays: cheap to send between processes)."""
+    model = own_network(spec, task, seed).to(device)
+    fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+    return arrays_of(model)
+
+
+def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
+    """The store key of a task's own model."""
+    made = spec if task.build is None else "its factory"  # which the task's fingerprint knows
+    return key_of("model", made, task.fingerprint(), budget, context.seed_for("model", task.task_id))
