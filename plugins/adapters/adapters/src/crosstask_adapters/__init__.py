@@ -7,7 +7,11 @@ from crosstask.lazy import lazily
 _PUBLIC = {
     "AdaptedLayer": "adapted_layers",
     "CONVOLUTIONS": "adapted_layers",
+    "computed_names": "adapted_layers",
     "is_bare": "adapted_layers",
+    "is_transposed": "adapted_layers",
+    "own_tensor": "adapted_layers",
+    "own_weight": "adapted_layers",
     "base_modules": "base_weights",
     "base_state": "base_weights",
     "AdapterConfig": "config",
@@ -26,7 +30,15 @@ __all__ = list(_PUBLIC)
 __getattr__ = lazily(__name__, _PUBLIC)
 
 if TYPE_CHECKING:
-    from crosstask_adapters.adapted_layers import CONVOLUTIONS, AdaptedLayer, is_bare
+    from crosstask_adapters.adapted_layers import (
+        CONVOLUTIONS,
+        AdaptedLayer,
+        computed_names,
+        is_bare,
+        is_transposed,
+        own_tensor,
+        own_weight,
+    )
     from crosstask_adapters.base_weights import base_modules, base_state
     from crosstask_adapters.config import AdapterConfig
     from crosstask_adapters.handle import LayersHandle, check_names

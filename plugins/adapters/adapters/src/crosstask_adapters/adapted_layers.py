@@ -7,14 +7,19 @@ the base's `state_dict` keys stay, deep copies work, and whoever reads `layer.we
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from crosstask.errors import DataError
 from crosstask_adapters.layer_adapter import LayerAdapter
@@ -22,6 +27,73 @@ from crosstask_adapters.switches import Host, NotPerSampleError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose weights are [out, in / groups, *kernel]."""
+
+
+def is_transposed(layer: nn.Module) -> bool:
+    """Whether a layer is transformers' `Conv1D` (GPT-2): a linear layer whose weight is [in, out]."""
+    return isinstance(layer, _transposed_kinds())
+
+
+def _transposed_kinds() -> tuple[type[nn.Module], ...]:
+    """transformers is not imported for it: nobody has such a layer who has not."""
+    kind = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+    return () if kind is None else (kind,)
+
+
+def computed_names(layer: nn.Module) -> tuple[str, ...]:
+    """Tensors of a layer that are no parameters of it: computed from others by a parametrization (weight_norm,
+    spectral_norm, orthogonal, …) or a property of its class, computed by a hook before each call (the older forms, and
+    pruning), or kept as a buffer.
+    """
+    plain = getattr(layer, "_plain_class", type(layer))
+    made = (*layer._modules.get("parametrizations", ()),)  # type: ignore[misc]
+    others = (n for n in ("weight", "bias") if n in layer._buffers or isinstance(getattr(plain, n, None), property))
+    return tuple(dict.fromkeys((*made, *others, *hooked_names(layer))))
+
+
+def hooked_names(layer: nn.Module) -> tuple[str, ...]:
+    """Those of `computed_names` that are up to date only after the hooks of a call."""
+    own = layer._parameters
+    return tuple(
+        name for name, value in layer.__dict__.items()
+        if isinstance(value, Tensor) and (f"{name}_orig" in own or f"{name}_g" in own)
+    )  # fmt: skip
+
+
+def own_tensor(layer: nn.Module, name: str) -> Tensor | None:
+    """A layer's tensor without the adapters on it: a parameter, or one of `computed_names`. None if it has none by this
+    name.
+    """
+    if name in layer._parameters:
+        return layer._parameters[name]
+    made = getattr(getattr(layer, "_plain_class", type(layer)), name, None)
+    if isinstance(made, property) and made.fget:
+        with contextlib.nullcontext() if isinstance(layer, AdaptedLayer) else _looked_at(layer):
+            found = made.fget(layer)
+    else:
+        found = layer.__dict__.get(name)
+    found = layer._buffers.get(name) if found is None else found
+    return found if isinstance(found, Tensor) else None
+
+
+def own_weight(layer: nn.Module, name: str) -> Tensor:
+    """As `own_tensor`, for one that is there; without its gradient."""
+    found = own_tensor(layer, name)
+    assert found is not None
+    return found.detach()
+
+
+@contextlib.contextmanager
+def _looked_at(layer: nn.Module) -> Iterator[None]:
+    """Inside, a weight can be computed without a step of training (spectral_norm's power iteration)."""
+    training = [module for module in layer.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class AdaptedLayer:
@@ -32,9 +104,13 @@ class AdaptedLayer:
     _parameters: dict[str, nn.Parameter | None]
     _plain_class: ClassVar[type[nn.Module]]
     _direct: ClassVar[Callable[..., Any] | None]
+    _computed: ClassVar[tuple[str, ...]]
+    _first: ClassVar[str]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The layer's answer with its live adapters."""
+        if not args and self._first in kwargs:  # adapters find the input first, however the layer is called
+            args = (kwargs.pop(self._first),)
         if self._host.mixing is not None:
             return self._mixed(*args, **kwargs)
         live = [part for part in self._parts if part.switch.live]
@@ -47,8 +123,14 @@ class AdaptedLayer:
     def _bare(self, *args: Any, **kwargs: Any) -> Any:
         """The layer on its base weights."""
         if self._direct is not None:
-            return self._direct(self, self._parameters, *args, **kwargs)
+            return self._direct(self, self._own(), *args, **kwargs)
         return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _own(self) -> dict[str, Any]:
+        """The layer's own tensors by name, without the adapters on it."""
+        if not self._computed:
+            return self._parameters
+        return self._parameters | {name: own_tensor(self, name) for name in self._computed}  # type: ignore[arg-type]
 
     def _through(self, parts: list[LayerAdapter], *args: Any, **kwargs: Any) -> Any:
         inner: Callable[..., Any]
@@ -97,29 +179,76 @@ class AdaptedLayer:
 
     def __reduce_ex__(self, protocol: object) -> Any:
         """Classes made at run time are found again by the class that they were made from."""
-        names = tuple(name for name, value in vars(type(self)).items() if isinstance(value, property))
-        return _rebuild, (self._plain_class, names), self.__dict__
+        if "parametrizations" in self.__dict__["_modules"]:
+            raise DataError(
+                f"a parametrized {self._plain_class.__bases__[0].__name__} cannot be pickled, as torch says of it "
+                "without adapters, too: keep its state_dict"
+            )
+        return _rebuild, (self._plain_class, self._names, self._computed, self._holds), self.__dict__
+
+    _names: ClassVar[tuple[str, ...]]
+    _holds: ClassVar[bool]
+
+    def __delattr__(self, name: str) -> None:
+        if name in self._names:
+            raise _fixed(self, name)
+        super().__delattr__(name)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and not isinstance(param, nn.Parameter):  # of something that was read through adapters
+            raise _fixed(self, name.partition("_")[0])
+        super().register_parameter(name, param)  # type: ignore[misc]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        if any(p in self._host.kept for p in self._parameters.values() if p is not None):
+            raise DataError("weights cannot be loaded while adapters are merged into them: unmerge them first")
+        super()._load_from_state_dict(*args)  # type: ignore[misc]
 
 
-def _rebuild(plain: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
-    cls = _adapted_class(plain, tuple(n for n in names if n not in _FUSED.values()))
+def _fixed(layer: Any, name: str) -> DataError:
+    return DataError(
+        f"{name!r} of a {layer._plain_class.__name__} cannot be taken away or replaced by a computed one while "
+        "adapters sit on it: parametrize, prune or replace it before they are attached"
+    )
+
+
+def _rebuild(plain: type[nn.Module], names: tuple[str, ...], computed: tuple[str, ...], holds: bool) -> nn.Module:
+    cls = _adapted_class(plain, names, computed, holds)
     return cls.__new__(cls)
 
 
-class _HeldStatistics:
-    """Mixed into BatchNorm under adapters: its running statistics are the base's, and training keeps them."""
+class _Held:
+    """Mixed into layers that change what is theirs in training (running statistics, the power iteration of
+    spectral_norm): it is the base's, so under adapters they answer as in evaluation.
+    """
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        if not self.training or self.running_mean is None or not self._host.attached:
-            return super().forward(x)  # type: ignore[misc,no-any-return]
-        self._check_input_dim(x)
-        return functional.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _evaluated(self):
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _evaluated(self):  # hooks, too
+            return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _evaluated(layer: Any) -> Iterator[None]:
+    held = layer.training and layer._host.attached
+    if held:
+        layer.training = False
+    try:
+        yield
+    finally:
+        if held:
+            layer.training = True
 
 
 def _linear(layer: Any, own: dict[str, Tensor | None], x: Tensor) -> Tensor:
     return functional.linear(x, own["weight"], own["bias"])  # type: ignore[arg-type]
+
+
+def _transposed(layer: Any, own: dict[str, Tensor], x: Tensor) -> Tensor:
+    return functional.linear(x, own["weight"].t(), own["bias"])
 
 
 def _convolution(layer: Any, own: dict[str, Tensor | None], x: Tensor) -> Tensor:
@@ -142,40 +271,98 @@ _DIRECT: dict[Any, Callable[..., Any]] = {
 _FUSED = {nn.TransformerEncoder: "use_nested_tensor", nn.TransformerEncoderLayer: "activation_relu_or_gelu"}
 """What turns off the fused path, which knows no layers but only their weights, when it is false."""
 
-ADAPTED_WITH_ANY = (_BatchNorm, *_FUSED)
-"""Layers that must know of every adapter on their model: they keep statistics, or read weights of others."""
-
-_CLASSES: dict[tuple[type[nn.Module], tuple[str, ...]], type[nn.Module]] = {}
+_RNN = "_flat_weights"
+"""Where recurrent layers list the parameters that they use."""
 
 
-def _adapted_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    """The class of a layer of class `plain` under adapters, whose parameters have these names."""
-    if (plain, names) not in _CLASSES:
-        _CLASSES[plain, names] = _make_class(plain, names)
-    return _CLASSES[plain, names]
+def holds_state(layer: nn.Module) -> bool:
+    """Whether training changes what is the layer's own and no parameter: statistics, or a power iteration."""
+    if isinstance(layer, _NormBase):
+        return layer.track_running_stats
+    old = any(isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values())
+    return old or isinstance(layer, parametrizations._SpectralNorm)
 
 
-def _make_class(plain: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
-    members: dict[str, Any] = {name: property(functools.partial(_read, name=name)) for name in names}
+def minds_any(layer: nn.Module) -> bool:
+    """Whether a layer must know of every adapter on its model: it holds state, or reads weights of others."""
+    return isinstance(layer, tuple(_FUSED)) or holds_state(layer)
+
+
+_CLASSES: dict[tuple[Any, ...], type[nn.Module]] = {}
+
+
+def _adapted_class(
+    plain: type[nn.Module], names: tuple[str, ...], computed: tuple[str, ...], holds: bool
+) -> type[nn.Module]:
+    """The class of a layer of class `plain` under adapters, with parameters and computed tensors of these names."""
+    key = (plain, names, computed, holds)
+    if key not in _CLASSES:
+        _CLASSES[key] = _make_class(*key)
+    return _CLASSES[key]
+
+
+def _make_class(
+    plain: type[nn.Module], names: tuple[str, ...], computed: tuple[str, ...], holds: bool
+) -> type[nn.Module]:
+    members: dict[str, Any] = {
+        name: property(functools.partial(_read, name=name), functools.partial(_assign, name=name))
+        for name in (*names, *computed)
+    }
     members |= {
         name: property(functools.partial(_fused, name=name)) for kind, name in _FUSED.items() if issubclass(plain, kind)
     }
-    direct = _DIRECT.get(plain.forward)
-    members |= {"_plain_class": plain, "_direct": staticmethod(direct) if direct else None}
-    middle = (_HeldStatistics,) if issubclass(plain, _BatchNorm) else ()
+    if issubclass(plain, nn.RNNBase):
+        members[_RNN] = property(_flat_weights, lambda layer, value: None)
+    direct = _direct_of(plain)
+    members |= {"_plain_class": plain, "_direct": staticmethod(direct) if direct else None, "_first": _first_of(plain)}
+    members |= {"_names": names, "_computed": computed, "_holds": holds}
+    middle = (_Held,) if holds else ()
     return type(f"Adapted{plain.__name__}", (AdaptedLayer, *middle, plain), members)
 
 
+def _direct_of(plain: type[nn.Module]) -> Callable[..., Any] | None:
+    if any(plain.forward is kind.forward for kind in _transposed_kinds()):
+        return _transposed
+    return _DIRECT.get(plain.forward)
+
+
+def _first_of(plain: type[nn.Module]) -> str:
+    """The name of what a layer is called with."""
+    try:
+        _, first, *_ = inspect.signature(plain.forward).parameters.values()
+    except ValueError:
+        return ""
+    return first.name if first.kind is first.POSITIONAL_OR_KEYWORD else ""
+
+
 def _read(layer: Any, name: str) -> Tensor | None:
-    value = layer._parameters[name]
+    value = own_tensor(layer, name)
     for part in layer._parts:
         if part.weight_space and part.switch.live and value is not None:
             value = part.change(layer, name, value)
-    return value  # type: ignore[no-any-return]
+    return value
+
+
+def _assign(layer: Any, value: Any, name: str) -> None:
+    """What is not a parameter: the hooks of a layer set what they compute."""
+    if name not in layer._computed:
+        raise _fixed(layer, name)
+    made = getattr(layer._plain_class, name, None)
+    if not isinstance(made, property):
+        layer.__dict__[name] = value
+    elif made.fset is None:
+        raise _fixed(layer, name)
+    else:
+        made.fset(layer, value)
 
 
 def _fused(layer: Any, name: str) -> Any:
     return False if layer._host.unfused else layer.__dict__[name]
+
+
+def _flat_weights(layer: Any) -> list[Tensor]:
+    """Recurrent layers keep a list of their parameters besides."""
+    return [getattr(layer, name) for name in layer._flat_weights_names]
 
 
 def adapt(layer: nn.Module, host: Host) -> None:
@@ -184,8 +371,11 @@ def adapt(layer: nn.Module, host: Host) -> None:
         if layer._host is not host:
             raise DataError("a part of the model already has adapters of its own: detach them first")
         return
+    # A parametrized layer has a class of its own, that goes with it.
+    find = _make_class if parametrize.is_parametrized(layer) else _adapted_class
+    cls = find(type(layer), tuple(layer._parameters), computed_names(layer), holds_state(layer))
     layer.__dict__.update(_parts=(), _host=host)
-    layer.__class__ = _adapted_class(type(layer), tuple(layer._parameters))
+    layer.__class__ = cls
 
 
 def restore(layer: nn.Module) -> None:
@@ -193,6 +383,8 @@ def restore(layer: nn.Module) -> None:
     assert isinstance(layer, AdaptedLayer)
     layer.__class__ = layer._plain_class  # type: ignore[assignment]
     del layer.__dict__["_parts"], layer.__dict__["_host"]
+    if _RNN in layer.__dict__:
+        layer.__dict__[_RNN] = [layer._parameters[name] for name in layer.__dict__["_flat_weights_names"]]
 
 
 def put(layer: Any, parts: Sequence[LayerAdapter]) -> None:

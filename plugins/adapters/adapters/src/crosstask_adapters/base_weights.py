@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from crosstask.errors import DataError
 from crosstask_adapters.adapted_layers import AdaptedLayer
@@ -28,8 +29,29 @@ def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in model.named_modules() if id(module) not in inside)
 
 
+def base_names(model: nn.Module) -> dict[str, list[str]]:
+    """All names of each module that belongs to no adapter, by its first: one that is used twice has two."""
+    inside = adapter_parts(model)
+    found: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if id(module) not in inside:
+            found.setdefault(id(module), []).append(name)
+    return {names[0]: names for names in found.values()}
+
+
+def check_materialised(model: nn.Module) -> None:
+    """DataError if a layer of the model is lazy and has no weights yet."""
+    for name, module in base_modules(model):
+        if any(is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values()) if t is not None):
+            raise DataError(
+                f"{name!r} is a {type(module).__name__} that has no weights yet: send a batch through the model before "
+                "adapters are attached"
+            )
+
+
 def base_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights and buffers of a model as they are without any adapter, merged ones included."""
+    check_materialised(model)
     host = model.__dict__.get("_adapter_host", Host())
     found: dict[str, Tensor] = {}
     for name, module in base_modules(model):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError, nearest
 from crosstask.points.adapter import AdapterHandle
-from crosstask_adapters.adapted_layers import ADAPTED_WITH_ANY, AdaptedLayer, adapt, put, restore
-from crosstask_adapters.base_weights import base_modules
+from crosstask_adapters.adapted_layers import AdaptedLayer, adapt, hooked_names, minds_any, own_tensor, put, restore
+from crosstask_adapters.base_weights import base_modules, check_materialised
 from crosstask_adapters.layer_adapter import LayerAdapter
 from crosstask_adapters.switches import Host, Switch, mixing
 from crosstask_adapters.targets import called
@@ -26,12 +26,13 @@ class LayersHandle(AdapterHandle):
     """
 
     def __init__(self, model: nn.Module, parts: Mapping[str, LayerAdapter]) -> None:
+        check_materialised(model)
         self.model, self.parts = model, dict(parts)
         self.switch = Switch(fusable=all(part.weight_space for part in parts.values()))
         host: Host = model.__dict__.setdefault("_adapter_host", Host())
         self._host = host
         own = [(name, m) for name, m in base_modules(model)]
-        for module in (m for _, m in own if isinstance(m, ADAPTED_WITH_ANY)):
+        for module in (m for _, m in own if minds_any(m)):
             adapt(module, host)
         for _, module in own:
             for p in module.parameters(recurse=False):
@@ -102,6 +103,7 @@ class LayersHandle(AdapterHandle):
         if fixed is not None:
             kind = type(self.parts[fixed]).__name__
             raise DataError(f"a {kind} is no change of the weights of {fixed!r}: it cannot be merged")
+        self._refuse_computed()
         self._refuse_ties()
         for name, part in self.parts.items():
             for other in self.model.get_submodule(name)._parts:  # type: ignore[union-attr]
@@ -117,15 +119,20 @@ class LayersHandle(AdapterHandle):
         self._write()
 
     def absorb(self) -> None:
-        if all(part.weight_space for part in self.parts.values()):
-            self.merge()
-            for layer in self._layers():
-                for p in layer._parameters.values():
-                    if p is not None:
-                        self._host.kept.pop(p, None)
-            self._remove()
+        """As the contract says. What cannot be merged on this model (`merge` says why) stays as layers in it."""
+        if not self.switch.on:  # it does not act now
+            self.detach()
             return
-        self._close()
+        try:
+            self.merge()
+        except DataError:
+            self._close()
+            return
+        for layer in self._layers():
+            for p in layer._parameters.values():
+                if p is not None:
+                    self._host.kept.pop(p, None)
+        self._remove()
 
     def detach(self) -> None:
         self.unmerge()
@@ -143,6 +150,8 @@ class LayersHandle(AdapterHandle):
         if len(ours) < len(handles) or any(getattr(m, "batch_first", True) is False for m in self.model.modules()):
             return None
         for layer, part in (place for h in ours for place in h._places()):
+            if hooked_names(layer):  # what it computes is the same for all rows
+                return None
             if part.weight_space and (layer._direct is None or type(part).around is LayerAdapter.around):
                 return None
         if not all(called(h.model, name) for h in ours for name in h.parts):
@@ -155,17 +164,35 @@ class LayersHandle(AdapterHandle):
     def _places(self) -> list[tuple[Any, LayerAdapter]]:
         return list(zip(self._layers(), self.parts.values(), strict=True))
 
-    def _refuse_ties(self) -> None:
-        changed: dict[nn.Parameter, str] = {}
+    def _refuse_computed(self) -> None:
         for name, (layer, part) in zip(self.parts, self._places(), strict=True):
+            for key in layer._computed:
+                value = own_tensor(layer, key)
+                if value is not None and part.change(layer, key, value) is not value:
+                    raise DataError(
+                        f"the {key} of {name!r} is computed from others (weight_norm, spectral_norm, pruning, …): "
+                        "nothing can be merged into it. Make it a plain one before the adapter is attached "
+                        f"(`torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r})`)"
+                    )
+
+    def _refuse_ties(self) -> None:
+        changed: dict[nn.Parameter, tuple[str, set[int]]] = {}
+        for name, (layer, part) in zip(self.parts, self._places(), strict=True):
+            by = {id(p) for p in part.parameters()}
             for key, p in layer._parameters.items():
-                if p is not None and part.change(layer, key, p) is not p:
-                    changed[p] = name
+                if p is None or part.change(layer, key, p) is p:
+                    continue
+                first, others = changed.setdefault(p, (name, by))
+                if others != by:
+                    raise DataError(
+                        f"{first!r} and {name!r} share their {key}, for which the adapter has two changes: it cannot "
+                        "be merged; adapt one of them"
+                    )
         for where, module in base_modules(self.model):
             for p in module._parameters.values():
                 if p is not None and p in changed and where not in self.parts:
                     raise DataError(
-                        f"the weight of {changed[p]!r} is also that of {where!r}, which the adapter leaves alone: "
+                        f"the weight of {changed[p][0]!r} is also that of {where!r}, which the adapter leaves alone: "
                         "merging would change both; adapt both or neither"
                     )
 
@@ -200,7 +227,7 @@ class LayersHandle(AdapterHandle):
         self._close()
         for layer, part in self._places():
             put(layer, [p for p in layer._parts if p is not part])
-            if not layer._parts and not isinstance(layer, ADAPTED_WITH_ANY):
+            if not layer._parts and not minds_any(layer):
                 restore(layer)
         if not host.switches:
             for _, module in base_modules(self.model):

@@ -44,6 +44,12 @@ class LayerAdapter(nn.Module):
         """The layer's answer to these arguments, where `inner(*args, **kwargs)` is the answer without this adapter."""
         return inner(*args, **kwargs)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """While it is merged a model's weights say it all, and with its tensors beside them it would count twice."""
+        if getattr(self, "switch", None) is not None and self.switch.merged and "destination" in kwargs:
+            return kwargs["destination"]
+        return super().state_dict(*args, **kwargs)
+
     @classmethod
     def jointly(
         cls, parts: Sequence[Any], layer: nn.Module, inner: Callable[..., Any], *args: Any, **kwargs: Any
@@ -75,8 +81,7 @@ class OwnWeights(LayerAdapter):
         return cast(Tensor, self.own.get(name, value))
 
     def around(self, layer: Any, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        own = {name: self.own.get(name) for name in layer._parameters}
-        return layer._direct(layer, own, *args, **kwargs)
+        return layer._direct(layer, layer._own() | dict(self.own), *args, **kwargs)
 
 
 def draw(shape: Sequence[int], bound: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from crosstask.errors import DataError, nearest
-from crosstask_adapters.base_weights import base_modules
+from crosstask_adapters.adapted_layers import computed_names, own_tensor
+from crosstask_adapters.base_weights import base_modules, base_names, check_materialised
 
 
 def match_targets(
@@ -20,15 +21,19 @@ def match_targets(
 ) -> list[str]:
     """Names of the modules that `targets` mean (see `Adapter.attach`) and that `fits` accepts, in the model's order.
 
-    Without targets, `choose` picks among all that fit. DataError if nothing is left, or a target matches nothing;
-    `what` says in it what could be adapted.
+    Without targets, `choose` picks among all that fit. A module with several names goes by its first, and is meant by
+    each. DataError if nothing is left, or a target matches nothing; `what` says in it what could be adapted.
     """
+    check_materialised(model)
     modules = {name: module for name, module in base_modules(model) if name}
     fit = [name for name, module in modules.items() if fits(name, module)]
     wanted = [t for t in targets if not t.startswith("!")]
     out = [t[1:] for t in targets if t.startswith("!")]
+    names_of = {name: names for name, names in base_names(model).items() if name}
+    every = {name for names in names_of.values() for name in names}
     matched = {
-        target: [name for name in modules if _matches(target, name, target in modules)] for target in wanted + out
+        target: [first for first, names in names_of.items() if any(_matches(target, n, target in every) for n in names)]
+        for target in wanted + out
     }
     for target, names in matched.items():
         if not names:
@@ -53,8 +58,10 @@ def _matches(target: str, name: str, exact: bool) -> bool:
 
 
 def is_floating(module: nn.Module) -> bool:
-    """Whether a layer's own parameters are floating-point numbers, which can be adapted."""
-    return all(p.is_floating_point() for p in module.parameters(recurse=False))
+    """Whether a layer's own weights are floating-point numbers, which can be adapted."""
+    computed = (own_tensor(module, name) for name in computed_names(module))
+    own = (*module.parameters(recurse=False), *computed)
+    return all(p is None or p.is_floating_point() for p in own)
 
 
 def called(model: nn.Module, name: str) -> bool:

@@ -13,6 +13,7 @@ from torch.nn import functional
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter, AdapterHandle
+from crosstask_adapters.adapted_layers import own_weight
 from crosstask_adapters.handle import LayersHandle
 from crosstask_adapters.layer_adapter import LayerAdapter, draw
 from crosstask_adapters.targets import called, match_targets
@@ -26,7 +27,7 @@ class BiasShift(LayerAdapter):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.shift = nn.Parameter(torch.zeros_like(own(layer, "bias")))
+        self.shift = nn.Parameter(torch.zeros_like(own_weight(layer, "bias")))
 
     def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
         return value + self.shift if name == "bias" else value
@@ -42,7 +43,7 @@ class Factor(LayerAdapter):
 
     def __init__(self, layer: nn.Module, start: float) -> None:
         super().__init__()
-        self.factor = nn.Parameter(own(layer, "weight").new_full((), start))
+        self.factor = nn.Parameter(own_weight(layer, "weight").new_full((), start))
 
     def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
         return value * self.factor
@@ -53,7 +54,7 @@ class Wave(LayerAdapter):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.height = nn.Parameter(torch.zeros_like(own(layer, "weight")[:, 0]))
+        self.height = nn.Parameter(torch.zeros_like(own_weight(layer, "weight")[:, 0]))
 
     def reset_parameters(self) -> None:
         """A start from scratch, as torch's layers have."""
@@ -87,7 +88,7 @@ class FrozenRank(LayerAdapter):
 
     def __init__(self, layer: nn.Module, projections: Projections) -> None:
         super().__init__()
-        weight = own(layer, "weight")
+        weight = own_weight(layer, "weight")
         self.projections = projections
         self.inside = nn.Parameter(weight.new_full((len(projections.down),), 0.1))
         self.outside = nn.Parameter(weight.new_zeros(len(weight)))
@@ -161,7 +162,7 @@ class FrozenRanks(OnLinearLayers):
     r: int = option(4, ge=1, help="rank of the change")
 
     def parts(self, layers: dict[str, nn.Module], generator: torch.Generator) -> dict[str, LayerAdapter]:
-        weights = [own(layer, "weight") for layer in layers.values()]
+        weights = [own_weight(layer, "weight") for layer in layers.values()]
         inner, outer = max(w.shape[1] for w in weights), max(len(w) for w in weights)
         shared = Projections(self.r, inner, outer, weights[0], generator)
         return {name: FrozenRank(layer, shared) for name, layer in layers.items()}
@@ -178,13 +179,6 @@ REFERENCE = Plugin(
     api=(2, 0),
 )
 """The adapters above, by name."""
-
-
-def own(layer: nn.Module, name: str) -> Tensor:
-    """A layer's own parameter: `layer.weight` is what the adapters on it make of it."""
-    found = layer._parameters[name]
-    assert found is not None
-    return found.detach()
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosstask.options import component
 from crosstask.points.adapter import Adapter
-from crosstask_adapters import LayerAdapter, LayersHandle, is_bare, is_floating, match_targets
+from crosstask_adapters import LayerAdapter, LayersHandle, is_bare, is_floating, match_targets, own_tensor, own_weight
 
 
 class BiasShift(LayerAdapter):
@@ -21,7 +21,7 @@ class BiasShift(LayerAdapter):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.shifts = nn.ParameterDict({name: torch.zeros_like(layer._parameters[name]) for name in biases(layer)})  # type: ignore[arg-type]
+        self.shifts = nn.ParameterDict({n: torch.zeros_like(own_weight(layer, n)) for n in biases(layer)})
 
     def reset_parameters(self) -> None:
         """A start from scratch, as torch's layers have."""
@@ -33,7 +33,7 @@ class BiasShift(LayerAdapter):
 
     def around(self, layer: Any, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if is_bare(inner):  # one addition of two vectors instead of one to all of the output
-            own = layer._parameters
+            own = layer._own()
             return layer._direct(layer, own | {"bias": own["bias"] + self.shifts["bias"]}, *args, **kwargs)
         return inner(*args, **kwargs) + _along(layer, self.shifts["bias"])
 
@@ -57,7 +57,7 @@ def _along(layer: nn.Module, shift: Tensor) -> Tensor:
 
 def biases(layer: nn.Module) -> list[str]:
     """Names of the parameters of a layer that are biases."""
-    return [n for n, p in layer._parameters.items() if p is not None and n in ("bias", "in_proj_bias")]
+    return [name for name in ("bias", "in_proj_bias") if own_tensor(layer, name) is not None]
 
 
 def fits(name: str, module: nn.Module) -> bool:

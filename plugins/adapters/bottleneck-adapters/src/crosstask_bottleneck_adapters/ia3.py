@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosstask.options import component
 from crosstask.points.adapter import Adapter
-from crosstask_adapters import CONVOLUTIONS, LayerAdapter, LayersHandle, match_targets
+from crosstask_adapters import CONVOLUTIONS, LayerAdapter, LayersHandle, is_transposed, match_targets, own_weight
 from crosstask_bottleneck_adapters.places import LAYERS, WHAT, fits
 
 KEYS_VALUES = ("k_proj", "v_proj", "key", "value", "k", "v")
@@ -24,17 +24,20 @@ class Rescaling(LayerAdapter):
 
     def __init__(self, layer: Any, inputs: bool) -> None:
         super().__init__()
-        weight = layer._parameters["weight"]
-        self.inputs, self.convolution = inputs, isinstance(layer, CONVOLUTIONS)
-        width = (layer.in_channels if self.convolution else layer.in_features) if inputs else len(weight)
-        self.scale = nn.Parameter(weight.new_ones(width))
+        weight = own_weight(layer, "weight")
+        self.inputs, self.convolution, self.transposed = inputs, isinstance(layer, CONVOLUTIONS), is_transposed(layer)
         self.groups = layer.groups if self.convolution else 1
+        sides = weight.shape[1], len(weight)
+        width_in, width_out = sides[::-1] if self.transposed else (sides[0] * self.groups, sides[1])
+        self.scale = nn.Parameter(weight.new_ones(width_in if inputs else width_out))
 
     def reset_parameters(self) -> None:
         """A start from scratch, as torch's layers have."""
         nn.init.ones_(self.scale)
 
     def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
+        if self.transposed and name == "weight":
+            return value * (self.scale[:, None] if self.inputs else self.scale)
         if not self.inputs and name in ("weight", "bias"):
             return value * self.scale.view(-1, *(1,) * (value.dim() - 1))
         if self.inputs and name == "weight":
@@ -72,8 +75,7 @@ class KeysValues(LayerAdapter):
 
     def __init__(self, layer: nn.MultiheadAttention) -> None:
         super().__init__()
-        like = layer.out_proj._parameters["weight"]
-        assert like is not None
+        like = own_weight(layer.out_proj, "weight")
         self.keys = nn.Parameter(like.new_ones(layer.embed_dim))
         self.values = nn.Parameter(like.new_ones(layer.embed_dim))
 

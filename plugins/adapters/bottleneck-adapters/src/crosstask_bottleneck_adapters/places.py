@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask_adapters import CONVOLUTIONS, LayerAdapter, called, is_floating
+from crosstask_adapters import CONVOLUTIONS, LayerAdapter, called, is_floating, is_transposed, own_tensor
 
 WHAT = "linear, convolution and attention layers"
 LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -18,8 +18,9 @@ def fits(model: nn.Module) -> Callable[[str, nn.Module], bool]:
     """Layers of this model that are called: attention only reads the weights of its output projection."""
 
     def test(name: str, module: nn.Module) -> bool:
-        kinds = (nn.Linear, nn.MultiheadAttention, *CONVOLUTIONS)
-        return isinstance(module, kinds) and is_floating(module) and called(model, name)
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) or is_transposed(module):
+            return own_tensor(module, "weight") is not None and is_floating(module) and called(model, name)
+        return isinstance(module, nn.MultiheadAttention) and is_floating(module)
 
     return test
 
@@ -43,6 +44,8 @@ def width_of(layer: Any) -> int:
     """How many features or channels a layer gives."""
     if isinstance(layer, nn.MultiheadAttention):
         return layer.embed_dim
+    if is_transposed(layer):
+        return int(layer.nf)
     return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
 
 

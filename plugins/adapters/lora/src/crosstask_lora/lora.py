@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional
 
 from crosstask.errors import DataError
@@ -20,7 +21,10 @@ from crosstask_adapters import (
     draw,
     is_bare,
     is_floating,
+    is_transposed,
     match_targets,
+    own_tensor,
+    own_weight,
 )
 
 WHAT = "linear, convolution, embedding and attention layers"
@@ -77,8 +81,8 @@ class LinearLowRank(LowRank):
         up, down = own["up"], own["down"]
         # Few rows times many columns is the quicker order on CPUs.
         low = torch.mm(down, (x if x.dim() == 2 else x.reshape(-1, x.shape[-1])).t()).t()
-        # In place where nobody else has this y; torch.func.vmap cannot batch that
-        if is_bare(inner) and y.dtype == low.dtype == up.dtype and not torch._C._functorch.is_batchedtensor(up):
+        # In place where nobody else has this y; torch.func cannot batch that
+        if is_bare(inner) and y.dtype == low.dtype == up.dtype and peek_interpreter_stack() is None:
             if y.dim() == 2:
                 return y.addmm_(low, up.t(), alpha=self.scale)
             return y.view(-1, y.shape[-1]).addmm_(low, up.t(), alpha=self.scale).view(y.shape)
@@ -98,6 +102,16 @@ class LinearLowRank(LowRank):
         which = choice.clamp_min(0)
         low = torch.bmm(downs[which], rows.transpose(1, 2)) * (scales[which] * (choice >= 0))[:, None, None]
         return y + torch.bmm(low.transpose(1, 2), ups[which].transpose(1, 2)).view(y.shape)
+
+
+class TransposedLowRank(LinearLowRank):
+    """At transformers' `Conv1D`, whose weight is [in, out]: the change of its transpose."""
+
+    def __init__(self, weight: Tensor, *args: Any) -> None:
+        super().__init__(weight.t(), *args)
+
+    def change(self, layer: nn.Module, name: str, value: Tensor) -> Tensor:
+        return super().change(layer, name, value.t()).t().contiguous() if name == self.name else value
 
 
 class EmbeddingLowRank(LowRank):
@@ -135,6 +149,8 @@ def kind_of(layer: nn.Module) -> type[LowRank]:
         return EmbeddingLowRank
     if isinstance(layer, CONVOLUTIONS):
         return ConvLowRank
+    if is_transposed(layer):
+        return TransposedLowRank
     return LinearLowRank if isinstance(layer, nn.Linear) else LowRank
 
 
@@ -142,7 +158,7 @@ def weights_of(layer: nn.Module) -> list[str]:
     """Which of a layer's parameters are adapted: attention with unequal widths has three."""
     if isinstance(layer, nn.MultiheadAttention):
         names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-        return [name for name in names if layer._parameters[name] is not None]
+        return [name for name in names if own_tensor(layer, name) is not None]
     return ["weight"]
 
 
@@ -153,7 +169,7 @@ class AttentionLowRank(LowRank):
         nn.Module.__init__(self)
         self.r, self.alpha, self.dropout, self.scale = r, alpha, dropout, alpha / r
         self.projections = nn.ModuleDict(
-            {name: LowRank(getattr(layer, name), name, r, alpha, dropout, generator) for name in weights_of(layer)}
+            {name: LowRank(own_weight(layer, name), name, r, alpha, dropout, generator) for name in weights_of(layer)}
         )
 
     def reset_parameters(self) -> None:
@@ -172,17 +188,19 @@ def low_rank(layer: Any, r: int, alpha: float, dropout: float, generator: torch.
         return AttentionLowRank(layer, r, alpha, dropout, generator)
     if isinstance(layer, nn.Embedding) and layer.max_norm is not None:
         raise DataError("an embedding with max_norm rescales its weight whenever it is used: it cannot stay frozen")
-    return kind_of(layer)(layer._parameters["weight"], "weight", r, alpha, dropout, generator)
+    return kind_of(layer)(own_weight(layer, "weight"), "weight", r, alpha, dropout, generator)
 
 
 def fits(name: str, module: nn.Module) -> bool:
-    kinds = (nn.Linear, nn.Embedding, nn.MultiheadAttention, *CONVOLUTIONS)
-    return isinstance(module, kinds) and is_floating(module)
+    kinds = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
+    if isinstance(module, kinds) or is_transposed(module):
+        return own_tensor(module, "weight") is not None and is_floating(module)
+    return isinstance(module, nn.MultiheadAttention) and is_floating(module)
 
 
 def side_of(layer: Any) -> int:
     """The largest rank that a change of the layer's weights can have."""
-    return min(min(len(w := layer._parameters[n]), w[0].numel()) for n in weights_of(layer))
+    return min(min(len(w := own_weight(layer, n)), w[0].numel()) for n in weights_of(layer))
 
 
 def tied_parts(model: nn.Module, parts: dict[str, LowRank]) -> dict[str, LowRank]:
@@ -221,13 +239,15 @@ class Shared(LowRank):
 class LoRA(Adapter):
     """Low-rank adaptation: W + alpha/r * B A, where only A and B are trained (Hu et al. 2022, equation 3).
 
-    By its own choice it adapts every linear, convolution and attention layer that is large enough for r, and embeddings
-    only where targets name them. A tied weight is adapted once, grouped convolutions can be merged, and attention and
-    the fused path of torch's transformer encoder read the adapted weights. OptionError and DataError say what does not
-    fit: r above the smaller side of a named layer, an embedding with `max_norm`.
+    By its own choice it adapts each linear, convolution and attention layer that is large enough for r; embeddings, and
+    linear layers that share the weight of one, only where targets name them. A tied weight is adapted once, grouped
+    convolutions can be merged, and attention and the fused path of torch's transformer encoder read the adapted
+    weights. OptionError and DataError say what does not fit: r above the smaller side of a named layer, an embedding
+    with `max_norm`.
     """
 
     capabilities = frozenset({"mergeable"})
+    results_version = 2
 
     r: int = option(8, ge=1, help="rank of the change")
     alpha: float = option(16.0, gt=0, help="strength: the change is scaled by alpha / r")
@@ -236,7 +256,12 @@ class LoRA(Adapter):
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> LayersHandle:
         def choose(names: list[str]) -> list[str]:
             layers = {name: model.get_submodule(name) for name in names}
-            return [n for n, m in layers.items() if not isinstance(m, nn.Embedding) and side_of(m) >= self.r]
+            looked_up = {m._parameters.get("weight") for m in model.modules() if isinstance(m, nn.Embedding)} - {None}
+            return [
+                n for n, m in layers.items()
+                if not isinstance(m, nn.Embedding) and m._parameters.get("weight") not in looked_up
+                and side_of(m) >= self.r
+            ]  # fmt: skip
 
         parts: dict[str, LowRank] = {}
         for name in match_targets(model, targets, fits, WHAT, choose):

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError, StoreError, nearest
 from crosstask_adapters import AdapterConfig, AdapterModel, LayersHandle, check_names
-from crosstask_lora.lora import AttentionLowRank, ConvLowRank, EmbeddingLowRank, LowRank, Shared
+from crosstask_lora.lora import (
+    AttentionLowRank,
+    ConvLowRank,
+    EmbeddingLowRank,
+    LowRank,
+    Shared,
+    TransposedLowRank,
+)
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -32,13 +39,13 @@ ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embeddin
 REFUSED: dict[str, Callable[[Any], bool]] = {
     "use_dora": bool,
     "lora_bias": bool,
-    "fan_in_fan_out": bool,
     "rank_pattern": bool,
     "alpha_pattern": bool,
     "target_parameters": bool,
     "bias": lambda value: value not in (None, "none"),
 }
-"""Settings of PEFT's under which its adapter is another than ours."""
+"""Settings of PEFT's under which its adapter is another than ours. (`fan_in_fan_out` is none: PEFT, too, goes by the
+kind of each layer.)"""
 
 
 def save_peft(model: AdapterModel, folder: str | Path, name: str = "default", *, out_proj_twice: bool = True) -> None:
@@ -67,6 +74,7 @@ def save_peft(model: AdapterModel, folder: str | Path, name: str = "default", *,
         "lora_alpha": first.alpha,
         "lora_dropout": first.dropout,
         "bias": "none",
+        "fan_in_fan_out": any(isinstance(part, TransposedLowRank) for part in handle.parts.values()),
         "inference_mode": True,
     }
     target = Path(folder)
