@@ -20,8 +20,8 @@ def test_naive_is_no_strategy_and_says_so() -> None:
         named = learner(Naive())
     nothing = learner(None)
     for task in pairs()[:2]:
-        named.train_task(task)
-        nothing.train_task(task)
+        named.train_task(task, num_epochs=1)
+        nothing.train_task(task, num_epochs=1)
     for a, b in zip(named.model.parameters(), nothing.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
@@ -30,7 +30,7 @@ def test_joint_passes_over_all_data_once_in_an_epoch() -> None:
     made, tasks = learner(Joint()), pairs()[:3]
     strategy = made.strategies[0]
     for task in tasks[:2]:
-        made.train_task(task)
+        made.train_task(task, num_epochs=1)
     made.model.add(tasks[2], 0)
     strategy.task_begins(made.model, tasks[2])
     data, seen = made.model.data(tasks[2]), []

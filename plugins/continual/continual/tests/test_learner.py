@@ -16,8 +16,10 @@ from torch.nn import functional
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, RunError
+from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option, state
 from crosstask.tasks import Task
+from crosstask.testing import reference_registry
 from crosstask_continual import (
     Batch,
     ContinualLearner,
@@ -26,7 +28,7 @@ from crosstask_continual import (
     ScenarioWarning,
     split_by_classes,
 )
-from crosstask_continual.testing import ReferenceReplay, digits, network, pairs
+from crosstask_continual.testing import REFERENCE, ReferenceReplay, digits, network, pairs
 from crosstask_continual.testing import learner as digits_learner
 
 
@@ -133,7 +135,7 @@ def test_strategies_work_together_and_are_asked_in_order() -> None:
     notes = Noting()
     made = learner("task", [notes, ReferenceReplay(), Pulling(weight=0.0)])
     for task in pairs()[:2]:
-        made.train_task(task)
+        made.train_task(task, num_epochs=1)
     assert notes.heard == [f"{what} digits:{pair}" for pair in ("0+1", "2+3") for what in ("begin", "end")]
     assert [s.origin for s in made._asked["replay"]] == ["continual ReferenceReplay"]
     assert made._asked["after_step"] == []
@@ -159,7 +161,7 @@ def test_the_same_class_of_two_tasks_shares_an_output_in_class_incremental() -> 
 
 def test_a_growing_head_keeps_what_it_had() -> None:
     made = learner("class", outputs=2, grow=True)
-    made.train_task(pairs()[0])
+    made.train_task(pairs()[0], num_epochs=1)
     before = {name: value.clone() for name, value in made.model.network.state_dict().items()}
     made.model.add(pairs()[1], 0)
     head = made.model.network.get_submodule("head")
@@ -181,7 +183,7 @@ def test_same_seed_same_model_and_another_repeat_another() -> None:
             made = learner("task", ReferenceReplay(), repeat=repeat)
             noise = torch.get_rng_state()
             for task in pairs()[:2]:
-                made.train_task(task)
+                made.train_task(task, num_epochs=1)
             assert torch.equal(noise, torch.get_rng_state())
             found.append(made.model.network.state_dict()["head.weight"])
     assert torch.equal(found[0], found[1])
@@ -213,8 +215,25 @@ def test_a_name_gets_the_buffer_size() -> None:
 
     made = learner("task", ["kept", ReferenceReplay()], buffer_size=7, context=Here())
     assert [s.buffer_size for s in made.strategies] == [7, 40]  # type: ignore[attr-defined]
-    with pytest.raises(OptionError, match=r"no strategy named here keeps samples \(continual Noting\)"):
-        learner("task", Noting(), buffer_size=7)
+    with pytest.raises(OptionError, match="ReferenceReplay has its own; set it there, or give its name"):
+        learner("task", ReferenceReplay(), buffer_size=7)
+    with pytest.raises(OptionError, match="buffer_size must be at least 1, got 0"):
+        learner("task", Noting(), buffer_size=0)
+
+
+def test_a_buffer_where_no_strategy_keeps_samples_adds_replay_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = Extension("continual", "replay", "crosstask_continual.testing:ReferenceReplay", summary="For checks.")
+    context = LocalContext(registry=reference_registry(REFERENCE, Plugin("memory", [kept], api=(2, 0))))
+    made = learner("task", "reference", buffer_size=60, context=context)
+    assert [s.name for s in made.strategies] == ["reference", "replay"]
+    assert [(s.name, s.buffer_size) for s in made.added] == [("replay", 60)]  # type: ignore[attr-defined]
+    assert "replay added" in "".join(capsys.readouterr())
+    with_own = learner("task", ["reference", "replaying"], buffer_size=60, context=context)
+    assert with_own.added == []
+    assert with_own.strategies[1].buffer_size == 60  # type: ignore[attr-defined]
+    alone = LocalContext(registry=reference_registry(REFERENCE))
+    with pytest.raises(OptionError, match=r"buffer_size = 7: no strategy .* keeps samples .*pip install crosstask-rep"):
+        learner("task", "reference", buffer_size=7, context=alone)
 
 
 # --- Going on later
@@ -224,15 +243,15 @@ def test_going_on_from_a_state_is_as_if_nothing_had_happened() -> None:
     for scenario, grow in (("class", True), ("task", False), ("domain", False)):
         through = learner(scenario, [ReferenceReplay(), Noting()], outputs=2 if grow else 10, grow=grow)
         for task in pairs()[:2]:
-            through.train_task(task)
+            through.train_task(task, num_epochs=1)
         taken = through.state_dict()
-        through.train_task(pairs()[2])
+        through.train_task(pairs()[2], num_epochs=1)
         again = learner(scenario, [ReferenceReplay(), Noting()], outputs=2 if grow else 10, grow=grow)
         again.load_state_dict(taken)
-        assert [again.train_task(task) for task in pairs()[:2]][1] == dict(
+        assert [again.train_task(task, num_epochs=1) for task in pairs()[:2]][1] == dict(
             zip(["digits:0+1", "digits:2+3"], through.matrix[1], strict=True)
         )
-        again.train_task(pairs()[2])
+        again.train_task(pairs()[2], num_epochs=1)
         assert again.matrix == through.matrix
         assert (again.before, again.initial, again.steps) == (through.before, through.initial, through.steps)
         for mine, other in zip(again.model.parameters(), through.model.parameters(), strict=True):
@@ -242,18 +261,18 @@ def test_going_on_from_a_state_is_as_if_nothing_had_happened() -> None:
 def test_another_order_is_refused() -> None:
     first = learner()
     for task in pairs()[:2]:
-        first.train_task(task)
+        first.train_task(task, num_epochs=1)
     again = learner()
     again.load_state_dict(first.state_dict())
-    again.train_task(pairs()[0])
+    again.train_task(pairs()[0], num_epochs=1)
     with pytest.raises(
         DataError, match=r"learned digits:0.1, digits:2.3 in this order; its task 2 is 'digits:2.3', got"
     ):
-        again.train_task(pairs()[4])
+        again.train_task(pairs()[4], num_epochs=1)
     changed = pairs()[1]
     changed.data("train").inputs[0] += 1
     with pytest.raises(DataError, match=r"'digits:2.3' has other data"):
-        again.train_task(changed)
+        again.train_task(changed, num_epochs=1)
     with pytest.raises(DataError, match="has not learned a task yet"):
         again.load_state_dict(first.state_dict())
     with pytest.raises(DataError, match="the state is of another run"):
@@ -272,11 +291,11 @@ def test_label_spaces_that_do_not_fit() -> None:
         learner("domain").train_task(split_by_classes(digits(), [[0, 1, 2]])[0])
     made = learner("task", outputs=4)
     for task in pairs()[:2]:
-        made.train_task(task)
+        made.train_task(task, num_epochs=1)
     with pytest.raises(DataError, match=r"'digits:4.5' needs outputs up to 5, the head has 4.*grow=True"):
-        made.train_task(pairs()[2])
+        made.train_task(pairs()[2], num_epochs=1)
     with pytest.raises(DataError, match=r"'digits:0.1' was learned already"):
-        made.train_task(pairs()[0])
+        made.train_task(pairs()[0], num_epochs=1)
     kind = TaskDescriptor(task_id="values", task_type="regression", output_dim=1)
     values = Task(descriptor=kind, train=(torch.zeros(3, 1, 8, 8), torch.zeros(3, 1)))
     with pytest.raises(DataError, match="needs classification tasks"):
@@ -295,6 +314,12 @@ def test_other_bad_input() -> None:
     with pytest.raises(DataError, match=r"task_id 'b' is given for a task that is called 'digits:0.1'"):
         learner().train_task(pairs()[0], "b")
     with pytest.raises(DataError, match="no module named 'head' and no linear layer"):
-        ContinualLearner(nn.Conv2d(1, 1, 1)).train_task(pairs()[0])
+        ContinualLearner(nn.Flatten()).train_task(pairs()[0])
+    with pytest.warns(FutureWarning):
+        old = nn.utils.weight_norm(nn.Linear(64, 2))
+    with pytest.raises(
+        DataError, match="a Linear cannot be copied, and a learner keeps one as it was at first"
+    ):
+        ContinualLearner(old)
     with pytest.raises(RunError, match=r"task 'digits:0.1': the training loss is (nan|inf) in epoch 1"):
-        learner("task", Pulling(weight=1e30), optimizer="sgd").train_task(pairs()[0])
+        learner("task", Pulling(weight=1e30), optimizer="sgd").train_task(pairs()[0], num_epochs=1)

@@ -196,7 +196,7 @@ def test_a_fisher_of_zero_is_an_error() -> None:
 
     made = ContinualLearner(Constant(), EWC(), scenario="domain")
     with pytest.raises(RunError, match=r"no weight is important after task 'digits:0.1': its penalty would do nothing"):
-        made.train_task(pairs()[0])
+        made.train_task(pairs()[0], num_epochs=1)
 
 
 def test_fewer_samples_and_frozen_weights() -> None:
@@ -205,7 +205,7 @@ def test_fewer_samples_and_frozen_weights() -> None:
     strategy = EWC(samples=20)
     made = ContinualLearner(made_for, strategy)
     for task in pairs()[:2]:
-        made.train_task(task)
+        made.train_task(task, num_epochs=1)
     assert set(strategy.importance) == {"network.head.weight", "network.head.bias"}
 
 

@@ -102,7 +102,7 @@ def test_later_columns_start_anew_and_the_first_as_the_model() -> None:
     kept = copy.deepcopy(given.state_dict())
     made = ContinualLearner(given, "progressive", learning_rate=1e-9)
     for task in pairs()[:3]:
-        made.train_task(task)
+        made.train_task(task, num_epochs=1)
     for name, value in given.state_dict().items():
         assert torch.equal(value, kept[name])  # the caller's model is not trained
     columns: Any = made.model.network.columns
@@ -160,8 +160,8 @@ def test_beside_replay_and_ewc() -> None:
 def test_networks_that_have_no_columns_to_connect() -> None:
     only = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(DataError, match="Sequential has 1 linear or convolution layers"):
-        ContinualLearner(only, "progressive").train_task(pairs()[0])
+        ContinualLearner(only, "progressive").train_task(pairs()[0], num_epochs=1)
     shared = nn.Linear(64, 64)
     twice = nn.Sequential(nn.Flatten(), shared, nn.ReLU(), shared, nn.Linear(64, 10))
     with pytest.raises(DataError, match="layer '1' is used twice in one pass"):
-        ContinualLearner(twice, "progressive").train_task(pairs()[0])
+        ContinualLearner(twice, "progressive").train_task(pairs()[0], num_epochs=1)

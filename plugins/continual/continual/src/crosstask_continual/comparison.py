@@ -15,6 +15,7 @@ from crosstask.errors import DataError
 from crosstask.learning.checkpoint import pack, unpack
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.transferring import key_of
+from crosstask.logs import logger
 from crosstask.options import structure, unstructure
 from crosstask.points.adapter import Adapter
 from crosstask.tasks import Task
@@ -23,7 +24,15 @@ from crosstask_continual.contract import ContinualStrategy
 from crosstask_continual.learner import ContinualLearner, writes
 from crosstask_continual.model import ContinualModel
 from crosstask_continual.records import ContinualResult
-from crosstask_continual.scores import continual_scores, interval, majority_scores, mean, means
+from crosstask_continual.scores import (
+    chance_scores,
+    continual_scores,
+    interval,
+    lower_bound,
+    majority_scores,
+    mean,
+    means,
+)
 
 
 class NothingLearnedWarning(UserWarning):
@@ -77,18 +86,24 @@ def run_continual(
             found[kind].append(job.joint(learner, number) if kind == "joint" else job.sequence(learner, number))
             context.tell("stage_progress", stage="continual", detail=f"{kind}, seed {number + 1} of {seeds}")
     assert first is not None
-    majority = majority_scores(first.model, job.tasks, split)
+    majority, chance = (of(first.model, job.tasks, split) for of in (majority_scores, chance_scores))
+    scores = continual_scores(*zip(*found["chosen"], strict=True))
+    samples = [len(task.data(split)) if task.has_data(split) else None for task in tasks]
     result = ContinualResult(
         tasks=tuple(t.task_id for t in tasks),
         scenario=scenario,
         strategies=tuple(s.origin for s in first.strategies),
         split=split,
-        scores=continual_scores(*zip(*found["chosen"], strict=True)),
+        scores=scores,
         naive=continual_scores(*zip(*found["naive"], strict=True)) if baselines else None,
         joint=interval([mean(row) for row in found["joint"]], (0, 1)) if baselines else None,
         joint_scores=tuple(means(found["joint"])) if baselines else (),
         majority=mean(majority),
         majority_scores=tuple(majority),
+        chance=mean(chance),
+        chance_scores=tuple(chance),
+        samples=tuple(samples),
+        lower_bound=lower_bound(scores.matrix[-1], samples),
         warnings=tuple(first.warnings),
         adapter=None if job.adapter is None else job.adapter.origin,
         weights=sum(p.numel() for p in first.model.parameters()),
@@ -109,11 +124,14 @@ def _warned(result: ContinualResult) -> ContinualResult:
     if not result.learned_nothing:
         return result
     assert result.scores.accuracy is not None  # else nothing was measured
+    accuracy = result.scores.accuracy.mean
+    least = "" if result.lower_bound is None else f" (95 %: from {result.lower_bound:.3f})"
     told = (
-        f"nothing was learned: after the last task the mean accuracy is {result.scores.accuracy.mean:.3f}, no better "
-        f"than that of always answering the majority class, {result.majority:.3f}; try more epochs, or another "
+        f"nothing was learned: after the last task the mean accuracy is {accuracy:.3f}{least}, no better than that of "
+        f"always answering the majority class, {result.majority:.3f}; try more epochs, smaller batches, or another "
         "learning rate"
     )
+    logger().warning("nothing learned", accuracy=accuracy, majority=result.majority, told=told)
     warnings.warn(told, NothingLearnedWarning, stacklevel=3)
     return attrs.evolve(result, warnings=(*result.warnings, told))
 

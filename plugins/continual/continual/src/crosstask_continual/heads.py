@@ -1,36 +1,186 @@
-"""The layer that makes a network's outputs: which it is, and how it gets more of them."""
+"""The layer that makes a network's outputs: which it is, and how it gets more of them.
+
+A layer whose weights are all learned gets more rows. One that is frozen, adapted, tied or re-parametrised stays as it
+is, bit for bit, and plain layers beside it answer for the new outputs.
+"""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import head_name, seeded
+from crosstask.learning.modules import seeded
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+ADAPTERS = "_adapters"
+"""Under this name adapters stand in the layer that they adapt: none of them makes the network's outputs."""
+GROWN = "grown"
+"""Under this name the layer that answers for outputs gained later stands in the one that it extends."""
 
 
-def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and module of the layer that makes the outputs: the last linear one of the head. DataError if none."""
-    inside = head_name(network)
-    found = [(n, m) for n, m in network.get_submodule(inside).named_modules() if isinstance(m, nn.Linear)]
-    if not found:
-        raise DataError(f"the head of {type(network).__name__} has no linear layer: its outputs are unknown")
-    name, layer = found[-1]
-    return ".".join(part for part in (inside, name) if part), layer
+def output_layer(network: nn.Module) -> tuple[str, Any]:
+    """Name and module of the layer that makes the outputs: the last linear one (else the last convolution) of the
+    module called `head`, or of the network if there is none. DataError if there is no such layer.
+
+    A network that does nothing but hold another (under adapters, say) is looked through.
+    """
+    inside = _head(network)
+    for kinds in ((nn.Linear,), CONVOLUTIONS):
+        found = [(n, m) for n, m in network.get_submodule(inside).named_modules() if isinstance(m, kinds)]
+        for name, layer in reversed(found):
+            if not {ADAPTERS, GROWN} & set(name.split(".")):
+                return ".".join(part for part in (inside, name) if part), layer
+    what = type(network).__name__
+    if inside:
+        raise DataError(
+            f"the head {inside!r} of {what} has neither a linear nor a convolution layer: its outputs are unknown"
+        )
+    raise DataError(f"{what} has no module named 'head' and no linear layer: its head cannot be found")
+
+
+def _head(network: nn.Module) -> str:
+    """Name of the module called `head`; empty if there is none."""
+    path: list[str] = []
+    while "head" not in network._modules:
+        inner = [(name, child) for name, child in network.named_children() if name != ADAPTERS]
+        if len(inner) != 1:
+            return ""
+        path.append(inner[0][0])
+        network = inner[0][1]
+    return ".".join((*path, "head"))
+
+
+def outputs_of(network: nn.Module) -> int:
+    """How many outputs a network's last layer makes, those gained later among them."""
+    layer = output_layer(network)[1]
+    return _own_outputs(layer) + sum(_own_outputs(more) for more in _grown(layer))
 
 
 def resize_head(network: nn.Module, outputs: int, seed: int) -> None:
-    """As many outputs: rows that remain stay as they are, new ones are drawn from `seed`. DataError without a trunk."""
-    name, old = last_linear(network)
-    if old.out_features == outputs:
+    """As many outputs: rows that remain stay as they are, new ones are drawn from `seed` and learned.
+
+    A head that is frozen, adapted, re-parametrised, or whose weight another layer shares answers for its own outputs
+    as before, bit for bit; they cannot become fewer. DataError where that, or the kind of layer, does not allow it.
+    """
+    name, layer = output_layer(network)
+    has = outputs_of(network)
+    if has == outputs:
         return
-    if not name:
-        raise DataError("a model that is only a linear layer has no trunk to keep; wrap it in a module with a 'head'")
+    where = f"the head {name!r} of {type(network).__name__}" if name else f"a {type(network).__name__}"
+    if getattr(layer, "groups", 1) != 1:
+        raise DataError(f"{where} is a convolution in {layer.groups} groups: it cannot have {outputs} outputs")
+    if _is_plain(network, layer):
+        _refit(layer, outputs, seed)
+        return
+    if outputs < has:
+        raise DataError(f"{where} is frozen or adapted: its {has} outputs cannot become {outputs}")
+    drawn = _drawn(layer, outputs, seed)
+    _cut(drawn, slice(has, None))
+    _beside(layer).append(drawn.train(layer.training))
+    if _append not in layer._forward_hooks.values():
+        layer.register_forward_hook(_append)
+
+
+def _own_outputs(layer: Any) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+
+
+def _is_plain(network: nn.Module, layer: Any) -> bool:
+    """Whether the rows of a layer are its own, and all learned: then it may get more of them."""
+    own = {name: p for name, p in layer._parameters.items() if p is not None}
+    if layer._modules or layer._forward_pre_hooks or not {"weight"} <= set(own) <= {"weight", "bias"}:
+        return False
+    if not all(p.requires_grad for p in own.values()):
+        return False
+    shared = (p for m in network.modules() if m is not layer for p in m._parameters.values())
+    return not {id(p) for p in shared} & {id(p) for p in own.values()}
+
+
+def _beside(layer: Any) -> nn.ModuleList:
+    """Where new rows stand: in the adapter that learns at this layer, so that they are saved with it, or in the layer.
+
+    Each growth has a layer of its own there: a larger product would round the outputs that it had otherwise.
+    """
+    parts: tuple[nn.Module, ...] = getattr(layer, "_parts", ())
+    holder = parts[-1] if parts else layer
+    if GROWN not in holder._modules:
+        holder.add_module(GROWN, nn.ModuleList())
+    found = holder._modules[GROWN]
+    assert isinstance(found, nn.ModuleList)
+    return found
+
+
+def _grown(layer: Any) -> list[Any]:
+    holders = (layer, *getattr(layer, "_parts", ()))
+    return [rows for holder in holders for rows in holder._modules.get(GROWN) or ()]
+
+
+def _append(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
+    """A forward hook: the layer's answer, and then that of its later rows. A function of the module: copies have it."""
+    more = [rows(*given) for rows in _grown(layer)]
+    return torch.cat([output, *more], dim=-1 if isinstance(layer, nn.Linear) else 1) if more else output
+
+
+def _drawn(layer: Any, outputs: int, seed: int) -> Any:
+    """A plain layer of the same kind with so many outputs."""
+    bias = layer.bias is not None
     with seeded(seed):
-        new = nn.Linear(old.in_features, outputs, bias=old.bias is not None).to(old.weight)
-    with torch.no_grad():
-        for kept, drawn in zip(old.parameters(), new.parameters(), strict=True):
-            rows = min(len(kept), len(drawn))
-            drawn[:rows] = kept[:rows]
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, new)
+        if isinstance(layer, nn.Linear):
+            made: Any = nn.Linear(layer.in_features, outputs, bias=bias)
+        else:
+            kind: Any = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
+            how = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            made = kind(layer.in_channels, outputs, bias=bias, **{name: getattr(layer, name) for name in how})
+    return made.to(layer.weight)
+
+
+@torch.no_grad()
+def _refit(layer: Any, outputs: int, seed: int) -> None:
+    """More or fewer rows for a plain layer, which keeps its place; its Parameters are new, as their shapes are."""
+    has, drawn = _own_outputs(layer), _drawn(layer, outputs, seed)
+    for name in ("weight", "bias"):
+        old, new = layer._parameters.get(name), drawn._parameters[name]
+        if old is not None:
+            new[: min(has, outputs)] = old[: min(has, outputs)]
+            layer._parameters[name] = new
+    _count(layer, outputs)
+
+
+@torch.no_grad()
+def _cut(layer: Any, rows: slice) -> None:
+    for name, p in layer._parameters.items():
+        if p is not None:
+            layer._parameters[name] = nn.Parameter(p[rows].clone())
+    _count(layer, len(layer.weight))
+
+
+def _count(layer: Any, outputs: int) -> None:
+    setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", outputs)
+
+
+class Snapshot:
+    """A network as it is now, structure and weights: `restore` puts it back in place, whatever was done to it since."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.modules = [(module, _held(module)) for module in network.modules()]
+        tensors = itertools.chain(network.parameters(), network.buffers())
+        self.tensors = [(tensor, tensor.detach().clone(), tensor.requires_grad) for tensor in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Modules, hooks, weights, flags and modes are what they were."""
+        for module, held in self.modules:
+            module.__dict__.clear()
+            module.__dict__.update(held)
+        for tensor, value, needs in self.tensors:
+            tensor.copy_(value)
+            tensor.requires_grad_(needs)
+            tensor.grad = None
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    return {name: value.copy() if isinstance(value, dict) else value for name, value in module.__dict__.items()}

@@ -148,10 +148,33 @@ class ContinualKit(Kit):
 
     @claims("task", "class")
     def check_heads_may_grow(self) -> None:
-        """A head that gains outputs from task to task changes nothing else."""
+        """A head that gains outputs from task to task changes nothing else, and a frozen one stays frozen for those
+        that it had: a learner restored in between learns the next task as one that was not interrupted.
+        """
         scenario = next(s for s in self.scenarios() if s != "domain")
         learner = self.learned([self.make()], scenario, grow=True)
         expect(learner.model.outputs == learner.model.seen, f"{self.name}: the head did not grow with the tasks")
+        if writes(self.make(), "resumes"):
+            return  # it gives the model a network of its own
+        tasks, states = self.inputs()["tasks"], []
+        for taken in (None, 2):
+            component = self.make()
+            with self.run(component) as run:
+                learner = self.learner([component], tasks, scenario, run, grow=True)
+                head = learner.model.network.get_submodule("head").requires_grad_(False)
+                own = {name: value.clone() for name, value in head.state_dict().items()}
+                if taken:
+                    learner.load_state_dict(states[0])
+                for number, task in enumerate(tasks):
+                    learner.train_task(task, num_epochs=1)
+                    if taken is None and number == 1:
+                        states.append(plain_state(learner.state_dict(), self.name))
+            after = head.state_dict()
+            changed = [name for name, value in own.items() if not torch.equal(value, after[name])]
+            expect(not changed, f"{self.name}: {changed} of a frozen head changed as it grew")
+            states.append(plain(_weights(learner)))
+        found = difference(states[1], states[2], "weights")
+        expect(found is None, f"{self.name}: restored with a frozen head that grows, it learns otherwise: {found}")
 
     def check_frozen_weights_stay(self) -> None:
         """Weights that need no gradient, such as those of a network under an adapter, are left bit for bit."""
@@ -163,7 +186,7 @@ class ContinualKit(Kit):
             frozen = learner.model.network.get_submodule("trunk").requires_grad_(False)
             before = {name: weight.clone() for name, weight in frozen.state_dict().items()}
             for task in tasks:
-                learner.train_task(task)
+                learner.train_task(task, num_epochs=1)
         for name, weight in frozen.state_dict().items():
             expect(torch.equal(weight, before[name]), f"{self.name} changes {name!r}, which needs no gradient")
 
@@ -178,14 +201,14 @@ class ContinualKit(Kit):
         with self.run(component) as run:
             through = self.learner([component], tasks, scenario, run)
             for task in tasks[:2]:
-                through.train_task(task)
+                through.train_task(task, num_epochs=1)
             taken = plain_state(through.state_dict(), self.name)
-            through.train_task(tasks[2])
+            through.train_task(tasks[2], num_epochs=1)
         with self.run(again) as run:
             restored = self.learner([again], tasks, scenario, run)
             restored.load_state_dict(taken)
             for task in tasks:
-                restored.train_task(task)
+                restored.train_task(task, num_epochs=1)
         found = difference(plain(_weights(through)), plain(_weights(restored)), "weights")
         expect(found is None, f"{self.name}: a run restored after two tasks learns the third otherwise: {found}")
 
@@ -194,10 +217,10 @@ class ContinualKit(Kit):
         tasks, component = self.inputs()["tasks"], self.make()
         with self.run(component) as run:
             learner = self.learner([component], tasks, self.scenarios()[0], run)
-            learner.train_task(tasks[0])
+            learner.train_task(tasks[0], num_epochs=1)
             taken = component.state_dict()
             before = plain(taken)
-            learner.train_task(tasks[1])
+            learner.train_task(tasks[1], num_epochs=1)
         found = difference(before, plain(taken), "state")
         expect(found is None, f"{self.name}: a state changed after it was taken: {found}")
 

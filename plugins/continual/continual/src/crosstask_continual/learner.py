@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -15,13 +16,14 @@ from torch import Tensor, nn
 from crosstask.components import Context, hooks_of
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError, OptionError, RunError
+from crosstask.errors import DataError, OptionError, RunError, UnknownComponentError, nearest
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.modules import seeded
-from crosstask.reading import read_split
-from crosstask.tasks import Task
+from crosstask.logs import logger
+from crosstask.tasks import SPLITS, Task
 from crosstask_continual.batch import Batch
 from crosstask_continual.contract import ContinualStrategy
+from crosstask_continual.heads import Snapshot
 from crosstask_continual.model import SCENARIOS, ContinualModel
 from crosstask_continual.records import ContinualScores
 from crosstask_continual.scores import continual_scores
@@ -31,18 +33,30 @@ class ScenarioWarning(UserWarning):
     """A strategy is used in a scenario in which it cannot keep a model from forgetting."""
 
 
+class TrainingDataWarning(UserWarning):
+    """Accuracies are of the data that a model was trained on: nothing else was given."""
+
+
+FEW_STEPS = 5
+"""With fewer steps in a task than this, a learner says that hardly anything can be learned."""
+
+
 class ContinualLearner:
     """Trains one model on tasks as they come: `train_task` for each, `evaluate_all_tasks` at any time.
 
     `strategy`: a name, a component, a table with `use`, or a list of these, which work together; None for none.
-    `buffer_size` is given to strategies named here that keep samples (default: their own). `scenario` (task, domain or
-    class) and `grow`: see `ContinualModel`, which the learner makes of `model` and keeps as `learner.model`. What is
-    random follows from the context's seed and from `repeat`.
+    `buffer_size` is given to strategies named here that keep samples (default: their own); where none does, `replay`
+    with that many is added to them, which the log and `added` say. `scenario` (task, domain or class) and `grow`: see
+    `ContinualModel`, which the learner makes of `model` and keeps as `learner.model`. What is random follows from the
+    context's seed and from `repeat`.
 
     Every task gets a fresh optimiser for what needs a gradient: a frozen network under an adapter stays as it is. A
     step costs what plain training costs, and what the strategies do. `matrix` has one row for each task learned: the
     accuracy on it and all before it, on `split` (tasks without one: None); `before` the accuracy on each task when it
     came, `initial` that of the untrained model on it. `trained`: names of the weights that some task has trained.
+    `warnings`: what is to be known about the strategies, and about tasks with too few steps.
+
+    A task that is refused, or whose training fails, leaves the learner, its model and its strategies as they were.
 
     `state_dict` is taken between tasks. To go on from one: a learner made alike, `load_state_dict`, and the same
     `train_task` calls from the first task on; those that were done return at once, and other tasks, or another order,
@@ -69,11 +83,12 @@ class ContinualLearner:
             raise OptionError(f"learning_rate must be > 0 and batch_size >= 1, got {learning_rate} and {batch_size}")
         self.context = context or LocalContext()
         self.model = ContinualModel(model, scenario, grow=grow)
+        self.added: list[ContinualStrategy] = []
         self.strategies = self._resolve(strategy, buffer_size)
         self.batch_size, self.split, self.repeat = batch_size, split, repeat
         self.learning_rate, self._optimizer, self._decay = learning_rate, optimizer, weight_decay
         self._asked = {hook: [s for s in self.strategies if writes(s, hook)] for hook in hooks_of(ContinualStrategy)}
-        self._initial = ContinualModel(copy.deepcopy(model), scenario, grow=grow)
+        self._initial = ContinualModel(_copied(model), scenario, grow=grow)
         self._tasks: list[Task] = []
         self._stored: list[list[str]] = []
         self.matrix: list[list[float | None]] = []
@@ -88,14 +103,35 @@ class ContinualLearner:
     def _resolve(self, strategy: Any, buffer_size: int | None) -> list[ContinualStrategy]:
         chosen = [] if strategy is None else list(strategy) if isinstance(strategy, list | tuple) else [strategy]
         found = [cast(ContinualStrategy, self.context.resolve("continual", choice)) for choice in chosen]
-        if buffer_size is not None:
-            keeping = [s for s, c in zip(found, chosen, strict=True) if s is not c and hasattr(s, "buffer_size")]
-            if not keeping:
-                names = ", ".join(s.origin for s in found) or "none"
-                raise OptionError(f"buffer_size = {buffer_size}: no strategy named here keeps samples ({names})")
-            for each in keeping:
-                each.buffer_size = buffer_size
-        return found
+        if buffer_size is None:
+            return found
+        if buffer_size < 1:
+            raise OptionError(f"buffer_size must be at least 1, got {buffer_size}")
+        keeping = [s for s in found if hasattr(s, "buffer_size")]
+        named = [s for s, c in zip(found, chosen, strict=True) if s is not c and s in keeping]
+        if keeping and not named:
+            told = ", ".join(s.origin for s in keeping)
+            raise OptionError(
+                f"buffer_size = {buffer_size}: {told} has its own; set it there, or give its name instead"
+            )
+        for each in named:
+            each.buffer_size = buffer_size  # type: ignore[attr-defined]
+        return found if keeping else [*found, self._replay(found, buffer_size)]
+
+    def _replay(self, found: list[ContinualStrategy], buffer_size: int) -> ContinualStrategy:
+        """Replay, where a buffer is asked for and no strategy has one."""
+        names = ", ".join(s.origin for s in found) or "no strategy"
+        try:
+            made = self.context.resolve("continual", {"use": "replay", "buffer_size": buffer_size})
+        except UnknownComponentError as error:
+            raise OptionError(
+                f"buffer_size = {buffer_size}: no strategy named here keeps samples ({names}), and there is no replay "
+                f"to add: pip install crosstask-replay, or leave buffer_size out ({error})"
+            ) from None
+        logger().warning("replay added", because=f"buffer_size = {buffer_size}, and {names} keeps no samples")
+        added = cast(ContinualStrategy, made)
+        self.added.append(added)
+        return added
 
     @property
     def scenario(self) -> str:
@@ -104,31 +140,84 @@ class ContinualLearner:
 
     # --- Learning
 
-    def train_task(self, task_data: Any, task_id: str | int | None = None, num_epochs: int = 1) -> dict[str, float]:
+    def train_task(
+        self,
+        task_data: Any,
+        task_id: str | int | None = None,
+        num_epochs: int = 10,
+        *,
+        test_data: Any = None,
+        inputs: str | Sequence[str] | None = None,
+        target: str | None = None,
+    ) -> dict[str, float]:
         """Learn one more task and return the accuracy on every task so far.
 
-        `task_data`: a `Task`, or what its training split may be (a pair of tensors, a Dataset, a loader factory), with
-        labels 0 to C-1; `task_id` names it then (default: its number). RunError where a loss is not finite.
+        `task_data`: a `Task`, or what its training split may be: a pair of tensors or arrays, a Dataset or a DataLoader
+        whose samples are tuples or mappings; `inputs` and `target` name fields of these. `task_id` names the task then
+        (default: its number), and `test_data` is its test split. Labels run from 0 to C-1, or are the names of classes.
+
+        DataError says what does not fit, RunError that a loss is not finite; the learner is then as it was.
         """
         if num_epochs < 1:
             raise OptionError(f"num_epochs must be at least 1, got {num_epochs}")
-        task = self._task(task_data, task_id)
+        task = self._task(task_data, task_id, test_data, inputs, target)
         if len(self._tasks) < len(self._stored):
             return self._known(task)
         if task.task_id in self.model.tasks:
             raise DataError(f"task {task.task_id!r} was learned already: give what comes again another task_id")
         self._check_inputs(task)
+        self.model.check_answers(task)
+        with self._whole():
+            self._learn_next(task, num_epochs)
+        return self._named(self.matrix[-1])
+
+    def _learn_next(self, task: Task, epochs: int) -> None:
         seed = self._seed(task.task_id, "head")
-        self.model.add(task, seed)
-        self._initial.add(task, seed)
+        for model in (self.model, self._initial):
+            before = model.outputs
+            model.add(task, seed)
+            if model.outputs != before:
+                model.check_answers(task)
         self._tasks.append(task)
         self.initial.append(self._score(self._initial, task))
         self.before.append(self._score(self.model, task))
+        self._check_steps(task, epochs)
         with seeded(self._seed(task.task_id, "noise")):
-            self._learn(task, num_epochs)
+            self._learn(task, epochs)
         self.matrix.append([self._score(self.model, t) for t in self._tasks])
         self._stored.append([task.task_id, task.fingerprint()])
-        return self._named(self.matrix[-1])
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What fails inside has not happened: models, strategies and what was measured are as they were."""
+        models = [(model, Snapshot(model), model.layout()) for model in (self.model, self._initial)]
+        strategies = [(s, copy.deepcopy(s.state_dict())) for s in self.strategies]
+        lists: list[list[Any]] = [self._tasks, self._stored, self.matrix, self.before, self.initial, self.warnings]
+        lengths, steps, trained = [len(each) for each in lists], self.steps, self.trained.copy()
+        try:
+            yield
+        except BaseException:
+            for model, snapshot, layout in models:
+                snapshot.restore()
+                model.put_layout(layout)
+            for strategy, state in strategies:
+                strategy.load_state_dict(state)
+            for each, length in zip(lists, lengths, strict=True):
+                del each[length:]
+            self.steps, self.trained = steps, trained
+            raise
+
+    def _check_steps(self, task: Task, epochs: int) -> None:
+        count = len(task.data("train"))
+        each = sum(1 for _ in _parts(count, self.batch_size, torch.Generator()))
+        if each * epochs < FEW_STEPS:
+            told = (
+                f"task {task.task_id!r} has {each} steps in an epoch and {each * epochs} in all ({count} samples in "
+                f"batches of {self.batch_size}, {epochs} epochs): hardly anything can be learned; take smaller batches "
+                "or more epochs"
+            )
+            logger().warning("few steps", task=task.task_id, steps=each * epochs, told=told)
+            self.warnings.append(told)
 
     def train_together(self, tasks: Sequence[Task], num_epochs: int = 1) -> dict[str, float]:
         """Learn all tasks at once from their joined data (no strategy is asked): what sequences are compared with."""
@@ -141,12 +230,60 @@ class ContinualLearner:
         data = Batch.joined([self.model.data(task) for task in tasks])
         with seeded(self._seed("joint", "noise")):
             self._epochs(attrs.evolve(data, replayed=0), num_epochs, "joint", {hook: [] for hook in self._asked})
-        return self.evaluate_all_tasks()
+        return self._named([self._score(self.model, task) for task in self._tasks])
 
-    def evaluate_all_tasks(self, split: str | None = None) -> dict[str, float]:
-        """Accuracy on each task so far, on `split` (default: the learner's); tasks without that split are left out."""
-        chosen = split or self.split
-        return {t.task_id: self.model.accuracy(t, chosen) for t in self._tasks if t.has_data(chosen)}
+    def evaluate_all_tasks(
+        self, test_data: Any = None, *, inputs: str | Sequence[str] | None = None, target: str | None = None
+    ) -> dict[str, float]:
+        """Accuracy on each task so far, by its id.
+
+        `test_data`: what to ask for, by task id: {id: pair, Dataset or DataLoader}, or `Task`s; tasks that it leaves
+        out are left out. Or the name of a split: tasks without it are left out. By default the learner's split; tasks
+        that came without any test data are asked for what they were trained on, with a `TrainingDataWarning`.
+        """
+        if isinstance(test_data, str):
+            if test_data not in SPLITS:
+                raise DataError(f"unknown split {test_data!r}{nearest(test_data, SPLITS)}")
+            return {t.task_id: self.model.accuracy(t, test_data) for t in self._tasks if t.has_data(test_data)}
+        if test_data is not None:
+            asked = [self._asked_for(name, data, inputs, target) for name, data in self._by_task(test_data)]
+            return {task.task_id: self.model.accuracy(task, "test") for task in asked}
+        without = [t.task_id for t in self._tasks if not t.has_data(self.split)]
+        if without:
+            warnings.warn(
+                f"{', '.join(without)}: no {self.split} data came with the task, so that the accuracy is on what it "
+                "was trained on; give test_data here, or to train_task",
+                TrainingDataWarning,
+                stacklevel=2,
+            )
+        splits = {t.task_id: self.split if t.has_data(self.split) else "train" for t in self._tasks}
+        return {t.task_id: self.model.accuracy(t, splits[t.task_id]) for t in self._tasks}
+
+    def _by_task(self, test_data: Any) -> list[tuple[str, Any]]:
+        """Test data and the id of the task that they belong to."""
+        if isinstance(test_data, Mapping):
+            return [(str(name), data) for name, data in test_data.items()]
+        if isinstance(test_data, Task):
+            test_data = [test_data]
+        if isinstance(test_data, Iterable) and not isinstance(test_data, Tensor) and not hasattr(test_data, "dataset"):
+            found = list(test_data)
+            if found and all(isinstance(task, Task) for task in found):
+                return [(task.task_id, task) for task in found]
+        raise DataError(
+            f"test_data must say which task they belong to: {{task_id: data}}, Tasks, or the name of a split; got "
+            f"{type(test_data).__name__}"
+        )
+
+    def _asked_for(self, name: str, data: Any, inputs: Any, target: Any) -> Task:
+        """A task so far with other test data. DataError for one that has not come, or data that do not fit it."""
+        known = next((task for task in self._tasks if task.task_id == name), None)
+        if known is None:
+            raise DataError(f"test_data: task {name!r} has not come yet{nearest(name, self.model.tasks)}")
+        if isinstance(data, Task):
+            data = next((data.data(split) for split in (self.split, "test", "train") if data.has_data(split)), data)
+        task = Task(descriptor=known.descriptor, test=data, inputs=inputs, target=target)
+        task.data("test")
+        return task
 
     @property
     def trained_weights(self) -> int:
@@ -216,19 +353,26 @@ class ContinualLearner:
 
     # --- Tasks
 
-    def _task(self, given: Any, task_id: str | int | None) -> Task:
+    def _task(self, given: Any, task_id: str | int | None, test_data: Any, inputs: Any, target: Any) -> Task:
         if isinstance(given, Task):
             if task_id is not None and str(task_id) != given.task_id:
                 raise DataError(f"task_id {task_id!r} is given for a task that is called {given.task_id!r}")
+            if test_data is not None or inputs is not None or target is not None:
+                raise DataError(f"task {given.task_id!r} has its own data: test_data, inputs and target are for others")
+            given.data("train")
             return given
         name = str(len(self._tasks) if task_id is None else task_id)
-        data = read_split(given, TaskDescriptor(task_id=name), "train")
-        outputs = self.model.outputs if self.scenario == "domain" else int(data.targets.max()) + 1
-        shape = tuple(data.inputs.shape[1:])
-        descriptor = TaskDescriptor(task_id=name, input_shape=shape, output_dim=outputs, sample_count=len(data))
-        return Task(descriptor=descriptor, train=(data.inputs, data.targets))
+        outputs = self.model.outputs if self.scenario == "domain" else None
+        splits = {"train": given} | ({} if test_data is None else {self.split: test_data})
+        task = Task(descriptor=TaskDescriptor(task_id=name, output_dim=outputs), inputs=inputs, target=target, **splits)
+        for split in splits:
+            task.data(split)
+        return task
 
     def _check_inputs(self, task: Task) -> None:
+        for split in ("train", self.split):
+            if task.has_data(split):
+                task.data(split)
         if self._tasks:
             first, shape = self._tasks[0], tuple(task.data("train").inputs.shape[1:])
             wanted = tuple(first.data("train").inputs.shape[1:])
@@ -300,6 +444,14 @@ class ContinualLearner:
 def writes(strategy: ContinualStrategy, hook: str) -> bool:
     """Whether a strategy has written a hook, instead of the contract's that does nothing."""
     return getattr(type(strategy), hook) is not getattr(ContinualStrategy, hook)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        what = type(model).__name__
+        raise DataError(f"a {what} cannot be copied, and a learner keeps one as it was at first: {error}") from error
 
 
 def _unsuited(strategy: ContinualStrategy, scenario: str) -> str | None:

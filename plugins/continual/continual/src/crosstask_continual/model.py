@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from crosstask.errors import DataError, OptionError, nearest
 from crosstask.learning.fisher import evaluating
+from crosstask.learning.modules import forward, logits_of, seeded
 from crosstask.learning.training import device_of
 from crosstask.tasks import Task
 from crosstask_continual.batch import Batch
-from crosstask_continual.heads import last_linear, resize_head
+from crosstask_continual.heads import outputs_of, resize_head
 
 SCENARIOS = ("task", "domain", "class")
 """What is known and asked for in the test, see `ContinualModel`."""
@@ -56,7 +57,7 @@ class ContinualModel(nn.Module):
     def outputs(self) -> int:
         """How many outputs the head has."""
         network: Any = self.network
-        return int(network.outputs) if self.takes_tasks else last_linear(network)[1].out_features
+        return int(network.outputs) if self.takes_tasks else outputs_of(network)
 
     @property
     def seen(self) -> int:
@@ -75,8 +76,8 @@ class ContinualModel(nn.Module):
         return self.tasks.index(task.task_id)
 
     def add(self, task: Task, seed: int) -> None:
-        """Give a task its outputs. DataError if its classes do not fit the head."""
-        size = task.descriptor.output_dim
+        """Give a task its outputs. DataError if its classes do not fit the head; nothing is changed then."""
+        size = 2 if task.descriptor.output_dim == 1 else task.descriptor.output_dim  # one logit tells two classes apart
         if task.descriptor.task_type != "classification" or size is None:
             raise DataError(
                 f"task {task.task_id!r}: continual learning needs classification tasks with output_dim; "
@@ -92,28 +93,30 @@ class ContinualModel(nn.Module):
             self.classes = [None] * has
             columns = list(range(has))
         else:
-            columns = self._place(task, size)
-            if (needed := self.seen) > has:
+            columns, classes = self._placed(task, size)
+            if (needed := len(classes)) > has:
                 if not self.grow:
                     raise DataError(
                         f"task {task.task_id!r} needs outputs up to {needed - 1}, the head has {has}: give the model "
                         f"{needed} or more outputs, or let the head grow (grow=True)"
                     )
                 self.widen(needed, seed)
+            self.classes = classes
         self.tasks.append(task.task_id)
         self.columns.append(columns)
         self._update()
 
-    def _place(self, task: Task, size: int) -> list[int]:
+    def _placed(self, task: Task, size: int) -> tuple[list[int], list[str | None]]:
+        """(outputs of a task's classes, the classes of all outputs then)."""
         names: Sequence[str | None] = task.descriptor.classes or [None] * size
-        columns = []
+        columns, classes = [], self.classes.copy()
         for name in names:
-            if self.scenario == "class" and name is not None and name in self.classes:
-                columns.append(self.classes.index(name))
+            if self.scenario == "class" and name is not None and name in classes:
+                columns.append(classes.index(name))
             else:
-                columns.append(len(self.classes))
-                self.classes.append(name)
-        return columns
+                columns.append(len(classes))
+                classes.append(name)
+        return columns, classes
 
     def widen(self, outputs: int, seed: int) -> None:
         """More outputs for the head: the old rows stay as they are, new ones are drawn from `seed`."""
@@ -138,12 +141,30 @@ class ContinualModel(nn.Module):
             return slice(self.columns[number][0], self.columns[number][-1] + 1)
         return slice(0, self.seen)
 
+    def check_answers(self, task: Task) -> None:
+        """DataError unless the network takes a task's inputs and gives as many outputs as its head seems to have."""
+        data, device = task.data("train"), device_of(self.network)
+        name, shape = task.task_id, tuple(data.inputs.shape[1:])
+        if not isinstance(data.inputs, Tensor):
+            raise DataError(f"task {name!r} has several inputs: continual learning takes tasks with one tensor of them")
+        last = torch.full((1,), max(self.current, 0), device=device)
+        try:
+            with evaluating(self), seeded(0), torch.no_grad():
+                found = self(data.inputs[:1].to(device), last)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            what = type(self.network).__name__
+            raise DataError(f"task {name!r}: {what} cannot answer inputs of shape {shape}: {error}") from error
+        if tuple(found.shape) != (1, self.outputs):
+            raise DataError(
+                f"task {name!r}: {type(self.network).__name__} answers one input of shape {shape} with outputs of "
+                f"shape {tuple(found.shape)}; expected (1, {self.outputs}), a number for each output of its last layer"
+            )
+
     # --- Use
 
     def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
         """Raw outputs [N, C], all of them."""
-        out: Tensor = self.network(inputs, task_ids) if self.takes_tasks else self.network(inputs)
-        return out
+        return logits_of(self.network(inputs, task_ids)) if self.takes_tasks else forward(self.network, inputs)
 
     @property
     def takes_tasks(self) -> bool:
@@ -178,15 +199,24 @@ class ContinualModel(nn.Module):
                 right += int((found == part.targets).sum())
         return right / len(batch)
 
-    def layout(self) -> dict[str, object]:
+    def layout(self) -> dict[str, Any]:
         """Which outputs belong to which task, as plain data."""
         return {"tasks": self.tasks.copy(), "columns": [list(c) for c in self.columns], "classes": self.classes.copy()}
 
-    def lay_out(self, layout: dict[str, list[object]], outputs: int, seed: int) -> None:
+    def lay_out(self, layout: dict[str, Any], outputs: int, seed: int) -> None:
         """Take over a stored layout, with a head of so many outputs."""
-        self.tasks = [str(t) for t in layout["tasks"]]
-        self.columns = [list(c) for c in layout["columns"]]  # type: ignore[call-overload]
-        self.classes = [None if c is None else str(c) for c in layout["classes"]]
-        if outputs > self.outputs:
-            self.widen(outputs, seed)
+        self._take(layout)
+        for columns in (*self.columns, [outputs - 1]):  # as they came: a frozen head has a layer for each growth
+            if self.grow and columns and max(columns) >= self.outputs:
+                self.widen(max(columns) + 1, seed)
         self._update()
+
+    def put_layout(self, layout: dict[str, Any]) -> None:
+        """Take over a layout that this network's head has outputs for."""
+        self._take(layout)
+        self._update()
+
+    def _take(self, layout: dict[str, Any]) -> None:
+        self.tasks = [str(t) for t in layout["tasks"]]
+        self.columns = [list(c) for c in layout["columns"]]
+        self.classes = [None if c is None else str(c) for c in layout["classes"]]

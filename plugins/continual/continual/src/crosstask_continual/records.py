@@ -22,6 +22,7 @@ class ContinualScores:
     backward_transfer: Interval | None = None
     forward_transfer: Interval | None = None
     forgetting: Interval | None = None
+    retention: Interval | None = None
 
 
 @record
@@ -29,8 +30,10 @@ class ContinualResult:
     """A sequence of tasks learned with strategies against forgetting, beside none (`naive`) and all tasks at once.
 
     `joint` is the mean accuracy of one model that learned all tasks together, `joint_scores` that on each task;
-    `majority` and `majority_scores` are those of always answering the majority class, which has learned nothing.
-    `warnings` say which strategies do not suit the scenario, and whether nothing was learned.
+    `majority` and `majority_scores` are those of always answering the majority class, `chance` and `chance_scores`
+    those of answering at random: both have learned nothing. `samples`: how many of the split each task is asked for.
+    `lower_bound`: see `crosstask_continual.scores.lower_bound`, of the accuracies after the last task. `warnings` say
+    which strategies do not suit the scenario, which tasks have too few steps, and whether nothing was learned.
 
     `adapter` names the adapter that was trained with the head in place of the whole network; `weights` is how many the
     network has in the end (its adapter's among them), `trained_weights` how many of them were trained. `outputs` is
@@ -47,6 +50,10 @@ class ContinualResult:
     joint_scores: tuple[float | None, ...] = ()
     majority: float | None = None
     majority_scores: tuple[float | None, ...] = ()
+    chance: float | None = None
+    chance_scores: tuple[float | None, ...] = ()
+    samples: tuple[int | None, ...] = ()
+    lower_bound: float | None = None
     warnings: tuple[str, ...] = ()
     adapter: str | None = None
     weights: int = 0
@@ -59,6 +66,10 @@ class ContinualResult:
 
     @property
     def learned_nothing(self) -> bool:
-        """Whether the mean accuracy is no better than that of always answering the majority class."""
+        """Whether the mean accuracy is not above that of always answering the majority class: not by more than what the
+        choice of the test samples may make of it.
+        """
         accuracy = self.scores.accuracy
-        return accuracy is not None and self.majority is not None and accuracy.mean <= self.majority + 1e-9
+        if accuracy is None or self.majority is None:
+            return False
+        return (accuracy.mean if self.lower_bound is None else self.lower_bound) <= self.majority + 1e-9

@@ -22,12 +22,12 @@ def section(done: ContinualResult) -> Section:
     if done.adapter is not None:
         share = f"{number(done.trained_weights)} of {number(done.weights)}"
         notes += note(f"Trained: {share} weights, those of the head and of {escape(done.adapter)}.")
-    majority = None if done.majority is None else Interval(mean=done.majority, low=done.majority, high=done.majority)
     accuracies = {
         "with": done.scores.accuracy,
         "without": done.naive.accuracy if done.naive else None,
         "all tasks at once": done.joint,
-        "always the majority class": majority,
+        "always the majority class": _exactly(done.majority),
+        "at random": _exactly(done.chance),
     }
     rows = _rows(accuracies, "accuracy")
     figures = []
@@ -45,6 +45,10 @@ def section(done: ContinualResult) -> Section:
     return Section("Continual learning", lead + notes + view(*figures, grid=True) + matrices)
 
 
+def _exactly(value: float | None) -> Interval | None:
+    return None if value is None else Interval(mean=value, low=value, high=value)
+
+
 def _rows(values: dict[str, Interval | None], series: str) -> list[tuple[str, list[tuple[str, str, Interval]]]]:
     return [
         (name, [(series, "more" if name == "with" else "less", value)])
@@ -55,7 +59,8 @@ def _rows(values: dict[str, Interval | None], series: str) -> list[tuple[str, li
 
 def _matrix(done: ContinualResult, matrix: tuple[Row, ...], caption: str) -> str:
     named = [(f"after {escape(task)}", row) for task, row in zip(done.tasks, matrix, strict=False)]
-    named += [("always the majority class", done.majority_scores)] if done.majority_scores else []
+    nothing = {"always the majority class": done.majority_scores, "at random": done.chance_scores}
+    named += [(name, row) for name, row in nothing.items() if row]
     blank = ("",) * len(done.tasks)  # a row ends with the task that had been learned last
     rows = [
         (name, *("–" if value is None else number(value) for value in row), *blank[len(row) :]) for name, row in named

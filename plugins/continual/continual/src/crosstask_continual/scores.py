@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
+from crosstask.errors import DataError
 from crosstask.learning.metrics import confidence_interval
 from crosstask.records import Interval
 from crosstask.tasks import Task
@@ -18,28 +21,89 @@ Row = Sequence[float | None]
 def continual_scores(
     matrices: Sequence[Sequence[Row]], before: Sequence[Row] = (), initial: Sequence[Row] = ()
 ) -> ContinualScores:
-    """Metrics of runs (one for each seed), whose matrices have the accuracy on task j after learning task i in [i][j].
-
-    With R the matrix of T tasks (Lopez-Paz and Ranzato 2017; Chaudhry et al. 2018): accuracy: mean of R[T-1][j];
-    backward transfer: mean over j < T-1 of R[T-1][j] - R[j][j]; forgetting: mean over j < T-1 of the best earlier
-    R[i][j] less R[T-1][j]; forward transfer: mean over j > 0 of `before`[j] - `initial`[j], the accuracy on a task just
-    before it is learned less that of the untrained model. None where there is nothing to take a mean of.
+    """Metrics of runs (one for each seed): `average_accuracy`, `backward_transfer`, `forward_transfer`, `forgetting`
+    and `knowledge_retention` of their matrices, with the accuracies on each task just `before` it was learned and those
+    of the untrained (`initial`) model. None where there is nothing to take a mean of.
     """
     return ContinualScores(
         matrix=tuple(tuple(means(rows)) for rows in zip(*matrices, strict=True)),
-        accuracy=interval([mean(m[-1]) if m else None for m in matrices], (0, 1)),
-        backward_transfer=interval([mean(_less(m[-1][j], m[j][j]) for j in range(len(m) - 1)) for m in matrices]),
-        forward_transfer=interval(
-            [mean(map(_less, b[1:], i[1:])) for b, i in zip(before, initial, strict=True)]  # the first has no past
-        ),
-        forgetting=interval([mean(_forgotten(m, j) for j in range(len(m) - 1)) for m in matrices]),
+        accuracy=interval([average_accuracy(m) for m in matrices], (0, 1)),
+        backward_transfer=interval([backward_transfer(m) for m in matrices]),
+        forward_transfer=interval([_gained(b, i) for b, i in zip(before, initial, strict=True)]),
+        forgetting=interval([forgetting(m) for m in matrices]),
+        retention=interval([knowledge_retention(m) for m in matrices], (0, math.inf)),
     )
 
 
-def _forgotten(matrix: Sequence[Row], task: int) -> float | None:
-    known = [row[task] for row in matrix[task:-1]]
-    best = max((v for v in known if v is not None), default=None)
-    return _less(best, matrix[-1][task])
+def average_accuracy(matrix: Any) -> float | None:
+    """Mean over the tasks of R[T-1][j], the accuracies after the last one (ACC; Lopez-Paz and Ranzato 2017).
+
+    `matrix`, here and below: R[i][j] is the accuracy on task j after learning task i (nested sequences, an array or a
+    tensor); rows may end with the task that came last, and None or NaN is what was not measured. DataError for
+    another shape. None where there is nothing to take a mean of.
+    """
+    rows = _rows(matrix)
+    return mean(rows[-1][: len(rows)]) if rows else None
+
+
+def backward_transfer(matrix: Any) -> float | None:
+    """Mean over j < T-1 of R[T-1][j] - R[j][j]: what later tasks changed (BWT; Lopez-Paz and Ranzato 2017)."""
+    rows = _rows(matrix)
+    return mean(_less(rows[-1][j], rows[j][j]) for j in range(len(rows) - 1))
+
+
+def forward_transfer(matrix: Any, initial: Sequence[float | None]) -> float | None:
+    """Mean over j > 0 of R[j-1][j] - initial[j]: what earlier tasks brought to one that had not come yet, over the
+    `initial` accuracy, that of the untrained model (FWT; Lopez-Paz and Ranzato 2017). The matrix has all columns.
+    """
+    rows = _rows(matrix)
+    if short := next((i for i, row in enumerate(rows[:-1]) if len(row) < i + 2), None):
+        raise DataError(f"row {short} of the accuracy matrix ends before task {short + 1}: forward transfer needs it")
+    if len(initial) != len(rows):
+        raise DataError(f"{len(initial)} initial accuracies for {len(rows)} tasks")
+    return _gained([None, *(row[i + 1] for i, row in enumerate(rows[:-1]))], [_known(v) for v in initial])
+
+
+def forgetting(matrix: Any) -> float | None:
+    """Mean over j < T-1 of max_i<T-1 R[i][j] - R[T-1][j], i >= j: what was lost since a task was known best
+    (Chaudhry et al. 2018, Riemannian walk).
+    """
+    rows = _rows(matrix)
+    return mean(_less(_best(rows, j), rows[-1][j]) for j in range(len(rows) - 1))
+
+
+def knowledge_retention(matrix: Any) -> float | None:
+    """Mean over j < T-1 of R[T-1][j] / R[j][j]: the share of what was known of a task when it was learned that is left
+    (1: all of it; more: later tasks have added to it). Tasks of which nothing was known are left out.
+    """
+    rows = _rows(matrix)
+    pairs = [(rows[-1][j], rows[j][j]) for j in range(len(rows) - 1)]
+    return mean(now / then for now, then in pairs if now is not None and then)
+
+
+def _rows(matrix: Any) -> list[list[float | None]]:
+    """The matrix as plain rows; row i has the tasks up to i at least."""
+    given = matrix.tolist() if hasattr(matrix, "tolist") else matrix
+    rows = [[_known(value) for value in row] for row in given]
+    for number, row in enumerate(rows):
+        if not number < len(row) <= len(rows):
+            raise DataError(
+                f"row {number} of the accuracy matrix has {len(row)} entries, expected {number + 1} to {len(rows)}: "
+                "the accuracy on every task up to the one just learned"
+            )
+    return rows
+
+
+def _known(value: Any) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def _gained(before: Row, initial: Row) -> float | None:
+    return mean(map(_less, before[1:], initial[1:]))  # the first has no past
+
+
+def _best(matrix: Sequence[Row], task: int) -> float | None:
+    return max((v for row in matrix[task:-1] if (v := row[task]) is not None), default=None)
 
 
 def _less(a: float | None, b: float | None) -> float | None:
@@ -82,3 +146,23 @@ def majority_scores(model: ContinualModel, tasks: Sequence[Task], split: str = "
         answer = int(torch.stack(list(shares.values())).mean(0).argmax())
         best = {name: float(share[answer]) for name, share in shares.items()}
     return [best.get(task.task_id) for task in tasks]
+
+
+def chance_scores(model: ContinualModel, tasks: Sequence[Task], split: str = "test") -> list[float | None]:
+    """The accuracy on each task of answering at random, all outputs that may be the answer being as likely."""
+    rows = [model.allowed[model.number(task)] if task.has_data(split) else None for task in tasks]
+    return [None if row is None else 1 / int(row.sum()) for row in rows]
+
+
+def lower_bound(scores: Sequence[float | None], samples: Sequence[int | None]) -> float | None:
+    """The lower end of the 95 % interval of a mean accuracy, from how many samples each was measured on.
+
+    Each accuracy is a share of so many right answers; its variance is that of Agresti and Coull (1998), which is not
+    zero where all are right or wrong. None where nothing was measured.
+    """
+    known = [(score, count) for score, count in zip(scores, samples, strict=True) if score is not None and count]
+    if not known:
+        return None
+    shares = [((score * count + 2) / (count + 4), count + 4) for score, count in known]
+    spread = math.sqrt(sum(p * (1 - p) / n for p, n in shares)) / len(known)
+    return sum(score for score, _ in known) / len(known) - 1.96 * spread

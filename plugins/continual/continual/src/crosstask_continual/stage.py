@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 @component
 class Continual(Stage):
     """Tasks learned one after another, with strategies that keep the model from forgetting; beside it the same without
-    them, all tasks at once, and always answering the majority class.
+    them, all tasks at once, always answering the majority class, and answering at random.
     """
 
+    results_version: ClassVar[int] = 2
     Result: ClassVar[type] = ContinualResult
     provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module}
 
@@ -146,8 +147,10 @@ class Continual(Stage):
             "continual_accuracy_without": naive.accuracy if naive else None,
             "continual_accuracy_of_joint_training": result.joint,
             "continual_accuracy_of_majority_class": result.majority,
+            "continual_accuracy_of_chance": result.chance,
             "forgetting": result.scores.forgetting,
             "forgetting_without": naive.forgetting if naive else None,
+            "knowledge_retention": result.scores.retention,
         }
         if result.adapter is not None:
             rows["continual_adapter"] = f"{result.adapter}: {result.trained_weights} of {result.weights} weights"

@@ -7,8 +7,9 @@ from crosstask.lazy import lazily
 if TYPE_CHECKING:
     from crosstask_replay.agem import AGEM
     from crosstask_replay.der import DERPlusPlus
+    from crosstask_replay.gem import GEM
     from crosstask_replay.replay import Replay
 
-__all__ = ["AGEM", "DERPlusPlus", "Replay"]
+__all__ = ["AGEM", "GEM", "DERPlusPlus", "Replay"]
 
-__getattr__ = lazily(__name__, {"AGEM": "agem", "DERPlusPlus": "der", "Replay": "replay"})
+__getattr__ = lazily(__name__, {"AGEM": "agem", "DERPlusPlus": "der", "GEM": "gem", "Replay": "replay"})

@@ -26,6 +26,13 @@ PLUGIN = Plugin(
             summary="Projects gradients that would raise the loss of kept samples",
             source="Chaudhry et al. (2019), Efficient Lifelong Learning with A-GEM",
         ),
+        Extension(
+            "continual",
+            "gem",
+            "crosstask_replay.gem:GEM",
+            summary="Projects gradients that would raise the loss of any earlier task's kept samples",
+            source="Lopez-Paz and Ranzato (2017), Gradient Episodic Memory for Continual Learning",
+        ),
     ],
     api=(2, 0),
 )
