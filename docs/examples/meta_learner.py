@@ -28,6 +28,7 @@ class Means(MetaLearner):
     capabilities = frozenset({"encoder"})
 
     def meta_step(self, model, episodes, optimizer):
+        self.check_episodes(episodes)  # of equal size, with queries
         tasks = zip(map(episodes.support, range(len(episodes))), episodes.query_inputs, strict=True)
         scores = torch.stack([NearestMean(model, support)(inputs) for support, inputs in tasks])
         loss = episode_losses(scores, episodes.query_targets).mean()

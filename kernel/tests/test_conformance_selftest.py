@@ -604,12 +604,27 @@ class ClaimsTooLittle(right.ReferenceMetaLearner):
     capabilities: ClassVar[frozenset[str]] = NONE
 
 
+@caught_by("check_unequal_sizes_as_claimed")
+class TakesPaddingForSamples(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        return super().meta_step(model, attrs.evolve(episodes, support_mask=None, query_mask=None), optimizer)
+
+
+@caught_by("check_queries_as_claimed")
+class NeedsNoQueries(right.ReferenceMetaLearner):
+    def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        if not episodes.query_targets.shape[1]:
+            return {"loss": 0.0, "accuracy": 0.0}
+        return super().meta_step(model, episodes, optimizer)
+
+
 class NearestMean(right.ReferenceMetaLearner):
     """A right encoder: a query belongs to the class whose mean it is nearest to."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"encoder"})
 
     def meta_step(self, model: Any, episodes: Any, optimizer: Any) -> dict[str, float]:
+        self.check_episodes(episodes)
         if episodes.ways is None:
             raise DataError("no classes")
         scores = torch.stack([self._scores(model, episodes.support(n), episodes.query_inputs[n]) for n in range(4)])

@@ -250,29 +250,31 @@ class ReferenceExecutor(Executor):
 class ReferenceMetaLearner(MetaLearner):
     """First-order MAML, one episode after the other."""
 
-    capabilities: ClassVar[frozenset[str]] = frozenset({"regression"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"regression", "ragged"})
     rate: float = option(0.1, gt=0, help="step size of the adaptation")
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        self.check_episodes(episodes)
         if episodes.ways is not None and model(episodes.query_inputs[0]).shape[1] != episodes.ways:
             raise DataError(f"the model's head does not fit {episodes.ways} classes")
         optimizer.zero_grad()
-        losses, scores = [], []
+        losses, right = [], []
         for number in range(len(episodes)):
-            adapted = self.adapt(model, episodes.support(number), None)
-            outputs = adapted(episodes.query_inputs[number])
-            loss = _episode_loss(outputs, episodes.query_targets[number])
+            adapted, query = self.adapt(model, episodes.support(number), None), episodes.query(number)
+            outputs = adapted(query.inputs)
+            loss = _episode_loss(outputs, query.targets)
             if not bool(torch.isfinite(loss)):
                 raise RunError(f"{self.origin}: the loss of episode {number} is {float(loss.detach())}")
             found = torch.autograd.grad(loss / len(episodes), _trained(adapted))
             for parameter, gradient in zip(_trained(model), found, strict=True):
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
             losses.append(float(loss.detach()))
-            scores.append(outputs.detach())
+            if episodes.ways is not None:
+                right.append(float(episode_accuracy(outputs[None], query.targets[None])))
         optimizer.step()
         metrics = {"loss": sum(losses) / len(losses)}
-        if episodes.ways is not None:
-            metrics["accuracy"] = float(episode_accuracy(torch.stack(scores), episodes.query_targets).mean())
+        if right:
+            metrics["accuracy"] = sum(right) / len(right)
         return metrics
 
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:

@@ -40,6 +40,7 @@ class ExampleMetaLearner(MetaLearner):
     penalty: float = option(1.0, gt=0, help="on the squared weights of the head")
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        self.check_episodes(episodes)
         if episodes.ways is None:
             raise DataError(f"{self.origin}: episodes without classes cannot be learned")
         scores = []

@@ -30,7 +30,7 @@ class MetaLearnerKit(Kit):
     """
 
     point = "meta_learner"
-    capabilities: ClassVar[frozenset[str]] = frozenset({"encoder", "regression"})
+    capabilities: ClassVar[frozenset[str]] = frozenset({"encoder", "regression", "ragged", "support_only"})
 
     def inputs(self) -> dict[str, Any]:
         tasks = list((self.subject.portfolio or small_portfolio)())
@@ -218,6 +218,53 @@ class MetaLearnerKit(Kit):
         wanted = (WAYS * QUERIES, 1)
         expect(shape == wanted, f"{self.name}: outputs {shape} for values, expected {wanted}")
 
+    def check_unequal_sizes_as_claimed(self) -> None:
+        """Padded episodes count as each alone does if `ragged` is claimed, else they are refused with a DataError.
+
+        Alone means in a batch of its own, from the same weights, by a network without batch normalisation: the loss of
+        the batch is then the mean.
+        """
+        episodes = _cut(self.inputs()["episodes"])
+        shape = tuple(episodes.support_inputs.shape[2:])
+
+        def stepped(some: Episodes) -> dict[str, float]:
+            *_, metrics = self.stepped(model=_without_normalisation(self.network(shape)), episodes=some)
+            found: dict[str, float] = metrics[0]
+            return found
+
+        if "ragged" not in self.subject.component.capabilities:
+            with refused(f"{self.name}.meta_step on episodes of unequal sizes", DataError):
+                stepped(episodes)
+            return
+        metrics = stepped(episodes)
+        apart = [stepped(_alone(episodes, number)) for number in range(COUNT)]
+        for name in ("loss", "accuracy"):
+            wanted = sum(found[name] for found in apart) / COUNT
+            expect(
+                math.isclose(metrics[name], wanted, rel_tol=1e-3, abs_tol=1e-5),
+                f"{self.name}: the {name} of padded episodes is {metrics[name]:.6g}, of each alone {wanted:.6g}",
+            )
+        component = self.make()
+        with self.run(component) as run:
+            model = component.prepare(_without_normalisation(self.network(shape)), episodes)
+            together = component.predict(model, episodes, None)
+            for number in range(COUNT):
+                support, query = episodes.support(number), episodes.query(number).inputs
+                own = run.call(component, "adapt", model=model, support=support, steps=None)(query)
+                close = torch.allclose(together[number, : len(query)], own, rtol=1e-3, atol=1e-4)
+                expect(close, f"{self.name}: predict and adapt give other scores for padded episode {number}")
+
+    def check_queries_as_claimed(self) -> None:
+        """Episodes without queries are learned if `support_only` is claimed, else refused with a DataError."""
+        whole = self.inputs()["episodes"]
+        bare = attrs.evolve(whole, query_inputs=whole.query_inputs[:, :0], query_targets=whole.query_targets[:, :0])
+        if "support_only" not in self.subject.component.capabilities:
+            with refused(f"{self.name}.meta_step on episodes without queries", DataError, naming="quer"):
+                self.stepped(episodes=bare)
+            return
+        *_, metrics = self.stepped(episodes=bare)
+        expect(math.isfinite(metrics[0]["loss"]), f"{self.name}: without queries the loss is {metrics[0]['loss']}")
+
     @claims("encoder")
     def check_ways_may_change(self) -> None:
         """An encoder learns from episodes with another number of classes too."""
@@ -282,6 +329,24 @@ def _drawn(task: Task) -> Episodes:
 
 def _values(inputs: Tensor) -> Tensor:
     return inputs.flatten(2).sum(2, keepdim=True).sin()
+
+
+def _without_normalisation(network: nn.Module) -> nn.Module:
+    return nn.Sequential(*(layer for layer in network.children() if not isinstance(layer, nn.BatchNorm1d)))
+
+
+def _cut(episodes: Episodes) -> Episodes:
+    """The same with the first episode without its last query, and the last one without half of its support samples."""
+    support = torch.ones(episodes.support_targets.shape, dtype=torch.bool)
+    query = torch.ones(episodes.query_targets.shape, dtype=torch.bool)
+    support[-1] = torch.arange(support.shape[1]) % SHOTS == 0  # they stand class by class: one of each stays
+    query[0, -1] = False
+    return attrs.evolve(episodes, support_mask=support, query_mask=query)
+
+
+def _alone(episodes: Episodes, number: int) -> Episodes:
+    """One of the episodes, without its padding."""
+    return next(part for _, part in episodes.select(slice(number, number + 1)).equal())
 
 
 KIT = MetaLearnerKit

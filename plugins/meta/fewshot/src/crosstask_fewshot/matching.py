@@ -20,9 +20,9 @@ class MatchingNetwork(MetricLearner):
 
     scale: float = option(10.0, gt=0, help="factor of the cosine similarities")
 
-    def _scores(self, model: nn.Module, support: Tensor, targets: Tensor, query: Tensor, ways: int) -> Tensor:
+    def _scores(self, model: nn.Module, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
         one, other = functional.normalize(query.flatten(2), dim=2), functional.normalize(support.flatten(2), dim=2)
-        attention = torch.log_softmax(self.scale * one @ other.transpose(1, 2), dim=2)  # [B, Q, S]
-        members = functional.one_hot(targets, ways).to(torch.bool)  # [B, S, ways]
-        votes = attention[:, :, :, None].masked_fill(~members[:, None], -torch.inf)
+        cosines = (self.scale * one @ other.transpose(1, 2)).masked_fill(~members.any(2)[:, None], -torch.inf)
+        attention = torch.log_softmax(cosines, dim=2)  # [B, Q, S]; padding has none of it
+        votes = attention[:, :, :, None].masked_fill(members[:, None] == 0, -torch.inf)
         return votes.logsumexp(dim=2)

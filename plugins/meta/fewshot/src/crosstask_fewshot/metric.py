@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
-from crosstask.learning.episodes import Episodes, episode_accuracy, of_task
+from crosstask.learning.episodes import Episodes, episode_accuracy, episode_means, of_task
+from crosstask.learning.modules import forward
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
 
@@ -25,37 +26,46 @@ class MetricLearner(MetaLearner):
     predict.
     """
 
-    capabilities = frozenset({"encoder"})
+    capabilities = frozenset({"encoder", "ragged"})
     lr_meta: float = option(0.001, gt=0, help="step size of the meta-steps (Adam)")
 
     @abstractmethod
-    def _scores(self, model: nn.Module, support: Tensor, targets: Tensor, query: Tensor, ways: int) -> Tensor:
-        """Scores [B, Q, ways] from features [B, S, …] of labels [B, S], and features [B, Q, …] of queries."""
+    def _scores(self, model: nn.Module, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
+        """Scores [B, Q, ways] from features [B, S, …], which of them are samples of which class [B, S, ways] (0 or 1;
+        of padding: none), and features [B, Q, …] of queries.
+        """
 
     def _encoder(self, model: nn.Module) -> nn.Module:
         return model
 
     def _losses(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each episode [B]: of log-probabilities [B, Q, ways] at the right classes [B, Q]."""
-        return -scores.gather(2, targets[:, :, None]).flatten(1).mean(1)
+        """The loss of each query [B, Q]: of log-probabilities [B, Q, ways] at the right classes [B, Q]."""
+        return -scores.gather(2, targets[:, :, None]).squeeze(2)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=self.lr_meta)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise DataError(f"{self.origin}: the encoder has no trainable parameter")
+        return torch.optim.Adam(trained, lr=self.lr_meta)
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        self.check_episodes(episodes)
         scores = self._compared(model, episodes)
-        losses = self._losses(scores, episodes.query_targets)
+        losses = episode_means(self._losses(scores, episodes.query_targets), episodes.query_mask)
         loss = losses.mean()
+        if not loss.requires_grad:
+            raise DataError(f"{self.origin}: the features depend on no trainable parameter: is the encoder frozen?")
         if not bool(torch.isfinite(loss)):
             number = int((~torch.isfinite(losses)).nonzero()[0])
             raise RunError(
-                f"{self.origin}: the loss of episode {number} is {float(losses[number].detach())}: inputs or weights "
-                f"are not finite, or lr_meta = {self.lr_meta:g} is too large"
+                f"{self.origin}: the loss of {episodes.name(number)} is {float(losses[number].detach())}: inputs or "
+                f"weights are not finite, or lr_meta = {self.lr_meta:g} is too large"
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        accuracy = episode_accuracy(scores.detach(), episodes.query_targets)
+        optimizer.zero_grad(set_to_none=True)
+        accuracy = episode_accuracy(scores.detach(), episodes.query_targets, episodes.query_mask)
         return {"loss": float(loss.detach()), "accuracy": float(accuracy.mean())}
 
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
@@ -66,22 +76,31 @@ class MetricLearner(MetaLearner):
 
     @torch.no_grad()
     def predict(self, model: nn.Module, episodes: Episodes, steps: int | None) -> Tensor:
+        self.check_episodes(episodes)
         mode = model.training
         model.eval()
         try:
-            return self._compared(model, episodes)
+            scores = self._compared(model, episodes)
         finally:
             model.train(mode)
+        return scores if episodes.query_mask is None else torch.where(episodes.query_mask[:, :, None], scores, 0)
 
     def _compared(self, model: nn.Module, episodes: Episodes) -> Tensor:
         if episodes.ways is None:
             raise DataError(_NO_CLASSES.format(self.origin))
-        count, shots = episodes.support_targets.shape
-        both = torch.cat([episodes.support_inputs.flatten(0, 1), episodes.query_inputs.flatten(0, 1)])
-        features = self._encoder(model)(both)
-        support = features[: count * shots].reshape(count, shots, *features.shape[1:])
-        query = features[count * shots :].reshape(count, -1, *features.shape[1:])
-        return self._scores(model, support, episodes.support_targets, query, episodes.ways)
+        members = functional.one_hot(episodes.support_targets, episodes.ways)
+        if episodes.support_mask is not None:
+            members = members * episodes.support_mask[:, :, None]
+        # Padding never reaches the encoder: its batch normalisation sees the samples that there are
+        sides = ((episodes.support_inputs, episodes.support_mask), (episodes.query_inputs, episodes.query_mask))
+        real = [inputs.flatten(0, 1) if mask is None else inputs[mask] for inputs, mask in sides]
+        features = forward(self._encoder(model), torch.cat(real)).split([len(some) for some in real])
+        placed = []
+        for own, (inputs, mask) in zip(features, sides, strict=True):
+            if mask is not None:
+                own = own.new_zeros(*mask.shape, *own.shape[1:]).index_put((mask,), own)
+            placed.append(own.reshape(*inputs.shape[:2], *own.shape[own.ndim - features[0].ndim + 1 :]))
+        return self._scores(model, placed[0], members.to(placed[0].dtype), placed[1])
 
 
 _NO_CLASSES = "{}: episodes without classes (regression) cannot be learned by comparing features; use maml or reptile"
@@ -91,26 +110,24 @@ class Comparing(nn.Module):
     """A classifier for the task of one support set: inputs [N, …] to scores [N, ways]."""
 
     features: Tensor
-    targets: Tensor
+    members: Tensor
 
     def __init__(self, learner: MetricLearner, model: nn.Module, support: TensorData, ways: int) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
-        self.learner, self.ways = learner, ways
+        self.learner = learner
         self.eval()
         with torch.no_grad():
-            features = learner._encoder(self.model)(support.inputs)
+            features = forward(learner._encoder(self.model), support.inputs)
         self.register_buffer("features", features)
-        self.register_buffer("targets", support.targets)
+        self.register_buffer("members", functional.one_hot(support.targets, ways).to(features.dtype))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        query = self.learner._encoder(self.model)(inputs)
-        learner = self.learner
-        return learner._scores(self.model, self.features[None], self.targets[None], query[None], self.ways)[0]
+        query = forward(self.learner._encoder(self.model), inputs)
+        return self.learner._scores(self.model, self.features[None], self.members[None], query[None])[0]
 
 
-def class_sums(features: Tensor, targets: Tensor, ways: int) -> tuple[Tensor, Tensor]:
-    """(sum of the features of each class [B, ways, …], how many there are [B, ways]) from [B, S, …] and [B, S]."""
-    members = functional.one_hot(targets, ways).to(features.dtype)
+def class_sums(features: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+    """(sum of the features of each class [B, ways, …], how many there are [B, ways]) from [B, S, …], [B, S, ways]."""
     sums = torch.einsum("bsn,bsf->bnf", members, features.flatten(2))
     return sums.reshape(*sums.shape[:2], *features.shape[2:]), members.sum(1)

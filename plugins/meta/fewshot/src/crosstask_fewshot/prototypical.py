@@ -22,8 +22,8 @@ class PrototypicalNetwork(MetricLearner):
     distance: str = option("euclidean", choices=("euclidean", "cosine"), help="how far a query is from a prototype")
     scale: float = option(10.0, gt=0, help="factor of the cosine; no use to Euclidean distances")
 
-    def _scores(self, model: nn.Module, support: Tensor, targets: Tensor, query: Tensor, ways: int) -> Tensor:
-        sums, counts = class_sums(support.flatten(2), targets, ways)
+    def _scores(self, model: nn.Module, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
+        sums, counts = class_sums(support.flatten(2), members)
         prototypes, query = sums / counts[:, :, None], query.flatten(2)
         if self.distance == "cosine":
             cosine = functional.normalize(query, dim=2) @ functional.normalize(prototypes, dim=2).transpose(1, 2)

@@ -69,9 +69,9 @@ class RelationNetwork(MetricLearner):
             raise DataError(f"{self.origin}: the model has no relation network yet; give it to `prepare` first")
         return model.encoder
 
-    def _scores(self, model: nn.Module, support: Tensor, targets: Tensor, query: Tensor, ways: int) -> Tensor:
-        sums, _ = class_sums(support, targets, ways)
-        count, queries = query.shape[:2]
+    def _scores(self, model: nn.Module, support: Tensor, members: Tensor, query: Tensor) -> Tensor:
+        sums, _ = class_sums(support, members)
+        count, queries, ways = *query.shape[:2], members.shape[2]
         shape = (count, queries, ways, *query.shape[2:])
         pairs = torch.cat([sums[:, None].expand(shape), query[:, :, None].expand(shape)], dim=3)
         scores: Tensor = cast(WithRelation, model).relation(pairs.flatten(0, 2))
@@ -79,4 +79,4 @@ class RelationNetwork(MetricLearner):
 
     def _losses(self, scores: Tensor, targets: Tensor) -> Tensor:
         wanted = functional.one_hot(targets, scores.shape[2]).to(scores.dtype)
-        return (torch.sigmoid(scores) - wanted).square().flatten(1).mean(1)
+        return (torch.sigmoid(scores) - wanted).square().mean(2)

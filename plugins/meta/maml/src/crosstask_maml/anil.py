@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from crosstask.learning.modules import head_name
+from crosstask.learning.modules import head_of
 from crosstask.options import component, option
 from crosstask_maml.inner import InnerLoop, Order
 
@@ -23,6 +23,5 @@ class ANIL(InnerLoop):
         return Order(self.num_inner_steps, self.first_order)
 
     def _moving(self, module: nn.Module) -> dict[str, nn.Parameter]:
-        head = head_name(module)
-        inside = f"{head}." if head else ""
-        return {name: p for name, p in module.named_parameters() if p.requires_grad and name.startswith(inside)}
+        inside = {id(p) for p in head_of(module).parameters()}  # by themselves: a tied weight has another name
+        return {name: p for name, p in module.named_parameters() if p.requires_grad and id(p) in inside}

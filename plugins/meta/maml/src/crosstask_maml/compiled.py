@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.utils.stateless import _reparametrize_module
 
 from crosstask.errors import OptionError
 from crosstask_meta.batched import Batched
+from crosstask_meta.functional import swapped
 
 
 class Compiled:
@@ -60,7 +60,7 @@ class Compiled:
         def flat(leaves: list[Tensor], batch: list[Tensor]) -> tuple[Tensor, ...]:
             moving = {name: leaves[place[id(p)]] for name, p in parameters.items()}
             own = rates if isinstance(rates, float) else {n: leaves[place[id(r)]] for n, r in rates.items()}
-            with _reparametrize_module(net.module, {name: leaves[number] for name, number in names.items()}):
+            with swapped(net.module, {name: leaves[number] for name, number in names.items()}):
                 return self.function(net, leaves, moving, own, order, batch)
 
         leaves = [t.detach().clone().requires_grad_() for t in trained]

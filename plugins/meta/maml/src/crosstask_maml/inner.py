@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import TensorData
-from crosstask.errors import DataError
+from crosstask.errors import DataError, OptionError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.options import component, option
+from crosstask.parts import Part, part
+from crosstask.points.balancer import Balancer
 from crosstask.points.meta_learner import MetaLearner
 from crosstask_maml.compiled import Compiled
-from crosstask_meta.adaptation import report_divergence, with_parameters
+from crosstask_meta.adaptation import adapting, gradients, report_divergence, with_parameters
 from crosstask_meta.batched import PATHS, Batched
 from crosstask_meta.heads import check_outputs, outputs_of
+from crosstask_meta.passes import answers, in_order, passes
 
 Rates = float | Mapping[str, Tensor]
 """One step size of the inner loop, or one tensor of them per parameter."""
@@ -34,6 +38,9 @@ class Order:
 
     ways: int | None = None
     """How many outputs the model must have; None: as many as a target has values."""
+
+    who: str = "the inner loop"
+    """What messages call the learner."""
 
 
 @attrs.frozen
@@ -58,9 +65,11 @@ def adapt(
 ) -> Adapted:
     """Gradient descent on the support loss of each of B tasks, from the same `parameters`, all in one graph.
 
-    `episodes`: support inputs [B, S, …], support targets, query inputs, query targets. `learn=False` keeps no graph.
+    `episodes`: support inputs [B, S, …], support targets, query inputs, query targets, and of padded ones two masks.
+    `learn=False` keeps no graph. A parameter that the module does not use stays as it is.
     """
-    support_inputs, support_targets, query_inputs, query_targets = episodes
+    support_inputs, support_targets, query_inputs, query_targets, *masks = episodes
+    support_mask, query_mask = masks or (None, None)
     tasks = len(support_inputs)
     own = {name: p.unsqueeze(0) if tasks == 1 else p.expand(tasks, *p.shape) for name, p in parameters.items()}
     second = learn and not order.first
@@ -71,7 +80,7 @@ def adapt(
         with torch.set_grad_enabled(learn):
             outputs = net(own, query_inputs, start)
             check_outputs(outputs.shape[-1], query_targets, order.ways)
-            return outputs, episode_losses(outputs, query_targets)
+            return outputs, episode_losses(outputs, query_targets, query_mask)
 
     losses: list[Tensor] = []
     objective = torch.zeros(())
@@ -81,12 +90,14 @@ def adapt(
         with torch.enable_grad():
             outputs = net(own, support_inputs, start)
             check_outputs(outputs.shape[-1], support_targets, order.ways)
-            loss = episode_losses(outputs, support_targets)
-            found = torch.autograd.grad(loss.sum(), list(own.values()), create_graph=second)
+            loss = episode_losses(outputs, support_targets, support_mask)
+            found = gradients(loss, list(own.values()), order.who, create_graph=second)
         losses.append(loss.detach())
         with torch.set_grad_enabled(learn):
             own = {
-                name: value - (rates if isinstance(rates, float) else rates[name]) * gradient
+                name: value
+                if gradient is None
+                else value - (rates if isinstance(rates, float) else rates[name]) * gradient
                 for (name, value), gradient in zip(own.items(), found, strict=True)
             }
         if order.weights and order.weights[step]:
@@ -110,23 +121,29 @@ def meta_gradients(
     respect to each of `trained`).
     """
     made = adapt(net, parameters, rates, order, episodes)
-    found = torch.autograd.grad(made.objective.sum(), list(trained), allow_unused=True)
-    gradients = [torch.zeros_like(t) if g is None else g for t, g in zip(trained, found, strict=True)]
-    return (made.query, made.outputs, made.support, *gradients)
+    found = gradients(made.objective, trained, order.who)
+    filled = [torch.zeros_like(t) if g is None else g for t, g in zip(trained, found, strict=True)]
+    return (made.query, made.outputs, made.support, *filled)
 
 
 @component
 class InnerLoop(MetaLearner):
     """Base of the learners that adapt by gradient steps; each says which parameters move, how far, to which order."""
 
-    capabilities = frozenset({"regression"})
+    capabilities = frozenset({"regression", "ragged"})
     lr_inner: float = option(0.01, gt=0, help="step size of the adaptation")
     lr_meta: float = option(0.001, gt=0, help="step size of the meta-steps (Adam)")
     num_inner_steps: int = option(5, ge=1, help="gradient steps of an adaptation")
     path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask_meta.batched")
     tasks_at_once: int | None = option(None, ge=1, help="tasks in one batched pass (default: by the module and images)")
+    adapt_dropout: bool = option(False, help="dropout stays on while a model adapts to a new task")
+    balancer: Part | None = part("balancer", None, help="weighs the tasks of a meta-step by their query losses")
     compile: bool = option(False, help="torch.compile each step: the first call takes a minute, later ones are faster")
     _compiled: Compiled | None = attrs.field(default=None, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.compile and self.balancer is not None:
+            raise OptionError(f"{self.origin}: a compiled step cannot be balanced: leave compile or balancer out")
 
     @abstractmethod
     def _order(self) -> Order:
@@ -147,33 +164,47 @@ class InnerLoop(MetaLearner):
         """Called after each meta-step."""
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=self.lr_meta)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            raise DataError(f"{self.origin}: the model has no trainable parameter to adapt")
+        return torch.optim.Adam([*trained, *(p for made in self._balancers() for p in made.parameters())], self.lr_meta)
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
-        module, order = self._module(model), attrs.evolve(self._order(), ways=episodes.ways)
-        net, moving = Batched(module, self.path), self._moving(module)
+        self.check_episodes(episodes)
+        module, order = self._module(model), attrs.evolve(self._order(), ways=episodes.ways, who=self.origin)
+        net, moving, rates = Batched(module, self.path), self._moving(module), self._rates(model)
         if not moving:
             raise DataError(f"{self.origin}: the model has no trainable parameter to adapt")
-        trained = [p for p in model.parameters() if p.requires_grad]
+        trained, balancers = [p for p in model.parameters() if p.requires_grad], self._balancers()
+        rows, losses, supports, accuracies, objectives = [], [], [], [], []
         sums: list[Tensor] = []
-        parts = []
-        for part in self._passes(net, moving, episodes, order):
-            losses, outputs, support, *gradients = self._step()(net, trained, moving, self._rates(model), order, part)
-            parts.append((losses, outputs, support))
-            sums = [s + g for s, g in zip(sums, gradients, strict=True)] if sums else gradients
-        losses, outputs, support = (
-            torch.cat(found, dim=dim) for found, dim in zip(zip(*parts, strict=True), (0, 0, 1), strict=True)
-        )
-        report_divergence(self.origin, "lr_inner", self.lr_inner, support, losses)
-        for parameter, gradient in zip(trained, sums, strict=True):
-            parameter.grad = gradient / len(episodes)
-        optimizer.step()
-        self._ended()
-        metrics = {"loss": float(losses.mean())}
+        for own, some in passes(net, moving, episodes, self.tasks_at_once, order.first):
+            if balancers:
+                made = adapt(net, moving, rates, order, _tensors(some))
+                objectives.append(made.objective)
+                last, outputs, along = made.query, made.outputs, made.support
+            else:
+                last, outputs, along, *found = self._step()(net, trained, moving, rates, order, _tensors(some))
+                sums = [s + g for s, g in zip(sums, found, strict=True)] if sums else found
+            rows.append(own)
+            losses.append(last)
+            supports.append(along)
+            if episodes.ways is not None:
+                accuracies.append(episode_accuracy(outputs, some.query_targets, some.query_mask))
+        after, support = in_order(rows, losses), in_order(rows, supports, dim=1)
+        report_divergence(self.origin, "lr_inner", self.lr_inner, support, after)
+        metrics = {"loss": float(after.mean())}
         if len(support):
             metrics["support_loss"] = float(support[0].mean())
-        if episodes.ways is not None:
-            metrics["accuracy"] = float(episode_accuracy(outputs, episodes.query_targets).mean())
+        if accuracies:
+            metrics["accuracy"] = float(torch.cat(accuracies).mean())
+        for balancer in balancers:
+            metrics |= _balanced(balancer, in_order(rows, objectives), trained, episodes.names)
+        for parameter, gradient in zip(trained, sums, strict=not balancers):
+            parameter.grad = gradient / len(episodes)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._ended()
         return metrics
 
     def adapt(self, model: nn.Module, support: TensorData, steps: int | None) -> nn.Module:
@@ -184,34 +215,31 @@ class InnerLoop(MetaLearner):
 
     @torch.no_grad()
     def predict(self, model: nn.Module, episodes: Episodes, steps: int | None) -> Tensor:
+        self.check_episodes(episodes)
         module = self._module(model)
         net = Batched(module, self.path)
-        parts = self._passes(net, self._moving(module), episodes, Order(self.num_inner_steps, first=True))
-        return torch.cat([self._adapted(model, part, episodes.ways, steps, self.path).outputs for part in parts])
+        rows, parts = [], []
+        for own, some in passes(net, self._moving(module), episodes, self.tasks_at_once, first_order=True):
+            made = self._adapted(model, _tensors(some), episodes.ways, steps, self.path)
+            rows.append(own)
+            parts.append((made.outputs, some))
+        return answers(rows, parts, episodes)
 
     def _adapted(
         self, model: nn.Module, episodes: Sequence[Tensor], ways: int | None, steps: int | None, path: str
     ) -> Adapted:
         module = self._module(model)
-        order = Order(self.num_inner_steps if steps is None else steps, first=True, ways=ways)
-        mode = module.training
-        module.eval()  # no dropout while it adapts: the same support set gives the same model
-        try:
+        order = Order(self.num_inner_steps if steps is None else steps, first=True, ways=ways, who=self.origin)
+        with adapting(module, self.adapt_dropout):
             made = adapt(Batched(module, path), self._moving(module), self._rates(model), order, episodes, learn=False)
-        finally:
-            module.train(mode)
         own = episodes[0] is episodes[2]  # no queries: what was measured last is the support loss after the last step
         support = torch.cat([made.support, made.query[None]]) if own else made.support
         report_divergence(self.origin, "lr_inner", self.lr_inner, support, made.query)
         return made
 
-    def _passes(
-        self, net: Batched, moving: Mapping[str, Tensor], episodes: Episodes, order: Order
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """The episodes, as many at once as pay."""
-        size = self.tasks_at_once or net.tasks_at_once(moving, episodes.support_inputs, order.first)
-        for part in episodes.split(size):
-            yield part.support_inputs, part.support_targets, part.query_inputs, part.query_targets
+    def _balancers(self) -> list[Balancer]:
+        """The one that is to weigh the tasks, if any is."""
+        return self.made_of("balancer")
 
     def _step(self) -> Callable[..., tuple[Tensor, ...]]:
         if not self.compile:
@@ -219,3 +247,24 @@ class InnerLoop(MetaLearner):
         if self._compiled is None:
             self._compiled = Compiled(meta_gradients)
         return self._compiled
+
+
+def _tensors(episodes: Episodes) -> list[Tensor]:
+    made = [episodes.support_inputs, episodes.support_targets, episodes.query_inputs, episodes.query_targets]
+    if episodes.padded:
+        pairs = ((episodes.support_mask, episodes.support_targets), (episodes.query_mask, episodes.query_targets))
+        for mask, targets in pairs:
+            made.append(targets.new_ones(targets.shape[:2], dtype=torch.bool) if mask is None else mask)
+    return made
+
+
+def _balanced(
+    balancer: Balancer, objectives: Tensor, trained: Sequence[Tensor], names: Sequence[str]
+) -> dict[str, float]:
+    """Write the balanced gradient of the tasks' objectives [B] to `.grad`: the weight of each task, by its name."""
+    own = [cast(nn.Parameter, p) for p in trained]
+    for parameter in (*own, *balancer.parameters()):
+        parameter.grad = None
+    called = names or [str(number) for number in range(len(objectives))]
+    weights = balancer.backward(dict(zip(called, objectives, strict=True)), own, [])
+    return {f"weight_{name}": weight for name, weight in zip(called, weights.tolist(), strict=True)}

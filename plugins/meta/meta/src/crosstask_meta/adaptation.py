@@ -1,16 +1,64 @@
-"""What learners that adapt by gradient steps share: the adapted copy of a model, the report of a loop that diverges."""
+"""What learners that adapt by gradient steps share: their gradients, the mode of a model while it adapts, the adapted
+copy of it, the report of a loop that diverges.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import RunError
+from crosstask.errors import DataError, RunError
 from crosstask_meta.batched import forget_statistics
+from crosstask_meta.functional import kept_buffers
+
+
+def gradients(
+    losses: Tensor, wanted: Sequence[Tensor], who: str, *, create_graph: bool = False
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the summed losses; None for a tensor that has no part in them.
+
+    DataError where none has any, and where torch lacks the second derivative that is asked for.
+    """
+    found: tuple[Tensor | None, ...] = ()
+    if losses.requires_grad:
+        try:
+            found = torch.autograd.grad(losses.sum(), list(wanted), create_graph=create_graph, allow_unused=True)
+        except RuntimeError as error:
+            if "derivative for" not in str(error) or "not implemented" not in str(error):
+                raise
+            raise DataError(
+                f"{who}: torch has no second derivative of one of the model's layers ({str(error).splitlines()[0]}); "
+                "take a learner of first order (maml_first_order, reptile, or first_order = true)"
+            ) from None
+    if all(gradient is None for gradient in found):
+        raise DataError(
+            f"{who}: the outputs depend on none of the parameters that are to be trained: is the forward pass detached "
+            "from them, or are those that it uses frozen?"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def adapting(module: nn.Module, dropout: bool = False) -> Iterator[None]:
+    """Inside, a module is as it is while it adapts: in evaluation mode, so that the same support set gives the same
+    model, but for its dropout, if that is asked for. Outside, modes and buffers are as they were.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    for part, _ in modes:
+        if dropout and isinstance(part, nn.modules.dropout._DropoutNd):
+            part.train()
+    try:
+        with kept_buffers(module):
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def with_parameters(model: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:

@@ -12,7 +12,8 @@ Three paths give the same numbers:
 - `vmap`: any other module whose code torch.func.vmap can follow, as a whole.
 - `loop`: one task after the other. Always works; the reference of the other two, and taken where vmap cannot follow.
 
-Batch normalisation always uses the statistics of the batch, of each task separately; see `batch_statistics`.
+Batch normalisation always uses the statistics of the batch, of each task separately, and instance normalisation those
+of the instance; see `batch_statistics`.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from crosstask.errors import OptionError, nearest
+from crosstask_meta.functional import as_taken, call, kept_buffers
 from crosstask_meta.normalisation import batch_normalised
 
 PATHS = ("auto", "layers", "vmap", "loop")
@@ -49,6 +51,13 @@ POOLS: set[type[nn.Module]] = {
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
 }  # fmt: skip
 
+SEPARATE: set[type[nn.Module]] = {
+    *ELEMENTWISE, *POOLS, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d,
+    nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.LocalResponseNorm, nn.PReLU, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ZeroPad2d,
+}  # fmt: skip
+"""Modules that treat each sample by itself (not batch normalisation)."""
+
 MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
 
 IMAGES = 20
@@ -63,8 +72,10 @@ CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
 
 @contextlib.contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation uses the statistics of the batch, in any mode, and leaves the running ones alone."""
-    layers = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    """Inside, batch normalisation uses the statistics of the batch, in any mode, and leaves the running ones alone;
+    instance normalisation those of the instance.
+    """
+    layers = [m for m in module.modules() if isinstance(m, _NormBase)]
     kept = [(m.running_mean, m.running_var, m.num_batches_tracked, m.track_running_stats) for m in layers]
     try:
         for layer in layers:
@@ -77,9 +88,9 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
 
 
 def forget_statistics(module: nn.Module) -> None:
-    """Take the running statistics out of a module for good: its batch normalisation goes by the batch from then on."""
+    """Take the running statistics out of a module for good: its normalisation goes by what it is given from then on."""
     for layer in module.modules():
-        if isinstance(layer, _BatchNorm):
+        if isinstance(layer, _NormBase):
             layer.running_mean = layer.running_var = layer.num_batches_tracked = None
             layer.track_running_stats = False
 
@@ -132,8 +143,10 @@ class Batched:
         if path not in PATHS:
             raise OptionError(f"path cannot be {path!r}{nearest(path, PATHS)}")
         self.module, self._path = module, path
-        self._row = _row_of(module) if path in ("auto", "layers") else None
-        if path == "layers" and self._row is None:
+        row = _row_of(module)
+        self._separate = row is not None and all(_separate(leaf.module) for leaf in row)
+        self._row = row if path in ("auto", "layers") else None
+        if path == "layers" and row is None:
             raise OptionError(
                 f"path 'layers' needs a module made of layers in a row (nn.Sequential), not {type(module).__name__}"
             )
@@ -142,7 +155,7 @@ class Batched:
         """Outputs [B, N, …]. Parameters by name, each [B, …]; `inputs` [B, N, …], or what `head_start` made of them."""
         path = self.path(parameters, inputs)
         if path == "layers":
-            return self._walk(parameters, inputs, start)
+            return self._walk(parameters, as_taken(self.module, inputs), start)
         if path == "vmap":
             return _vmapped(self.module, dict(parameters), inputs)
         return self._loop(parameters, inputs)
@@ -151,7 +164,8 @@ class Batched:
         """The path that a call with parameters of these names takes. Whether vmap can follow is tried once."""
         if self._path == "auto":
             if self._row is not None and (
-                all(_by_hand(leaf.module) for leaf in self._row) or self._follows(self._walk, names, inputs)
+                all(_by_hand(leaf.module) for leaf in self._row)
+                or self._follows(self._walk, names, as_taken(self.module, inputs))
             ):
                 self._path = "layers"
             elif self._follows(functools.partial(_vmapped, self.module), names, inputs):
@@ -160,16 +174,22 @@ class Batched:
                 self._path = "loop"
         return self._path
 
-    def _follows(self, call: Callable[[Any, Tensor], Tensor], names: Collection[str], inputs: Tensor) -> bool:
+    def _follows(self, walk: Callable[[Any, Tensor], Tensor], names: Collection[str], inputs: Tensor) -> bool:
         """Whether vmap can follow a call, without falling back to a loop of its own."""
         one = {name: p.detach()[None] for name, p in self.module.named_parameters() if name in names}
+        devices = [inputs.device] if inputs.is_cuda else []
         try:
-            with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices), kept_buffers(self.module):
                 warnings.simplefilter("error")
-                call(one, inputs[:1, :2])
-        except (RuntimeError, UserWarning, NotImplementedError):
+                walk(one, inputs[:1, :2])
+        except Exception:  # whatever stands in vmap's way; what is wrong with the module itself, the loop will say
             return False
         return True
+
+    @property
+    def separate(self) -> bool:
+        """Whether every layer is known to treat each sample by itself, so that padding changes nothing."""
+        return self._separate
 
     def tasks_at_once(self, names: Collection[str], inputs: Tensor, first_order: bool) -> int:
         """How many tasks one pass should take so that it is no slower than one after the other, on the CPU.
@@ -196,7 +216,7 @@ class Batched:
             return 0, inputs
         assert self._row is not None
         first = next((n for n, leaf in enumerate(self._row) if own & set(leaf.names.values())), 0)
-        return first, tuple(self._walk({}, part, 0, first) for part in inputs)
+        return first, tuple(self._walk({}, as_taken(self.module, part), 0, first) for part in inputs)
 
     def _walk(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         assert self._row is not None
@@ -217,12 +237,11 @@ class Batched:
     def _one_by_one(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         if len(inputs) == 1:  # squeezing is a view, indexing would fill gradients with zeros
             own = {name: tensor.squeeze(0) for name, tensor in parameters.items()}
-            single: Tensor = functional_call(self.module, own, (inputs.squeeze(0),))
-            return single.unsqueeze(0)
+            return call(self.module, own, inputs.squeeze(0)).unsqueeze(0)
         split = {name: tensor.unbind(0) for name, tensor in parameters.items()}
         found = []
         for number, part in enumerate(inputs.unbind(0)):
-            found.append(functional_call(self.module, {name: own[number] for name, own in split.items()}, (part,)))
+            found.append(call(self.module, {name: own[number] for name, own in split.items()}, part))
         return torch.stack(found)
 
 
@@ -274,6 +293,16 @@ def _by_hand(layer: nn.Module) -> Callable[[Any, dict[str, Tensor], _Rows], _Row
     if kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return _normalised
     return None
+
+
+def _separate(layer: nn.Module) -> bool:
+    """Whether a layer of a row treats each sample by itself."""
+    if _hooked(layer):
+        return False
+    flat = isinstance(layer, nn.Flatten | nn.Unflatten) and (
+        layer.dim if isinstance(layer, nn.Unflatten) else layer.start_dim
+    ) in range(1, 9)
+    return flat or type(layer) in SEPARATE
 
 
 def _elementwise(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
@@ -344,8 +373,8 @@ def _followable() -> Iterator[None]:
 
 
 def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    def one(own: dict[str, Tensor], part: Tensor) -> Any:
-        return functional_call(module, own, (part,))
+    def one(own: dict[str, Tensor], part: Tensor) -> Tensor:
+        return call(module, own, part)
 
     with batch_statistics(module), _followable():
         found: Tensor = vmap(one, randomness="different")(parameters, inputs)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import logits_of, seeded
 from crosstask_meta.batched import batch_statistics
+from crosstask_meta.functional import as_taken, kept_buffers
 
 
 def answer_of(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -18,8 +19,8 @@ def answer_of(model: nn.Module, inputs: Tensor) -> Tensor:
     mode = model.training
     model.eval()
     try:
-        with torch.no_grad(), batch_statistics(model):
-            found: Tensor = model(inputs[:2])
+        with torch.no_grad(), batch_statistics(model), kept_buffers(model):
+            found: Tensor = model(as_taken(model, inputs[:2]))
             return found
     finally:
         model.train(mode)
@@ -27,7 +28,7 @@ def answer_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 def outputs_of(model: nn.Module, inputs: Tensor) -> int:
     """How many outputs a model has, found by asking it for two of the inputs."""
-    return int(answer_of(model, inputs).shape[-1])
+    return int(logits_of(answer_of(model, inputs), type(model).__name__).shape[-1])
 
 
 def check_head(model: nn.Module, episodes: Episodes) -> None:

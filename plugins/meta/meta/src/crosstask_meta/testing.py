@@ -84,6 +84,7 @@ class NearestMeans(MetaLearner):
         return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.01)
 
     def meta_step(self, model: nn.Module, episodes: Episodes, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        self.check_episodes(episodes)
         nets = [_Nearest(model, episodes.support(number)) for number in range(len(episodes))]
         scores = torch.stack([net(inputs) for net, inputs in zip(nets, episodes.query_inputs, strict=True)])
         loss = episode_losses(scores, episodes.query_targets).mean()
