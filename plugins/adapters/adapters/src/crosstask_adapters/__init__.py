@@ -15,11 +15,13 @@ _PUBLIC = {
     "base_modules": "base_weights",
     "base_state": "base_weights",
     "AdapterConfig": "config",
+    "AdapterType": "config",
     "LayersHandle": "handle",
     "check_names": "handle",
     "LayerAdapter": "layer_adapter",
     "draw": "layer_adapter",
     "AdapterModel": "model",
+    "BaseAdapter": "own_adapter",
     "called": "targets",
     "is_floating": "targets",
     "match_targets": "targets",
@@ -40,8 +42,9 @@ if TYPE_CHECKING:
         own_weight,
     )
     from crosstask_adapters.base_weights import base_modules, base_state
-    from crosstask_adapters.config import AdapterConfig
+    from crosstask_adapters.config import AdapterConfig, AdapterType
     from crosstask_adapters.handle import LayersHandle, check_names
     from crosstask_adapters.layer_adapter import LayerAdapter, draw
     from crosstask_adapters.model import AdapterModel
+    from crosstask_adapters.own_adapter import BaseAdapter
     from crosstask_adapters.targets import called, is_floating, match_targets

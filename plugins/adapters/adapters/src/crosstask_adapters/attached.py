@@ -21,6 +21,8 @@ class Attached:
     handle: AdapterHandle
     saved: LayersHandle | None
     """The adapter's own heads."""
+    own: bool = False
+    """Whether it is a user's module, which no component makes."""
     enabled: bool = True
     merged: bool = False
 

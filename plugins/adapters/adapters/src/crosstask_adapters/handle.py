@@ -79,6 +79,15 @@ class LayersHandle(AdapterHandle):
         return list(self.named_parameters().values())
 
     def enable(self) -> None:
+        """As the contract says. DataError if one that acts after it is merged, and it matters which is first."""
+        if not self.switch.live and not self.switch.merged:
+            for name, part in self.parts.items():
+                later = self._parts_at(name)
+                for other in later[later.index(part) + 1 :]:
+                    if other.switch.merged and not (part.additive and other.additive):
+                        raise DataError(
+                            f"an adapter that acts after this one is merged into {name!r}: unmerge it first"
+                        )
         self.switch.set(on=True)
 
     def disable(self) -> None:
@@ -106,7 +115,7 @@ class LayersHandle(AdapterHandle):
         self._refuse_computed()
         self._refuse_ties()
         for name, part in self.parts.items():
-            for other in self.model.get_submodule(name)._parts:  # type: ignore[union-attr]
+            for other in self._parts_at(name):
                 if other is part:
                     break
                 if other.switch.live and not (part.additive and other.additive):
@@ -157,6 +166,10 @@ class LayersHandle(AdapterHandle):
         if not all(called(h.model, name) for h in ours for name in h.parts):
             return None
         return mixing(self._host, {h.switch: k for k, h in enumerate(ours)}, choice)
+
+    def _parts_at(self, name: str) -> list[LayerAdapter]:
+        layer: Any = self.model.get_submodule(name)
+        return list(layer._parts)
 
     def _layers(self) -> list[Any]:
         return [self.model.get_submodule(name) for name in self.parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,42 +14,50 @@ from torch import Tensor, nn
 
 from crosstask.components import Context
 from crosstask.context import LocalContext
-from crosstask.errors import DataError, nearest
+from crosstask.errors import DataError, OptionError, nearest
 from crosstask.manifest import DEFAULT
 from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask_adapters.attached import Attached
 from crosstask_adapters.base_weights import base_digests, base_modules, check_base
 from crosstask_adapters.by_sample import answer_by_sample
-from crosstask_adapters.config import AdapterConfig
+from crosstask_adapters.config import AdapterConfig, AdapterType, component_name
 from crosstask_adapters.files import Index, read_index, read_state, write_index, write_state
 from crosstask_adapters.handle import LayersHandle
 from crosstask_adapters.layer_adapter import OwnWeights
+from crosstask_adapters.own_adapter import BaseAdapter, attach_own, takes
 from crosstask_adapters.targets import match_targets
+
+Config = AdapterConfig | BaseAdapter
+Named = str | Sequence[str]
+"""An adapter's name, an `AdapterType` (all of that type), or several of these."""
 
 
 class AdapterModel(nn.Module):
     """`base`, frozen, with adapters on it.
 
-    `configs`: one `AdapterConfig` (named by its type), or several by name. All are enabled at first, and act together
-    in their order. `context` finds components and seeds what they draw: each adapter by its name.
+    `configs`: one `AdapterConfig` or a list of them (named by their types; a second of a type has `_2` behind it), or
+    several by name; a `BaseAdapter` may stand for a configuration. All are enabled at first, and act together in their
+    order. `context` finds components and seeds what they draw: each adapter by its name.
+
+    Where a method takes names, it takes lists of names and members of `AdapterType`, too, which mean all of that type.
     """
 
     def __init__(
         self,
         base: nn.Module,
-        configs: AdapterConfig | Mapping[str, AdapterConfig] = {},  # noqa: B006 (never written)
+        configs: Config | Sequence[Config] | Mapping[str, Config] = (),
         context: Context | None = None,
     ) -> None:
         super().__init__()
         self.base = base
         self._context = context or LocalContext()
         self._entries: dict[str, Attached] = {}
-        if isinstance(configs, AdapterConfig):
-            component, config = self._component(configs)
-            self._attach(config.adapter_type, config, component)
-        else:
+        if isinstance(configs, Mapping):
             for name, config in configs.items():
                 self.add_adapter(name, config)
+            return
+        for config in (configs,) if isinstance(configs, AdapterConfig | BaseAdapter) else configs:
+            self._add("", config)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy, or a model sent to another process, leaves the run behind."""
@@ -61,10 +70,26 @@ class AdapterModel(nn.Module):
         """The adapters by name, in the order in which they act."""
         return {name: entry.config for name, entry in self._entries.items()}
 
-    def add_adapter(self, name: str, config: AdapterConfig) -> None:
+    def add_adapter(self, name: str, config: AdapterConfig | BaseAdapter) -> None:
         """Put another adapter on, enabled. DataError for a name that is taken or cannot be a file's."""
+        self._check_name(name)
+        self._add(name, config)
+
+    def _add(self, name: str, config: AdapterConfig | BaseAdapter) -> None:
+        """Without a name it is called by its type."""
+        if isinstance(config, BaseAdapter):
+            name = name or self._free(type(config).__name__.lower())
+            self._take(name, config.config, attach_own(self.base, config, config.config.target_modules), own=True)
+            return
+        if not isinstance(config, AdapterConfig):
+            raise OptionError(f"an adapter is described by an AdapterConfig or a BaseAdapter, got {config!r}")
         component, config = self._component(config)
-        self._attach(name, config, component)
+        self._attach(name or self._free(config.adapter_type), config, component)
+
+    def _free(self, kind: str) -> str:
+        """A name for one more adapter of a kind."""
+        every = (kind if number == 1 else f"{kind}_{number}" for number in itertools.count(1))
+        return next(name for name in every if name not in self._entries)
 
     def _component(self, config: AdapterConfig) -> tuple[Adapter, AdapterConfig]:
         """(what the configuration names, the configuration by that name: another machine may have another default)."""
@@ -74,16 +99,25 @@ class AdapterModel(nn.Module):
         return made, config
 
     def _attach(self, name: str, config: AdapterConfig, component: Adapter) -> None:
-        self._check_name(name)
         targets = [*config.target_modules, *(f"!{module}" for module in config.modules_to_save)]
         if config.input_dim is not None:
-            modules = base_modules(self.base)
-            targets += [f"!{n}" for n, m in modules if n and (w := _width(m)) is not None and w != config.input_dim]
+            targets += self._others(config.input_dim)
         generator = self._context.generator("adapter", name)
         handle: AdapterHandle = self._context.call(
             component, "attach", model=self.base, targets=targets, generator=generator
         )
         self._take(name, config, handle)
+
+    def _others(self, width: int) -> list[str]:
+        """Targets that leave out layers of another width."""
+        widths = {n: w for n, m in base_modules(self.base) if n and (w := takes(m)) is not None}
+        if width not in widths.values():
+            there = ", ".join(map(str, sorted(set(widths.values()))[:8])) or "none"
+            raise DataError(
+                f"input_dim={width}: no layer of {type(self.base).__name__} takes so many features; widths there are "
+                f"{there}"
+            )
+        return [f"!{name}" for name, found in widths.items() if found != width]
 
     def _check_name(self, name: str) -> None:
         if not re.fullmatch(r"\w[\w.-]*", name):
@@ -91,7 +125,7 @@ class AdapterModel(nn.Module):
         if name in self._entries:
             raise DataError(f"there is an adapter {name!r} already")
 
-    def _take(self, name: str, config: AdapterConfig, handle: AdapterHandle) -> None:
+    def _take(self, name: str, config: AdapterConfig, handle: AdapterHandle, own: bool = False) -> None:
         saved = None
         if config.modules_to_save:
 
@@ -104,7 +138,7 @@ class AdapterModel(nn.Module):
                 handle.detach()
                 raise
             saved = LayersHandle(self.base, {n: OwnWeights(self.base.get_submodule(n)) for n in layers})
-        self._entries[name] = Attached(config, handle, saved)
+        self._entries[name] = Attached(config, handle, saved, own)
 
     def remove_adapter(self, name: str) -> None:
         """Take an adapter off."""
@@ -125,18 +159,36 @@ class AdapterModel(nn.Module):
             raise DataError(f"no adapter {name!r}{nearest(name, self._entries)}")
         return self._entries[name]
 
-    def _chosen(self, names: Sequence[str]) -> list[Attached]:
-        return [self._entry(name) for name in names] if names else list(self._entries.values())
+    def _named(self, names: Sequence[Named]) -> list[str]:
+        """Names of adapters; a type means all of it. DataError for what there is not."""
+        found: list[str] = []
+        for given in names:
+            for name in (given,) if isinstance(given, str) else given:
+                if not isinstance(name, str):
+                    raise DataError(f"adapters go by their names or types, got {name!r}")
+                kind = component_name(name)
+                if name in self._entries and not isinstance(name, AdapterType):
+                    found.append(name)
+                elif alike := [n for n, e in self._entries.items() if not e.own and e.config.adapter_type == kind]:
+                    if not isinstance(name, AdapterType) and name != "adapter":
+                        self._entry(name)  # raises: a type in plain words is no name
+                    found += alike
+                else:
+                    self._entry(str(name))
+        return list(dict.fromkeys(found))
+
+    def _chosen(self, names: Sequence[Named]) -> list[Attached]:
+        return [self._entries[name] for name in self._named(names)] if names else list(self._entries.values())
 
     # --- training
 
-    def adapter_parameters(self, *names: str) -> list[nn.Parameter]:
+    def adapter_parameters(self, *names: Named) -> list[nn.Parameter]:
         """What training these adapters (default: all) trains, their own heads included."""
         return [p for entry in self._chosen(names) for handle in entry.handles for p in handle.parameters()]
 
-    def check_gradients(self, *names: str) -> None:
+    def check_gradients(self, *names: Named) -> None:
         """After a backward pass: DataError naming each part of these adapters (default: all) that got no gradient."""
-        for name in names or self._entries:
+        for name in self._named(names) if names else self._entries:
             silent = [part for handle in self._entry(name).handles for part in handle.without_gradient()]
             if silent:
                 shown = ", ".join(silent[:4]) + (", …" if len(silent) > 4 else "")
@@ -147,24 +199,24 @@ class AdapterModel(nn.Module):
 
     # --- switching
 
-    def enable_adapters(self, *names: str) -> None:
+    def enable_adapters(self, *names: Named) -> None:
         """These take part in the forward pass, besides those that do already (default: all)."""
         for entry in self._chosen(names):
             entry.enable(True)
 
-    def disable_adapters(self, *names: str) -> None:
+    def disable_adapters(self, *names: Named) -> None:
         """These take no part (default: none does, and the model answers exactly as the base)."""
         for entry in self._chosen(names):
             entry.enable(False)
 
-    def use(self, *names: str) -> None:
+    def use(self, *names: Named) -> None:
         """These take part, and no other; none at all without names."""
-        wanted = [self._entry(name) for name in names]
-        for entry in self._entries.values():
-            if entry.enabled != (on := any(entry is each for each in wanted)):
+        wanted = set(self._named(names))
+        for name, entry in self._entries.items():
+            if entry.enabled != (on := name in wanted):
                 entry.enable(on)
 
-    def merge(self, *names: str) -> None:
+    def merge(self, *names: Named) -> None:
         """Fold these adapters (default: all) into the weights. DataError, and nothing merged, if one cannot be."""
         chosen = [entry for entry in self._chosen(names) if not entry.merged]
         try:
@@ -176,7 +228,7 @@ class AdapterModel(nn.Module):
         for entry in chosen:
             entry.merged = entry.enabled = True
 
-    def unmerge(self, *names: str) -> None:
+    def unmerge(self, *names: Named) -> None:
         """Undo `merge` for these adapters (default: all). With none merged, the weights are bit for bit the base's."""
         self._undo(self._chosen(names))
 
@@ -209,14 +261,20 @@ class AdapterModel(nn.Module):
 
     # --- files
 
-    def save(self, folder: str | Path, *names: str) -> None:
+    def save(self, folder: str | Path, *names: Named) -> None:
         """Write these adapters (default: all), nothing of the base: `adapters.json`, and `<name>.safetensors` for each.
 
-        The base is recorded by digests, so that `load` refuses another.
+        The base is recorded by digests, so that `load` refuses another. DataError for a `BaseAdapter`: files name
+        components, and this is none.
         """
         target = Path(folder)
+        chosen = {name: self._entries[name] for name in (self._named(names) if names else self._entries)}
+        if own := next((name for name, entry in chosen.items() if entry.own), None):
+            raise DataError(
+                f"adapter {own!r} is a module of your own, which no component names, so that `load` could not make it: "
+                f"keep `model.handle({own!r}).state()`, or make it a component of point `adapter`"
+            )
         target.mkdir(parents=True, exist_ok=True)
-        chosen = {name: self._entry(name) for name in names or self._entries}
         for name, entry in chosen.items():
             write_state(target, name, entry.state())
         index = Index(
@@ -255,10 +313,3 @@ class AdapterModel(nn.Module):
             self._entry(name).load_state(state)
         except DataError as error:
             raise DataError(f"{folder}: adapter {name!r}: {error}") from None
-
-
-def _width(module: nn.Module) -> int | None:
-    """How many features or channels a layer takes, if it says so."""
-    names = ("in_features", "in_channels", "embed_dim", "num_features")
-    found = next((getattr(module, name) for name in names if hasattr(module, name)), None)
-    return found if isinstance(found, int) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,16 +56,11 @@ class BottleneckLayer(OutputAdapter):
         return torch.baddbmm(up_bias[:, None], hidden, up.transpose(1, 2)).view(y.shape)
 
 
-@component
-class Bottleneck(Adapter):
-    """A small network after each sublayer of a transformer, or after each linear and convolution layer of any other
-    model: y + U g(D y) (Houlsby et al. 2019, section 2). `linear` as the activation gives a linear adapter.
+class _AfterLayers(Adapter):
+    """Bottlenecks after each sublayer of a transformer, or after each linear and convolution layer of others."""
 
-    It is no change of weights: it cannot be merged, and torch's fused encoder path is off while it is enabled.
-    """
-
-    hidden_dim: int = option(64, ge=1, help="width of the hidden layer")
-    activation: str = option("relu", choices=tuple(ACTIVATIONS), help="between the two layers")
+    hidden_dim: int
+    activation: str
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> LayersHandle:
         names = match_targets(model, targets, fits(model), WHAT, sublayers(model))
@@ -75,3 +70,23 @@ class Bottleneck(Adapter):
             like = next(layer.parameters())
             parts[name] = BottleneckLayer(width_of(layer), self.hidden_dim, self.activation, like, generator)
         return LayersHandle(model, parts)
+
+
+@component
+class Bottleneck(_AfterLayers):
+    """A small network after each sublayer of a transformer, or after each linear and convolution layer of any other
+    model: y + U g(D y) (Houlsby et al. 2019, section 2).
+
+    It is no change of weights: it cannot be merged, and torch's fused encoder path is off while it is enabled.
+    """
+
+    hidden_dim: int = option(64, ge=1, help="width of the hidden layer")
+    activation: str = option("relu", choices=tuple(ACTIVATIONS), help="between the two layers")
+
+
+@component
+class LinearBottleneck(_AfterLayers):
+    """As `bottleneck`, without a nonlinearity: y + U D y, a change of rank `hidden_dim` of what each layer gives."""
+
+    activation: ClassVar[str] = "linear"  # type: ignore[misc]
+    hidden_dim: int = option(64, ge=1, help="width of the hidden layer")

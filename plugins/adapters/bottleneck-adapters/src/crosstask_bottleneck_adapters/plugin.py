@@ -15,6 +15,13 @@ PLUGIN = Plugin(
         ),
         Extension(
             "adapter",
+            "linear",
+            "crosstask_bottleneck_adapters.bottleneck:LinearBottleneck",
+            summary="Bottlenecks without a nonlinearity",
+            source="Houlsby et al. (2019), Parameter-Efficient Transfer Learning for NLP, ICML",
+        ),
+        Extension(
+            "adapter",
             "compacter",
             "crosstask_bottleneck_adapters.compacter:Compacter",
             summary="Bottlenecks whose matrices are sums of Kronecker products with factors that all layers share",
