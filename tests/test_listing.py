@@ -103,7 +103,7 @@ def test_why_names_the_setting_that_decided(broken: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("CROSSTASK_DENY", "fin*")
     _, told, _ = crosstask("plugins", "why", "fine", path=broken)
     assert "the deny list (CROSSTASK_DENY) names it: 'fin*'" in told
-    monkeypatch.setenv("CROSSTASK_ALLOW", "kernel")
+    monkeypatch.setenv("CROSSTASK_ALLOW", "crosstask-kernel")
     _, told, _ = crosstask("plugins", "why", "worn", path=broken)
     assert "the allow list (CROSSTASK_ALLOW) does not name it" in told
 

@@ -349,7 +349,7 @@ CODE: dict[str, tuple[str, str, str]] = {
         "stage", "@component\nclass Bad(Stage): pass", "stage 'bad' ({pkg}-dist 1.0): {pkg}.algo:Bad does not implement work",
     ),
     "of a point that nobody defines": (
-        "router", FIND, "unknown extension point 'router'; did you mean 'source'? Valid: adapter, balancer, curriculum, discovery, "
+        "router", FIND, "unknown extension point 'router'; valid: adapter, balancer, curriculum, discovery, "
         "distillation, executor, meta_learner, observer, source, stage, store, synthesis, …",
     ),
     "balancer with neither method": (

@@ -273,7 +273,7 @@ def test_info_tells_what_a_component_is(installed: Registry) -> None:
 
 def test_why_tells_what_decided_it(installed: Registry) -> None:
     installed.settings = Settings(
-        allow=("fakes", "kernel", "odd"), prefer={"chooser/first": "crosstask-fakes"}, origins={"allow": "here"}
+        allow=("crosstask-*", "odd-dist"), prefer={"chooser/first": "crosstask-fakes"}, origins={"allow": "here"}
     )
     installed.register(
         Plugin("odd", [Extension("chooser", "first", "a:B"), Extension("balancer", "lost", "nowhere:Lost"),
@@ -501,7 +501,7 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     known = {key: value for key, value in os.environ.items() if not key.startswith("CROSSTASK_")}
     return subprocess.run(
         [sys.executable, "-m", "crosstask", *arguments],
-        env={**known, "PYTHONPATH": paths, "CROSSTASK_ALLOW": "kernel,dir:*", **environment},
+        env={**known, "PYTHONPATH": paths, "CROSSTASK_ALLOW": "crosstask-kernel,dir:*", **environment},
         capture_output=True,
         text=True,
         timeout=240,

@@ -19,15 +19,46 @@ def test_environment_over_project_over_user(tmp_path: Path) -> None:
     (project / "pyproject.toml").write_text('[tool.crosstask]\ndeny = ["of-project"]\n')
     environment = {"HOME": str(tmp_path / "home"), "CROSSTASK_PREFER": "rgb=two, balancer/x = three"}
     found = load_settings(environment, project / "deep" / "inside")
-    assert (found.allow, found.deny) == (("a", "b"), ("of-project",))
+    assert (found.allow, found.deny) == (("a", "b"), ("of-user", "of-project"))
     assert found.prefer == {"rgb": "two", "balancer/x": "three"}
     assert found.origins == {
         "allow": str(user),
-        "deny": str(project / "pyproject.toml"),
+        "deny": f"{user}, {project / 'pyproject.toml'}",
+        "deny/of-user": str(user),
+        "deny/of-project": str(project / "pyproject.toml"),
         "prefer": "CROSSTASK_PREFER",
     }
     more = load_settings({**environment, "CROSSTASK_ALLOW": "x, y,", "CROSSTASK_DENY": "z"}, project)
-    assert (more.allow, more.deny, more.origins["deny"]) == (("x", "y"), ("z",), "CROSSTASK_DENY")
+    assert (more.allow, more.deny) == (("x", "y"), ("of-user", "of-project", "z"))
+    assert [more.whence("deny", pattern) for pattern in more.deny] == [
+        str(user),
+        str(project / "pyproject.toml"),
+        "CROSSTASK_DENY",
+    ]
+
+
+def test_a_projects_file_cannot_allow_what_the_user_does_not(tmp_path: Path) -> None:
+    """It may lie in a folder above, and be somebody else's."""
+    user = tmp_path / "home" / "crosstask" / "config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text('allow = ["crosstask-*", "mine"]\ndeny = ["crosstask-bad"]\n')
+    project = tmp_path / "project"
+    (project / "inside").mkdir(parents=True)
+    (project / "pyproject.toml").write_text('[tool.crosstask]\nallow = ["*"]\ndeny = []\n')
+    environment = {"XDG_CONFIG_HOME": str(tmp_path / "home")}
+    found = load_settings(environment, project / "inside")
+    assert found.refuses("bad", "crosstask-bad") == f"denied by 'crosstask-bad' ({user})"
+    assert found.refuses("evil", "evil") == f"not in the allow list ({user})"
+    assert found.refuses("mine", "mine") is None
+    (project / "pyproject.toml").write_text('[tool.crosstask]\nallow = ["mine", "evil"]\n')
+    narrowed = load_settings(environment, project)
+    assert narrowed.refuses("mine", "mine") is None
+    assert narrowed.refuses("rgb", "crosstask-rgb") == f"not in the allow list ({project / 'pyproject.toml'})"
+    assert narrowed.refuses("evil", "evil") == f"not in the allow list ({user})"
+    once = load_settings({**environment, "CROSSTASK_ALLOW": "evil", "CROSSTASK_DENY": "other"}, project)
+    assert once.refuses("evil", "evil") is None, "whoever sets it for one call knows the project"
+    assert once.refuses("mine", "mine") == "not in the allow list (CROSSTASK_ALLOW)"
+    assert once.refuses("bad", "crosstask-bad") == f"denied by 'crosstask-bad' ({user})"
 
 
 def test_xdg_folder_and_nothing_at_all(tmp_path: Path) -> None:
@@ -47,14 +78,26 @@ def test_this_folder_and_environment_are_the_default(tmp_path: Path, monkeypatch
         load_settings()
 
 
-def test_deny_wins_over_allow_and_globs_match_either_name() -> None:
-    settings = Settings(allow=("rgb", "crosstask-*"), deny=("crosstask-p*",), origins={"deny": "here"})
-    assert settings.refuses("rgb", "other-dist") is None
+def test_deny_wins_over_allow_and_only_deny_looks_at_the_plugins_own_name() -> None:
+    settings = Settings(allow=("rgb", "crosstask-*"), deny=("crosstask-p*", "odd"), origins={"deny": "here"})
     assert settings.refuses("own", "crosstask-gradnorm") is None
     assert settings.refuses("pcgrad", "crosstask-pcgrad") == "denied by 'crosstask-p*' (here)"
+    assert settings.refuses("odd", "crosstask-odd") == "denied by 'odd' (here)"
     assert settings.refuses("foreign", "foreign-dist") == "not in the allow list (settings)"
-    assert settings.refuses("RGB") == "not in the allow list (settings)"  # names are matched as they are written
-    assert Settings().refuses("anything") is None
+    # its author chose the entry point's name; where it comes from the user chose
+    assert settings.refuses("rgb", "evil-dist") == (
+        "not in the allow list (settings): it must name the distribution, 'evil-dist', not the plugin"
+    )
+    assert Settings().refuses("anything", "at-all") is None
+
+
+@pytest.mark.parametrize("name", ["my_plugin", "My-Plugin", "my.plugin", "MY__.PLUGIN"])
+@pytest.mark.parametrize("pattern", ["my-plugin", "My_Plugin", "my.pl*", "MY-?lugin", "my_[a-p]lugin"])
+def test_names_and_patterns_are_compared_as_pep_503_says(name: str, pattern: str) -> None:
+    assert Settings(deny=(pattern,)).refuses("x", name) == f"denied by {pattern!r} (settings)"
+    assert Settings(deny=(pattern,)).refuses(name, "x") == f"denied by {pattern!r} (settings)"
+    assert Settings(allow=(pattern,)).refuses("x", name) is None
+    assert Settings(allow=(pattern,)).refuses("x", "my-plugin-too" if "*" not in pattern else "mine")
 
 
 # What plugins are told ------------------------------------------------------------------------------------------------

@@ -39,6 +39,14 @@ COMMAND = "command"
 DEFAULT = "default"
 """Instead of a component's name: the one of its point that a manifest marks as the default."""
 
+_SEPARATORS = re.compile(r"[-_.]+")
+
+
+def canonical(name: str) -> str:
+    """A project's name as PEP 503 compares it: lower case, runs of `-`, `_` and `.` as one `-`."""
+    return _SEPARATORS.sub("-", name).lower()
+
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 _CODE = re.compile(r"[A-Za-z_][\w.]*:[\w./-]+")
 
@@ -252,7 +260,7 @@ KERNEL_POINTS = (
 """The points that the kernel itself defines. Others come from plugins, by the same rules; `Registry.points` has all."""
 
 RESERVED = {
-    COMMAND: ("plugins", "recipe", "report", "run", "stage"),
+    COMMAND: ("plugins", "recipe", "report", "run", "stage", "store"),
     "stage": (
         "name", "description", "extends", "seed", "seeds", "requires", "prefer", "source", "model", "train", "budget",
         "transfer", "executor", "observers", "wrappers",

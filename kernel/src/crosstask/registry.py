@@ -7,24 +7,21 @@ Extension points come through the same door: the kernel's own and those that plu
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import functools
 import importlib
-import io
 import json
 import re
 import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from crosstask.errors import CrosstaskError, PluginError, UnknownComponentError, nearest
+from crosstask.errors import CrosstaskError, PluginError, UnknownComponentError, nearest, told
+from crosstask.isolated import Answer, Import, Keyboard, attribute, look, look_apart, parsed_entry
 from crosstask.manifest import (
     API_VERSION,
     COMMAND,
@@ -36,6 +33,7 @@ from crosstask.manifest import (
     Extension,
     Plugin,
     Point,
+    canonical,
     fits,
 )
 from crosstask.settings import Settings, load_settings
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
 
 SLOW_IMPORT_SECONDS = 0.5
 KERNEL = "crosstask-kernel"
+IN_PROCESS = "(in process)"
+"""Instead of a distribution: of a plugin that the program itself registered."""
 
 
 class Status(enum.Enum):
@@ -80,6 +80,17 @@ class PluginRecord:
     def origin(self) -> str:
         """`crosstask-rgb 0.1.0`."""
         return f"{self.distribution} {self.version}".strip()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that `deny` may call it: plugin, distribution, and the distribution's former names."""
+        return (self.name, self.distribution, *(self.plugin.formerly if self.plugin else ()))
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether it was found, not registered by the program itself, and is no distribution of this repository."""
+        known = canonical(self.distribution)
+        return bool(self.entry_point) and known != KERNEL and known not in packages().values()
 
     def fail(self, status: Status, reason: str, trace: str = "") -> None:
         """Keep the first failure; later ones follow from it."""
@@ -130,20 +141,29 @@ class Registry:
         return made
 
     def add_entry_points(self) -> None:
-        """Load every manifest of the entry-point group that the settings allow."""
-        seen = set()
+        """Load every manifest of the entry-point group that the settings allow. Those of distributions that are not
+        ours are imported in another process.
+        """
+        seen: set[str] = set()
+        strangers: list[tuple[PluginRecord, Import]] = []
         for found, text in _distributions():
             name, version, needs = _facts(found)
-            if name in seen:  # an earlier folder on sys.path shadows a later one
+            if canonical(name) in seen:  # an earlier folder on sys.path shadows a later one
                 continue
-            seen.add(name)
-            for entry, value in _entries(text):
+            seen.add(canonical(name))
+            for entry, value in dict.fromkeys(_entries(text)):  # a line may stand there twice
                 record = PluginRecord(entry, name, version, value, needs=needs)
-                self._add(record, functools.partial(_load_entry, value))
+                load = Import("entry", (value,))
+                if not record.is_foreign:
+                    self._add(record, load.here)
+                elif self._is_wanted(record):
+                    strangers.append((record, load))
+        self._take_apart(strangers)
 
     def add_folder(self, folder: str | Path) -> None:
         """Load the one-off plugins of a folder: each `NAME.py`, or package `NAME` with a module `plugin`, that has a
-        `PLUGIN`. To settings their distribution is called `dir:NAME`.
+        `PLUGIN`. To settings their distribution is called `dir:NAME`. Their manifests, too, are imported in another
+        process.
         """
         place = Path(folder).expanduser().absolute()
         if not place.is_dir():
@@ -151,6 +171,7 @@ class Registry:
         if str(place) not in sys.path:
             sys.path.append(str(place))
             importlib.invalidate_caches()
+        found: list[tuple[PluginRecord, Import]] = []
         for path in sorted(place.iterdir()):
             single = path.suffix == ".py" and path.is_file()
             module = path.stem if single else f"{path.name}.plugin"
@@ -158,48 +179,51 @@ class Registry:
                 continue  # an editor's file, or a module beside the plugins that they import
             if single or (path / "plugin.py").is_file():
                 record = PluginRecord(path.stem, f"dir:{path.stem}", "", f"{module}:PLUGIN")
-                self._add(record, functools.partial(_load_from, place, module))
+                if self._is_wanted(record):
+                    found.append((record, Import("folder", (str(place), module))))
+        self._take_apart(found)
 
-    def register(self, plugin: Plugin, *, distribution: str = "(in process)", version: str = "") -> PluginRecord:
-        """Add a plugin by hand: tests, notebooks, embedded use."""
+    def register(self, plugin: Plugin, *, distribution: str = IN_PROCESS, version: str = "") -> PluginRecord:
+        """Add a plugin by hand: tests, notebooks, embedded use. To `allow` one that is given no distribution goes by
+        its own name.
+        """
         name = plugin.name if isinstance(plugin, Plugin) else repr(plugin)
         record = PluginRecord(name, distribution, version)
         self._add(record, lambda: plugin)
         return record
 
-    def _add(self, record: PluginRecord, load: Any) -> None:
+    def _add(self, record: PluginRecord, load: Callable[[], Any]) -> None:
+        """Add a plugin whose manifest may be read in this process."""
+        if self._is_wanted(record):
+            self._take(record, look(load))
+
+    def _is_wanted(self, record: PluginRecord) -> bool:
+        """Add a record; whether its manifest is to be read, as far as can be said before."""
         self.records.append(record)
-        if reason := self.settings.refuses(record.name, record.distribution):
+        self.__dict__.pop("_index", None)
+        distribution = record.name if record.distribution == IN_PROCESS else record.distribution
+        if reason := self.settings.refuses(record.name, distribution):
             record.fail(Status.DENIED, reason)
         elif reason := _too_new(record):
             record.fail(Status.INCOMPATIBLE, reason)
-        else:
-            self._load(record, load)
-        if record.plugin and (reason := self.settings.refuses(*record.plugin.formerly, by_allow=False)):
-            record.fail(Status.DENIED, reason)
-        self.__dict__.pop("_index", None)
+        return record.status is Status.OK
 
-    @staticmethod
-    def _load(record: PluginRecord, load: Any) -> None:
-        printed, started = io.StringIO(), time.perf_counter()
-        where = f"{record.entry_point}: " if record.entry_point else ""
-        try:
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                plugin = load()
-            if not isinstance(plugin, Plugin):
-                raise PluginError(f"names a {type(plugin).__name__}, not a crosstask.Plugin")
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a manifest may even call sys.exit: that is its failure, not ours
-            kind = "" if isinstance(error, CrosstaskError) else f"{type(error).__name__}: "
-            record.fail(Status.BROKEN, f"{where}{kind}{error}", traceback.format_exc())
+    def _take_apart(self, found: list[tuple[PluginRecord, Import]]) -> None:
+        for (record, _), answer in zip(found, look_apart([each for _, each in found]), strict=True):
+            self._take(record, answer)
+
+    def _take(self, record: PluginRecord, answer: Answer) -> None:
+        """Judge a manifest, or what came of looking for one."""
+        where = f"{_shown_entry(record.entry_point)}: " if record.entry_point else ""
+        if answer.plugin is None:
+            record.fail(Status.BROKEN, where + answer.reason, answer.traceback)
             return
-        seconds = time.perf_counter() - started
-        if seconds > SLOW_IMPORT_SECONDS:
-            record.notes += (f"its manifest took {seconds:.1f} s to import; import heavy modules in components only",)
-        if text := printed.getvalue().strip():
+        if answer.seconds > SLOW_IMPORT_SECONDS:
+            told = f"its manifest took {answer.seconds:.1f} s to import; import heavy modules in components only"
+            record.notes += (told,)
+        if text := answer.printed.strip():
             record.notes += (f"its manifest printed {text[:60]!r} at import",)
-        record.plugin = plugin
+        plugin = record.plugin = answer.plugin
         # First of all the version: a manifest written for another API may be wrong in this one without being broken.
         if not plugin.compatible():
             needs, has = (".".join(map(str, v)) for v in (plugin.api, API_VERSION))
@@ -211,6 +235,8 @@ class Registry:
                 Status.BROKEN,
                 f"entry point {record.name!r} names plugin {plugin.name!r}; they must be the same",
             )
+        if reason := self.settings.denies(*plugin.formerly):
+            record.fail(Status.DENIED, reason)
 
     @functools.cached_property
     def _index(self) -> _Index:
@@ -286,7 +312,7 @@ class Registry:
     def _whence(self, record: PluginRecord, extension: Extension, points: Iterable[str]) -> str:
         """What to install for a missing point: as our index says, else what the distribution itself requires."""
         offered = packages().get(f"point/{extension.point}")
-        installed = {known.distribution for known in self.records}
+        installed = {canonical(known.distribution) for known in self.records}
         missing = [name for text in record.needs if (name := _name_of(text)) not in installed and name != KERNEL]
         if offered or missing:
             return f"; pip install {offered or ' '.join(missing)}"
@@ -299,12 +325,14 @@ class Registry:
         records = sorted(records, key=lambda record: record.origin)  # however the file system lists them
         origins = " and ".join(record.origin for record in records)
         preferred = self.settings.prefer.get(key)
+        chosen = canonical(preferred or "")
         for record in records:  # settings may use a name that the distribution had before
-            if record.plugin and preferred in record.plugin.formerly:
-                preferred = record.distribution
-        if [record.distribution for record in records].count(preferred or "") == 1:
-            reason = f"{what} is offered by {origins}; {preferred} is preferred"
-            return [(record, reason) for record in records if record.distribution != preferred]
+            if record.plugin and chosen in map(canonical, record.plugin.formerly):
+                chosen = canonical(record.distribution)
+        winners = [record for record in records if canonical(record.distribution) == chosen]
+        if len(winners) == 1:
+            reason = f"{what} is offered by {origins}; {winners[0].distribution} is preferred"
+            return [(record, reason) for record in records if record is not winners[0]]
         wrong = f" (prefer says {preferred!r}, which does not decide it)" if preferred is not None else ""
         reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}{wrong}"
         return [(record, reason) for record in records]
@@ -363,7 +391,9 @@ class Registry:
         marked = self.defaults(point)
         preferred = self.settings.prefer.get(f"{point}/{DEFAULT}")
         if len(marked) > 1 and preferred:
-            marked = [name for name in marked if self.find(point, name)[0].distribution == preferred] or marked
+            chosen = canonical(preferred)
+            whose = {name: canonical(self.find(point, name)[0].distribution) for name in marked}
+            marked = [name for name in marked if whose[name] == chosen] or marked
         if len(marked) == 1:
             return marked[0]
         if not marked:
@@ -373,8 +403,8 @@ class Registry:
             raise UnknownComponentError(f"no installed plugin marks a {point} as the default{hint}")
         told = " and ".join(f"{name!r} of {self.find(point, name)[0].origin}" for name in marked)
         key = f"{point}/{DEFAULT}"
-        whose = [self.find(point, name)[0].distribution for name in marked]
-        choose = f"choose with prefer: {key!r} = {whose[0]!r}" if len(set(whose)) > 1 else "name one"
+        offering = [self.find(point, name)[0].distribution for name in marked]
+        choose = f"choose with prefer: {key!r} = {offering[0]!r}" if len(set(offering)) > 1 else "name one"
         wrong = f" (prefer says {preferred!r}, which does not decide it)" if preferred is not None else ""
         raise PluginError(f"several {point} are marked as the default: {told}; {choose}{wrong}")
 
@@ -457,7 +487,7 @@ class Registry:
         except CrosstaskError:
             raise
         except (Exception, SystemExit) as error:  # foreign code, such as the component's own __attrs_post_init__
-            raise PluginError(f"{origin} cannot be made: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{origin} cannot be made: {told(error)}") from error
         made._origin, made._name, made._distribution = origin, extension.name, record.origin
         return made
 
@@ -540,7 +570,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _name_of(requirement: str) -> str:
-    return re.split(r"[\s<>=!~;\[(@]", requirement, maxsplit=1)[0].lower().replace("_", "-").replace(".", "-")
+    return canonical(re.split(r"[\s<>=!~;\[(@]", requirement, maxsplit=1)[0])
 
 
 def _distributions() -> Iterator[tuple[Any, str]]:
@@ -548,24 +578,82 @@ def _distributions() -> Iterator[tuple[Any, str]]:
     from importlib_metadata import distributions  # deferred: a registry filled by hand does not need it
 
     for found in distributions():
-        text = found.read_text("entry_points.txt") or ""
+        text = _text_of(found, "entry_points.txt")
         if f"[{ENTRY_POINT_GROUP}]" in text.replace(" ", ""):
             yield found, text
 
 
+def _text_of(found: Any, name: str) -> str:
+    """A file of a distribution's metadata; empty if there is none. One that is not UTF-8, as the specification wants
+    it, is read as far as can be: what concerns us in it is ASCII.
+    """
+    try:
+        text: str | None = found.read_text(name)
+    except UnicodeDecodeError as error:
+        text = error.object.decode("utf-8", "replace")
+    except OSError:  # a circle of links, a disk that fails: a distribution that cannot be read offers nothing
+        text = None
+    return (text or "").removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def unreadable() -> list[str]:
+    """The entry_points.txt that are not UTF-8. We read over them, but not everybody who reads them all as it is
+    imported: torch and networkx do.
+    """
+    from importlib_metadata import distributions
+
+    found = []
+    for each in distributions():
+        try:
+            each.read_text("entry_points.txt")
+        except UnicodeDecodeError:
+            found.append(str(getattr(each, "_path", each)) + "/entry_points.txt")
+        except OSError:
+            pass
+    return found
+
+
 def _facts(found: Any) -> tuple[str, str, tuple[str, ...]]:
     """Name, version and our requirements of a distribution, not parsing all its metadata: a listing must be fast."""
-    head = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").partition("\n\n")[0]
+    text = _text_of(found, "METADATA") or _text_of(found, "PKG-INFO")
     fields: dict[str, str] = {}
     needs = []
-    for line in head.splitlines():
-        key, sign, value = line.partition(": ")
+    for line in text.partition("\n\n")[0].splitlines():
+        key, sign, value = (part.strip() for part in line.partition(":"))
         if sign and key in ("Name", "Version"):
-            fields.setdefault(key, value.strip())
-        elif key == "Requires-Dist" and value.lower().startswith("crosstask") and "extra ==" not in value:
-            needs.append(value.strip())
+            fields.setdefault(key, value)
+        elif key == "Requires-Dist" and canonical(value).startswith("crosstask") and "extra ==" not in value:
+            needs.append(value)
     folder = getattr(getattr(found, "_path", None), "name", "(unknown distribution)")
-    return fields.get("Name", folder), fields.get("Version", ""), tuple(needs)
+    return fields.get("Name") or folder, fields.get("Version", ""), tuple(needs)
+
+
+def licence(distribution: str) -> str:
+    """Of a distribution, as its metadata say: the SPDX expression, the older field, or the classifier."""
+    from email.parser import HeaderParser  # deferred, both: only who asks for one thing in full needs them
+
+    found = _distribution(distribution)
+    if found is None:
+        return "unknown"
+    fields = HeaderParser().parsestr(_text_of(found, "METADATA") or _text_of(found, "PKG-INFO"))
+    classifiers = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier") or () if c.startswith("License ::")]
+    told = [fields[key] for key in ("License-Expression", "License") if key in fields] + classifiers
+    return told[0].splitlines()[0] if told and told[0] else "unknown"
+
+
+def folder_of(distribution: str) -> str:
+    """Where a distribution is installed; nothing if it is none."""
+    found = _distribution(distribution)
+    return "" if found is None else str(found.locate_file(""))
+
+
+def _distribution(name: str) -> Any:
+    """The distribution that is found under a name; None if there is none. Not by `importlib_metadata.distribution`,
+    which parses, and so fails where the metadata are not as they should be.
+    """
+    from importlib_metadata import distributions
+
+    return next(iter(distributions(name=name)), None)
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
@@ -576,42 +664,26 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
             ours = line.strip("[] ") == ENTRY_POINT_GROUP
         elif ours and line and not line.startswith(("#", ";")):
             name, _, value = line.partition("=")
-            yield name.strip(), value.partition("[")[0].strip()
+            yield name.strip(), _shown_entry(value.strip())
 
 
-def _load_entry(value: str) -> Any:
-    module, sign, attribute = value.partition(":")
-    if not all(part.isidentifier() for part in module.split(".")) or not (sign and attribute.isidentifier()):
-        raise PluginError("an entry point must look like 'package.plugin:PLUGIN'")
-    loaded = importlib.import_module(module)
-    if not hasattr(loaded, attribute):
-        raise PluginError(f"{module} has no {attribute!r}{nearest(attribute, _public(loaded))}")
-    return getattr(loaded, attribute)
-
-
-def _load_from(folder: Path, module: str) -> Any:
-    """A manifest of a folder of plugins; a module of that name that lies elsewhere must not answer for it."""
-    loaded = importlib.import_module(module)
-    if folder not in Path(str(loaded.__file__)).parents:
-        raise PluginError(f"a module {module} is there already ({loaded.__file__}); rename the plugin")
-    return getattr(loaded, "PLUGIN", None)
+def _shown_entry(value: str) -> str:
+    """An entry point's value as one writes it: without blanks and extras."""
+    parsed = parsed_entry(value)
+    return ":".join(parsed) if parsed else value.partition("[")[0].strip()
 
 
 def load(target: str, where: str) -> Any:
     """What an import string names. PluginError begins with `where`, and says which name is meant."""
-    module, _, attribute = target.partition(":")
-    try:
-        value: Any = importlib.import_module(module)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # foreign code: whatever it raises is its failure
-        raise PluginError(f"{where}: importing {module} failed: {type(error).__name__}: {error}") from error
-    for part in attribute.split("."):
-        if not hasattr(value, part):
-            raise PluginError(f"{where}: {module} has no {attribute!r}{nearest(part, _public(value))}")
-        value = getattr(value, part)
-    return value
-
-
-def _public(value: Any) -> Iterable[str]:
-    return (name for name in dir(value) if not name.startswith("_"))
+    module, _, dotted = target.partition(":")
+    with Keyboard() as keyboard:
+        try:
+            value: Any = importlib.import_module(module)
+        except BaseException as error:  # foreign code: whatever it raises is its failure
+            if keyboard.interrupted(error):
+                raise
+            hint = ""
+            if isinstance(error, UnicodeDecodeError) and (paths := unreadable()):
+                hint = f"; not UTF-8, as they must be: {', '.join(paths)}"
+            raise PluginError(f"{where}: importing {module} failed: {told(error)}{hint}") from error
+    return attribute(value, dotted, f"{where}: {module}")

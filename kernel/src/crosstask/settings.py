@@ -1,12 +1,12 @@
 """Which plugins may load, who wins a conflict, what plugins are told: user configuration, `[tool.crosstask]`,
-environment; later wins.
+environment; later wins, except that none of them can allow what another denies.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from crosstask.errors import OptionError, nearest
+from crosstask.manifest import canonical
 
 _KEYS = ("allow", "deny", "prefer", "plugins_dir")
 _SECRET = re.compile(r"token|secret|passw|passphrase|credential|apikey|(^|[_-])(key|pwd|pat|dsn|auth)($|[_-])")
@@ -24,7 +25,11 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 @attrs.frozen
 class Settings:
-    """Globs over plugin and distribution names. An empty `allow` allows everything; `deny` wins over `allow`.
+    """Globs that say which plugins may load. An empty `allow` allows everything; `deny` wins over `allow`.
+
+    `deny` names plugins or distributions. `allow` names distributions only: what a plugin is called its author chose,
+    from which distribution it comes the user did when installing it. `allow_project` is the list of the project's file:
+    what is loaded must be in both. Names are compared as PEP 503 says: `my_plugin`, `My-Plugin`, `my.plugin` are one.
 
     `prefer` maps a plugin name, or `point/component`, to the distribution to use when several offer it.
     `plugins_dir` are folders of one-off plugins. `tables` are what plugins are told, by plugin name:
@@ -37,14 +42,28 @@ class Settings:
     plugins_dir: tuple[str, ...] = ()
     tables: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)  # may hold secrets
     origins: Mapping[str, str] = attrs.field(factory=dict)
+    allow_project: tuple[str, ...] = ()
 
-    def refuses(self, *names: str, by_allow: bool = True) -> str | None:
-        """Why a plugin with these names (its own, its distribution's) may not load; None if it may."""
-        if pattern := self.matches("deny", *names):
-            return f"denied by {pattern!r} ({self.origins.get('deny', 'settings')})"
-        if by_allow and self.allow and not self.matches("allow", *names):
-            return f"not in the allow list ({self.origins.get('allow', 'settings')})"
+    def refuses(self, plugin: str, distribution: str) -> str | None:
+        """Why a plugin of a distribution may not load; None if it may."""
+        if reason := self.denies(plugin, distribution):
+            return reason
+        for key in ("allow", "allow_project"):
+            if getattr(self, key) and not self.matches(key, distribution):
+                named = self.matches(key, plugin) is not None
+                hint = f": it must name the distribution, {distribution!r}, not the plugin" if named else ""
+                return f"not in the allow list ({self.whence(key)}){hint}"
         return None
+
+    def denies(self, *names: str) -> str | None:
+        """Why nothing with one of these names may load; None if it may."""
+        if pattern := self.matches("deny", *names):
+            return f"denied by {pattern!r} ({self.whence('deny', pattern)})"
+        return None
+
+    def whence(self, key: str, pattern: str = "") -> str:
+        """Where a setting, or one of its patterns, comes from."""
+        return self.origins.get(f"{key}/{pattern}", self.origins.get(key, "settings"))
 
     def table(self, plugin: str, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
         """What a plugin is told: its table of the files, then CROSSTASK_<PLUGIN>_<KEY> of the environment (as text)."""
@@ -59,20 +78,35 @@ class Settings:
         return shown
 
     def matches(self, key: str, *names: str) -> str | None:
-        """The first pattern of `allow` or `deny` that one of the names matches."""
+        """The first pattern of `allow`, `allow_project` or `deny` that one of the names matches."""
         patterns: tuple[str, ...] = getattr(self, key)
-        return next((p for p in patterns for name in names if fnmatchcase(name, p)), None)
+        return next((pattern for pattern in patterns if matching(pattern, *names)), None)
+
+
+def matching(pattern: str, *names: str) -> bool:
+    """Whether a glob of `allow` or `deny` matches one of the names, compared as PEP 503 compares names."""
+    return any(fnmatchcase(canonical(name), canonical(pattern)) for name in names)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None = None) -> Settings:
     """Read the user's `crosstask/config.toml`, the `[tool.crosstask]` of the nearest pyproject.toml, the environment.
 
     The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (globs, with commas), CROSSTASK_PREFER (name=distribution),
-    CROSSTASK_PLUGINS_DIR (folders, with commas). A folder in a file is relative to that file.
+    CROSSTASK_PLUGINS_DIR (folders, with commas). A folder in a file is relative to that file. Later wins, except that
+    denied is what any of them denies, and that a project's file can narrow what the user allows and not widen it: it
+    may lie in a folder above that somebody else wrote.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+
+    def deny(patterns: Iterable[str], origin: str) -> None:
+        for pattern in patterns:
+            if pattern not in (known := values.setdefault("deny", ())):
+                values["deny"] = (*known, pattern)
+                origins[f"deny/{pattern}"] = origin
+                origins["deny"] = ", ".join(dict.fromkeys([*filter(None, [origins.get("deny")]), origin]))
+
     home = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "~")).expanduser() / ".config")
     for path, table in [
         (home / "crosstask" / "config.toml", ()),
@@ -83,14 +117,22 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
                 if key == "tables":
                     known = values.setdefault(key, {})
                     known |= {plugin: {**known.get(plugin, {}), **told} for plugin, told in value.items()}
+                elif key == "deny":
+                    deny(value, str(path))
                 else:
-                    values[key], origins[key] = value, str(path)
+                    own = "allow_project" if key == "allow" and table else key
+                    values[own], origins[own] = value, str(path)
     for key in _KEYS:
         variable = f"CROSSTASK_{key.upper()}"
         if text := environ.get(variable):
             items = [item.strip() for item in text.split(",") if item.strip()]
             if key == "prefer" and not all("=" in item for item in items):
                 raise OptionError(f"{variable} must look like name=distribution,…; got {text!r}")
+            if key == "deny":
+                deny(items, variable)
+                continue
+            if key == "allow":  # whoever sets it for this call knows the project
+                values.pop("allow_project", None), origins.pop("allow_project", None)
             pairs = [item.partition("=") for item in items]
             values[key] = {k.strip(): v.strip() for k, _, v in pairs} if key == "prefer" else tuple(items)
             origins[key] = variable

@@ -5,6 +5,7 @@ Commands of plugins (extension point `command`) stand beside the kernel's: `--he
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -21,6 +22,7 @@ _COMMANDS = {
     "report": "Write the HTML report of a run again.",
     "run": "Run a recipe: its stages in order, with a report.",
     "stage": "Run one stage on a recipe's tasks.",
+    "store": "List, check, repair, merge and clean what is stored.",
 }
 assert set(_COMMANDS) == set(RESERVED[COMMAND])
 
@@ -30,10 +32,11 @@ class RootGroup(LazyGroup):
 
     def others(self) -> dict[str, str]:
         """Commands of plugins with their summaries, by their manifests."""
+        from crosstask.errors import printable
         from crosstask.registry import Registry  # deferred: the kernel's own commands need no listing
 
         registry = Registry.installed()
-        return {name: registry.find(COMMAND, name)[1].summary for name in registry.names(COMMAND)}
+        return {n: printable(registry.find(COMMAND, n)[1].summary, lines=False) for n in registry.names(COMMAND)}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({**self.table, **self.others()})
@@ -90,27 +93,29 @@ def _use_folders(ctx: click.Context, option: click.Parameter, folders: tuple[str
 def cli(verbose: bool) -> None:
     """Find out which tasks help which others to learn, and use it."""
     if verbose:
-        import structlog
+        from crosstask.logs import log_everything
 
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        log_everything()
 
 
 def main() -> None:
     """Entry point: errors that crosstask raises on purpose are printed in a line, not as a traceback."""
-    from crosstask.errors import CrosstaskError
+    from crosstask.errors import CrosstaskError, printable
 
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(message)}\n"
     try:
         cli(standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(printable(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as stop:
         click.echo("interrupted; what was finished is in the store, and --resume continues a run", err=True)
-        sys.exit(130)
+        sys.exit(getattr(stop.__cause__ or stop, "exit_code", 130))  # click raises Abort from what was raised
     except CrosstaskError as error:
         notes = "".join(f"\n  {note}" for note in getattr(error, "__notes__", ()))
-        click.echo(f"error: {error}{notes}", err=True)
+        click.echo(printable(f"error: {error}{notes}"), err=True)
         sys.exit(2)

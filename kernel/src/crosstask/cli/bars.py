@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from crosstask.errors import printable
 from crosstask.options import component, state
 from crosstask.points.observer import Observer
 
@@ -21,23 +22,25 @@ class Bars(Observer):
     def _started(self) -> Progress:
         if self._progress is None:
             columns = (
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
             )
-            self._progress = Progress(*columns, TextColumn("[dim]{task.fields[detail]}"), console=Console(stderr=True))
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[detail]}", style="dim", markup=False), console=Console(stderr=True)
+            )
             self._progress.start()
         return self._progress
 
     def stage_started(self, stage: str, total: int | None) -> None:
         if total != 0:
-            title = stage.replace("_", " ").capitalize()
+            title = printable(stage, lines=False).replace("_", " ").capitalize()
             self._bars[stage] = self._started().add_task(f"{title:<24}", total=total, detail="")
 
     def stage_progress(self, stage: str, detail: str) -> None:
         if stage in self._bars:
-            self._started().update(self._bars[stage], advance=1, detail=detail)
+            self._started().update(self._bars[stage], advance=1, detail=printable(detail, lines=False))
 
     def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
         if stage in self._bars:

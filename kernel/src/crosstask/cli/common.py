@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import click
 
+from crosstask.errors import printable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -35,7 +37,7 @@ class Wanted:
     @property
     def tracer(self) -> Callable[[object], None] | None:
         """What is told of every call of a hook, with --trace."""
-        return (lambda call: click.echo(str(call), err=True)) if self.trace else None
+        return (lambda call: say(call, err=True)) if self.trace else None
 
     @contextlib.contextmanager
     def engine(self, reference: str | None, stage: str = "") -> Iterator[tuple[TransferEngine, Recipe]]:
@@ -130,13 +132,28 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(unstructure(value), indent=1, allow_nan=False))
 
 
+def say(text: object, *, err: bool = False, nl: bool = True) -> None:
+    """Print a text that may hold names and words of plugins, recipes and tasks: control characters are shown, and do
+    nothing to the terminal.
+    """
+    click.echo(printable(text), err=err, nl=nl)
+
+
 def emit_table(table: Table) -> None:
-    """Print a rich table, at least as wide as its title."""
+    """Print a rich table, at least as wide as its title. What stands in its cells is text, not rich's markup."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
+    for column in table.columns:
+        column.header, column.footer = _as_text(column.header), _as_text(column.footer)
+        column._cells = [_as_text(cell) for cell in column._cells]
+    table.title = _as_text(table.title)
     table.min_width = min(console.width, len(str(table.title or "")))
     console.print(table)
+
+
+def _as_text(cell: Any) -> Any:
+    return printable(cell, lines=False) if isinstance(cell, str) else cell
 
 
 @functools.singledispatch

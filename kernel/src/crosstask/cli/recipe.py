@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
+from crosstask.errors import printable
 
 
 @click.group()
@@ -33,9 +34,9 @@ def list_command(as_json: bool) -> None:
     width = max((len(item["name"]) for item in found), default=0)
     for item in found:
         default = ", the default" if item["default"] else ""
-        click.echo(f"{item['name']:<{width}}  {item['summary']}  ({item['plugin']}{default})")
+        say(printable(f"{item['name']:<{width}}  {item['summary']}  ({item['plugin']}{default})", lines=False))
     if not found:
-        click.echo("no plugin ships a recipe")
+        say("no plugin ships a recipe")
 
 
 @command.command("show")
@@ -54,7 +55,7 @@ def show(reference: str, overrides: tuple[str, ...], as_json: bool) -> None:
     shown = {key: f"{key} = {_toml(value)}" for key, (value, _) in values.items()}
     width = min(60, max(map(len, shown.values())))
     for key, (_, origin) in values.items():
-        click.echo(f"{shown[key]:<{width}}  # {origin}")
+        say(f"{shown[key]:<{width}}  # {origin}")
 
 
 def _toml(value: Any) -> str:

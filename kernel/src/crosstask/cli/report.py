@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 
 
 @click.command()
@@ -27,4 +27,4 @@ def command(folder: Path, as_json: bool) -> None:
     if as_json:
         emit_json({"report": str(path), "run": record.run_id, "status": record.status})
     else:
-        click.echo(f"report: {path}")
+        say(f"report: {path}")

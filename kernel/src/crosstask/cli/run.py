@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from crosstask.cli.common import Wanted, emit_json, emit_table, progress, run_options, shown
+from crosstask.cli.common import Wanted, emit_json, emit_table, progress, run_options, say, shown
 
 if TYPE_CHECKING:
     from crosstask.records import RunRecord
@@ -63,4 +63,4 @@ def _show(record: RunRecord, out: Path) -> None:
         table.add_row(name.replace("_", " "), shown(value))
     emit_table(table)
     written = {"report": "report.html", "figures": "run.json", "graph": "graph.json"}
-    click.echo("   ".join(f"{what}: {out / name}" for what, name in written.items() if (out / name).exists()))
+    say("   ".join(f"{what}: {out / name}" for what, name in written.items() if (out / name).exists()))

@@ -82,7 +82,7 @@ WRONG_KEYS: dict[str, str] = {
     "exclude = ['*']": TASK + "no feature is left",
     "exclude = ['nmae']": TASK + "exclude: no column 'nmae' in people.csv; did you mean 'name'",
     "categorical = ['town']": TASK + "categorical: no column 'town' in people.csv",
-    "categorical = ['name']": TASK + "categorical: 'name' is not among the features; did you mean 'age'",
+    "categorical = ['name']": TASK + "categorical: 'name' is not among the features; valid: age",
     "where = { city_ = 'Rome' }": TASK + "where: no column 'city_' in people.csv; did you mean 'city'",
     "missing = 'meen'": TASK + "missing must be a number or a rule, got 'meen'; did you mean 'mean'",
     "missing = true": TASK + "missing must be a string or a number, got True",

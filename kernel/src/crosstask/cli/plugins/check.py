@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 from crosstask.cli.plugins.info import offers
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ def command(name: str, options: tuple[str, ...], expected: tuple[str, ...], url:
 
 
 def _show(title: str, outcomes: list[Outcome]) -> None:
-    click.echo(title)
+    say(title)
     width = max(len(outcome.name) for outcome in outcomes)
     for outcome in outcomes:
         told = outcome.summary if outcome.status == "passed" else outcome.message.strip().replace("\n", "\n    ")
-        click.echo(f"  {outcome.name:<{width}}  {_MARKS[outcome.status]:<10}  {told}")
+        say(f"  {outcome.name:<{width}}  {_MARKS[outcome.status]:<10}  {told}")
     count = sum(outcome.status == "passed" for outcome in outcomes)
     wrong = sum(not outcome.ok for outcome in outcomes)
-    click.echo(f"  {count} passed, {wrong} failed, {len(outcomes) - count - wrong} skipped or expected to fail")
+    say(f"  {count} passed, {wrong} failed, {len(outcomes) - count - wrong} skipped or expected to fail")
 
 
 def _pairs(texts: tuple[str, ...], option: str) -> list[tuple[str, str]]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
+from crosstask.settings import matching
 
 if TYPE_CHECKING:
     from crosstask.registry import PluginRecord, Registry
@@ -22,11 +23,14 @@ def command(strict: bool, as_json: bool) -> None:
     from crosstask.registry import Registry
 
     registry = Registry.installed()
-    reports = [_examine(registry, record) for record in registry.plugins()]
+    deadly = _deadly(registry)
+    reports = [_examine(registry, record, deadly) for record in registry.plugins()]
+    warnings = _warnings(registry)
     if as_json:
-        emit_json({"python": sys.version.split()[0], "settings": _settings(registry), "plugins": reports})
+        told = {"python": sys.version.split()[0], "settings": _settings(registry)}
+        emit_json(told | {"warnings": warnings, "plugins": reports})
     else:
-        _print(registry, reports)
+        _print(registry, warnings, reports)
     if strict and any(report["problems"] for report in reports):
         sys.exit(1)
 
@@ -35,6 +39,7 @@ def _settings(registry: Registry) -> dict[str, Any]:
     settings = registry.settings
     values: dict[str, Any] = {
         "allow": list(settings.allow),
+        "allow_project": list(settings.allow_project),
         "deny": list(settings.deny),
         "prefer": dict(settings.prefer),
     }
@@ -46,7 +51,43 @@ def _settings(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
+def _warnings(registry: Registry) -> list[str]:
+    """What is no fault of a plugin: a pattern that is probably misspelt, a distribution that harms others."""
+    from crosstask.registry import unreadable
+
+    settings, records = registry.settings, registry.plugins()
+    found = []
+    for key in ("allow", "allow_project", "deny"):
+        kind = "plugin or distribution" if key == "deny" else "distribution of a plugin"
+        for pattern in getattr(settings, key):
+            if not any(matching(pattern, *(r.names if key == "deny" else (r.distribution,))) for r in records):
+                word = key.partition("_")[0]
+                found.append(f"{word} ({settings.whence(key, pattern)}): {pattern!r} matches no installed {kind}")
+    for path in unreadable():
+        told = "torch and networkx, which read all of them, cannot be imported; reinstall or remove its distribution"
+        found.append(f"{path} is not UTF-8: {told}")
+    return found
+
+
+def _deadly(registry: Registry) -> dict[str, str]:
+    """Modules of plugins that are not ours which end the process that imports them, with how: they are tried in another
+    one, because this one has more to tell.
+    """
+    from crosstask.isolated import Import, look_apart
+    from crosstask.manifest import RECIPE
+    from crosstask.registry import Status
+
+    targets: list[str] = []
+    for record in registry.plugins():
+        if record.plugin and record.status is Status.OK and record.is_foreign:
+            targets += [e.target for e in record.plugin.extensions if e.point != RECIPE]
+            targets += [code for point in record.plugin.points for code in (point.contract, point.kit) if code]
+    modules = list(dict.fromkeys(target.partition(":")[0] for target in targets))
+    answers = look_apart([Import("module", (module,)) for module in modules])
+    return {module: answer.reason for module, answer in zip(modules, answers, strict=True) if answer.ended}
+
+
+def _examine(registry: Registry, record: PluginRecord, deadly: dict[str, str]) -> dict[str, Any]:
     from crosstask.errors import PluginError
     from crosstask.registry import Status, data_path, load
 
@@ -61,6 +102,7 @@ def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
             problems.append(_problem(f"{extension.point} {extension.name!r}: {reason}", _advice_unusable(reason), ""))
             continue
         try:
+            _spare(extension.target, deadly, f"{extension.point} {extension.name!r} ({record.origin})")
             registry.load_offer(extension)
         except PluginError as error:
             problems.append(_problem(str(error), _advice_for(error, record), _trace(error)))
@@ -69,6 +111,8 @@ def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
             problems.append(_problem(f"point {point.name!r}: {reason}", _advice_unusable(reason), ""))
             continue
         try:
+            for code in (point.contract, point.kit):
+                _spare(code, deadly, f"extension point {point.name!r} ({record.origin})")
             registry.contract(point.name)
             if point.kit:
                 load(point.kit, f"kit of extension point {point.name!r}")
@@ -79,12 +123,23 @@ def _examine(registry: Registry, record: PluginRecord) -> dict[str, Any]:
     return _report(record, problems, list(record.notes))
 
 
+def _spare(target: str, deadly: dict[str, str], where: str) -> None:
+    """PluginError for code that must not be imported here."""
+    from crosstask.errors import PluginError
+
+    module = target.partition(":")[0]
+    if module in deadly:
+        raise PluginError(f"{where}: {module}: {deadly[module]}")
+
+
 def _report(record: PluginRecord, problems: list[dict[str, str]], notes: list[str]) -> dict[str, Any]:
+    from crosstask.registry import folder_of
+
     return {
         "name": record.name,
         "distribution": record.distribution,
         "version": record.version,
-        "folder": _folder(record.distribution),
+        "folder": folder_of(record.distribution),
         "entry_point": record.entry_point,
         "status": record.status.value,
         "problems": problems,
@@ -94,16 +149,6 @@ def _report(record: PluginRecord, problems: list[dict[str, str]], notes: list[st
 
 def _problem(what: str, advice: str, trace: str) -> dict[str, str]:
     return {"what": what, "advice": advice, "traceback": trace}
-
-
-def _folder(distribution: str) -> str:
-    from importlib_metadata import PackageNotFoundError
-    from importlib_metadata import distribution as find
-
-    try:
-        return str(find(distribution).locate_file(""))
-    except PackageNotFoundError:
-        return ""
 
 
 def _advice(record: PluginRecord) -> str:
@@ -146,19 +191,21 @@ def _trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else ""
 
 
-def _print(registry: Registry, reports: list[dict[str, Any]]) -> None:
+def _print(registry: Registry, warnings: list[str], reports: list[dict[str, Any]]) -> None:
     for key, entry in _settings(registry).items():
-        click.echo(f"setting {key} = {entry['value']}  ({entry['from']})")
+        say(f"setting {key} = {entry['value']}  ({entry['from']})")
+    for warning in warnings:
+        say(f"warning: {warning}")
     for report in sorted(reports, key=lambda report: bool(report["problems"])):  # what is wrong comes last
         state = "ok" if not report["problems"] and report["status"] == "ok" else report["status"].upper()
         state = "PROBLEM" if report["problems"] and report["status"] == "ok" else state
         where = f" in {report['folder']}" if report["folder"] else ""
-        click.echo(f"{report['name']}: {state}  ({report['distribution']} {report['version']}{where})")
+        say(f"{report['name']}: {state}  ({report['distribution']} {report['version']}{where})")
         for note in report["notes"]:
-            click.echo(f"  note: {note}")
+            say(f"  note: {note}")
         for problem in report["problems"]:
-            click.echo(f"  {problem['what']}\n  what to do: {problem['advice']}")
+            say(f"  {problem['what']}\n  what to do: {problem['advice']}")
             if problem["traceback"]:
-                click.echo(textwrap.indent(problem["traceback"].rstrip(), "    "))
+                say(textwrap.indent(problem["traceback"].rstrip(), "    "))
     wrong = sum(bool(report["problems"]) for report in reports)
-    click.echo(f"{len(reports)} plugins, {wrong} with problems")
+    say(f"{len(reports)} plugins, {wrong} with problems")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 
 
 @click.command()
@@ -25,7 +25,7 @@ def command(folder: Path, output: Path | None, as_json: bool) -> None:
     if as_json:
         emit_json(record.used)
     elif output is None:
-        click.echo(freeze(record), nl=False)
+        say(freeze(record), nl=False)
     else:
         output.write_text(freeze(record), encoding="utf-8")
-        click.echo(f"wrote {output}")
+        say(f"wrote {output}")

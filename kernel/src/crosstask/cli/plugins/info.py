@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 
 if TYPE_CHECKING:
     from crosstask.manifest import Extension
@@ -27,7 +27,7 @@ def command(name: str, as_json: bool) -> None:
         emit_json(described)
         return
     for item in described:
-        click.echo(_text(item))
+        say(_text(item))
 
 
 def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension | None]]:
@@ -62,6 +62,7 @@ def describe_offer(registry: Registry, record: PluginRecord, extension: Extensio
     from crosstask.errors import PluginError
     from crosstask.manifest import COMMAND, RECIPE
     from crosstask.options import describe
+    from crosstask.registry import licence
 
     item: dict[str, Any] = {
         "plugin": record.name,
@@ -99,19 +100,6 @@ def describe_offer(registry: Registry, record: PluginRecord, extension: Extensio
         "options": options,
         "documentation": inspect.cleandoc(made.__doc__ or ""),
     }
-
-
-def licence(distribution: str) -> str:
-    """Of a distribution, as its metadata say: the SPDX expression, the older field, or the classifier."""
-    from importlib_metadata import PackageNotFoundError, metadata
-
-    try:
-        fields = metadata(distribution)
-    except PackageNotFoundError:
-        return "unknown"
-    classifiers = [c.rpartition(" :: ")[2] for c in fields.get_all("Classifier") or () if c.startswith("License ::")]
-    found = [fields[key] for key in ("License-Expression", "License") if key in fields] + classifiers
-    return found[0].splitlines()[0] if found and found[0] else "unknown"
 
 
 def _text(item: dict[str, Any]) -> str:

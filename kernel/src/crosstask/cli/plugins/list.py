@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
+from crosstask.errors import printable
 
 if TYPE_CHECKING:
     from crosstask.registry import PluginRecord
@@ -27,12 +28,12 @@ def show(as_json: bool) -> None:
     if as_json:
         emit_json([row(record) for record in rows])
         return
-    width = max((len(r.name) for r in rows), default=0)
-    origin = max((len(r.origin) for r in rows), default=0)
-    for record in rows:
-        click.echo(f"{record.name:<{width}}  {record.origin:<{origin}}  {told(record)}")
+    lines = [[printable(cell, lines=False) for cell in (r.name, r.origin, told(r))] for r in rows]
+    width, origin = (max((len(line[at]) for line in lines), default=0) for at in (0, 1))
+    for name, where, offers in lines:
+        say(f"{name:<{width}}  {where:<{origin}}  {offers}")
     if not rows:
-        click.echo("no plugins are installed")
+        say("no plugins are installed")
 
 
 def told(record: PluginRecord) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _OFFER = re.compile(r'(Point|Extension)\(\s*"([^"]+)",\s*"([^"]+)"')
@@ -44,8 +44,8 @@ def command(point: str, name: str, into: Path, as_json: bool) -> None:
         emit_json({"wrote": [str(folder) for folder in folders], "next": then})
         return
     for folder in folders:
-        click.echo(f"wrote {folder}")
-    click.echo(f"next: {then}")
+        say(f"wrote {folder}")
+    say(f"next: {then}")
 
 
 def scaffold(point: str, name: str, into: Path) -> list[Path]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
+from crosstask.errors import printable
 
 
 @click.command()
@@ -34,4 +35,4 @@ def command(as_json: bool) -> None:
     name, origin = (max(len(str(row[key])) for row in rows) for key in ("point", "origin"))
     for row in rows:
         told = f"UNUSABLE: {row['reason']}" if row["reason"] else f"{row['summary']} ({len(row['components'])})"
-        click.echo(f"{row['point']:<{name}}  {row['origin']:<{origin}}  {told}")
+        say(printable(f"{row['point']:<{name}}  {row['origin']:<{origin}}  {told}", lines=False))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crosstask.cli.common import emit_json, json_option
+from crosstask.cli.common import emit_json, json_option, say
 
 if TYPE_CHECKING:
     from crosstask.manifest import Extension
@@ -28,9 +28,9 @@ def command(name: str, as_json: bool) -> None:
         emit_json(answers)
         return
     for answer in answers:
-        click.echo(f"{answer['what']} of {answer['origin']}: {'usable' if answer['usable'] else 'NOT usable'}")
+        say(f"{answer['what']} of {answer['origin']}: {'usable' if answer['usable'] else 'NOT usable'}")
         for line in answer["because"]:
-            click.echo(f"  {line}")
+            say(f"  {line}")
 
 
 def _why(registry: Registry, record: PluginRecord, extension: Extension | None) -> dict[str, Any]:
@@ -61,13 +61,13 @@ def _why(registry: Registry, record: PluginRecord, extension: Extension | None) 
 
 def decided(settings: Settings, record: PluginRecord) -> list[str]:
     """The settings that touch a plugin, with where each comes from."""
-    names = (record.name, record.distribution)
     lines = []
-    if settings.allow:
-        verdict = "names it" if settings.matches("allow", *names) else "does not name it"
-        lines.append(f"the allow list ({settings.origins.get('allow', 'settings')}) {verdict}")
-    if pattern := settings.matches("deny", *names):
-        lines.append(f"the deny list ({settings.origins.get('deny', 'settings')}) names it: {pattern!r}")
+    for key in ("allow", "allow_project"):
+        if getattr(settings, key):
+            verdict = "names it" if settings.matches(key, record.distribution) else "does not name it"
+            lines.append(f"the allow list ({settings.whence(key)}) {verdict}")
+    if pattern := settings.matches("deny", *record.names):
+        lines.append(f"the deny list ({settings.whence('deny', pattern)}) names it: {pattern!r}")
     offered = {e.key for e in (record.plugin.extensions if record.plugin else ())} | {record.name}
     for key, distribution in settings.prefer.items():
         if key in offered:
