@@ -176,7 +176,7 @@ class Context(ABC):
 
     def forgo(self, kind: str, key: str) -> None:
         """Say that what `recall` did not know will not be remembered after all, so that nobody waits for it."""
-        return None
+        return
 
     @abstractmethod
     def call(self, component: Component, hook: str, **arguments: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from crosstask.components import Component, Context, Job, Remembered, check_answer
+from crosstask.components import Component, Context, Job, Remembered, check_answer, run_now
 from crosstask.registry import Registry
 
 if TYPE_CHECKING:
@@ -22,9 +22,10 @@ class LocalContext(Context):
 
     def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
         for index, job in enumerate(jobs):
-            yield index, job.function(*job.args)
+            known = None if job.key is None else self.recall(*job.key)
+            yield index, run_now(job).result() if known is None else known
 
-    def recall(self, kind: str, key: str) -> Remembered | None:
+    def recall(self, kind: str, key: str, claim: bool = True) -> Remembered | None:
         return self._memory.get((kind, key))
 
     def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import signal
+import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,19 +21,20 @@ import torch
 from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
-from crosstask.errors import RecipeError, RunError
+from crosstask.errors import CrosstaskError, RecipeError, RunError, StoreError
 from crosstask.frozen import check_frozen
 from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.points.observer import Observer
-from crosstask.points.store import Store
+from crosstask.points.store import LEASE, Store
 from crosstask.recipe import BoundStage, Recipe, bind, recipe_from
 from crosstask.records import RunRecord
 from crosstask.registry import Registry, Status
 from crosstask.report import available, write_report
 from crosstask.stages import Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
+from crosstask.store.processes import birth, has_ended, host
 from crosstask.tasks import Portfolio
 
 
@@ -49,7 +53,8 @@ def run_recipe(
     """Run a recipe and write run.json, graph.json, graph.graphml, report.html and the store to `out`.
 
     Every measurement is kept as soon as it is done: a run that is killed and started again repeats none of them, and
-    with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe. RecipeError and RunError say
+    with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe, wherever its folder is now. Runs
+    that share a store share the work: each measurement is done by one of them. RecipeError and RunError say
     what is wrong before any work is done: unknown components or options, a folder that cannot be written, with `frozen`
     (a file that `crosstask plugins freeze` wrote) other plugins or versions than it names.
     """
@@ -66,8 +71,17 @@ def run_recipe(
 
 
 def load_run(folder: Path) -> RunRecord:
-    """The record of a finished or interrupted run, from its folder. RunError if there is none or it is damaged."""
-    path = Path(folder) / "run.json"
+    """The record of a run, from its folder. A run that was killed as it worked is one that was interrupted. RunError if
+    there is none or it is damaged.
+    """
+    record = _read_record(Path(folder))
+    if record.status == "running" and still_running(Path(folder), record.run_id) is None:
+        return attrs.evolve(record, status="interrupted")
+    return record
+
+
+def _read_record(folder: Path) -> RunRecord:
+    path = folder / "run.json"
     try:
         made: RunRecord = structure(json.loads(path.read_text(encoding="utf-8")), RunRecord, str(path))
     except OSError as error:
@@ -75,6 +89,24 @@ def load_run(folder: Path) -> RunRecord:
     except ValueError as error:
         raise RunError(f"{path} is not a run's record: {error}") from None
     return made
+
+
+def still_running(folder: Path, run_id: str) -> str | None:
+    """Where a run is at work that was started in a folder: "process 7 on host". None: it is not.
+
+    A run leaves a mark in its folder and touches it while it works. What is on this machine is asked for its process; a
+    mark from another machine counts for `LEASE` seconds after the last touch.
+    """
+    mark = folder / f".running-{run_id}"
+    try:
+        told = json.loads(mark.read_text("utf-8"))
+        where, pid, born = str(told["host"]), int(told["pid"]), str(told["born"])
+        age = time.time() - mark.stat().st_mtime
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if has_ended(where, pid, born) or (where != host() and age > LEASE):
+        return None
+    return f"process {pid} on {where.partition(':')[0]}"
 
 
 def _make_writable(out: Path) -> None:
@@ -89,14 +121,13 @@ def _make_writable(out: Path) -> None:
 
 def _begin(recipe: Recipe | None, store: Store, out: Path, resume: bool) -> RunRecord:
     if resume:
-        earlier = [payload for _, payload in store.entries("runs") if payload.get("folder") == str(out.resolve())]
-        if not earlier:
-            raise RunError(f"nothing to resume in {out}: no run was started there with this store")
-        record: RunRecord = structure(earlier[-1]["record"], RunRecord, "stored run")
+        record = _earlier(store, out)
         if recipe is not None and unstructure(recipe) != record.recipe:
             raise RunError(
                 f"{out} holds a run of another recipe or other options; leave out --resume to start a new run"
             )
+        if (where := still_running(out, record.run_id)) is not None:
+            raise RunError(f"run {record.run_id} in {out} is still at work ({where}): wait for it, or stop it first")
         return attrs.evolve(record, status="running", error=None)
     if recipe is None:
         raise RecipeError("a recipe is needed to start a run")
@@ -107,6 +138,66 @@ def _begin(recipe: Recipe | None, store: Store, out: Path, resume: bool) -> RunR
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         recipe=unstructure(recipe),
     )
+
+
+def _earlier(store: Store, out: Path) -> RunRecord:
+    """The run to resume: that of the folder's run.json, wherever the folder was when it was started, or the last one
+    that was started in this place. Rows that are damaged or of another release are passed over.
+    """
+    try:
+        written = _read_record(out)
+    except RunError:
+        written = None
+    found = []
+    for key, payload in store.entries("runs"):
+        here = isinstance(payload, dict) and payload.get("folder") == str(out.resolve())
+        if here or (written is not None and key == written.run_id):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                record: RunRecord = structure(payload["record"], RunRecord, "stored run")
+                found.append(record)
+    if found:
+        return max(reversed(found), key=lambda each: each.started)  # of equals the last
+    if written is None:
+        raise RunError(f"nothing to resume in {out}: no run was started there with this store")
+    with contextlib.suppress(StoreError):  # a store need not list its rows
+        if any(row.key == written.run_id for row in store.rows("runs")):  # a damaged one: run.json says the same
+            return written
+    raise RunError(f"nothing to resume in {out}: this store does not know run {written.run_id} of its run.json")
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that asks the process to end: the run ends as with Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP raise `Terminated`, once: a second one ends the process. Nothing changes where the
+    application has handlers of its own, or outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    changed = [number for number in wanted if signal.getsignal(number) is signal.SIG_DFL]
+
+    def back() -> None:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+    def stop(number: int, _: Any) -> None:
+        back()
+        raise Terminated(number)
+
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        back()
 
 
 def engine_for(
@@ -228,23 +319,53 @@ class _Job:
             recipe, self.registry, self.store, self.device, observers, self.record.run_id, self.trace
         )
         error: BaseException | None = None
-        self._update(versions=self._versions(), used={**named, **self._kernel()})
+        self._mark()
         try:
-            with self.engine.run:
-                self.engine.run.tell("run_started", record=self.record)
-                self._work()
-            self._update(status="finished")
+            with _terminable():
+                self._update(versions=self._versions(), used={**named, **self._kernel()})
+                self._write_record()
+                with self.engine.run as run:
+                    if run.claims is not None:
+                        run.claims.also = self.mark.touch
+                    run.tell("run_started", record=self.record)
+                    self._work()
+                self._update(status="finished")
         except BaseException as caught:
             error = caught
-            interrupted = isinstance(caught, KeyboardInterrupt)
-            self._update(status="interrupted" if interrupted else "failed", error=f"{type(caught).__name__}: {caught}")
+            status = "interrupted" if isinstance(caught, KeyboardInterrupt) else "failed"
+            told = f"{type(caught).__name__}: {caught}"
+            self.record = attrs.evolve(self.record, status=status, error=told)
             raise
         finally:
             used = versions_of(self.engine.run.used(), self.registry)  # with those that a stage asked for as it worked
-            self._update(seconds=self.record.seconds + time.perf_counter() - started, used={**self.record.used, **used})
-            self._write()
+            seconds = self.record.seconds + time.perf_counter() - started
+            self.record = attrs.evolve(self.record, seconds=seconds, used={**self.record.used, **used})
+            self._end(error)
             self.engine.run.tell("run_finished", record=self.record, error=error)
         return self.record
+
+    def _mark(self) -> None:
+        """See `still_running`."""
+        self.mark = self.out / f".running-{self.record.run_id}"
+        text = json.dumps({"host": host(), "pid": os.getpid(), "born": birth(os.getpid())})
+        _write_text(self.mark, text)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Write how it ended, as far as that can be done: where the disk is full or the store is gone, its error is to
+        be seen and not what follows from it. A run whose end is not written counts as interrupted.
+        """
+        try:
+            for write in (self._update, self._write_record, self._write_graph):
+                try:
+                    write()
+                except CrosstaskError as failed:
+                    if error is None:
+                        raise
+                    if str(failed) != str(error):
+                        error.add_note(f"its end could not be written: {failed}")
+        finally:
+            with contextlib.suppress(OSError):
+                self.mark.unlink(missing_ok=True)
 
     def _versions(self) -> dict[str, str]:
         found = {"python": platform.python_version(), "torch": torch.__version__}
@@ -277,10 +398,11 @@ class _Job:
         rows = {f"{prefix}{name}": value for name, value in summary_of(each.stage, result).items()}
         self._update(summary={**self.record.summary, **rows})
 
-    def _write(self) -> None:
-        text = json.dumps(unstructure(self.record), indent=1, allow_nan=False)
+    def _write_record(self) -> None:
+        _write_text(self.out / "run.json", json.dumps(unstructure(self.record), indent=1, allow_nan=False))
+
+    def _write_graph(self) -> None:
         try:
-            (self.out / "run.json").write_text(text, encoding="utf-8")
             if self.engine.graph.task_ids:
                 self.engine.export_transfer_graph(self.out / "graph.json")
                 self.engine.export_transfer_graph(self.out / "graph.graphml")
@@ -290,3 +412,15 @@ class _Job:
                     self.engine.run.log.warning("no report: it needs plotly, pip install 'crosstask-kernel[report]'")
         except OSError as error:
             raise RunError(f"cannot write to {self.out}: {error.strerror or error}") from None
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file as a whole: whenever it is read or the process killed, it is the old one or the new one."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunError(f"cannot write to {path.parent}: {error.strerror or error}") from None

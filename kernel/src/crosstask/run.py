@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
@@ -20,20 +20,25 @@ from crosstask.components import (
     Remembered,
     check_answer,
     hooks_of,
+    job_failed,
     warn_if_deprecated,
 )
-from crosstask.errors import CrosstaskError, PluginError, nearest
+from crosstask.errors import CrosstaskError, PluginError, RunError, nearest
 from crosstask.executors import SerialExecutor
 from crosstask.logs import logger
 from crosstask.options import unstructure
 from crosstask.points.executor import Executor
 from crosstask.points.observer import Observer
-from crosstask.points.store import Store
+from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
 from crosstask.registry import Registry
+from crosstask.store.claims import Claims, Key
 
 if TYPE_CHECKING:
     import torch
+
+_AT_ONCE = 16  # claims of others on which a run keeps an eye while it waits
+_LOOK_AGAIN = 0.2  # seconds after which a worker without work looks whether another run gave up something
 
 
 @attrs.frozen
@@ -71,7 +76,8 @@ class Run(Context):
         self.registry, self.seed, self.run_id, self.device = registry, seed, run_id, device
         self.store = store
         self.log = logger().bind(run=run_id)
-        self._memory: dict[tuple[str, str], Remembered] = {}
+        self.claims = None if store is None else Claims(store, run_id, self.log)
+        self._memory: dict[Key, Remembered] = {}
         self._managers: dict[str, pluggy.PluginManager] = {}
         self._components: list[Component] = []
         self._wraps: list[_Wrapped] = []
@@ -83,12 +89,18 @@ class Run(Context):
         self.add(self.executor)
 
     def __enter__(self) -> Run:
+        if self.claims is not None:
+            self.claims.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.executor.shutdown()
+        try:
+            self.executor.shutdown()
+        finally:
+            if self.claims is not None:
+                self.claims.close()
 
     @property
     def called(self) -> Component | None:
@@ -222,8 +234,10 @@ class Run(Context):
         caller = manager.subset_hook_caller(hook, remove_plugins=others)
         self._asked.append(component)
         started = time.perf_counter()
+        ended = False
         try:
             answer = caller(**arguments)
+            ended = True
         except Exception as error:
             self._blame(error, component)
             self._traced(hook, component, started, f"raised {type(error).__name__}")
@@ -236,6 +250,9 @@ class Run(Context):
             self._traced(hook, component, started, "raised SystemExit")
             raise PluginError(f"{component.origin}: {hook} called sys.exit({error.code})") from error
         finally:
+            # What it claimed and did not remember it will not make any more; nor will whoever asked it, if it failed
+            outermost = len(self._asked) == 1 and component is not self.executor
+            self._release_from(0 if outermost and not ended else len(self._asked))
             self._asked.pop()
         first = bool(getattr(manager.hook, hook).spec.opts.get("firstresult"))
         answer = answer if first else next(iter(answer), None)
@@ -296,22 +313,83 @@ class Run(Context):
     def jobs(self, jobs: Iterable[Job], at_once: int | None = None) -> Iterator[tuple[int, Any]]:
         # A few more in flight than workers: all stay busy, and a stopped run loses no more than these.
         limit = at_once or (2 * self.workers if self.workers > 1 else 1)
-        waiting = enumerate(jobs)
-        running: dict[Future[Any], int] = {}
+        waiting = enumerate(map(self._named, jobs))
+        others: deque[tuple[int, Job]] = deque()  # another run has claimed what they would make
+        running: dict[Future[Any], tuple[int, Job]] = {}
+        ended = False
         try:
             while True:
-                for index, job in itertools.islice(waiting, limit - len(running)):
-                    running[self.call(self.executor, "submit", job=job)] = index
-                if not running:
+                looked = 0
+                while len(running) < limit:
+                    taken = next(waiting, None)
+                    if taken is None:  # all that nobody else does is under way
+                        if looked >= len(others):
+                            break
+                        taken, looked = others.popleft(), looked + 1
+                    index, job = taken
+                    known, owner = self._wanted(job)
+                    if known is not None:
+                        yield index, known
+                    elif owner is not None:
+                        others.append(taken)
+                    else:
+                        running[self.call(self.executor, "submit", job=job)] = taken
+                if running:
+                    pause = _LOOK_AGAIN if others and len(running) < limit else None
+                    done, _ = wait(running, timeout=pause, return_when=FIRST_COMPLETED)
+                    failed: Exception | None = None
+                    for future in sorted(done, key=lambda f: running[f][0]):
+                        index, job = running.pop(future)
+                        if error := _why_failed(job, future):
+                            failed = failed or error
+                        else:
+                            yield index, future.result()
+                        self._release(job.key)  # if it was not remembered
+                    if failed is not None:  # after the results that came with it, which are not to be lost
+                        raise failed
+                elif others and not self._wait_for_any(others):
+                    index, job = others.popleft()
+                    running[self.call(self.executor, "submit", job=job)] = (index, job)
+                elif not others:
+                    ended = True
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in sorted(done, key=lambda f: running[f]):
-                    yield running.pop(future), future.result()
         finally:
             for future in running:
                 future.cancel()
+            for _, job in running.values():
+                self._release(job.key)
+            if not ended and not self._asked:
+                self._release_from(0)
 
-    def recall(self, kind: str, key: str) -> Remembered | None:
+    def _named(self, job: Job) -> Job:
+        """The job with the component that asked for it."""
+        return job if job.component or self.called is None else attrs.evolve(job, component=self.called.origin)
+
+    def _wanted(self, job: Job) -> tuple[Remembered | None, Holder | None]:
+        """What is known of a job's result, and who else has claimed it. Neither: it is ours to do."""
+        if job.key is None:
+            return None, None
+        known = self._known(*job.key)
+        return self._claim(job.key) if known is None else (known, None)
+
+    def _wait_for_any(self, others: Iterable[tuple[int, Job]]) -> bool:
+        """Wait until one of the jobs that others do is done, or free. False: they wait for us."""
+        assert self.claims is not None
+        return self.claims.wait([job.key for _, job in others if job.key is not None][:_AT_ONCE])
+
+    def recall(self, kind: str, key: str, claim: bool = True) -> Remembered | None:
+        while True:
+            known = self._known(kind, key)
+            if known is not None or not claim:
+                return known
+            known, owner = self._claim((kind, key))
+            if known is not None or owner is None:
+                return known
+            assert self.claims is not None
+            if not self.claims.wait([(kind, key)]):
+                return None
+
+    def _known(self, kind: str, key: str) -> Remembered | None:
         known = self._memory.get((kind, key))
         if known is None and self.store is not None:
             known = self.store.get(kind, key)
@@ -319,11 +397,43 @@ class Run(Context):
                 self._memory[kind, key] = known
         return known
 
+    def _claim(self, key: Key) -> tuple[Remembered | None, Holder | None]:
+        """Claim what is not known yet: what was finished meanwhile, or who else has it; neither if it is ours."""
+        if self.claims is None or key in self.claims.held:
+            return None, None
+        owner = self.claims.take(key, len(self._asked))
+        if owner is not None:
+            return None, owner
+        known = self._known(*key)  # finished between the look and the claim
+        if known is not None:
+            self._release(key)
+        return known, None
+
+    def _release(self, key: Key | None) -> None:
+        if self.claims is not None and key is not None:
+            self.claims.release([key])
+
+    def _release_from(self, depth: int) -> None:
+        if self.claims is not None:
+            self.claims.release_from(depth)
+
     def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         plain = unstructure(payload)
         self._memory[kind, key] = Remembered(plain, {n: t.detach().clone() for n, t in (tensors or {}).items()})
         if self.store is not None:
             self.store.put(kind, key, plain, tensors=tensors, run_id=self.run_id)
+        self._release((kind, key))
+
+    def forgo(self, kind: str, key: str) -> None:
+        self._release((kind, key))
+
+
+def _why_failed(job: Job, future: Future[Any]) -> Exception | None:
+    """What a job that is done has failed with, whatever the executor gave its future."""
+    if future.cancelled():
+        return RunError(f"{job} was dropped: the executor was shut down")
+    error = future.exception()
+    return None if error is None else job_failed(str(job), error)
 
 
 class _Proxy:

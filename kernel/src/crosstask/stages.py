@@ -70,6 +70,7 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
             warnings.warn(f"{told}: it is not kept; its class must say keeps = False", RuntimeWarning, stacklevel=2)
         elif stage.keeps:
             _keep(engine, stage, key, outcome)
+        engine.run.forgo(KIND, key)  # if it could not be kept: another run that wants it need not wait for more
     copied = {at: _copied(value) for at, value in outcome.artifacts.items()}  # as they are now, whatever comes later
     finished.outcomes[name], finished.keys[name] = Outcome(outcome.record, copied), key
     return outcome
