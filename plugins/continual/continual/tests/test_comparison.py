@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
 from crosstask.options import component, structure, unstructure
+from crosstask.records import Interval
 from crosstask.tasks import Task
 from crosstask.testing import reference_registry
 from crosstask_continual import ContinualLearner, ContinualResult, NothingLearnedWarning, run_continual
+from crosstask_continual.records import ContinualScores
+from crosstask_continual.scores import lower_bound
 from crosstask_continual.testing import REFERENCE, ReferenceContinual, ReferenceReplay, digits, pairs
 
 MODEL = ModelSpec(hidden=(64,))
@@ -171,6 +175,51 @@ class Blind(nn.Module):
 
 def blind(shape: Any, outputs: int) -> nn.Module:
     return nn.Sequential(OrderedDict(trunk=Blind(), head=nn.Linear(3, outputs)))
+
+
+def unequal() -> list[Task]:
+    """Digits below 7 against the others, twice: 70 % of them are of one class."""
+    data = digits()
+    made = []
+    for number in range(2):
+        splits = {}
+        for split in ("train", "test"):
+            inputs, labels = data.data(split).inputs[number::2], data.data(split).targets[number::2]
+            splits[split] = (inputs, (labels >= 7).long())
+        descriptor = TaskDescriptor(task_id=f"above six {number}", input_shape=(1, 8, 8), output_dim=2)
+        made.append(Task(descriptor=descriptor, **splits))
+    return made
+
+
+def test_three_steps_teach_nothing_and_the_record_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """The accuracy looks like one, .69 and more: it is the majority class, and the steps are too few."""
+    given: dict[str, Any] = {"scenario": "domain", "batch_size": 200, "baselines": False}
+    with pytest.warns(NothingLearnedWarning, match=r"no better than that of always answering the majority class, 0\.7"):
+        result, _ = run_continual(LocalContext(), [], MODEL, unequal(), epochs=1, **given)
+    assert result.scores.accuracy is not None
+    assert result.majority is not None
+    assert result.chance == 0.5
+    assert 0.68 < result.majority < 0.72
+    assert result.lower_bound is not None
+    assert result.lower_bound <= result.majority
+    assert "task 'above six 0' has 3 steps in an epoch and 3 in all (600 samples in " in result.warnings[0]
+    assert "nothing was learned" in result.warnings[-1]
+    log = "".join(capsys.readouterr())
+    assert "few steps" in log
+    assert "nothing learned" in log
+    more, _ = run_continual(LocalContext(), [], MODEL, unequal(), epochs=40, **given)
+    assert not more.learned_nothing
+    assert more.warnings == ()
+
+
+def test_an_accuracy_within_the_noise_of_the_test_samples_is_not_above() -> None:
+    """.74 where the majority class has .70: that may be chance on 100 samples, and is none on 10 000."""
+    scores = ContinualScores(accuracy=Interval(mean=0.74, low=0, high=1, values=(0.74,)))
+    for count, nothing in ((100, True), (10_000, False)):
+        result = ContinualResult(
+            tasks=("a",), scenario="task", scores=scores, majority=0.70, lower_bound=lower_bound([0.74], [count])
+        )
+        assert result.learned_nothing is nothing
 
 
 def test_what_was_learned_is_said_beside_the_majority_class() -> None:

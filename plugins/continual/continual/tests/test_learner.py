@@ -317,9 +317,7 @@ def test_other_bad_input() -> None:
         ContinualLearner(nn.Flatten()).train_task(pairs()[0])
     with pytest.warns(FutureWarning):
         old = nn.utils.weight_norm(nn.Linear(64, 2))
-    with pytest.raises(
-        DataError, match="a Linear cannot be copied, and a learner keeps one as it was at first"
-    ):
+    with pytest.raises(DataError, match="a Linear cannot be copied, and a learner keeps one as it was at first"):
         ContinualLearner(old)
     with pytest.raises(RunError, match=r"task 'digits:0.1': the training loss is (nan|inf) in epoch 1"):
         learner("task", Pulling(weight=1e30), optimizer="sgd").train_task(pairs()[0], num_epochs=1)

@@ -147,6 +147,8 @@ def test_learns_all_tasks_in_their_order_by_default() -> None:
     assert rows["continual"] == "5 tasks, class-incremental"
     assert rows["continual_accuracy"] == result.scores.accuracy
     assert rows["continual_accuracy_of_majority_class"] == result.majority
+    assert rows["continual_accuracy_of_chance"] == result.chance == pytest.approx(0.1)
+    assert rows["knowledge_retention"] == result.scores.retention
     assert not {"continual_adapter", "nothing_learned"} & set(rows)
     data = pairs()[-1].data("test")
     found = float((network(data.inputs).argmax(1) == data.targets + 8).float().mean())
@@ -245,9 +247,14 @@ def test_the_section_says_what_was_learned_and_what_was_not() -> None:
     again = structure(unstructure(result), ContinualResult, "record")
     (section,) = Continual.sections(again, engine().graph)
     assert section.title == "Continual learning"
-    for text in ("always the majority class", "all tasks at once", f"{result.trained_weights:,} of {result.weights:,}"):
+    for text in (
+        "always the majority class",
+        "at random",
+        "all tasks at once",
+        f"{result.trained_weights:,} of {result.weights:,}",
+    ):
         assert text in section.html
-    nothing = attrs.evolve(result, majority=0.99, warnings=("nothing was learned: <b>",))
+    nothing = attrs.evolve(result, majority=0.99, lower_bound=0.98, warnings=("nothing was learned: <b>",))
     (section,) = Continual.sections(nothing, engine().graph)
     assert "nothing was learned: &lt;b&gt;" in section.html
     assert Continual.summary(nothing)["nothing_learned"] == "no better than always answering the majority class"

@@ -156,7 +156,8 @@ class ContinualKit(Kit):
         expect(learner.model.outputs == learner.model.seen, f"{self.name}: the head did not grow with the tasks")
         if writes(self.make(), "resumes"):
             return  # it gives the model a network of its own
-        tasks, states = self.inputs()["tasks"], []
+        tasks: list[Task] = self.inputs()["tasks"]
+        states: list[Any] = []
         for taken in (None, 2):
             component = self.make()
             with self.run(component) as run:

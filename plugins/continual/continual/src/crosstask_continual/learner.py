@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from crosstask.components import Context, hooks_of
 from crosstask.context import LocalContext
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, RunError, UnknownComponentError, nearest
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.modules import seeded
@@ -23,6 +23,7 @@ from crosstask.logs import logger
 from crosstask.tasks import SPLITS, Task
 from crosstask_continual.batch import Batch
 from crosstask_continual.contract import ContinualStrategy
+from crosstask_continual.given import asked_for, task_from
 from crosstask_continual.heads import Snapshot
 from crosstask_continual.model import SCENARIOS, ContinualModel
 from crosstask_continual.records import ContinualScores
@@ -91,6 +92,7 @@ class ContinualLearner:
         self._initial = ContinualModel(_copied(model), scenario, grow=grow)
         self._tasks: list[Task] = []
         self._stored: list[list[str]] = []
+        self._named_labels: set[str] = set()
         self.matrix: list[list[float | None]] = []
         self.before: list[float | None] = []
         self.initial: list[float | None] = []
@@ -280,10 +282,10 @@ class ContinualLearner:
         if known is None:
             raise DataError(f"test_data: task {name!r} has not come yet{nearest(name, self.model.tasks)}")
         if isinstance(data, Task):
-            data = next((data.data(split) for split in (self.split, "test", "train") if data.has_data(split)), data)
-        task = Task(descriptor=known.descriptor, test=data, inputs=inputs, target=target)
-        task.data("test")
-        return task
+            data = next((data.data(split) for split in (self.split, "test") if data.has_data(split)), None)
+            if data is None:
+                raise DataError(f"test_data: task {name!r} has no {self.split} data")
+        return Task(descriptor=known.descriptor, test=self._test(known, data, inputs, target))
 
     @property
     def trained_weights(self) -> int:
@@ -362,12 +364,15 @@ class ContinualLearner:
             given.data("train")
             return given
         name = str(len(self._tasks) if task_id is None else task_id)
-        outputs = self.model.outputs if self.scenario == "domain" else None
-        splits = {"train": given} | ({} if test_data is None else {self.split: test_data})
-        task = Task(descriptor=TaskDescriptor(task_id=name, output_dim=outputs), inputs=inputs, target=target, **splits)
-        for split in splits:
-            task.data(split)
+        task = task_from(given, name, inputs, target, self.model.outputs if self.scenario == "domain" else None)
+        if task.descriptor.classes:
+            self._named_labels.add(name)
+        if test_data is not None:
+            setattr(task, self.split, self._test(task, test_data, inputs, target))
         return task
+
+    def _test(self, task: Task, test_data: Any, inputs: Any, target: Any) -> TensorData:
+        return asked_for(task, test_data, inputs, target, named=task.task_id in self._named_labels)
 
     def _check_inputs(self, task: Task) -> None:
         for split in ("train", self.split):

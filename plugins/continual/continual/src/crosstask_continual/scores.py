@@ -57,7 +57,8 @@ def forward_transfer(matrix: Any, initial: Sequence[float | None]) -> float | No
     `initial` accuracy, that of the untrained model (FWT; Lopez-Paz and Ranzato 2017). The matrix has all columns.
     """
     rows = _rows(matrix)
-    if short := next((i for i, row in enumerate(rows[:-1]) if len(row) < i + 2), None):
+    short = next((i for i, row in enumerate(rows[:-1]) if len(row) < i + 2), None)
+    if short is not None:
         raise DataError(f"row {short} of the accuracy matrix ends before task {short + 1}: forward transfer needs it")
     if len(initial) != len(rows):
         raise DataError(f"{len(initial)} initial accuracies for {len(rows)} tasks")
