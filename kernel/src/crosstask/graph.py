@@ -167,10 +167,17 @@ class TransferGraph:
         """Add a task or replace its descriptor."""
         self._graph.add_node(task.task_id, descriptor=task)
 
+    def remove_task(self, task_id: str) -> None:
+        """Take a task out, with its edges; one that is not here is none."""
+        if task_id in self._graph:
+            self._graph.remove_node(task_id)
+        self._impossible = {pair: why for pair, why in self._impossible.items() if task_id not in pair}
+
     def add(self, edge: TransferEdge) -> None:
         """Add an edge, replacing one with the same evidence and finder. GraphError if an end is unknown.
 
-        A measured edge shows that the pair is not impossible.
+        A measured edge shows that the pair is not impossible. What one edge of a pair says of `shared_representations`
+        belongs to the pair: edges that say nothing of them take it over.
         """
         self._check_ends("edge", edge.source, edge.target)
         if edge.measured:
@@ -178,6 +185,15 @@ class TransferGraph:
         key = (edge.evidence.value, edge.found_by)
         if self._graph.has_edge(edge.source, edge.target, key):
             self._graph.remove_edge(edge.source, edge.target, key)  # re-added at the end: newest last
+        others = self.evidence(edge.source, edge.target)
+        if not edge.shared_representations:
+            told = next((o.shared_representations for o in reversed(others) if o.shared_representations), None)
+            edge = edge if told is None else attrs.evolve(edge, shared_representations=dict(told))
+        else:
+            for other in (o for o in others if not o.shared_representations):
+                filled = attrs.evolve(other, shared_representations=dict(edge.shared_representations))
+                data = self._graph[edge.source][edge.target]
+                data[other.evidence.value, other.found_by]["edge"] = filled
         self._graph.add_edge(edge.source, edge.target, key=key, edge=edge)
 
     def rule_out(self, source: str, target: str, reason: str | None) -> None:

@@ -20,6 +20,7 @@ from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery import Discovery, DiscoveryResult
 from crosstask_discovery.plugin import PLUGIN
+from crosstask_discovery.stage import _embed
 
 WORTH = {("a", "b"): 0.4, ("a", "c"): -0.3, ("b", "a"): 0.1, ("b", "c"): 0.2, ("c", "a"): 0.0, ("c", "b"): -0.1}
 ASKED: list[str] = []
@@ -114,7 +115,7 @@ def test_the_discoverers_are_asked_in_order_and_the_result_says_what_they_found(
     assert ASKED == ["guess of u", "guess", "measure"]
     assert listening.heard == [("guess", 3), ("guess", 6), ("measure", 5)]
     result = outcome.record
-    assert (result.tasks, result.unseen_tasks, result.negative_transfer_pairs, result.seed) == (3, 1, 2, 5)
+    assert (result.tasks, result.unseen_tasks, result.negative_transfer_pairs, result.seed) == (3, 1, 1, 5)
     assert [(p.source, p.target, p.mean) for p in result.measured] == [(*pair, v) for pair, v in WORTH.items()][:5]
     assert result.gives == {"a": pytest.approx(0.05), "b": pytest.approx(0.15), "c": 0.0}
     assert result.receives == {"b": 0.4, "c": pytest.approx(-0.05), "a": pytest.approx(0.05)}
@@ -123,8 +124,8 @@ def test_the_discoverers_are_asked_in_order_and_the_result_says_what_they_found(
     assert result.metrics == made.graph.metrics()
     assert Discovery.summary(result) == {
         "tasks": 3, "unseen_tasks": 1, "measured_pairs": 5, "pairs_left_out": 1,
-        "mean_coefficient": result.metrics["mean_coefficient"], "strongest_helper": result.metrics["hubs"][0],
-        "negative_transfer_pairs": 2,
+        "impossible_pairs": 0, "mean_measured_coefficient": pytest.approx(sum([*WORTH.values()][:5]) / 5),
+        "strongest_helper": "b", "negative_transfer_pairs": 1,
     }  # fmt: skip
 
 
@@ -155,3 +156,43 @@ def test_what_does_not_fit_is_said_before_any_work() -> None:
     with engine() as made, pytest.raises((OptionError, DataError, LookupError), match="did you mean 'guess'"):
         made.run_stage("discovery", discoverers=["gues"])
     assert ASKED == []
+
+
+class Embeds:
+    """As a discoverer that has made numbers of the tasks."""
+
+    def task_embeddings(self) -> dict[str, tuple[float, ...]]:
+        return {"a": (0.5, 1.0), "u": (2.0,), "elsewhere": (3.0,)}
+
+
+def test_embeddings_go_into_the_descriptors_of_the_tasks_and_of_the_graph() -> None:
+    with engine(unseen="u") as made:
+        before = made.portfolio["a"].fingerprint()
+        _embed(made, [object(), Embeds()])
+        for name, wanted in (("a", (0.5, 1.0)), ("u", (2.0,)), ("b", None)):
+            assert made.portfolio[name].descriptor.embedding == wanted
+            assert made.graph.task(name).embedding == wanted
+        assert made.portfolio["a"].fingerprint() == before
+
+
+def test_pairs_that_cannot_be_are_in_the_graph_and_in_the_record() -> None:
+    with engine() as made:
+        other = TaskDescriptor(task_id="wide", input_shape=(3,), output_dim=2)
+        rows = ([[float(n), 1.0, 2.0] for n in range(8)], [0, 1] * 4)
+        made.register_task(Task(descriptor=other, train=rows, validation=rows, test=rows))
+        made.register_task(Task(descriptor=TaskDescriptor(task_id="bare", input_shape=(2,), output_dim=2)))
+        made.train()
+        result = made.run_stage("discovery", discoverers=["guess"]).record
+        impossible = dict(made.graph.impossible)
+    assert impossible["a", "wide"] == "the model of 'a' takes inputs (2,), 'wide' has (3,)"
+    assert impossible["bare", "a"] == "task 'bare' has no trained model"
+    assert impossible["a", "bare"] == "task 'bare' has no train data"
+    assert not set(impossible) & {(x, y) for x in "abc" for y in "abc"}
+    assert {(s, t): why for s, t, why in result.impossible} == impossible
+    assert Discovery.summary(result)["impossible_pairs"] == len(impossible)
+
+
+def test_a_model_that_is_not_trained_yet_makes_nothing_impossible() -> None:
+    with engine() as made:
+        made.run_stage("discovery", discoverers=["guess"])
+        assert not made.graph.impossible

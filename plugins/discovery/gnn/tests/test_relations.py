@@ -43,6 +43,9 @@ def test_a_call_answers_with_embeddings_transfer_and_difficulties() -> None:
         found = graph.predict_transfer_efficiency(embeddings[i], embeddings[j])
         assert isinstance(found, float)
         assert found == pytest.approx(float(transfer[i, j].detach()), abs=1e-6)
+    with torch.no_grad():
+        rows = graph.generate_curriculum_order(embeddings, 4)
+    assert graph.generate_curriculum_order(embeddings, 4) == rows, "with a gradient or without"
     listed = graph.predict_transfer_efficiency(embeddings[0].tolist(), tuple(embeddings[3].tolist()))
     assert listed == pytest.approx(float(transfer[0, 3].detach()), abs=1e-6)
 
@@ -247,6 +250,7 @@ def test_diverse_rows_are_chosen_one_by_one() -> None:
     [
         (lambda g, e: g.predict_transfer_efficiency(e[0], e[1][:5]), r"must have shape \[1, 32\], got \(5,\)"),
         (lambda g, e: g.predict_transfer_efficiency(e, e), r"must have shape \[1, 32\], got \(6, 32\)"),
+        (lambda g, e: g.predict_transfer_efficiency(None, e[1]), "a tensor or a list of numbers; a NoneType is none"),
         (lambda g, e: g.predict_transfer_efficiency("a", e[1]), "two ids of tasks or two embeddings"),
         (lambda g, e: g.predict_transfer_efficiency(e[0] * torch.nan, e[1]), "NaN"),
         (lambda g, e: g.generate_curriculum_order(e, 6, None), "target_task_idx is 6; there are 6 tasks, 0 to 5"),
@@ -285,11 +289,12 @@ def test_what_was_discovered_is_in_the_embeddings() -> None:
     portfolio = described(12)
     made = discoverer(steps=10)
     made.discover(portfolio, filled(portfolio, known, estimates))
+    own = made.task_embeddings()
     by_id, by_embedding = [], []
     for source, target in itertools.permutations(portfolio, 2):
         by_id.append(made.predict_transfer_efficiency(source.task_id, target.task_id).mean)
-        by_embedding.append(made.predict_transfer_efficiency(source.descriptor.embedding, target.descriptor.embedding))
-    assert len(portfolio["t00"].descriptor.embedding or ()) == 32
+        by_embedding.append(made.predict_transfer_efficiency(own[source.task_id], own[target.task_id]))
+    assert {name: len(row) for name, row in own.items()} == dict.fromkeys(named(12), 32)
     assert np.sqrt(np.mean((np.array(by_id) - by_embedding) ** 2)) < 0.35 * np.std(by_id)
     other = discoverer()
     other.load_state_dict(made.state_dict())
@@ -298,14 +303,17 @@ def test_what_was_discovered_is_in_the_embeddings() -> None:
     ends = made.embeddings[0], made.embeddings[1]
     assert other.predict_transfer_efficiency(*ends) == made.predict_transfer_efficiency(*ends)
     again = described(12)
-    discoverer(steps=10).discover(again, filled(again, known, estimates))
-    assert [t.descriptor.embedding for t in again] == [t.descriptor.embedding for t in portfolio]
+    other = discoverer(steps=10)
+    assert other.task_embeddings() == {}
+    other.discover(again, filled(again, known, estimates))
+    assert other.task_embeddings() == own
 
 
 def test_without_any_measurement_there_are_embeddings_too() -> None:
     portfolio = described(5)
-    discoverer().discover(portfolio, filled(portfolio, np.full((5, 5), np.nan), np.zeros((1, 5, 5))))
-    assert len({task.descriptor.embedding for task in portfolio}) == 5
+    made = discoverer()
+    made.discover(portfolio, filled(portfolio, np.full((5, 5), np.nan), np.zeros((1, 5, 5))))
+    assert len(set(made.task_embeddings().values())) == 5
 
 
 def test_the_relations_of_a_graph() -> None:

@@ -24,9 +24,11 @@ class MeasuredPair:
 class DiscoveryResult:
     """What the discoverers found: the graph in numbers (see `TransferGraph.metrics`), and what was measured for it.
 
-    `gives` and `receives` are mean measured coefficients of a task as a source and as a target. `repeats` says from how
-    many seeds a discoverer measures, by its name. `skipped` lists, by discoverer, the pairs that it left out and why.
-    `seed` is that of the run.
+    Pairs of which transfer was only estimated or predicted count neither in `measured` nor in
+    `negative_transfer_pairs`. `impossible` lists the pairs between which it cannot be tried, and why. `gives` and
+    `receives` are mean measured coefficients of a task as a source and as a target. `repeats` says from how many seeds
+    a discoverer measures, by its name. `skipped` lists, by discoverer, the pairs that it left out and why. `seed` is
+    that of the run.
     """
 
     tasks: int
@@ -34,6 +36,7 @@ class DiscoveryResult:
     metrics: dict[str, Any] = attrs.field(factory=dict)
     measured: tuple[MeasuredPair, ...] = ()
     negative_transfer_pairs: int = 0
+    impossible: tuple[tuple[str, str, str], ...] = ()
     gives: dict[str, float] = attrs.field(factory=dict)
     receives: dict[str, float] = attrs.field(factory=dict)
     repeats: dict[str, int] = attrs.field(factory=dict)

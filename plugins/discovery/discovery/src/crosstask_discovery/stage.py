@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
+
+import attrs
 
 from crosstask.components import Component
 from crosstask.errors import RecipeError
-from crosstask.graph import Evidence, TransferGraph
+from crosstask.graph import TransferGraph
+from crosstask.learning.transferring import unfit_pair
 from crosstask.options import component
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
@@ -42,7 +45,12 @@ class Discovery(Stage):
         discoverers: Sequence[Any] = self.made_of("discoverers") or engine.discoverers
         self._consider_unseen(engine, discoverers)
         engine.discover(discoverers)
-        measured = [edge for edge in engine.graph.edges() if edge.evidence is Evidence.MEASURED]
+        _embed(engine, discoverers)
+        for source, target in engine.portfolio.pairs():
+            may_have_a_model = source.model is None and source.has_data()
+            reason = None if may_have_a_model else unfit_pair(source, target, engine.portfolio)
+            engine.graph.rule_out(source.task_id, target.task_id, reason)
+        measured = engine.graph.measured_edges()
         parts = [(each.name, getattr(each, "seeds", None)) for each in _all(discoverers)]
         result = DiscoveryResult(
             tasks=len(engine.portfolio),
@@ -52,7 +60,8 @@ class Discovery(Stage):
                 MeasuredPair(source=e.source, target=e.target, mean=e.transfer_coefficient, low=e.low, high=e.high)
                 for e in measured
             ),
-            negative_transfer_pairs=len(engine.graph.negative_transfer()),
+            negative_transfer_pairs=sum(edge.hurts for edge in measured),
+            impossible=tuple((*pair, reason) for pair, reason in engine.graph.impossible.items()),
             gives=_means((edge.source, edge.transfer_coefficient) for edge in measured),
             receives=_means((edge.target, edge.transfer_coefficient) for edge in measured),
             repeats={name: seeds for name, seeds in parts if isinstance(seeds, int)},
@@ -76,14 +85,15 @@ class Discovery(Stage):
 
     @classmethod
     def summary(cls, result: DiscoveryResult) -> dict[str, Any]:
-        hubs = result.metrics.get("hubs")
+        helper = max(result.gives, key=lambda task: (result.gives[task], task), default=None)
         return {
             "tasks": result.tasks,
             "unseen_tasks": result.unseen_tasks,
             "measured_pairs": len(result.measured),
             "pairs_left_out": sum(map(len, result.skipped.values())),
-            "mean_coefficient": result.metrics.get("mean_coefficient"),
-            "strongest_helper": hubs[0] if hubs else None,
+            "impossible_pairs": len(result.impossible),
+            "mean_measured_coefficient": result.metrics.get("mean_measured_coefficient"),
+            "strongest_helper": helper if helper is not None and result.gives[helper] > 0 else None,
             "negative_transfer_pairs": result.negative_transfer_pairs,
         }
 
@@ -96,6 +106,16 @@ class Discovery(Stage):
             Section("Transfer graph", graph_view.render(graph, result.seed)),
             Section("Transfer matrix", matrix(result, graph)),
         ]
+
+
+def _embed(engine: Engine, discoverers: Iterable[Any]) -> None:
+    """Write what a discoverer made of each task (its `task_embeddings`) into the tasks' descriptors."""
+    for discoverer in discoverers:
+        made: Mapping[str, tuple[float, ...]] = getattr(discoverer, "task_embeddings", dict)()
+        for task in [*engine.portfolio, *engine.portfolio.unseen]:
+            if task.task_id in made:
+                task.descriptor = attrs.evolve(task.descriptor, embedding=made[task.task_id])
+                engine.graph.add_task(task.descriptor)
 
 
 def _all(components: Iterable[Component]) -> Iterator[Component]:

@@ -13,10 +13,26 @@ if TYPE_CHECKING:
     from crosstask_estimators.leep import LEEP
     from crosstask_estimators.logme import LogME
     from crosstask_estimators.mean_z import MeanZ
+    from crosstask_estimators.model_similarity import ModelSimilarity
     from crosstask_estimators.nce import NCE
     from crosstask_estimators.ridge import Ridge
     from crosstask_estimators.transrate import TransRate
 
-__all__ = ["CKA", "GBC", "KNN", "LEEP", "NCE", "Fisher", "HScore", "LogME", "MeanZ", "Ridge", "TransRate"]
+__all__ = [
+    "CKA",
+    "GBC",
+    "KNN",
+    "LEEP",
+    "NCE",
+    "Fisher",
+    "HScore",
+    "LogME",
+    "MeanZ",
+    "ModelSimilarity",
+    "Ridge",
+    "TransRate",
+]
 
-__getattr__ = lazily(__name__, {name: "mean_z" if name == "MeanZ" else name.lower() for name in __all__})
+_ELSEWHERE = {"MeanZ": "mean_z", "ModelSimilarity": "model_similarity"}
+
+__getattr__ = lazily(__name__, {name: _ELSEWHERE.get(name, name.lower()) for name in __all__})

@@ -29,6 +29,16 @@ PLUGIN = Plugin(
     extensions=[
         Extension("discovery", name, f"crosstask_estimators.{name}:{cls}", summary=summary, source=source)
         for name, (cls, summary, source) in _SUMMARIES.items()
+    ]
+    + [
+        Extension(
+            "discovery",
+            "model_similarity",
+            "crosstask_estimators.model_similarity:ModelSimilarity",
+            summary="How alike the layers of two models are: features on common inputs, or weights; needs no data",
+            source="Kornblith et al. (2019), CKA",
+            default=2,  # after the descriptors, before what measures
+        ),
     ],
     api=(2, 0),
 )

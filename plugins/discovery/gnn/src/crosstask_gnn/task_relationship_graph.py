@@ -50,8 +50,8 @@ class TaskRelationshipGraph(Discoverer):
 
     It can be called, too, and trained in a loop of one's own: `graph(task_features, adjacency_matrix, relation_types)`
     asks the `network` (`crosstask_gnn.relations`), whose `parameters` are those of the graph. `discover` draws that
-    network anew and teaches it what was found, so that the tasks' embeddings, which it writes into their descriptors,
-    say to `predict_transfer_efficiency` about the same as the tasks' ids.
+    network anew and teaches it what was found, so that the tasks' embeddings, which the run writes into their
+    descriptors, say to `predict_transfer_efficiency` about the same as the tasks' ids.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -203,7 +203,11 @@ class TaskRelationshipGraph(Discoverer):
     def _embedded(self, embeddings: Any, rows: int | None = None) -> Tensor:
         """[n, E] on the network's device; DataError for another shape."""
         like = self.network.enter.weight
-        given = torch.as_tensor(embeddings, dtype=like.dtype, device=like.device)
+        try:
+            given = torch.as_tensor(embeddings, dtype=like.dtype, device=like.device).detach()
+        except (TypeError, ValueError):
+            told = f"{type(embeddings).__name__} is none (a task that was not discovered has no embedding)"
+            raise DataError(f"embeddings must be a tensor or a list of numbers; a {told}") from None
         matrix = given[None] if given.ndim == 1 else given
         if matrix.ndim != 2 or matrix.shape[1] != self.task_embedding_dim or rows not in (None, len(matrix)):
             shape = f"[{'n' if rows is None else rows}, {self.task_embedding_dim}]"
@@ -211,6 +215,13 @@ class TaskRelationshipGraph(Discoverer):
         if not matrix.isfinite().all():
             raise DataError("embeddings hold NaN or infinite values")
         return matrix
+
+    def task_embeddings(self) -> dict[str, tuple[float, ...]]:
+        """What the last `discover` made of each task [task_embedding_dim], by its id; the run keeps it in the task's
+        descriptor (`TaskDescriptor.embedding`).
+        """
+        rows = [] if self.embeddings is None else self.embeddings.tolist()
+        return {task: tuple(round(x, 6) for x in row) for task, row in zip(self.tasks, rows, strict=False)}
 
     def predict_relation(self, source: str, target: str) -> dict[RelationType, float]:
         """Probability of each relation type of a pair, by the networks. DataError where none were trained."""
@@ -336,15 +347,13 @@ class TaskRelationshipGraph(Discoverer):
         logger().info(self.note or "predicted", discoverer=self.origin, **told)
 
     def _embed(self, tasks: list[Task], pairs: Pairs, graph: TransferGraph, difficulty: Array) -> None:
-        """Teach a new network what was found, and write the tasks' embeddings into their descriptors."""
+        """Teach a new network what was found; the tasks' embeddings are what it makes of them."""
         assert self.mean is not None
         self._network = None
         self.network.to(self.context.device)
         seed = self.context.seed_for("gnn", "embeddings") % 2**31
         found = teach(self.network, tasks, graph, pairs.nodes, self.mean.numpy(), difficulty, self.learning_rate, seed)
         self.embeddings = found
-        for task, row in zip(tasks, found.tolist(), strict=True):
-            task.descriptor = attrs.evolve(task.descriptor, embedding=tuple(round(x, 6) for x in row))
 
     def _from_estimates(
         self, portfolio: Portfolio, graph: TransferGraph, tasks: list[Task],
