@@ -81,16 +81,16 @@ def test_running_trials_move_the_next_proposals_away() -> None:
     assert min(apart) > 0.005
 
 
-def test_scores_take_failures_as_the_worst() -> None:
-    trials = [
-        Trial(number=i, point={}, status="failed" if v is None else "done", value=v)
-        for i, v in enumerate([1.0, None, 3.0, -50.0, 2.0])
-    ]
-    for scores in (_by_rank(trials), _by_value(trials)):
-        assert int(scores.argmax()) == 2
-        assert scores[1] == scores.min()
-        assert list(np.argsort(-scores)[:3]) == [2, 4, 0]
-        assert abs(scores).max() < 3
+def test_scores_keep_the_order_whatever_the_scale() -> None:
+    values = np.array([1.0, 3.0, -50.0, 2.0])
+    for scores in (_by_rank, _by_value):
+        for scale in (1.0, 1e-300, 1e306, -1e9):
+            found = scores(values * scale)
+            assert np.isfinite(found).all()
+            assert list(np.argsort(found)) == list(np.argsort(values * scale))
+            assert abs(found).max() < 3
+    assert (_by_value(np.full(4, -1e308)) == 0).all()
+    assert np.isfinite(_by_value(np.array([1.7e308, -1.7e308, 0.0]))).all()
 
 
 def test_codes_are_those_of_the_space() -> None:

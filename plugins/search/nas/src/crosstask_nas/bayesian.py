@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import attrs
@@ -17,6 +17,14 @@ from crosstask_search.space import Point, SearchSpace
 
 _LISTED = 3000
 """Finite spaces up to this size are candidates as a whole."""
+_KNOWN = 0.5
+"""A place of which the model's standard deviation is less than this share of the noise's is exploited too much:"""
+_SHARPER = 4.0
+"""the weights of the parameters grow by this factor,"""
+_SHARPENED = 4
+"""so often at most, until another place looks best."""
+_LEAST_CHANCE = 0.01
+"""No point is given up for good: failures may be mended, or be chance."""
 
 
 @component
@@ -27,65 +35,75 @@ class Bayesian(Search):
     In a finite space it models the normal scores of the values' ranks, which no outlier and no scale can upset; where
     there are ranges of real numbers the values, with the worse half drawn together.
 
-    A proposal is the candidate of largest expected improvement over the best posterior mean so far. Candidates: every
-    untried point of a space that is small enough to be listed; else random ones and neighbours of the best trials, and
-    for ranges a search around the best candidates in ever smaller steps. Trials that are still running count as if they
-    had come to what the model expects (the kriging believer: Ginsbourger et al. 2010), failed ones as the worst.
+    A proposal is the candidate of largest `acquisition`: the expected improvement over the best posterior mean so far,
+    the probability of one, or the upper confidence bound. Candidates: every untried point of a space that is small
+    enough to be listed; else random ones and neighbours of the best trials, and for ranges a search around the best
+    candidates in ever smaller steps. Trials that are still running count as if they had come to what the model expects
+    (the kriging believer: Ginsbourger et al. 2010).
 
-    The first `initial` proposals are random. A proposal is a function of the trials and the seed alone.
+    A model that is too smooth can ask for ever closer neighbours of the best trial. When it claims to know the value
+    of its own proposal, the kernel is made to vary faster and asked again (`expected-improvement-plus` of MATLAB's
+    bayesopt, after Bull 2011).
+
+    Failed trials say nothing of the values. A second process learns where trials succeed, and what is expected of a
+    candidate is weighed with the probability that it does (Gelbart et al. 2014, eq. 6): a region where all fail is
+    left, and failures by chance do not bend the model of the values.
+
+    The first `initial` proposals are random, and all until a trial has succeeded. A proposal is a function of the
+    trials and the seed alone.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
+    results_version: ClassVar[int] = 2
 
     initial: int = option(8, ge=1, help="random points before the model is asked")
     candidates: int = option(1500, ge=10, help="candidates in a space too large to be listed")
+    acquisition: str = option(
+        "ei", choices=("ei", "pi", "ucb"), help="expected improvement, its probability, or upper confidence bound"
+    )
     explore: float = option(0.0, ge=0, help="improvement (in standard deviations of the values) not counted as one")
+    deviations: float = option(2.0, ge=0, help="ucb: standard deviations that the bound is above the mean")
     _listed: tuple[SearchSpace, list[Point], list[Any], Array] | None = attrs.field(
         init=False, default=None, repr=False
     )
-    _fitted: tuple[Any, Array] | None = attrs.field(init=False, default=None, repr=False)
+    _fitted: dict[str, tuple[Any, Array]] = attrs.field(init=False, factory=dict, repr=False)
 
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("bayesian", len(trials)))
         tried = {space.key(trial.point) for trial in trials}
-        ended = [trial for trial in trials if trial.status != "running"]
-        if len(trials) < self.initial or not any(trial.value is not None for trial in ended):
+        done = [trial for trial in trials if trial.value is not None]
+        if len(trials) < self.initial or not done:
             return space.fresh(rng, tried)
-        process, best = self._model(space, trials, ended)
+        model = self._model(space, trials, done)
         points, keys, rows = self._all(space)
         if points:
             untried = [i for i, key in enumerate(keys) if key not in tried]
             if not untried:
                 return space.fresh(rng, tried)
-            gains = self._improvement(process, rows[untried], best)
+            gains = model.gains(rows[untried])
             return dict(points[untried[_first_best(gains, rng)]])
         codes = _Codes(space)
-        rows = self._candidates(codes, space, ended, rng)
-        gains = self._improvement(process, rows, best)
-        if codes.real.any():
-            rows, gains = self._refined(codes, process, rows, gains, best, rng)
+        candidates = self._candidates(codes, space, done, rng)
+        for _ in range(_SHARPENED + 1):
+            rows, gains = candidates, model.gains(candidates)
+            if not codes.real.any():
+                break
+            rows, gains = _refined(codes, model, rows, gains, rng)
+            if not model.exhausted(rows[[int(gains.argmax())]]):
+                break
+            model.sharpen()
         for place in np.argsort(-gains, kind="stable")[:200]:
             point = space.decode(rows[place])
             if space.key(point) not in tried and space.allows(point):
                 return point
         return space.fresh(rng, tried)
 
-    def _model(
-        self, space: SearchSpace, trials: Sequence[Trial], ended: Sequence[Trial]
-    ) -> tuple[GaussianProcess, float]:
-        """The process given all trials, and its best mean among them."""
+    def _model(self, space: SearchSpace, trials: Sequence[Trial], done: Sequence[Trial]) -> _Model:
+        """What is expected of any point, given all trials."""
         scores = _by_rank if space.finite else _by_value
-        process = GaussianProcess(np.array([bool(p.choices) for p in space.parameters.values()]))
-        rows, values = space.encode([t.point for t in ended]), scores(ended)
-        # Its parameters are fitted again whenever the number of trials has grown by a tenth (at least by three).
-        first, due = self.initial, self.initial
-        while due <= len(ended):
-            first, due = due, due + max(3, due // 10)
-        told = [(space.key(trial.point), trial.value) for trial in ended[:first]]
-        if self._fitted is None or self._fitted[0] != told:
-            process.fit(rows[:first], scores(ended[:first]))
-            self._fitted = told, process.parameters
-        process.parameters = self._fitted[1]
+        rows, told = space.encode([t.point for t in done]), np.array([t.value for t in done], dtype=np.float64)
+        values = scores(told)
+        process = self._process("values", space, rows, told, scores)
         process.condition(rows, values)
         best = float(process.predict(rows)[0].max())
         running = [t.point for t in trials if t.status == "running"]
@@ -94,13 +112,32 @@ class Bayesian(Search):
             believed = process.predict(more)[0]
             process.condition(np.concatenate([rows, more]), np.concatenate([values, believed]))
             best = max(best, float(believed.max()))
-        return process, best
+        ended = [t for t in trials if t.status != "running"]
+        success, rate = None, 1.0
+        if len(done) < len(ended):
+            labels = np.array([-1.0 if t.value is None else 1.0 for t in ended])
+            places, rate = space.encode([t.point for t in ended]), float(labels.mean())
+            success = self._process("success", space, places, labels, _centred)
+            success.condition(places, _centred(labels))
+        return _Model(self, process, best, float(values.min()), success, rate)
 
-    def _improvement(self, process: GaussianProcess, rows: Array, best: float) -> Array:
-        """Logarithm of the expected improvement (the number itself is 0 in double precision far from the best)."""
-        mean, deviation = process.predict(rows)
-        z = (mean - best - self.explore) / deviation
-        return np.log(deviation) + _log_ei(z)
+    def _process(
+        self, name: str, space: SearchSpace, rows: Array, told: Array, scores: Callable[[Array], Array]
+    ) -> GaussianProcess:
+        """A process with parameters fitted to its observations, again whenever their number has grown by a tenth (at
+        least by three).
+        """
+        process = GaussianProcess(np.array([bool(p.choices) for p in space.parameters.values()]))
+        first, due = self.initial, self.initial
+        while due <= len(told):
+            first, due = due, due + max(3, due // 10)
+        rows, told = rows[:first], told[:first]
+        seen = rows.tobytes(), told.tobytes()
+        if name not in self._fitted or self._fitted[name][0] != seen:
+            process.fit(rows, scores(told))
+            self._fitted[name] = seen, process.parameters
+        process.parameters = self._fitted[name][1]
+        return process
 
     def _all(self, space: SearchSpace) -> tuple[list[Point], list[Any], Array]:
         """All points of a space that is small enough, with their keys and places."""
@@ -110,32 +147,67 @@ class Bayesian(Search):
             self._listed = space, points, [space.key(point) for point in points], space.encode(points)
         return self._listed[1:]
 
-    def _candidates(self, codes: _Codes, space: SearchSpace, ended: Sequence[Trial], rng: np.random.Generator) -> Array:
+    def _candidates(self, codes: _Codes, space: SearchSpace, done: Sequence[Trial], rng: np.random.Generator) -> Array:
         """Half of them random, half neighbours of the five best trials."""
         anywhere = codes.snapped(rng.random((self.candidates // 2, len(space.names))))
-        best = sorted((t for t in ended if t.value is not None), key=lambda t: -(t.value or 0.0))[:5]
+        best = sorted(done, key=lambda t: -(t.value or 0.0))[:5]
         around = codes.snapped(codes.neighbours(space.encode([t.point for t in best]), self.candidates // 2, rng))
         return np.concatenate([anywhere, around])
 
-    def _refined(
-        self,
-        codes: _Codes,
-        process: GaussianProcess,
-        rows: Array,
-        gains: Array,
-        best: float,
-        rng: np.random.Generator,
-    ) -> tuple[Array, Array]:
-        """More candidates around the five best so far, in steps that shrink."""
-        for step in (0.1, 0.03, 0.01, 0.003, 0.001):
-            top = np.argsort(-gains, kind="stable")[:5]
-            near = np.repeat(rows[top], 20, axis=0)
-            near = codes.snapped(near + codes.real * rng.normal(0, step, near.shape))
-            rows, gains = np.concatenate([rows, near]), np.concatenate([gains, self._improvement(process, near, best)])
-        return rows, gains
-
     def search_begins(self, space: SearchSpace, task: Any, models: Any) -> None:
-        self._listed = self._fitted = None
+        self._listed = None
+        self._fitted = {}
+
+
+@attrs.frozen
+class _Model:
+    """What a search believes: of the values, and of where trials succeed."""
+
+    search: Bayesian
+    values: GaussianProcess
+    best: float
+    """Posterior mean of the best trial."""
+    worst: float
+    success: GaussianProcess | None
+    rate: float
+    """Mean of the labels, 1 and -1, of success."""
+
+    def gains(self, rows: Array) -> Array:
+        """How promising rows [N, D] of places are. Improvements as logarithms: the numbers themselves are 0 in double
+        precision far from the best.
+        """
+        mean, deviation = self.values.predict(rows)
+        chance = self.chances(rows)
+        if self.search.acquisition == "ucb":
+            return self.worst + chance * (mean + self.search.deviations * deviation - self.worst)
+        z = (mean - self.best - self.search.explore) / deviation
+        if self.search.acquisition == "pi":
+            return np.asarray(special.log_ndtr(z) + np.log(chance), dtype=np.float64)
+        return np.log(deviation) + _log_ei(z) + np.log(chance)
+
+    def exhausted(self, rows: Array) -> bool:
+        """Whether the model claims to know the value at a place [1, D] better than any evaluation could tell it."""
+        return bool(self.values.predict(rows)[1][0] < _KNOWN * self.values.noise)
+
+    def sharpen(self) -> None:
+        """Let the values vary faster between the trials."""
+        self.values.sharpen(_SHARPER)
+
+    def chances(self, rows: Array) -> Array:
+        """Probability of success at rows [N, D], by least squares on the labels 1 and -1."""
+        if self.success is None:
+            return np.ones(len(rows))
+        return np.clip((1 + self.rate + self.success.predict(rows)[0]) / 2, _LEAST_CHANCE, 1.0)
+
+
+def _refined(codes: _Codes, model: _Model, rows: Array, gains: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """More candidates around the five best so far, in steps that shrink."""
+    for step in (0.1, 0.03, 0.01, 0.003, 0.001):
+        top = np.argsort(-gains, kind="stable")[:5]
+        near = np.repeat(rows[top], 20, axis=0)
+        near = codes.snapped(near + codes.real * rng.normal(0, step, near.shape))
+        rows, gains = np.concatenate([rows, near]), np.concatenate([gains, model.gains(near)])
+    return rows, gains
 
 
 class _Codes:
@@ -175,24 +247,27 @@ class _Codes:
         return np.where(change, np.where(self.real, steps, rng.random(drawn.shape)), filled)
 
 
-def _by_rank(trials: Sequence[Trial]) -> Array:
-    """Normal scores of the values; failed trials below the worst."""
-    return ranks(np.array([-np.inf if trial.value is None else trial.value for trial in trials]))
+def _by_rank(values: Array) -> Array:
+    """Normal scores of the values."""
+    return ranks(values)
 
 
-def _by_value(trials: Sequence[Trial]) -> Array:
-    """Values with the half below the median drawn together logarithmically, mean 0 and variance 1; failed ones worst.
+def _by_value(values: Array) -> Array:
+    """Values with the half below the median drawn together logarithmically, mean 0 and variance 1.
 
     The upper half keeps its shape, which is what leads to a smooth optimum; how bad the bad ones are is of little use.
     """
-    done = np.array([trial.value for trial in trials if trial.value is not None])
-    values = np.array([done.min() if trial.value is None else trial.value for trial in trials])
+    values = values / (float(np.abs(values).max()) or 1.0)  # so that no difference overflows
     middle = float(np.median(values))
     unit = float(values.max() - middle) or float(middle - values.min()) or 1.0
     below = middle - np.log1p(np.maximum(middle - values, 0.0) / unit) * unit
     scores = np.where(values < middle, below, values)
     spread = scores.std()
     return (scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores)
+
+
+def _centred(values: Array) -> Array:
+    return values - float(values.mean())
 
 
 def _first_best(gains: Array, rng: np.random.Generator) -> int:

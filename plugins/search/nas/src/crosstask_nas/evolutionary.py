@@ -22,11 +22,13 @@ class Evolutionary(Search):
     are done; of `tournament` of them, drawn at random, the best has a child, which differs from it in one parameter.
     The oldest dies, however good it is: what only was lucky does not stay.
 
-    Until `population` trials are done, proposals are random. No point is proposed twice while others are left: a child
+    Until `population` trials have ended, proposals are random, and until one of them is done: failed ones have no
+    children, and nobody waits for others in their place. No point is proposed twice while others are left: a child
     that exists already is mutated once more.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
+    results_version: ClassVar[int] = 2
 
     population: int = option(20, ge=2, help="how many trials can have children")
     tournament: int = option(5, ge=1, help="how many of them compete to have the next")
@@ -35,7 +37,7 @@ class Evolutionary(Search):
         rng = np.random.default_rng(self.context.seed_for("evolutionary", len(trials)))
         tried = {space.key(trial.point) for trial in trials}
         alive = [trial for trial in trials if trial.value is not None][-self.population :]
-        if len(alive) < self.population:
+        if not alive or sum(trial.status != "running" for trial in trials) < self.population:
             return space.fresh(rng, tried)
         drawn = rng.choice(len(alive), size=min(self.tournament, len(alive)), replace=False)
         child = max((alive[i] for i in drawn), key=lambda trial: trial.value or 0.0).point

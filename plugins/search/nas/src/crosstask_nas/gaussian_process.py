@@ -53,6 +53,7 @@ class GaussianProcess:
     categorical: NDArray[np.bool_]
     parameters: Array = attrs.field(init=False)
     _rows: Array = attrs.field(init=False)
+    _values: Array = attrs.field(init=False)
     _factor: Array = attrs.field(init=False)
     _alpha: Array = attrs.field(init=False)
 
@@ -123,9 +124,20 @@ class GaussianProcess:
         scale, noise = np.exp(self.parameters[-2:])
         covariance = scale * kernel
         covariance.flat[:: len(values) + 1] += noise + _JITTER
-        self._rows = rows
+        self._rows, self._values = rows, values
         self._factor = linalg.cholesky(covariance, lower=True, check_finite=False)
         self._alpha = linalg.cho_solve((self._factor, True), values, check_finite=False)
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of an observation about its value."""
+        return float(np.exp(self.parameters[-1] / 2))
+
+    def sharpen(self, factor: float) -> None:
+        """Weights of the real parameters times `factor`, given the same observations."""
+        self.parameters = self.parameters.copy()
+        self.parameters[:-2][~self.categorical] += math.log(factor)
+        self.condition(self._rows, self._values)
 
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation [N] of the noiseless value at rows [N, D]."""

@@ -16,6 +16,7 @@ _PUBLIC = {
     "WarmStart": "records",
     "run_model_search": "networks",
     "run_search": "driver",
+    "space_of": "space",
     "warm_starts_for": "warm_starts",
 }
 
@@ -30,6 +31,6 @@ if TYPE_CHECKING:
     from crosstask_search.networks import run_model_search
     from crosstask_search.parameter import Parameter
     from crosstask_search.records import SearchResult, Trial, WarmStart
-    from crosstask_search.space import Point, SearchSpace
+    from crosstask_search.space import Point, SearchSpace, space_of
     from crosstask_search.stage import NetworkSearch
     from crosstask_search.warm_starts import warm_starts_for

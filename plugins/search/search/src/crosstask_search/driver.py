@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
@@ -10,7 +11,7 @@ from typing import Any, cast
 import attrs
 
 from crosstask.components import Context, Job
-from crosstask.errors import OptionError, StoreError
+from crosstask.errors import CrosstaskError, OptionError, StoreError
 from crosstask.learning.transferring import key_of
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
@@ -18,6 +19,7 @@ from crosstask.records import LearningCurve
 from crosstask.tasks import Task
 from crosstask_search.contract import Search
 from crosstask_search.models import ModelSpace
+from crosstask_search.objective import is_interrupt, measured, what_failed
 from crosstask_search.records import SearchResult, Trial, WarmStart
 from crosstask_search.space import Point, SearchSpace
 
@@ -32,34 +34,42 @@ def run_search(
     key: str | None = None,
     parallel: int | None = None,
     warm_starts: Sequence[WarmStart | Point] = (),
+    trials: Iterable[Trial] = (),
     task: Task | None = None,
     models: ModelSpace | None = None,
 ) -> SearchResult:
     """Let `search` (a component or its name) propose points, evaluate them, and tell it what they came to.
 
     `evaluate(point)` runs as a job (with a process pool it must be picklable) and returns a finite number, higher for
-    better; one that raises or returns something else is recorded as a failed trial, and the search goes on. Up to
-    `parallel` trials run at once (default: as many as the executor has workers). A point that was evaluated before is
-    not evaluated again: the trial takes over its value. The search ends after `evaluations` trials, or when every
-    point of the space has been evaluated.
+    better (see `measured`). One that raises anything but KeyboardInterrupt, SystemExit included, that returns something
+    else, or that takes the process of a pool with it, is recorded as a failed trial with its reason, and the search
+    goes on. Up to `parallel` trials run at once (default: as many as the executor has workers). A point that was
+    evaluated before is not evaluated again: the trial takes over what it came to. The search ends after `evaluations`
+    trials, or when every point of the space has been evaluated.
 
     With a `key`, which must name what `evaluate` measures, every trial is remembered as soon as it has ended, and a
-    search with the same key, space, component, options and seed goes on where an earlier one was stopped.
+    search with the same key, space, component, options and seed goes on where an earlier one was stopped. `trials` are
+    those of an earlier search (`SearchResult.trials`), taken over as the first of the `evaluations`; those that had not
+    ended are left out.
 
     `warm_starts` are tried first, those that the space does not contain left out. OptionError: a space without a valid
-    point, a proposal that is not in the space.
+    point, a proposal or an earlier trial that is not in the space, an `evaluate` that cannot be sent to the processes
+    that are to call it.
     """
-    if evaluations < 1:
-        raise OptionError(f"evaluations must be at least 1, got {evaluations}")
+    for name, count in (("evaluations", evaluations), ("parallel", parallel)):
+        if count is not None and structure(count, int, name) < 1:
+            raise OptionError(f"{name} must be at least 1, got {count}")
+    if not callable(evaluate):
+        raise OptionError(f"evaluate must be a function of a point, got {evaluate!r}")
     space.require_points()
     chosen = cast(Search, context.resolve("search", search))
     begun = _Running(context, chosen, space, evaluate, evaluations, key)
     begun.starts = [w for w in map(_warm, warm_starts) if space.contains(w.point)]
     context.call(chosen, "search_begins", space=space, task=task, models=models)
     begun.recall()
+    begun.take_over(trials)
     started = time.perf_counter()
-    for _, (number, value, error, seconds) in context.jobs(begun.jobs(), at_once=parallel or context.workers):
-        begun.ended(number, value, error, seconds)
+    begun.work(parallel or context.workers)
     return begun.result(time.perf_counter() - started)
 
 
@@ -83,6 +93,10 @@ class _Running:
     known: dict[tuple[Any, ...], Trial] = attrs.field(factory=dict)
     tried: set[tuple[Any, ...]] = attrs.field(factory=set)
     proposal_seconds: float = 0.0
+    refused: Exception | None = None
+    """What proposing a point has raised."""
+    telling: bool = False
+    """Whether an outcome is being kept and told, not waited for."""
 
     def _store_key(self, number: int) -> str:
         wrappers: list[Any] = self.context.wrapping()  # they may change what is proposed
@@ -100,8 +114,63 @@ class _Running:
                     raise StoreError(f"a stored trial cannot be read: {error}") from None
                 self._take(trial)
 
+    def take_over(self, trials: Iterable[Trial]) -> None:
+        """Take up trials that are given, under numbers from 0 in their order."""
+        for number, trial in enumerate(t for t in trials if t.status != "running"):
+            if number not in self.trials and number < self.evaluations:
+                point = self.space.check(trial.point, f"trials: trial {trial.number}")
+                self._take(attrs.evolve(trial, number=number, point=point))
+
+    def work(self, at_once: int) -> None:
+        """Evaluate what is to be evaluated, whatever becomes of the processes that do it."""
+        while True:
+            outcomes = iter(self.context.jobs(self.jobs(), at_once=at_once))
+            try:
+                while (outcome := next(outcomes, None)) is not None:
+                    self.ended(*outcome[1])
+                return
+            except Exception as error:
+                # Of a job: the trial ended without an outcome, because its process was lost, or was never reached.
+                # All else (a wrong proposal, a store that is full) is not the objective's fault.
+                if self.telling or error is self.refused:
+                    raise
+                self._after_a_loss(error)
+
+    def _after_a_loss(self, error: Exception) -> None:
+        """A job was lost, and with it all that were under way: each is tried once more alone, to see whose fault it
+        was. Where only one was, that is known.
+        """
+        if not any(trial.seconds for trial in self.trials.values()) and not _can_be_sent(self.evaluate):
+            raise OptionError(
+                f"the objective cannot be sent to another process ({error}): define it with `def` at the top of a "
+                "module that can be imported, with functools.partial for what it needs besides, or use executor "
+                "'serial'"
+            ) from error
+        lost = [trial for trial in self.trials.values() if trial.status == "running"]
+        if not lost:
+            raise error
+        for trial in lost:
+            started, outcome = time.perf_counter(), None
+            if len(lost) > 1:
+                try:
+                    ((_, outcome),) = self.context.jobs([self._job(trial)], at_once=1)
+                except Exception as again:  # whatever an executor raises for a job that it could not do
+                    error = again
+            told = str(error) if isinstance(error, CrosstaskError) else what_failed(error)
+            self.ended(*(outcome or (trial.number, None, told, time.perf_counter() - started)))
+
+    def _job(self, trial: Trial) -> Job:
+        return Job(_evaluate, (self.evaluate, trial.number, trial.point), label=f"trial {trial.number}")
+
     def jobs(self) -> Iterator[Job]:
         """A job for each trial that must be evaluated; each is proposed when it can start."""
+        try:
+            yield from self._jobs()
+        except Exception as error:
+            self.refused = error
+            raise
+
+    def _jobs(self) -> Iterator[Job]:
         count = self.space.count()
         for number in range(self.evaluations):
             if number in self.trials:
@@ -115,7 +184,7 @@ class _Running:
             if known is not None:
                 self._end(attrs.evolve(known, number=number, seconds=0.0))
             else:
-                yield Job(_evaluate, (self.evaluate, number, trial.point), label=f"trial {number}")
+                yield self._job(trial)
 
     def _propose(self) -> Point:
         while self.starts:
@@ -129,9 +198,11 @@ class _Running:
         return self.space.check(point, f"{self.search.origin} proposed a point that is not in the space: it")
 
     def ended(self, number: int, value: float | None, error: str | None, seconds: float) -> None:
+        self.telling = True
         point = self.trials[number].point
         status = "done" if error is None else "failed"
         self._end(Trial(number=number, point=point, status=status, value=value, error=error, seconds=seconds))
+        self.telling = False
 
     def _end(self, trial: Trial) -> None:
         if self.key is not None:
@@ -187,9 +258,17 @@ def _evaluate(
     started = time.perf_counter()
     value, error = None, None
     try:
-        value = float(evaluate(dict(point)))
-        if not math.isfinite(value):
-            value, error = None, f"the objective is {value}"
-    except Exception as raised:  # the objective is not ours: whatever it raises is what became of this trial
-        value, error = None, f"{type(raised).__name__}: {raised}"
+        value = measured(evaluate, dict(point))
+    except BaseException as raised:  # the objective is not ours: whatever it raises is what became of this trial
+        if is_interrupt(raised):
+            raise KeyboardInterrupt from raised
+        error = what_failed(raised)
     return number, value, error, time.perf_counter() - started
+
+
+def _can_be_sent(evaluate: Callable[[Point], float]) -> bool:
+    try:
+        pickle.dumps(evaluate)
+    except Exception:  # whatever stops pickle is what stops the pool
+        return False
+    return True

@@ -6,8 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
+
 from crosstask.errors import OptionError, nearest
 from crosstask.options import build, option, record, structure
+
+
+def _end(told: str) -> Any:
+    """A number as it is: whole ones stay whole, for beyond 2^53 a float would be another number."""
+
+    def read(value: Any, field: attrs.Attribute[Any]) -> Any:
+        value = hashable(value)
+        exact = value is None or (isinstance(value, int) and not isinstance(value, bool))
+        return value if exact else structure(value, float, f"Parameter: {field.name}")
+
+    return attrs.field(default=None, converter=attrs.Converter(read, takes_field=True), metadata={"help": told})
 
 
 @record
@@ -19,31 +32,38 @@ class Parameter:
     """
 
     choices: tuple[Any, ...] = option((), help="the values it can take: numbers, strings, true, false, lists of them")
-    low: float | None = option(None, help="smallest value of a range")
-    high: float | None = option(None, help="largest value of a range")
+    low: float | None = _end("smallest value of a range")
+    high: float | None = _end("largest value of a range")
     log: bool = option(False, help="equal factors of a range count the same, not equal differences")
     integer: bool = option(False, help="only whole numbers of a range")
     when: dict[str, tuple[Any, ...]] = option(factory=dict, help="parameters and their values that make it active")
 
     def __attrs_post_init__(self) -> None:
-        ranged = self.low is not None or self.high is not None
-        if bool(self.choices) == ranged:
+        object.__setattr__(self, "when", {name: tuple(map(hashable, values)) for name, values in self.when.items()})
+        if bool(self.choices) == (self.low is not None or self.high is not None):
             raise OptionError("Parameter: give either choices or a range (low and high)")
         if self.choices:
             if self.log or self.integer:
                 raise OptionError("Parameter: log and integer are for ranges, not for choices")
-            object.__setattr__(self, "choices", tuple(map(hashable, self.choices)))
-            if len(set(self.choices)) < len(self.choices):
-                raise OptionError(f"Parameter: choices must differ, got {self.choices}")
-            return
+            object.__setattr__(self, "choices", _choices(self.choices))
+        else:
+            self._check_range()
+
+    def _check_range(self) -> None:
         if self.low is None or self.high is None:
             raise OptionError("Parameter: a range needs both low and high")
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
-            raise OptionError(f"Parameter: a range needs finite low <= high, got {self.low} and {self.high}")
+        ends = (self.low, self.high)
+        if not all(_finite(end) for end in ends) or self.low > self.high:
+            swapped = " (swapped?)" if self.low > self.high else ""
+            raise OptionError(f"Parameter: a range needs finite low <= high, got {self.low} and {self.high}{swapped}")
         if self.log and self.low <= 0:
             raise OptionError(f"Parameter: a range on a log scale must be above 0, got low = {self.low}")
-        if self.integer and (self.low % 1 or self.high % 1):
+        if self.integer and any(end % 1 for end in ends):
             raise OptionError(f"Parameter: the ends of an integer range must be whole, got {self.low} and {self.high}")
+        if not self.integer and not math.isfinite(float(self.high) - float(self.low)):
+            raise OptionError(f"Parameter: a range must not be wider than floats reach, got {self.low} to {self.high}")
+        for name, end in zip(("low", "high"), ends, strict=True):
+            object.__setattr__(self, name, int(end) if self.integer else float(end))
 
     @classmethod
     def __structure__(cls, value: Any, where: str) -> Parameter:
@@ -61,7 +81,7 @@ class Parameter:
         if self.choices:
             return len(self.choices)
         low, high = self._range()
-        return int(high - low) + 1 if self.integer or low == high else None
+        return int(high - low) + 1 if self.integer else 1 if low == high else None
 
     def values(self) -> Sequence[Any]:
         """All its values. OptionError for a range of real numbers."""
@@ -84,14 +104,16 @@ class Parameter:
         return min(max(round(value), int(least)), int(most)) if self.integer else min(max(value, least), most)
 
     def place(self, value: Any) -> float:
-        """The place of a value in [0, 1], the middle of its part: `at(place(value))` is the value again."""
+        """The place of a value in [0, 1], the middle of its part: `at(place(value))` is the value again (of a range of
+        more than 2^53 whole numbers, one near it).
+        """
         if self.choices:
             return (self.choices.index(value) + 0.5) / len(self.choices)
         low, high = self._ends()
         value = math.log(value) if self.log else value
         return (value - low) / (high - low) if high > low else 0.5
 
-    def _range(self) -> tuple[float, float]:
+    def _range(self) -> tuple[int | float, int | float]:
         assert self.low is not None
         assert self.high is not None
         return self.low, self.high
@@ -105,7 +127,7 @@ class Parameter:
 
     def read(self, value: Any, where: str) -> Any:
         """A value as the parameter has it (lists become tuples). OptionError if it cannot take it."""
-        value = value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else hashable(value)
+        value = hashable(value)
         if self.choices:
             for choice in self.choices:
                 if choice == value and isinstance(choice, bool) == isinstance(value, bool):
@@ -119,5 +141,30 @@ class Parameter:
 
 
 def hashable(value: Any) -> Any:
-    """Lists, which JSON and TOML give, as tuples."""
+    """Numbers of numpy and torch as Python's, and lists, arrays and tensors as tuples."""
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        value = value.tolist()
     return tuple(map(hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _finite(value: float) -> bool:
+    """Also of an integer: as far as 64 bits hold it, which is what stores and Optuna can keep."""
+    return -(2**63) <= value < 2**63 if isinstance(value, int) else math.isfinite(value)
+
+
+def _choices(given: Sequence[Any]) -> tuple[Any, ...]:
+    made = tuple(map(hashable, given))
+    seen: set[Any] = set()
+    for choice in made:
+        try:
+            again = choice in seen
+            seen.add(choice)
+        except TypeError:
+            raise OptionError(
+                f"Parameter: a choice must be a number, a string, true, false or a list of them, got {choice!r}"
+            ) from None
+        if again:
+            raise OptionError(f"Parameter: choices must differ, got {made}: {choice!r} is there already")
+        if choice != choice:
+            raise OptionError("Parameter: a choice cannot be nan, which equals nothing, itself included")
+    return made

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from crosstask.errors import RunError
 from crosstask.options import option, record
 from crosstask.records import Budget, Interval, LearningCurve
 
@@ -60,6 +61,16 @@ class SearchResult:
     score: Interval | None = None
     default_score: Interval | None = None
     gain: Interval | None = None
+
+    def require_best(self) -> tuple[dict[str, Any], float]:
+        """Point and value of the best trial. RunError, with the first reason, if none is done."""
+        if self.best is None or self.best.value is None:
+            told = f"all {len(self.trials)} evaluations failed"
+            if self.trials:
+                first = self.trials[0]
+                told += f"; the first: {first.error} (trial {first.number}, at {first.point})"
+            raise RunError(told)
+        return self.best.point, self.best.value
 
     @property
     def failed(self) -> int:

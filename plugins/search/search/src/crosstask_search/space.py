@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.errors import OptionError, nearest
-from crosstask.options import option, record, unstructure
+from crosstask.options import build, option, record, structure, unstructure
 from crosstask_search.parameter import Parameter, hashable
 
 Point = dict[str, Any]
@@ -85,7 +85,10 @@ class SearchSpace:
         found = self.valid
         if isinstance(found, str):
             module, _, name = found.partition(":")
-            found = getattr(importlib.import_module(module), name)
+            try:
+                found = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise OptionError(f"valid: {self.valid!r} cannot be found: {error}") from None
         predicate: Callable[[Point], Any] | None = found
         return predicate
 
@@ -98,7 +101,13 @@ class SearchSpace:
         for combination in self.forbidden:
             if all(name in point and point[name] in _several(value) for name, value in combination.items()):
                 return False
-        return self._predicate is None or bool(self._predicate(dict(point)))
+        if self._predicate is None:
+            return True
+        try:
+            return bool(self._predicate(dict(point)))
+        except Exception as error:  # the predicate is not ours
+            hint = ": a parameter that is not active is not in the point" if isinstance(error, KeyError) else ""
+            raise OptionError(f"valid raised {type(error).__name__}: {error} for {dict(point)}{hint}") from error
 
     def check(self, point: Any, where: str = "point") -> Point:
         """The point with its values as the parameters have them, in their order.
@@ -238,6 +247,51 @@ class SearchSpace:
             if self.active(name, made):
                 made[name] = parameter.at(place)
         return made
+
+
+DECADES = 2
+"""A short range over this many powers of ten, or more, is on a log scale."""
+
+
+def space_of(given: SearchSpace | Mapping[str, Any], where: str = "parameter") -> SearchSpace:
+    """A search space from short forms, by name of the parameter:
+
+    - a list: choices;
+    - a tuple of two numbers: the range between them, of whole numbers if both are; on a log scale if both are positive
+      and the higher one is a hundred times the lower one or more. A third element, "log" or "linear", says so itself;
+    - a `Parameter`, or a table of its options.
+
+    OptionError says which parameter is wrong, and how.
+    """
+    if isinstance(given, SearchSpace):
+        return given
+    if not isinstance(given, Mapping):
+        raise OptionError(f"a search space is a SearchSpace or a table of parameters by name, got {given!r}")
+    made = {}
+    for name, value in given.items():
+        if not isinstance(name, str):
+            raise OptionError(f"the name of a parameter must be a string, got {name!r}")
+        made[name] = _parameter(value, f"{where} {name!r}")
+    return SearchSpace(parameters=made)
+
+
+def _parameter(value: Any, where: str) -> Parameter:
+    ends: tuple[Any, ...] = hashable(value) if isinstance(value, tuple) else ()
+    if len(ends) >= 2 and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends[:2]):
+        low, high, scale = ends[0], ends[1], ends[2:]
+        if scale not in ((), ("log",), ("linear",)):
+            raise OptionError(
+                f"{where}: a range is (low, high), (low, high, 'linear') or (low, high, 'log'), got {value!r}; choices "
+                "are a list"
+            )
+        wide = low > 0 and high / low >= 10**DECADES * (1 - 1e-12)
+        log = scale == ("log",) or (not scale and wide)
+        whole = isinstance(low, int) and isinstance(high, int)
+        return build(Parameter, {"low": low, "high": high, "log": log, "integer": whole}, where)
+    if isinstance(value, range | set | frozenset):
+        raise OptionError(f"{where}: choices are a list, got {value!r}; list(...) makes one")
+    made: Parameter = structure(value, Parameter, where)
+    return made
 
 
 def _several(value: Any) -> tuple[Any, ...]:
