@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_told() -> None:
 
 
 def test_a_gate_learns_digits_of_two_looks() -> None:
-    """Half of the images are negatives, which a frozen classifier does not know: the adapter in the middle mends them."""
+    """Half of the images are negatives, which a frozen classifier does not know: an adapter inside mends them."""
     x, y = digits()
     base = mlp()
     learn(base, base.parameters(), x[:1400], y[:1400], rate=3e-3, steps=300)

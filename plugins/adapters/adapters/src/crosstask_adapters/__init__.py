@@ -12,6 +12,7 @@ _PUBLIC = {
     "is_transposed": "adapted_layers",
     "own_tensor": "adapted_layers",
     "own_weight": "adapted_layers",
+    "base_digests": "base_weights",
     "base_modules": "base_weights",
     "base_state": "base_weights",
     "AdapterConfig": "config",
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
         own_tensor,
         own_weight,
     )
-    from crosstask_adapters.base_weights import base_modules, base_state
+    from crosstask_adapters.base_weights import base_digests, base_modules, base_state
     from crosstask_adapters.config import AdapterConfig, AdapterType
     from crosstask_adapters.handle import LayersHandle, check_names
     from crosstask_adapters.layer_adapter import LayerAdapter, draw

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, nearest
+from crosstask.learning.rows import GROWN, append_rows, keep_rows, missing_rows
 from crosstask.points.adapter import AdapterHandle
 from crosstask_adapters.adapted_layers import AdaptedLayer, adapt, hooked_names, minds_any, own_tensor, put, restore
 from crosstask_adapters.base_weights import base_modules, check_materialised
@@ -100,8 +101,19 @@ class LayersHandle(AdapterHandle):
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """As the contract says. Outputs that an adapted head has gained, and this one has not, are added to it."""
+        added: list[nn.ModuleList] = []
+        for name, (layer, part) in zip(self.parts, self._places(), strict=True):
+            for rows in missing_rows(layer, part, f"{name}.", state):
+                append_rows(layer, rows, part)
+                added.append(part.get_submodule(GROWN))  # type: ignore[arg-type]
         own = self.named_tensors()
-        check_names(own, state, "the adapter")
+        try:
+            check_names(own, state, "the adapter")
+        except DataError:
+            for grown in added:
+                del grown[-1]
+            raise
         for name, tensor in own.items():
             tensor.copy_(state[name])
         if self.switch.merged:
@@ -141,6 +153,8 @@ class LayersHandle(AdapterHandle):
             for p in layer._parameters.values():
                 if p is not None:
                     self._host.kept.pop(p, None)
+        for layer, part in self._places():
+            keep_rows(layer, part)
         self._remove()
 
     def detach(self) -> None:
