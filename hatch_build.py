@@ -49,7 +49,7 @@ class MemberDependencies(MetadataHookInterface):
             metadata["dependencies"].append(project["name"] + source)
             if "report" in project.get("optional-dependencies", {}):
                 # Beside the line above: pip takes a file:// reference with an extra for no offer of the name without it
-                metadata["dependencies"].append(f"{project['name']}[report]{source}")
+                metadata["dependencies"].append(f"{project['name']}[metrics,report]{source}")
 
 
 class LiveSources(BuildHookInterface):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from crosstask import (
     DataError,
     Interval,
     ModelSpec,
+    Observer,
     PluginError,
     Provenance,
     RecipeError,
@@ -264,7 +266,8 @@ def test_the_coroutine_engine_keeps_the_loop_free(registry: Registry) -> None:
         ticker = asyncio.create_task(tick())
         options = {"model": ModelSpec(hidden=(8,)), "train": TRAIN, "budget": FEW, "seeds": 2, "discoverers": ["fake"]}
         async with create_cross_task_transfer_engine(registry=registry, **options) as engine:
-            await asyncio.gather(*(engine.register_task(blobs(f"task{n}", seed=n)) for n in range(3)))
+            for number in range(3):
+                engine.register_task(blobs(f"task{number}", seed=number))
             await engine.discover()
             curriculum = await engine.generate_curriculum("task2", "fake", 2)
             result = await engine.run_curriculum(curriculum, "fake")
@@ -272,7 +275,7 @@ def test_the_coroutine_engine_keeps_the_loop_free(registry: Registry) -> None:
             model = await engine.synthesize_zero_shot_model("task1", "fake")
             assert model.provenance.strategy == "fake"
             assert (await engine.run_stage("prepare", task="task1")).record.task == "task1"
-            assert (await engine.get_transfer_graph_metrics())["tasks"] == 3
+            assert engine.get_transfer_graph_metrics()["tasks"] == 3
         ticker.cancel()
         assert transfer.target == "task1"
         return ticks, result.steps[-1].score.mean
@@ -421,3 +424,28 @@ def test_what_a_planner_changed_while_it_ran_is_recorded(engine: TransferEngine)
     assert "where task1 was planned" in change.reason
     with pytest.raises(DataError, match="ended before 'task2'"):
         engine.run_curriculum(curriculum, "fake", planner=Hasty(stop=True))
+
+
+def test_observers_hear_every_step_of_every_training_and_may_stop_it(registry: Registry) -> None:
+    heard: list[tuple[str, str]] = []
+
+    @component
+    class Stops(Observer):
+        """Stops each training at its third step."""
+
+        def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> bool | None:
+            heard.append((stage, metrics["task"]))
+            assert math.isfinite(metrics["losses"][metrics["task"]])
+            return step == 3
+
+    with TransferEngine(
+        registry=registry, discoverers=[], model=ModelSpec(hidden=(8,)), train=TRAIN, budget=FEW, seeds=1,
+        observers=[Stops()],
+    ) as engine:  # fmt: skip
+        engine.register_task(blobs("a"))
+        engine.train()
+        assert heard == [("train", "a")] * 3
+        heard.clear()
+        engine.register_task(blobs("b", seed=1))
+        engine.transfer_knowledge("a", "b", "fake")
+        assert heard == [("", "b")] * 6, "the control and the transfer, three steps each"

@@ -13,8 +13,10 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from crosstask.engine import Strategy, TransferEngine
-from crosstask.graph import TransferGraph
+from crosstask.adapting import Adapted
+from crosstask.descriptors import TaskDescriptor
+from crosstask.engine import KnowledgeDistiller, Strategy, TransferEngine
+from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.options import describe
 from crosstask.points.distillation import Distilled
 from crosstask.points.stage import Outcome
@@ -27,14 +29,65 @@ R = TypeVar("R")
 
 
 class CrossTaskTransferEngine:
-    """`TransferEngine` with coroutines. Calls are queued: the engine never works on two at once.
+    """`TransferEngine` whose long work is coroutines. Calls are queued: the engine never works on two at once, and a
+    plain call waits for what was asked before it.
 
-    `engine` is the engine itself; read its `graph` and `portfolio` between calls.
+    The dimensions go to those of the default discoverers that have options of these names; `options` are those of
+    `TransferEngine`. What the engine holds (`tasks`, `transfer_edges`, `curricula` …) is read from here, too.
     """
 
-    def __init__(self, engine: TransferEngine) -> None:
+    def __init__(
+        self,
+        task_embedding_dim: int = 128,
+        hidden_dim: int = 256,
+        auto_discover: bool = True,
+        *,
+        engine: TransferEngine | None = None,
+        **options: Any,
+    ) -> None:
+        if engine is None:
+            if "discoverers" not in options:
+                registry = options.setdefault("registry", Registry.installed())
+                options["discoverers"] = _sized(registry, task_embedding_dim, hidden_dim)
+            engine = TransferEngine(auto_discover=auto_discover, **options)
         self.engine = engine
+        """The engine itself; read its `graph` and `portfolio` between calls."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crosstask")
+
+    def _now(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._thread.submit(functools.partial(method, *args, **kwargs)).result()
+
+    # What the engine holds --------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> dict[str, TaskDescriptor]:
+        """As `TransferEngine.tasks`."""
+        return self.engine.tasks
+
+    @property
+    def transfer_edges(self) -> list[TransferEdge]:
+        """As `TransferEngine.transfer_edges`."""
+        return self.engine.transfer_edges
+
+    @property
+    def meta_knowledge(self) -> list[Distilled]:
+        """As `TransferEngine.meta_knowledge`."""
+        return self.engine.meta_knowledge
+
+    @property
+    def curricula(self) -> list[Curriculum]:
+        """As `TransferEngine.curricula`."""
+        return self.engine.curricula
+
+    @property
+    def transfer_history(self) -> list[TransferResult]:
+        """As `TransferEngine.transfer_history`."""
+        return self.engine.transfer_history
+
+    @property
+    def knowledge_distiller(self) -> KnowledgeDistiller:
+        """As `TransferEngine.knowledge_distiller`."""
+        return self.engine.knowledge_distiller
 
     async def __aenter__(self) -> CrossTaskTransferEngine:
         return self
@@ -53,13 +106,19 @@ class CrossTaskTransferEngine:
         await self._do(self.engine.close)
         self._thread.shutdown()
 
-    async def register_task(self, task: Task, trained_model: nn.Module | None = None, *, unseen: bool = False) -> None:
+    def register_task(
+        self,
+        task_or_descriptor: Task | TaskDescriptor,
+        trained_model: nn.Module | None = None,
+        *,
+        unseen: bool = False,
+    ) -> None:
         """As `TransferEngine.register_task`."""
-        await self._do(self.engine.register_task, task, trained_model, unseen=unseen)
+        self._now(self.engine.register_task, task_or_descriptor, trained_model, unseen=unseen)
 
-    async def register(self, portfolio: Portfolio) -> None:
+    def register(self, portfolio: Portfolio) -> None:
         """As `TransferEngine.register`."""
-        await self._do(self.engine.register, portfolio)
+        self._now(self.engine.register, portfolio)
 
     async def train(self, tasks: Iterable[str] | None = None) -> None:
         """As `TransferEngine.train`."""
@@ -69,13 +128,13 @@ class CrossTaskTransferEngine:
         """As `TransferEngine.discover`."""
         return await self._do(self.engine.discover, discoverers)
 
-    async def get_transfer_graph_metrics(self) -> dict[str, Any]:
+    def get_transfer_graph_metrics(self) -> dict[str, Any]:
         """As `TransferEngine.get_transfer_graph_metrics`."""
-        return await self._do(self.engine.get_transfer_graph_metrics)
+        return self._now(self.engine.get_transfer_graph_metrics)
 
-    async def export_transfer_graph(self, path: str | Path) -> Path:
+    def export_transfer_graph(self, output_path: str | Path) -> Path:
         """As `TransferEngine.export_transfer_graph`."""
-        return await self._do(self.engine.export_transfer_graph, path)
+        return self._now(self.engine.export_transfer_graph, output_path)
 
     async def transfer_knowledge(
         self,
@@ -90,9 +149,9 @@ class CrossTaskTransferEngine:
             self.engine.transfer_knowledge, source_task, target_task, transfer_strategy, samples=samples
         )
 
-    async def get_best_transfer_strategy(self, source: str, target: str) -> str:
+    def get_best_transfer_strategy(self, source: str, target: str) -> str:
         """As `TransferEngine.get_best_transfer_strategy`."""
-        return await self._do(self.engine.get_best_transfer_strategy, source, target)
+        return self._now(self.engine.get_best_transfer_strategy, source, target)
 
     async def generate_curriculum(self, target_task: str, strategy: Strategy = None, max_tasks: int = 5) -> Curriculum:
         """As `TransferEngine.generate_curriculum`."""
@@ -116,7 +175,7 @@ class CrossTaskTransferEngine:
 
     async def synthesize_zero_shot_model(
         self,
-        new_task: str | Task,
+        new_task: str | Task | TaskDescriptor,
         synthesis_strategy: Strategy = None,
         inputs: torch.Tensor | None = None,
         *,
@@ -125,6 +184,12 @@ class CrossTaskTransferEngine:
         """As `TransferEngine.synthesize_zero_shot_model`."""
         make = self.engine.synthesize_zero_shot_model
         return await self._do(make, new_task, synthesis_strategy, inputs, expect=expect)
+
+    async def adapt(
+        self, source: str | Sequence[str] | Curriculum, target: str | None = None, strategy: Strategy = None
+    ) -> Adapted:
+        """As `TransferEngine.adapt`."""
+        return await self._do(self.engine.adapt, source, target, strategy)
 
     async def run_stage(self, name: str, **options: Any) -> Outcome:
         """As `TransferEngine.run_stage`."""
@@ -138,18 +203,16 @@ def create_cross_task_transfer_engine(
     registry: Registry | None = None,
     **options: Any,
 ) -> CrossTaskTransferEngine:
-    """An asynchronous engine with the discoverers that the installed plugins mark as default.
+    """The same as `CrossTaskTransferEngine`."""
+    chosen = options if registry is None else {**options, "registry": registry}
+    return CrossTaskTransferEngine(task_embedding_dim, hidden_dim, auto_discover, **chosen)
 
-    The dimensions go to those of them that have options of these names; without any they have no effect. `options` are
-    `TransferEngine`'s.
-    """
-    registry = registry or Registry.installed()
-    if "discoverers" not in options:
-        sizes = {"task_embedding_dim": task_embedding_dim, "hidden_dim": hidden_dim}
-        chosen: list[Any] = []
-        for name in registry.defaults("discovery"):
-            known = {told["name"] for told in describe(registry.component_class("discovery", name))}
-            fitting = {key: value for key, value in sizes.items() if key in known}
-            chosen.append(registry.create("discovery", name, fitting))
-        options["discoverers"] = chosen
-    return CrossTaskTransferEngine(TransferEngine(auto_discover=auto_discover, registry=registry, **options))
+
+def _sized(registry: Registry, task_embedding_dim: int, hidden_dim: int) -> list[Any]:
+    """The discoverers that manifests mark as default, with these sizes where they are options of theirs."""
+    sizes = {"task_embedding_dim": task_embedding_dim, "hidden_dim": hidden_dim}
+    chosen: list[Any] = []
+    for name in registry.defaults("discovery"):
+        known = {told["name"] for told in describe(registry.component_class("discovery", name))}
+        chosen.append(registry.create("discovery", name, {k: v for k, v in sizes.items() if k in known}))
+    return chosen

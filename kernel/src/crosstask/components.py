@@ -183,8 +183,8 @@ class Context(ABC):
         """Call a hook of one component, through the wrappers of the run if there are any."""
 
     @abstractmethod
-    def tell(self, hook: str, **arguments: Any) -> None:
-        """Call a lifecycle hook of every observer."""
+    def tell(self, hook: str, **arguments: Any) -> list[Any]:
+        """Call a lifecycle hook of every observer; their answers, but for None."""
 
     @abstractmethod
     def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:

@@ -36,8 +36,8 @@ class LocalContext(Context):
         check_answer(component, hook, answer)
         return answer
 
-    def tell(self, hook: str, **arguments: Any) -> None:
-        return None
+    def tell(self, hook: str, **arguments: Any) -> list[Any]:
+        return []
 
     def component(self, point: str, name: str, options: Mapping[str, Any] | None = None) -> Component:
         if self._registry is None:

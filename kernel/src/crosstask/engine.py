@@ -13,11 +13,13 @@ import attrs
 import torch
 from torch import nn
 
+from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
 from crosstask.components import Component, Job
 from crosstask.descriptors import TaskDescriptor
+from crosstask.engine_files import open_engine, save_engine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
-from crosstask.learning.metrics import confidence_interval
+from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.own_models import (
@@ -25,6 +27,7 @@ from crosstask.learning.own_models import (
     arrays_of,
     copied,
     network_like,
+    own_network,
     prepare_model,
     restored,
     train_models,
@@ -39,6 +42,7 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch,
+    scratch_scores,
     unfit_pair,
     weights_digest,
     without_model,
@@ -62,6 +66,7 @@ from crosstask.records import (
     Curriculum,
     CurriculumResult,
     CurriculumStep,
+    Interval,
     LearningCurve,
     Provenance,
     TransferResult,
@@ -70,7 +75,7 @@ from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.stages import Finished, check_stage, run_stage
 from crosstask.store import open_store
-from crosstask.tasks import Portfolio, Task
+from crosstask.tasks import SPLITS, Portfolio, Task
 
 C = TypeVar("C", bound=Component)
 Strategy = str | enum.Enum | Choice | Component | None
@@ -130,7 +135,12 @@ class TransferEngine(Engine):
         self._wanted = discoverers
         self.transfer_history: list[TransferResult] = []
         """Every transfer that `transfer_knowledge` has given, in order."""
-        self._given: dict[str, str] = {}  # digests of the models that were registered with their tasks
+        self.curricula: list[Curriculum] = []
+        """Every curriculum that was planned."""
+        self.meta_knowledge: list[Distilled] = []
+        """Everything that was distilled."""
+        self.given_models: dict[str, str] = {}
+        """Digests of the models that users registered, by task; others are trained by this engine."""
         self._finished = Finished()
 
     def __enter__(self) -> TransferEngine:
@@ -190,7 +200,7 @@ class TransferEngine(Engine):
         how = [self.model, self.train_budget, self.budget, self.seed, self.seeds]
         method = self.method().identity() if self._transfers() else None
         order = [self.portfolio.ids, [t.task_id for t in self.portfolio.unseen]]
-        return [tasks, order, self._given, known, how, method, self.run.wrapping()]
+        return [tasks, order, self.given_models, known, how, method, self.run.wrapping()]
 
     def _transfers(self) -> bool:
         """Whether there is a usual transfer method: without one, stages that transfer nothing still work."""
@@ -200,7 +210,11 @@ class TransferEngine(Engine):
     # Tasks ------------------------------------------------------------------------------------------------------------
 
     def register_task(
-        self, task: Task | TaskDescriptor, trained_model: nn.Module | None = None, *, unseen: bool = False
+        self,
+        task_or_descriptor: Task | TaskDescriptor,
+        trained_model: nn.Module | None = None,
+        *,
+        unseen: bool = False,
     ) -> None:
         """Add a task, or just what is known of one. Its data are read and checked now, and two samples go through its
         model, so that what is wrong is found before anything is computed.
@@ -208,12 +222,10 @@ class TransferEngine(Engine):
         With `unseen` it can be synthesised for but is not learned from. DataError for a taken id, bad data, or a model
         that does not fit them; nothing is registered then.
         """
-        given: object = task
-        if isinstance(given, TaskDescriptor):
-            task = Task(descriptor=given)
-        elif not isinstance(given, Task):
+        given: Any = task_or_descriptor
+        if not isinstance(given, Task | TaskDescriptor):
             raise DataError(f"register_task takes a Task or a TaskDescriptor, got a {type(given).__name__}")
-        assert isinstance(task, Task)
+        task = Task(descriptor=given) if isinstance(given, TaskDescriptor) else given
         before = task.model
         task.model = before if trained_model is None else trained_model
         try:
@@ -226,7 +238,7 @@ class TransferEngine(Engine):
         try:
             self.graph.add_task(task.descriptor)
             if task.model is not None:
-                self._given[task.task_id] = weights_digest(task.model)
+                self.given_models[task.task_id] = weights_digest(task.model)
             self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
             if self.store is not None:
                 self.store.put("tasks", fingerprint, task.descriptor.to_json(), run_id=self.run.run_id)
@@ -238,7 +250,7 @@ class TransferEngine(Engine):
         except BaseException:
             self.portfolio.remove(task.task_id)
             self.graph.remove_task(task.task_id)
-            self._given.pop(task.task_id, None)
+            self.given_models.pop(task.task_id, None)
             task.model = before
             raise
 
@@ -291,9 +303,9 @@ class TransferEngine(Engine):
         """See `TransferGraph.metrics`."""
         return self.graph.metrics()
 
-    def export_transfer_graph(self, path: str | Path) -> Path:
+    def export_transfer_graph(self, output_path: str | Path) -> Path:
         """Write the graph as .json, .graphml or .gexf."""
-        return self.graph.export(path)
+        return self.graph.export(output_path)
 
     # Transfer ---------------------------------------------------------------------------------------------------------
 
@@ -359,6 +371,85 @@ class TransferEngine(Engine):
             gain = float(divisor)
         return gain
 
+    def adapt(
+        self, source: str | Sequence[str] | Curriculum, target: str | None = None, strategy: Strategy = None
+    ) -> Adapted:
+        """A model for the target: `.model`, of its source's class, with what was measured of the way it was made.
+
+        `source` is a task; several, of whose models the best on the target's validation data is taken, averaged with
+        others where that is better there; or a curriculum, which is run. DataError if none of the sources fits.
+        """
+        if isinstance(source, Curriculum):
+            return of_curriculum(self.run_curriculum(source, strategy))
+        if target is None:
+            raise DataError("adapt needs a target: adapt(source, target), or a curriculum")
+        names = [source] if isinstance(source, str) else list(source)
+        if not names:
+            raise DataError("adapt needs at least one source")
+        found: list[Adapted] = []
+        method, goal = self.method(strategy), self.portfolio[target]
+        reasons = []
+        for name in names:
+            try:
+                result = self.transfer_knowledge(name, target, method)
+            except DataError as error:
+                if len(names) == 1 or name not in self.portfolio:
+                    raise
+                reasons.append(str(error))
+                continue
+            found.append(of_transfer(self.run, method, self.portfolio[name], goal, self.budget, result))
+        if not found:
+            raise DataError(f"no source fits {target!r}: {'; '.join(reasons)}")
+        return found[0] if len(names) == 1 else of_several(found, goal)
+
+    # Files ------------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, data: bool = False) -> Path:
+        """Write tasks, graph and models (weights as safetensors) into a folder that `open` reads; with `data`, also the
+        tasks' data.
+        """
+        return save_engine(self, folder, data=data)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        tasks: Mapping[str, Task] | None = None,
+        models: Mapping[str, nn.Module] | None = None,
+        trust: bool = False,
+        **options: Any,
+    ) -> TransferEngine:
+        """An engine that was saved: its tasks, graph and models.
+
+        `tasks` bring data again where none were saved. A model whose class is neither ours nor of transformers needs a
+        fresh module in `models`, or `trust`, with which its factory or class is imported and called; otherwise it is
+        left out with a warning. `options` are the engine's own. StoreError if the folder cannot be read.
+        """
+        return open_engine(cls, folder, tasks=tasks, models=models, trust=trust, **options)
+
+    # What is known ----------------------------------------------------------------------------------------------------
+
+    @property
+    def tasks(self) -> dict[str, TaskDescriptor]:
+        """Every task's descriptor by id, as it is now: the graph's has the embedding that discovery gives."""
+        held = {t.task_id: t.descriptor for t in (*self.portfolio, *self.portfolio.unseen)}
+        found = {}
+        for task_id, own in held.items():
+            embedding = self.graph.task(task_id).embedding
+            found[task_id] = own if own.embedding is not None else attrs.evolve(own, embedding=embedding)
+        return found
+
+    @property
+    def transfer_edges(self) -> list[TransferEdge]:
+        """Every edge of the graph."""
+        return list(self.graph.all_edges())
+
+    @property
+    def knowledge_distiller(self) -> KnowledgeDistiller:
+        """Distillation of models in hand."""
+        return KnowledgeDistiller(self)
+
     def get_best_transfer_strategy(self, source: str, target: str) -> str:
         """The registered transfer method with the highest mean coefficient from source to target; measures those that
         were not measured yet.
@@ -388,8 +479,43 @@ class TransferEngine(Engine):
             target=target_task,
             max_tasks=max_tasks,
         )
+        expected = self._expected(curriculum)
+        if expected is not None:
+            curriculum = attrs.evolve(curriculum, expected_performance=expected.mean, expected_interval=expected)
         self.run.remember("curricula", key_of("curriculum", curriculum), curriculum)
+        self.curricula.append(curriculum)
         return curriculum
+
+    def _expected(self, curriculum: Curriculum) -> Interval | None:
+        """The target's expected score at the end of a path: that from scratch, measured, moved by the coefficient of
+        the source that is known to help most, a measured one before a predicted one.
+        """
+        target = self.portfolio[curriculum.target]
+        split = next((s for s in ("validation", "test") if target.has_data(s)), None)
+        if split is None or not target.has_data("train"):
+            return None
+        network = self._network_for(target)
+        controls = scratch_scores(self.run, network, target, self.budget, self.seeds, split)
+        plain = [score for score, _ in controls]
+        edges = [self.graph.edge(source, target.task_id) for source in curriculum.task_sequence[:-1]]
+        known = [e for e in edges if e is not None]
+        known = [e for e in known if e.measured] or known
+        metric = metric_of(target)
+        base = confidence_interval(plain, metric.range)
+        if not known:
+            return base
+        edge = max(known, key=lambda e: e.transfer_coefficient)
+        ends = edge.low, edge.transfer_coefficient, edge.high
+        low, mean, high = (moved(base.mean, c if c is not None else edge.transfer_coefficient, metric.best) for c in ends)
+        spread = max(base.high - base.mean, base.mean - base.low)
+        least, most = metric.range
+        return Interval(mean=mean, low=max(least, min(low, mean) - spread), high=min(most, max(high, mean) + spread))
+
+    def _network_for(self, task: Task) -> nn.Module:
+        """A network of the architecture that a path to this task has."""
+        if task.task_id in self.given_models and task.model is not None:
+            return task.model
+        return own_network(self.model, task, self.run.seed_for("model", task.task_id)).to(self.run.device)
 
     def run_curriculum(
         self,
@@ -448,12 +574,14 @@ class TransferEngine(Engine):
         self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None
     ) -> Distilled:
         """What several tasks have in common, by a registered distiller; kept in the knowledge repository."""
-        distiller = self.component(Distiller, "distillation", strategy)  # type: ignore[type-abstract]
         self.train(tasks)
-        found: Distilled = self.run.call(
-            distiller, "distill", tasks=[self.portfolio[t] for t in tasks], samples=samples
-        )
+        return self._distilled([self.portfolio[t] for t in tasks], strategy, samples)
+
+    def _distilled(self, tasks: list[Task], strategy: Strategy, samples: torch.Tensor | None) -> Distilled:
+        distiller = self.component(Distiller, "distillation", strategy)  # type: ignore[type-abstract]
+        found: Distilled = self.run.call(distiller, "distill", tasks=tasks, samples=samples)
         self.run.remember("knowledge", key_of("knowledge", found.knowledge), found.knowledge, found.tensors)
+        self.meta_knowledge.append(found)
         return found
 
     def synthesize_zero_shot_model(
@@ -514,6 +642,54 @@ class TransferEngine(Engine):
         return self.portfolio[new_task]
 
 
+class KnowledgeDistiller:
+    """The engine's distillation for models in hand, which need not be registered."""
+
+    def __init__(self, engine: TransferEngine) -> None:
+        self.engine = engine
+
+    def distill_from_tasks(
+        self,
+        task_models: Mapping[str, nn.Module] | Sequence[nn.Module],
+        task_descriptors: Mapping[str, TaskDescriptor] | Sequence[TaskDescriptor],
+        distillation_samples: torch.Tensor | None = None,
+        strategy: Strategy = None,
+    ) -> Distilled:
+        """What these models have in common, seen on unlabelled samples [N, …] where the distiller needs them. Models
+        and descriptors by task id, or in the same order.
+        """
+        if isinstance(task_descriptors, Mapping):
+            told = dict(task_descriptors)
+        else:
+            told = {each.task_id: each for each in task_descriptors}
+        models = dict(task_models) if isinstance(task_models, Mapping) else dict(zip(told, task_models, strict=False))
+        if set(models) != set(told) or (not isinstance(task_models, Mapping) and len(task_models) != len(told)):
+            raise DataError(f"{len(models)} models for {len(told)} descriptors: one of each is needed for every task")
+        tasks = []
+        for task_id, model in models.items():
+            held = self.engine.portfolio[task_id] if task_id in self.engine.portfolio else None
+            task = Task(descriptor=told[task_id]) if held is None else held.over(
+                **{s: held.data(s) for s in SPLITS if held.has_data(s)}
+            )  # fmt: skip
+            task.model = model
+            prepare_model(task)
+            tasks.append(task)
+        return self.engine._distilled(tasks, strategy, distillation_samples)
+
+    def apply_meta_knowledge(
+        self, target_model: nn.Module, knowledge: Distilled, adaptation_rate: float = 0.1, strategy: Strategy = None
+    ) -> nn.Module:
+        """A changed copy of a model; the rate, from 0 to 1, is how far it goes towards the knowledge."""
+        if not 0 <= adaptation_rate <= 1:
+            raise DataError(f"adaptation_rate must be between 0 and 1, got {adaptation_rate}")
+        chosen = strategy if strategy is not None else knowledge.knowledge.kind
+        distiller = self.engine.component(Distiller, "distillation", chosen)  # type: ignore[type-abstract]
+        made: nn.Module = self.engine.run.call(
+            distiller, "apply", model=target_model, knowledge=knowledge, rate=adaptation_rate
+        )
+        return made
+
+
 class _Path:
     """The models of a curriculum on their way, one for each seed."""
 
@@ -567,9 +743,9 @@ class _Path:
         """What network goes along the path: the first task's own model where the user has given one, as it is; else
         one of the architecture of the target's own; else the engine's.
         """
-        if task.task_id in self.engine._given and task.model is not None:
-            self._architecture, self._begun = task.model, self.engine._given[task.task_id]
-        elif target.task_id in self.engine._given and target.model is not None:
+        if task.task_id in self.engine.given_models and task.model is not None:
+            self._architecture, self._begun = task.model, self.engine.given_models[task.task_id]
+        elif target.task_id in self.engine.given_models and target.model is not None:
             self._architecture = target.model
         elif target.build is not None:
             self._architecture = network_like(self.engine.model, target, 0)

@@ -149,14 +149,21 @@ class Adjustment:
 
 @record
 class Curriculum:
-    """An order of tasks; the target comes last. `task_difficulties`, `expected_performance`: 0..1 per task id."""
+    """An order of tasks; the target comes last.
+
+    `task_difficulties` are 0..1 by task id, `contributions` what each source is known to give the target (its transfer
+    coefficient, none below 0). `expected_performance` is the target's expected score at the end, between
+    `expected_interval`'s ends; None where the target has no data to say so.
+    """
 
     target: str
     task_sequence: tuple[str, ...]
     strategy: str = ""
     task_difficulties: dict[str, float] = attrs.field(factory=dict)
     prerequisites: dict[str, tuple[str, ...]] = attrs.field(factory=dict)
-    expected_performance: dict[str, float] = attrs.field(factory=dict)
+    contributions: dict[str, float] = attrs.field(factory=dict)
+    expected_performance: float | None = None
+    expected_interval: Interval | None = None
     adjustments: tuple[Adjustment, ...] = ()
     seed: int = 0
     options: dict[str, Any] = attrs.field(factory=dict)

@@ -32,6 +32,7 @@ from crosstask.points.observer import Observer
 from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
 from crosstask.registry import Registry
+from crosstask.steps import Listener, heard_by
 from crosstask.store.claims import Claims, Key
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Run(Context):
         self._components: list[Component] = []
         self._wraps: list[_Wrapped] = []
         self._asked: list[Component] = []
+        self._stages: list[str] = []
         self._trace = trace
         for observer in observers:
             self.add(observer)
@@ -236,7 +238,8 @@ class Run(Context):
         started = time.perf_counter()
         ended = False
         try:
-            answer = caller(**arguments)
+            with heard_by(self._listener()):
+                answer = caller(**arguments)
             ended = True
         except Exception as error:
             self._blame(error, component)
@@ -266,19 +269,35 @@ class Run(Context):
             raise
         return answer
 
-    def tell(self, hook: str, **arguments: Any) -> None:
+    def tell(self, hook: str, **arguments: Any) -> list[Any]:
         if hook not in hooks_of(Observer):
             raise PluginError(f"observers have no hook {hook!r}{nearest(hook, hooks_of(Observer))}")
         manager = self._managers.get(Observer.point)
+        if hook == "stage_started":
+            self._stages.append(str(arguments.get("stage")))
+        elif hook == "stage_finished" and self._stages:
+            self._stages.pop()
         if manager is None:  # nobody listens
-            return
+            return []
         started = time.perf_counter()
         try:
-            getattr(manager.hook, hook)(**arguments)
+            answers: list[Any] = getattr(manager.hook, hook)(**arguments)
         except Exception as error:
             self._blame(error, None)
             raise
         self._traced(hook, None, started, "")
+        return answers
+
+    def _listener(self) -> Listener | None:
+        """Who hears the steps of trainings; None if no observer does, which spares them looking at their losses."""
+        if not any(isinstance(c, Observer) and _hears_steps(c) for c in self._components):
+            return None
+
+        def listen(step: int, metrics: dict[str, Any]) -> bool:
+            stage = self._stages[-1] if self._stages else ""
+            return True in self.tell("training_step", stage=stage, step=step, metrics=metrics)
+
+        return listen
 
     def _traced(self, hook: str, component: Component | None, started: float, answer: str) -> None:
         if self._trace is not None:
@@ -434,6 +453,10 @@ def _why_failed(job: Job, future: Future[Any]) -> Exception | None:
         return RunError(f"{job} was dropped: the executor was shut down")
     error = future.exception()
     return None if error is None else job_failed(str(job), error)
+
+
+def _hears_steps(observer: Observer) -> bool:
+    return observer.hears_every_step and type(observer).training_step is not Observer.training_step
 
 
 class _Proxy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -42,8 +42,10 @@ class Bars(Observer):
         if stage in self._bars:
             self._started().update(self._bars[stage], advance=1, detail=printable(detail, lines=False))
 
+    hears_every_step: ClassVar[bool] = False
+
     def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
-        if stage in self._bars:
+        if stage in self._bars and "task" not in metrics:  # of one task: a part of the stage, not its own steps
             self._started().update(self._bars[stage], completed=step)
 
     def stage_finished(self, stage: str, result: Any) -> None:

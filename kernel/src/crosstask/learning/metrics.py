@@ -56,3 +56,13 @@ def relative_gain(score: float, scratch: float, best: float = 1.0) -> float:
     if score >= scratch:
         return min(1.0, (score - scratch) / (best - scratch)) if best > scratch else 0.0
     return max(-1.0, (score - scratch) / max(scratch, best - scratch))
+
+
+def moved(scratch: float, coefficient: float, best: float = 1.0) -> float:
+    """The score that a transfer coefficient means: what `relative_gain` turns back into the coefficient."""
+    if math.isinf(best):
+        # (score - scratch) / max(|score|, |scratch|) = c, where score and scratch have one sign
+        return scratch + coefficient * abs(scratch)
+    if coefficient >= 0:
+        return scratch + coefficient * (best - scratch)
+    return scratch + coefficient * max(scratch, best - scratch)

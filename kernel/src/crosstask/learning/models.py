@@ -7,13 +7,14 @@ import itertools
 from collections import OrderedDict
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError, OptionError
 from crosstask.identity import identity_of
-from crosstask.learning.modules import head_keys, seeded
+from crosstask.learning.modules import head_keys, know, seeded
 from crosstask.options import option, options_of, record
 
 
@@ -80,9 +81,16 @@ class ModelSpec:
                 if not isinstance(model, nn.Module):
                     raise DataError(f"{self.kind} returned a {type(model).__name__}, not a torch module")
                 head_keys(model)
-                return model
+                return self._noted(model, task)
             layers = self._mlp(task.input_dim) if self.kind == "mlp" else self._conv(task)
-            return Network(OrderedDict(trunk=nn.Sequential(*layers), head=nn.Linear(self.hidden[-1], task.output_dim)))
+            head = nn.Linear(self.hidden[-1], task.output_dim)
+            return self._noted(Network(OrderedDict(trunk=nn.Sequential(*layers), head=head)), task)
+
+    def _noted(self, model: nn.Module, task: TaskDescriptor) -> nn.Module:
+        """The model, with how it was made kept on it: its file says so."""
+        shapes = attrs.evolve(task, performance_history=(), transfer_efficiency={}, embedding=None)
+        know(model, made={"spec": options_of(self), "descriptor": shapes.to_json()})
+        return model
 
     def _mlp(self, numbers: int) -> list[nn.Module]:
         widths = (numbers, *self.hidden)

@@ -90,6 +90,7 @@ class Origin:
 
     head: Head | None = None
     build: Callable[[], nn.Module] | None = None
+    made: Any = None  # of a `ModelSpec`: {"spec": …, "descriptor": …}
 
 
 def origin_of(model: nn.Module) -> Origin:

@@ -177,9 +177,14 @@ def _torchmetrics(name: str, outputs: Tensor, targets: Tensor, *, average: str |
 
 @functools.cache
 def _functional(name: str) -> Callable[..., Any]:
-    import torchmetrics.functional  # deferred: half a second
+    try:
+        import torchmetrics.functional  # deferred: it takes a second
+        import torchmetrics.functional.retrieval
+    except ImportError:
+        raise DataError(f"metric {name!r} needs torchmetrics: pip install 'crosstask-kernel[metrics]'") from None
 
-    return getattr(torchmetrics.functional, name)  # type: ignore[no-any-return]
+    home = torchmetrics.functional.retrieval if name.startswith("retrieval") else torchmetrics.functional
+    return getattr(home, name)  # type: ignore[no-any-return]
 
 
 def f1(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def fit(
         if schedule is not None:
             schedule.step()
         losses.append(total)
-        if heard is not None and heard(step, {"losses": {task.task_id: float(total)}}):
+        if heard is not None and heard(step, {"task": task.task_id, "losses": {task.task_id: float(total)}}):
             history.stopped = f"an observer asked for it at step {step}"
         if step % budget.evaluate_every == 0 or step == count or history.stopped:
             history.losses += _checked(losses, task, step)  # one synchronisation per evaluation, not per step

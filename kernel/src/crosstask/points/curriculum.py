@@ -60,7 +60,7 @@ class CurriculumPlanner(Component):
             strategy=self.origin,
             task_difficulties={t: portfolio[t].descriptor.complexity for t in path},
             prerequisites={t: p for t in path if (p := portfolio[t].descriptor.prerequisites)},
-            expected_performance={t: max(0.0, graph.coefficient(t, target)) for t in sequence},
+            contributions={t: max(0.0, graph.coefficient(t, target)) for t in sequence},
             seed=self.context.seed,
             options=self.options(),
         )

@@ -17,6 +17,11 @@ class Observer(Component):
 
     point: ClassVar[str] = "observer"
 
+    hears_every_step: ClassVar[bool] = True
+    """Whether trainings of single tasks are to tell it of every step, for which they look at their loss each time;
+    where it is False, `training_step` hears only of stages that tell of their own steps.
+    """
+
     @hook()
     def run_started(self, record: RunRecord) -> None:
         """A run begins (or continues, when it is resumed)."""
@@ -38,8 +43,11 @@ class Observer(Component):
         """One part of a stage is done."""
 
     @hook()
-    def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> None:
-        """One optimiser step of a training in this process; `metrics` holds losses, weights, gradient conflicts."""
+    def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> bool | None:
+        """One optimiser step of a training in this process; `metrics` holds losses by task, and where they are known
+        weights and gradient conflicts; `task` is there where a single task is trained. An answer of True asks that this training stop now.
+        """
+        return None
 
     @hook()
     def stage_finished(self, stage: str, result: Any) -> None:

@@ -47,8 +47,10 @@ def command(
     from rich.table import Table
 
     table = Table("Step", "Task", "Difficulty", "Helps the target", "Prerequisites", title=f"Curriculum for {target}")
+    if curriculum.expected_interval is not None:
+        table.caption = f"expected score of {target} at the end: {shown(curriculum.expected_interval)}"
     for number, task_id in enumerate(curriculum.task_sequence, 1):
-        expected = shown(curriculum.expected_performance.get(task_id))
+        helps = shown(curriculum.contributions.get(task_id))
         needs = ", ".join(curriculum.prerequisites.get(task_id, ()))
-        table.add_row(str(number), task_id, shown(curriculum.task_difficulties[task_id]), expected, needs or "–")
+        table.add_row(str(number), task_id, shown(curriculum.task_difficulties[task_id]), helps, needs or "–")
     emit_table(table)

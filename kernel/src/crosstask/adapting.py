@@ -1,0 +1,158 @@
+"""Models out: a user's model adapted to a target, as a module, with what was measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from crosstask.components import Context, Job
+from crosstask.learning.model_files import save_model
+from crosstask.learning.modules import load_matching
+from crosstask.learning.own_models import arrays_of, copied
+from crosstask.learning.training import evaluate
+from crosstask.learning.transferring import (
+    drawn,
+    fresh_model,
+    key_of,
+    receive,
+    same_classes,
+    scratch_seeds,
+    weights_digest,
+    without_model,
+)
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget, CurriculumResult, Interval, TransferResult
+from crosstask.tasks import Task
+
+
+@attrs.frozen(eq=False)
+class Adapted:
+    """A model for a target, in evaluation mode, of its source's class, and what is known of how good it is.
+
+    `result` is the measurement of the way that it was made, over several seeds; the model is that of the first. `notes`
+    say what was chosen, and by what.
+    """
+
+    model: nn.Module
+    target: str
+    sources: tuple[str, ...]
+    strategy: str
+    metric: str
+    score: Interval
+    scratch_score: Interval
+    result: TransferResult | CurriculumResult
+    notes: tuple[str, ...] = ()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model (`crosstask.load_model` reads it)."""
+        return save_model(self.model, path)
+
+
+def of_transfer(
+    context: Context, method: Transfer, source: Task, target: Task, budget: Budget, result: TransferResult
+) -> Adapted:
+    """The module of a measured transfer, of its first seed: what was measured, learned once more if it is not kept."""
+    model = _learned(context, method, source, target, budget, scratch_seeds(context, target, 1)[0])
+    return Adapted(
+        model=model,
+        target=target.task_id,
+        sources=(source.task_id,),
+        strategy=result.strategy,
+        metric=result.metric,
+        score=result.score,
+        scratch_score=result.scratch_score,
+        result=result,
+        notes=(f"of {result.seeds} measured models the first",) if result.seeds > 1 else (),
+    )
+
+
+def of_curriculum(done: CurriculumResult) -> Adapted:
+    """The module of a curriculum that was run."""
+    last = done.steps[-1]
+    return Adapted(
+        model=done.model,
+        target=last.task_id,
+        sources=tuple(step.task_id for step in done.steps[:-1]),
+        strategy=done.strategy,
+        metric=done.metric,
+        score=last.score,
+        scratch_score=last.scratch_score,
+        result=done,
+        notes=(f"of {done.seeds} measured models the first",) if done.seeds > 1 else (),
+    )
+
+
+def of_several(found: Sequence[Adapted], target: Task) -> Adapted:
+    """One model from those of several sources: the best on the validation data, and averaged with it whatever makes it
+    better there (greedy soup: Wortsman et al. 2022, algorithm 1), where the architectures are the same.
+
+    Without validation data it is the one whose transfer gained most, as it was measured.
+    """
+    if not target.has_data("validation"):
+        best = max(found, key=lambda each: each.score.mean)
+        return attrs.evolve(best, notes=(*best.notes, "no validation data: the source whose transfer scored best"))
+    scored = sorted(((evaluate(each.model, target, "validation"), n) for n, each in enumerate(found)), reverse=True)
+    level, first = scored[0]
+    best, taken = found[first], [first]
+    soup = copied(best.model)
+    for _, number in scored[1:]:
+        other = found[number].model
+        mean = _mean_of([*(found[n].model for n in taken), other], copied(best.model))
+        if mean is not None and (value := evaluate(mean, target, "validation")) > level:
+            level, soup = value, mean
+            taken.append(number)
+    names = tuple(source for n in taken for source in found[n].sources)
+    note = f"{'mean of the weights from' if len(taken) > 1 else 'best on the validation data:'} {', '.join(names)}"
+    return attrs.evolve(best, model=soup.eval(), sources=names, notes=(*best.notes, note))
+
+
+def _mean_of(models: Sequence[nn.Module], into: nn.Module) -> nn.Module | None:
+    """The mean of models' weights, in `into`; None where they are not of one architecture."""
+    states = [model.state_dict() for model in models]
+    first = states[0]
+    for state in states[1:]:
+        if state.keys() != first.keys() or any(
+            isinstance(v, torch.Tensor) and v.shape != first[k].shape for k, v in state.items()
+        ):
+            return None
+    made: dict[str, Any] = {}
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            made[name] = torch.stack([state[name].to(value) for state in states]).mean(0)
+    load_matching(into, made)
+    return into
+
+
+def _learned(context: Context, method: Transfer, source: Task, target: Task, budget: Budget, seed: int) -> nn.Module:
+    assert source.model is not None
+    keep = same_classes(source.descriptor, target.descriptor)
+    key = key_of(
+        "adapted", method.identity(), weights_digest(source.model), target.fingerprint(), budget, seed, keep,
+        *context.wrapping(),
+    )  # fmt: skip
+    known = context.recall("models", key)
+    if known is None:
+        job = Job(_learn_job, (method, source.model, without_model(target), budget, seed, keep), label=target.task_id)
+        ((_, arrays),) = context.jobs([job])
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        made = {"what": "adapted", "source": source.task_id, "target": target.task_id, "seed": seed}
+        context.remember("models", key, made, tensors)
+    else:
+        tensors = dict(known.tensors)
+    model = fresh_model(source.model, target, seed)
+    load_matching(model, tensors)
+    return model.eval()
+
+
+def _learn_job(
+    method: Transfer, source: nn.Module, target: Task, budget: Budget, seed: int, keep: bool
+) -> dict[str, Any]:
+    task = drawn(target, budget.samples, seed)
+    learner, _, _ = receive(source, task, seed, keep)
+    method.learn(learner, source, task, budget, torch.Generator().manual_seed(seed))
+    return arrays_of(learner)

@@ -1,0 +1,167 @@
+"""An engine in a folder: its tasks, graph and models, to be opened again. Weights are safetensors, the rest JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from crosstask.descriptors import TaskDescriptor
+from crosstask.errors import CrosstaskError, DataError, StoreError, nearest
+from crosstask.graph import TransferGraph
+from crosstask.learning.checkpoint import load_state, save_state
+from crosstask.learning.model_files import load_model, save_model
+from crosstask.learning.models import ModelSpec
+from crosstask.options import structure, unstructure
+from crosstask.records import Budget
+from crosstask.tasks import SPLITS, Task
+
+if TYPE_CHECKING:
+    from crosstask.engine import TransferEngine
+
+FORMAT = 1
+HEAD = "engine.json"
+
+
+def save_engine(engine: TransferEngine, folder: str | Path, *, data: bool = False) -> Path:
+    """Write the engine into a new folder, or over one that an engine was written into; whole or not at all."""
+    target = Path(folder)
+    if target.exists() and not (target / HEAD).exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} holds something else: name a new folder")
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        tasks = []
+        unseen = {t.task_id for t in engine.portfolio.unseen}
+        for number, task in enumerate((*engine.portfolio, *engine.portfolio.unseen)):
+            told: dict[str, Any] = {"descriptor": task.descriptor.to_json(), "unseen": task.task_id in unseen}
+            for name in ("loss", "metric", "head"):
+                value = getattr(task, name)
+                told[name] = value if value is None or isinstance(value, str) else None
+                if value is not None and told[name] is None:
+                    engine.run.log.warning("not saved: name it again on opening", task=task.task_id, what=name)
+            if task.model is not None:
+                told["model"] = f"models/{number}.safetensors"
+                told["given"] = task.task_id in engine.given_models
+                save_model(task.model, part / told["model"])
+            if data and any(task.has_data(split) for split in SPLITS):
+                told["data"] = f"data/{number}.safetensors"
+                (part / "data").mkdir(exist_ok=True)
+                save_state(part / told["data"], _data_of(task))
+            tasks.append(told)
+        head = {
+            "format": FORMAT,
+            "name": engine.portfolio.name,
+            "tasks": tasks,
+            "model": unstructure(engine.model),
+            "train": unstructure(engine.train_budget),
+            "budget": unstructure(engine.budget),
+            "seed": engine.seed,
+            "seeds": engine.seeds,
+        }
+        (part / HEAD).write_text(json.dumps(head, indent=1), encoding="utf-8")
+        engine.graph.export(part / "graph.json")
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    except OSError as error:
+        raise StoreError(f"cannot write engine {target}: {error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _data_of(task: Task) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        if task.has_data(split):
+            data = task.data(split)
+            parts = getattr(data.inputs, "parts", None)
+            found[split] = {"inputs": data.inputs if parts is None else parts, "targets": data.targets,
+                            "named": getattr(data.inputs, "named", True)}  # fmt: skip
+    return found
+
+
+def open_engine(
+    make: Any,
+    folder: str | Path,
+    *,
+    tasks: Mapping[str, Task] | None = None,
+    models: Mapping[str, nn.Module] | None = None,
+    trust: bool = False,
+    **options: Any,
+) -> TransferEngine:
+    """An engine as it was saved; see `TransferEngine.open`."""
+    root = Path(folder)
+    try:
+        head = json.loads((root / HEAD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{root} is no engine that was saved: it has no {HEAD}") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read engine {root}: {error}") from None
+    if not isinstance(head, dict) or head.get("format") != FORMAT or not isinstance(head.get("tasks"), list):
+        raise StoreError(f"{root}: an engine of another format; this crosstask reads {FORMAT}")
+    known = [str(told.get("descriptor", {}).get("task_id")) for told in head["tasks"] if isinstance(told, dict)]
+    for given in (tasks, models):
+        for task_id in given or ():
+            if task_id not in known:
+                raise DataError(f"{root} has no task {task_id!r}{nearest(task_id, known)}")
+    options = {
+        "model": structure(head["model"], ModelSpec, "model"),
+        "train": structure(head["train"], Budget, "train"),
+        "budget": structure(head["budget"], Budget, "budget"),
+        "seed": head["seed"],
+        "seeds": head["seeds"],
+        "auto_discover": False,  # the graph is there already
+    } | options
+    engine: TransferEngine = make(**options)
+    engine.portfolio.name = str(head.get("name", root.name))
+    for told in head["tasks"]:
+        _reopen(engine, root, told, dict(tasks or {}), dict(models or {}), trust)
+    engine.graph = TransferGraph.load(root / "graph.json")
+    return engine
+
+
+def _reopen(
+    engine: TransferEngine, root: Path, told: dict[str, Any], tasks: dict[str, Task], models: dict[str, nn.Module],
+    trust: bool,
+) -> None:  # fmt: skip
+    descriptor = TaskDescriptor.from_json(told["descriptor"])
+    task = tasks.get(descriptor.task_id)
+    if task is None:
+        splits = _read_data(root, told["data"]) if told.get("data") else {}
+        task = Task(descriptor=descriptor, loss=told.get("loss"), metric=told.get("metric"), head=told.get("head"),
+                    **splits)  # fmt: skip
+    if told.get("model") and task.model is None:
+        try:
+            own = models.get(descriptor.task_id)
+            task.model = load_model(_inside(root, told["model"]), into=own, trust=trust).to(engine.run.device)
+        except CrosstaskError as error:
+            engine.run.log.warning("model left out", task=task.task_id, reason=str(error))
+    engine.register_task(task, unseen=bool(told.get("unseen")))
+    if not told.get("given"):
+        engine.given_models.pop(task.task_id, None)
+
+
+def _inside(root: Path, name: Any) -> Path:
+    """A file of the folder; StoreError for a name that leads out of it."""
+    path = (root / str(name)).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise StoreError(f"{root}: {name!r} lies outside the folder")
+    return path
+
+
+def _read_data(root: Path, name: Any) -> dict[str, Any]:
+    found = load_state(_inside(root, name))
+    splits: dict[str, Any] = {}
+    for split, held in found.items():
+        inputs = held["inputs"]
+        if isinstance(inputs, dict) and not held["named"]:
+            inputs = tuple(inputs.values())
+        splits[split] = (inputs, held["targets"])
+    return splits

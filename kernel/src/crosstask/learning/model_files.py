@@ -1,0 +1,157 @@
+"""One model in one safetensors file, with what is needed to rebuild it. Nothing is unpickled, and no code of a file's
+choosing runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from crosstask.descriptors import TaskDescriptor
+from crosstask.errors import DataError, StoreError
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import head_found, head_of, know, origin_of, replace_head
+from crosstask.options import structure, unstructure
+
+FORMAT = 1
+
+
+def save_model(model: nn.Module, path: str | Path) -> Path:
+    """Write a model's weights and how it is made: as a `ModelSpec` says, as a class of transformers from its config, by
+    the factory that was given with it, or (where none of these is known) by a constructor that its owner must call.
+    """
+    target = Path(path)
+    how = _told(model)
+    tensors = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, part, metadata={"crosstask": json.dumps({"format": FORMAT, **how})})
+        part.replace(target)
+    except OSError as error:
+        raise StoreError(f"cannot write model {target}: {error}") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return target
+
+
+def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool = False) -> nn.Module:
+    """What `save_model` wrote, as a module of its own class.
+
+    `into` is a fresh module of the architecture; without one it is made as the file says. A factory or class outside
+    torch, transformers and crosstask is imported only with `trust`. StoreError if the file cannot be read or is no
+    model, DataError if the module cannot be made or its weights do not fit.
+    """
+    told, tensors = _read(Path(path))
+    model = into if into is not None else _made(told, Path(path), trust)
+    head = told.get("head")
+    outputs = told.get("outputs")
+    if into is None and isinstance(outputs, int) and _outputs(model) not in (None, outputs):
+        replace_head(model, outputs, 0)
+    own = model.state_dict()
+    missing = [name for name, value in own.items() if isinstance(value, Tensor) and name not in tensors]
+    other = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
+    if missing or other:
+        raise DataError(f"{path}: the weights are not those of this {type(model).__name__} ({(missing + other)[0]!r})")
+    model.load_state_dict(tensors, strict=False)
+    if head is not None and origin_of(model).head is None and head in dict(model.named_modules()):
+        from crosstask.learning.modules import Head
+
+        know(model, head=Head(head))
+    return model.eval()
+
+
+def _told(model: nn.Module) -> dict[str, Any]:
+    """How a model is made, and where its head is."""
+    origin = origin_of(model)
+    told: dict[str, Any] = {"class": f"{type(model).__module__}:{type(model).__qualname__}", "outputs": _outputs(model)}
+    try:
+        told["head"] = head_found(model).module
+    except DataError:
+        told["head"] = None
+    config: Any = getattr(model, "config", None)
+    if origin.made is not None:
+        told["made"] = unstructure(origin.made)
+    elif type(model).__module__.startswith("transformers.") and hasattr(config, "to_dict"):
+        told["transformers"] = json.loads(json.dumps(config.to_dict(), default=str))
+    elif origin.build is not None and "<" not in getattr(origin.build, "__qualname__", "<"):
+        told["factory"] = f"{origin.build.__module__}:{origin.build.__qualname__}"
+    return told
+
+
+def _outputs(model: nn.Module) -> int | None:
+    """How many outputs the head of a model has, where it is a single layer."""
+    try:
+        head = head_of(model)
+    except DataError:
+        return None
+    size = getattr(head, "out_features", None) or getattr(head, "out_channels", None) or getattr(head, "nf", None)
+    return int(size) if isinstance(size, int) else None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            text = (file.metadata() or {}).get("crosstask")
+            if text is None:
+                raise StoreError(f"{path} is a safetensors file, but no model that crosstask wrote")
+            told = json.loads(text)
+            if not isinstance(told, dict) or told.get("format") != FORMAT:
+                raise StoreError(f"{path}: a model of another format; this crosstask reads {FORMAT}")
+            return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StoreError(f"cannot read model {path}: {error}") from None
+
+
+def _made(told: dict[str, Any], path: Path, trust: bool) -> nn.Module:
+    if "made" in told:
+        made = told["made"]
+        try:
+            spec = structure(made["spec"], ModelSpec, "model")
+            if ":" in spec.kind and not trust:
+                raise DataError(f"{path}: made by {spec.kind}, whose code is imported only with trust=True")
+            return spec.build(TaskDescriptor.from_json(made["descriptor"]), 0)
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{path}: how its model is made cannot be read: {error}") from None
+    if "transformers" in told:
+        return _of_transformers(told, path)
+    where = told.get("factory") or told.get("class")
+    if not trust:
+        raise DataError(
+            f"{path}: made by {where}, whose code is imported only with trust=True; or give a fresh module with into="
+        )
+    module, _, name = str(where).partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        model = found()
+    except Exception as error:  # foreign code
+        raise DataError(f"{path}: {where} cannot make its model ({error}): give a fresh module with into=") from None
+    if not isinstance(model, nn.Module):
+        raise DataError(f"{path}: {where} returned a {type(model).__name__}, not a torch module")
+    return model
+
+
+def _of_transformers(told: dict[str, Any], path: Path) -> nn.Module:
+    try:
+        import transformers  # deferred: only its own models need it
+    except ImportError:
+        raise DataError(f"{path}: a model of transformers, which is not installed: pip install transformers") from None
+    name = str(told.get("class", "")).rpartition(":")[2]
+    kind = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise DataError(f"{path}: the installed transformers has no model {name!r}")
+    config = told["transformers"]
+    try:
+        made = kind.config_class.from_dict(config)  # type: ignore[union-attr]
+        return kind._from_config(made)  # type: ignore[no-any-return]
+    except Exception as error:  # a config of another version
+        raise DataError(f"{path}: transformers cannot make {name} from its config: {error}") from None
