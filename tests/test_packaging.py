@@ -204,7 +204,7 @@ def test_a_family_of_the_users_choice(fresh: Environment, tmp_path: Path) -> Non
     assert fresh.plugins() == {"crosstask-kernel", "crosstask-continual", "crosstask-ewc"}
     (tmp_path / "mine.py").write_text(TASKS, "utf-8")
     (tmp_path / "mine.toml").write_text(RECIPE, "utf-8")
-    run(fresh.python, "-m", "crosstask", "run", "mine.toml", "--out", "out", cwd=tmp_path)
+    run(fresh.python, "-m", "crosstask", "run", "mine.toml", "--trust", "--out", "out", cwd=tmp_path)
     record = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     assert record["status"] == "finished"
     assert record["results"]["continual"]["scores"]["accuracy"]["mean"] > 0.7

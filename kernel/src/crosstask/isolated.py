@@ -195,6 +195,9 @@ def _serve(imports: Sequence[Import], results: int) -> None:
     global _IN_CHILD
     _IN_CHILD = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what it means
+    sys.stdin = io.StringIO()
+    if (faulthandler := sys.modules.get("faulthandler")) is not None:  # a crash is told by the parent
+        faulthandler.disable()
     with os.fdopen(results, "w", encoding="utf-8") as stream:
         _silence()
         stream.write('{"ready": true}\n')

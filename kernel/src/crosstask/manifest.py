@@ -263,7 +263,7 @@ RESERVED = {
     COMMAND: ("plugins", "recipe", "report", "run", "stage", "store"),
     "stage": (
         "name", "description", "extends", "seed", "seeds", "requires", "prefer", "source", "model", "train", "budget",
-        "transfer", "executor", "observers", "wrappers",
+        "transfer", "executor", "device", "observers", "wrappers",
     ),
 }  # fmt: skip
 """Names that the kernel keeps: of its own commands, and of the tables of a recipe that are no stage's."""

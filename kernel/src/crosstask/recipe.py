@@ -10,7 +10,7 @@ import datetime
 import math
 import tomllib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union, cast, get_args, get_origin
 
@@ -56,6 +56,7 @@ class Recipe:
     budget: Budget = attrs.field(factory=lambda: Budget(steps=100, samples=50))
     transfer: Choice = attrs.field(factory=lambda: Choice(use=DEFAULT))
     executor: Choice = attrs.field(factory=lambda: Choice(use=DEFAULT))
+    device: str = option("cpu", help="where networks are trained: cpu, cuda, cuda:1, …, or auto: cuda where it is")
     observers: tuple[Choice, ...] = ()
     wrappers: tuple[Choice, ...] = ()
     stages: dict[str, StageTable] = attrs.field(factory=dict)
@@ -108,7 +109,16 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "") -> Resolved:
+Approve = Callable[[Mapping[str, Any], Mapping[str, str]], None]
+"""Is told the values of a recipe, and where each comes from (dotted key -> file or command line), before they are used;
+raises if they must not be.
+"""
+
+
+def load_recipe(
+    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "",
+    approve: Approve | None = None,
+) -> Resolved:  # fmt: skip
     """Read a recipe by path, or by the name under which an installed plugin ships it.
 
     `overrides` are `dotted.key=value` with TOML values (a bare word is a string). RecipeError says which file, and
@@ -137,6 +147,8 @@ def load_recipe(reference: str | Path, registry: Registry, overrides: Sequence[s
         for part in reversed(key.strip().split(".")):
             nested = {part: nested}
         _merge(values, nested, origins, "command line")
+    if approve is not None:
+        approve(values, origins)
     recipe = recipe_from(values, registry, str(reference))
     options = {
         each.name: each.stage.options() for each in bind(recipe, registry.preferring(recipe.prefer), str(reference))

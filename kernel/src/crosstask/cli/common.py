@@ -30,9 +30,10 @@ class Wanted:
     out: Path
     overrides: tuple[str, ...]
     store: str | None
-    device: str
+    device: str | None
     as_json: bool
     trace: bool
+    trust: bool = False
 
     @property
     def tracer(self) -> Callable[[object], None] | None:
@@ -44,6 +45,7 @@ class Wanted:
         """An engine with the tasks of a recipe, and a progress bar unless JSON is wanted. With `stage` the recipe has a
         table of that name, an empty one if it had none.
         """
+        from crosstask.cli.trust import approval
         from crosstask.job import check_components, check_requirements, engine_for, load_portfolio
         from crosstask.manifest import RECIPE
         from crosstask.recipe import load_recipe
@@ -52,7 +54,7 @@ class Wanted:
 
         registry = Registry.installed()
         named = reference or registry.default(RECIPE)
-        recipe = load_recipe(named, registry, self.overrides, stage).recipe
+        recipe = load_recipe(named, registry, self.overrides, stage, approval(registry, self.trust)).recipe
         registry = registry.preferring(recipe.prefer)
         check_requirements(recipe, registry)
         check_components(recipe, registry)
@@ -70,9 +72,14 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def gathered(
-        out: Path, overrides: tuple[str, ...], store: str | None, device: str, as_json: bool, trace: bool, **others: Any
-    ) -> None:
-        function(wanted=Wanted(out, overrides, store, device, as_json, trace), **others)
+        out: Path, overrides: tuple[str, ...], store: str | None, device: str | None, as_json: bool, trace: bool,
+        trust: bool, **others: Any,
+    ) -> None:  # fmt: skip
+        if device is not None:
+            from crosstask.learning.devices import resolve_device
+
+            device = resolve_device(device)  # before anything is made or written
+        function(wanted=Wanted(out, overrides, store, device, as_json, trace, trust), **others)
 
     decorated: Callable[..., None] = gathered
     for decorate in (
@@ -83,7 +90,8 @@ def run_options(function: Callable[..., None]) -> Callable[..., None]:
             envvar="CROSSTASK_TRACE",
             help="Print every call of a hook: component, distribution, time, kind of answer.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="torch device to train on."),
+        click.option("--trust", is_flag=True, help="Import code that a recipe's file names and that no plugin brings."),
+        click.option("--device", help="torch device to train on, or auto.  [default: the recipe's, else cpu]"),
         click.option("--store", help="Store: a path or any SQLAlchemy URL. [default: store.db in --out]"),
         click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."),
         click.option(

@@ -31,12 +31,14 @@ def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | 
     """Run a recipe and print its summary."""
     if reference is None and not resume:
         raise click.UsageError("a RECIPE is needed, or --resume to continue the run in --out")
+    from crosstask.cli.trust import approval
     from crosstask.job import run_recipe
     from crosstask.recipe import load_recipe
     from crosstask.registry import Registry
 
     registry = Registry.installed()
-    recipe = load_recipe(reference, registry, wanted.overrides).recipe if reference else None
+    approve = approval(registry, wanted.trust)
+    recipe = load_recipe(reference, registry, wanted.overrides, approve=approve).recipe if reference else None
     with progress(wanted.as_json) as observers:
         record = run_recipe(
             recipe,
@@ -48,6 +50,7 @@ def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | 
             observers=observers,
             trace=wanted.tracer,
             frozen=frozen,
+            approve=approve,
         )
     if wanted.as_json:
         emit_json(record)
