@@ -111,7 +111,7 @@ class SqlStore(Store):
                     Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
             self.weights = weights or self._default_weights()
             self._prepare()
-        except sa.exc.ArgumentError:
+        except (sa.exc.ArgumentError, ValueError):  # such as a port that is no number
             raise StoreError(
                 f"not a store: {shown(url)!r} (expected a path or a URL such as postgresql+psycopg://…)"
             ) from None
@@ -513,11 +513,11 @@ class SqlStore(Store):
 
     def forget_dead(self) -> None:
         """Drop the claims and waits of runs that have ended without a word."""
-        living = [each.name for each in self.holders()]
         with self._claiming() as connection:
-            dead = _holders.c.name.not_in(living)  # one that has begun since then is kept by its lease
-            gone = sa.select(_holders.c.name).where(dead, _holders.c.expires <= self._now)
-            connection.execute(sa.delete(_holders).where(_holders.c.name.in_(gone)))
+            connection.execute(sa.delete(_holders).where(_holders.c.expires <= self._now))
+            for each in map(_holder, connection.execute(sa.select(_holders)).all()):
+                if has_ended(each.host, each.pid, each.born):
+                    connection.execute(sa.delete(_holders).where(_holders.c.name == each.name))
             for table in (_claims, _waits):
                 connection.execute(sa.delete(table).where(table.c.holder.not_in(sa.select(_holders.c.name))))
 
