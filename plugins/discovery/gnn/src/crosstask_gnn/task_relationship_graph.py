@@ -51,7 +51,8 @@ class TaskRelationshipGraph(Discoverer):
     It can be called, too, and trained in a loop of one's own: `graph(task_features, adjacency_matrix, relation_types)`
     asks the `network` (`crosstask_gnn.relations`), whose `parameters` are those of the graph. `discover` draws that
     network anew and teaches it what was found, so that the tasks' embeddings, which the run writes into their
-    descriptors, say to `predict_transfer_efficiency` about the same as the tasks' ids.
+    descriptors, say to `predict_transfer_efficiency` nearly what the tasks' ids say: of few tasks; among more than a
+    hundred it remembers the coarse picture only, and ids should be asked.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
