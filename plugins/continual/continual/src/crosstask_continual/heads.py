@@ -10,16 +10,14 @@ import itertools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from crosstask.errors import DataError
 from crosstask.learning.modules import seeded
+from crosstask.learning.rows import CONVOLUTIONS, GROWN, append_rows, layer_like, outputs_in, rows_of
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 ADAPTERS = "_adapters"
 """Under this name adapters stand in the layer that they adapt: none of them makes the network's outputs."""
-GROWN = "grown"
-"""Under this name the layer that answers for outputs gained later stands in the one that it extends."""
 
 
 def output_layer(network: nn.Module) -> tuple[str, Any]:
@@ -57,7 +55,7 @@ def _head(network: nn.Module) -> str:
 def outputs_of(network: nn.Module) -> int:
     """How many outputs a network's last layer makes, those gained later among them."""
     layer = output_layer(network)[1]
-    return _own_outputs(layer) + sum(_own_outputs(more) for more in _grown(layer))
+    return outputs_in(layer) + sum(outputs_in(more) for more in rows_of(layer))
 
 
 def resize_head(network: nn.Module, outputs: int, seed: int) -> None:
@@ -80,13 +78,7 @@ def resize_head(network: nn.Module, outputs: int, seed: int) -> None:
         raise DataError(f"{where} is frozen or adapted: its {has} outputs cannot become {outputs}")
     drawn = _drawn(layer, outputs, seed)
     _cut(drawn, slice(has, None))
-    _beside(layer).append(drawn.train(layer.training))
-    if _append not in layer._forward_hooks.values():
-        layer.register_forward_hook(_append)
-
-
-def _own_outputs(layer: Any) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)
+    append_rows(layer, drawn)
 
 
 def _is_plain(network: nn.Module, layer: Any) -> bool:
@@ -100,48 +92,15 @@ def _is_plain(network: nn.Module, layer: Any) -> bool:
     return not {id(p) for p in shared} & {id(p) for p in own.values()}
 
 
-def _beside(layer: Any) -> nn.ModuleList:
-    """Where new rows stand: in the adapter that learns at this layer, so that they are saved with it, or in the layer.
-
-    Each growth has a layer of its own there: a larger product would round the outputs that it had otherwise.
-    """
-    parts: tuple[nn.Module, ...] = getattr(layer, "_parts", ())
-    holder = parts[-1] if parts else layer
-    if GROWN not in holder._modules:
-        holder.add_module(GROWN, nn.ModuleList())
-    found = holder._modules[GROWN]
-    assert isinstance(found, nn.ModuleList)
-    return found
-
-
-def _grown(layer: Any) -> list[Any]:
-    holders = (layer, *getattr(layer, "_parts", ()))
-    return [rows for holder in holders for rows in holder._modules.get(GROWN) or ()]
-
-
-def _append(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> Tensor:
-    """A forward hook: the layer's answer, and then that of its later rows. A function of the module: copies have it."""
-    more = [rows(*given) for rows in _grown(layer)]
-    return torch.cat([output, *more], dim=-1 if isinstance(layer, nn.Linear) else 1) if more else output
-
-
 def _drawn(layer: Any, outputs: int, seed: int) -> Any:
-    """A plain layer of the same kind with so many outputs."""
-    bias = layer.bias is not None
     with seeded(seed):
-        if isinstance(layer, nn.Linear):
-            made: Any = nn.Linear(layer.in_features, outputs, bias=bias)
-        else:
-            kind: Any = next(kind for kind in CONVOLUTIONS if isinstance(layer, kind))
-            how = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-            made = kind(layer.in_channels, outputs, bias=bias, **{name: getattr(layer, name) for name in how})
-    return made.to(layer.weight)
+        return layer_like(layer, outputs)
 
 
 @torch.no_grad()
 def _refit(layer: Any, outputs: int, seed: int) -> None:
     """More or fewer rows for a plain layer, which keeps its place; its Parameters are new, as their shapes are."""
-    has, drawn = _own_outputs(layer), _drawn(layer, outputs, seed)
+    has, drawn = outputs_in(layer), _drawn(layer, outputs, seed)
     for name in ("weight", "bias"):
         old, new = layer._parameters.get(name), drawn._parameters[name]
         if old is not None:

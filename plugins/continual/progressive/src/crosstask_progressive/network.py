@@ -80,7 +80,7 @@ class ProgressiveNetwork(nn.Module):
         self.laterals.requires_grad_(False)
         place = len(self.columns)
         if place == 0:
-            resize_head(self.template, outputs, seed)
+            resize_head(self.template.requires_grad_(True), outputs, seed)
             self.template.requires_grad_(False)
         column = copy.deepcopy(self.template).requires_grad_(True)
         fed = nn.ModuleList()
