@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,7 +14,8 @@ from typing import Any
 import torch
 
 from crosstask.errors import StoreError
-from crosstask.points.store import Store
+from crosstask.points.store import Holder, Store
+from crosstask.store.processes import birth, host
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, expect, refused
 
@@ -114,6 +117,24 @@ class StoreKit(Kit):
                 list(pool.map(work, range(6)))
             keys = [key for key, _ in store.entries("knowledge") if key.startswith("thread-")]
         expect(len(keys) == len(set(keys)) == 31, f"{self.name}: {len(keys)} entries after six threads put 31")
+
+    def check_claims(self) -> None:
+        """Of two runs one can claim an entry, until it gives up or leaves; a store without claims has none at all."""
+        with self.folder() as folder, self.opened(folder) as store:
+            here = host(), os.getpid(), birth(os.getpid())
+            first, second = (Holder(f"{name}-{uuid.uuid4().hex}", name, *here) for name in ("first", "second"))
+            entry = ("models", f"claimed-{first.name}")
+            expect(store.claim(*entry, first) is None, f"{self.name}: nobody had claimed it, and it was refused")
+            if store.claimed_by(*entry) is None:
+                expect(store.claim(*entry, second) is None, f"{self.name}: refused a claim that claimed_by denies")
+                return
+            expect(store.claim(*entry, first) is None, f"{self.name} refused a run its own claim")
+            expect(store.claim(*entry, second) == first, f"{self.name} let two runs claim one entry")
+            store.unclaim(first, [entry])
+            expect(store.claim(*entry, second) is None, f"{self.name}: a claim stays after `unclaim`")
+            store.leave(second)
+            expect(store.claim(*entry, first) is None, f"{self.name}: a claim stays after its run has left")
+            store.leave(first)
 
     def check_unknown_kind_refused(self) -> None:
         """A kind that stores do not have is refused."""
