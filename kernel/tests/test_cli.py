@@ -353,6 +353,37 @@ def test_doctor_finds_everything_that_is_wrong_and_says_what_to_do(ill: Registry
     assert result.exit_code == 1
 
 
+def test_doctor_warns_of_patterns_that_match_nothing(installed: Registry) -> None:
+    installed.settings = Settings(
+        allow=("crosstask-*", "fakes"), deny=("crosstask_fakes", "fake", "typo-*"), origins={"deny/typo-*": "here"}
+    )
+    assert as_json("plugins", "doctor")["warnings"] == [
+        "allow (settings): 'fakes' matches no installed distribution of a plugin",
+        "deny (settings): 'fake' matches no installed plugin or distribution",
+        "deny (here): 'typo-*' matches no installed plugin or distribution",
+    ]
+    assert "warning: deny (here): 'typo-*' matches no" in invoke("plugins", "doctor", "--strict")
+
+
+def test_doctor_goes_on_where_a_component_would_end_it(
+    installed: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deadly_code.py").write_text("import os\nos._exit(0)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    offers = [Extension("executor", "dead", "deadly_code:X"), Extension("executor", "lost", "nowhere_at_all:X")]
+    record = PluginRecord("deadly", "deadly-dist", "1", "deadly.plugin:PLUGIN")
+    installed._add(record, lambda: Plugin("deadly", offers, points=[Point("dier", "deadly_code:C")], api=(2, 0)))
+    rows = {row["name"]: row for row in as_json("plugins", "doctor")["plugins"]}
+    ended = "deadly_code: importing it ended the process (exit status 0)"
+    assert [problem["what"] for problem in rows["deadly"]["problems"]] == [
+        f"executor 'dead' (deadly-dist 1): {ended}",
+        "executor 'lost' (deadly-dist 1): importing nowhere_at_all failed: ModuleNotFoundError: No module named "
+        "'nowhere_at_all'",
+        f"extension point 'dier' (deadly-dist 1): {ended}",
+    ]
+    assert rows["fakes"]["problems"] == []
+
+
 def test_doctor_says_which_package_a_missing_family_is_in(installed: Registry) -> None:
     record = PluginRecord("x", "x-dist", "1", needs=("crosstask-routing>=0.1",))
     installed._add(record, lambda: Plugin("x", [Extension("router", "x", "a:B")], api=(2, 0)))

@@ -71,6 +71,105 @@ def test_installed_reads_entry_points_of_this_environment(tmp_path: Path, monkey
     assert "fake_installed" not in sys.modules, "a stranger's manifest is imported in another process"
 
 
+def lay(folder: Path, info: str, entries: str | bytes, metadata: str | bytes, module: str = "") -> None:
+    """A distribution as a folder may hold it, however odd; with its manifest, if `module` is named."""
+    (folder / info).mkdir(parents=True)
+    for name, text in (("entry_points.txt", entries), ("METADATA", metadata)):
+        (folder / info / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    if module:
+        (folder / f"{module}.py").write_text(
+            "from crosstask.manifest import Extension, Plugin\n"
+            "PLUGIN = Plugin('odd-one', [Extension('executor', 'odd', 'crosstask.executors:SerialExecutor')],"
+            " api=(2, 0))\nclass Holder:\n    PLUGIN = PLUGIN\n"
+        )
+
+
+PLAIN = "[crosstask.plugins]\nodd-one = odd_manifest:PLUGIN\n"
+META = "Metadata-Version: 2.1\nName: odd-one\nVersion: 1.0\n"
+ODD: dict[str, tuple[str | bytes, str | bytes]] = {
+    "plain": (PLAIN, META),
+    "metadata in Latin-1": (PLAIN, META.encode() + b"Author: J\xf6rg\n"),
+    "entry points in Latin-1": (b"[console_scripts]\nd\xe9mo = x:y\n" + PLAIN.encode(), META),
+    "a mark of the byte order": ("\ufeff" + PLAIN, "\ufeff" + META),
+    "lines as Windows ends them": (PLAIN.replace("\n", "\r\n"), META.replace("\n", "\r\n") + "\r\nName: no\r\n"),
+    "the same line twice": (PLAIN + "odd-one=odd_manifest : PLUGIN\n", META),
+    "blanks around everything": ("[ crosstask.plugins ]\n  odd-one  =  odd_manifest  :  PLUGIN  [ extra ]\n", META),
+    "a dotted attribute": (PLAIN.replace(":PLUGIN", ":Holder.PLUGIN"), META),
+    "no blank after the colon": (PLAIN, "Name:odd-one\nVersion:1.0\n"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_distributions_in_odd_shapes(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries, metadata = ODD[case]
+    lay(tmp_path, "odd_one-1.0.dist-info", entries, metadata, "odd_manifest")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry.installed(Settings(allow=("odd-one",)))
+    found = [(r.name, r.origin, r.status) for r in registry.plugins() if r.status is not Status.DENIED]
+    assert found == [("odd-one", "odd-one 1.0", Status.OK)]
+    assert registry.names("executor") == ["odd"]
+    assert registry_module.folder_of("odd-one") == str(tmp_path)
+    assert registry_module.licence("odd-one") == "unknown"
+
+
+def test_strangers_in_odd_shapes_stop_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path, "odd_one-1.0.dist-info", PLAIN, META, "odd_manifest")
+    lay(tmp_path, "latin-1.dist-info", b"[console_scripts]\nd\xe9mo=x:y\n", b"Name: l\xe4tin\n")
+    lay(tmp_path, "utf16-1.dist-info", PLAIN.encode("utf-16"), META.encode("utf-16"))
+    lay(tmp_path, "empty-1.dist-info", "", "")
+    (tmp_path / "folders-1.dist-info" / "entry_points.txt").mkdir(parents=True)
+    circle = tmp_path / "circle-1.dist-info"
+    circle.mkdir()
+    (circle / "entry_points.txt").symlink_to("entry_points.txt")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry.installed(Settings(allow=("odd-one",)))
+    assert [r.name for r in registry.plugins() if r.status is not Status.DENIED] == ["odd-one"]
+    assert sorted(Path(path).parent.name for path in registry_module.unreadable()) == [
+        "latin-1.dist-info",
+        "utf16-1.dist-info",
+    ]
+
+
+def test_what_fails_because_a_strangers_entry_points_are_not_utf8_is_told_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch and networkx read the entry points of everybody as they are imported."""
+    lay(tmp_path, "latin-1.dist-info", b"[console_scripts]\nd\xe9mo=x:y\n", "Name: latin\n")
+    (tmp_path / "reads_all.py").write_text("from importlib.metadata import entry_points\nentry_points()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry()
+    registry.register(offering("x", ("executor", "here", "reads_all:X")))
+    path = tmp_path / "latin-1.dist-info" / "entry_points.txt"
+    with pytest.raises(PluginError, match=rf"failed: UnicodeDecodeError: .*; not UTF-8, as they must be: {path}$"):
+        registry.create("executor", "here")
+
+
+def test_one_project_under_two_spellings_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(tmp_path / "new", "odd_one-1.0.dist-info", PLAIN, META.replace("odd-one", "Odd_.One"), "odd_manifest")
+    lay(tmp_path / "old", "odd.one-0.9.dist-info", PLAIN, META.replace("1.0", "0.9"))
+    for folder in ("old", "new"):
+        monkeypatch.syspath_prepend(str(tmp_path / folder))
+    registry = Registry.installed(Settings(allow=("odd.one",)))
+    found = [(r.name, r.origin, r.status) for r in registry.plugins() if r.status is not Status.DENIED]
+    assert found == [("odd-one", "Odd_.One 1.0", Status.OK)]
+
+
+def test_prefer_and_former_names_compare_as_pep_503_says() -> None:
+    registry = Registry(Settings(prefer={"executor/here": "My_Second"}, deny=("old.name",)))
+    registry.register(offering("one", SERIAL), distribution="my-first")
+    registry.register(offering("two", SERIAL), distribution="my-second")
+    assert registry.find("executor", "here")[0].name == "two"
+    record = registry.register(offering("three", formerly=["old_name"]), distribution="new-name")
+    assert (record.status, record.reason) == (Status.DENIED, "denied by 'old.name' (settings)")
+
+
+def test_allow_wants_the_distribution_and_what_the_program_registers_goes_by_its_name() -> None:
+    registry = Registry(Settings(allow=("rgb",)))
+    impostor = registry.register(offering("rgb", SERIAL), distribution="evil")
+    assert impostor.status is Status.DENIED
+    assert registry.register(offering("rgb", PROCESS)).status is Status.OK
+
+
 def test_component_by_name_knows_where_it_comes_from() -> None:
     registry = Registry()
     registry.register(offering("x", SERIAL), distribution="x-dist", version="3")

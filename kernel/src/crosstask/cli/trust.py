@@ -63,7 +63,7 @@ def foreign_code(values: Mapping[str, Any], origins: Mapping[str, str], registry
     for key, text, origin in _strings(named, origins, "", "run.json"):
         module, colon, name = text.partition(":")  # as whatever imports it reads it
         if colon and origin not in trusted and not _brought(module, name, tops):
-            found.append(NamedCode(key, text, origin))
+            found.append(NamedCode(key.replace(".options.", "."), text, origin))  # a stored recipe spells them out
     return found
 
 
