@@ -62,7 +62,7 @@ class ProcessExecutor(Executor):
 
     workers: int | None = option(None, ge=1, help="number of processes (default: the cores this process may use)")
     timeout: float | None = option(
-        None, gt=0, help="seconds that a job may take in its worker, the imports it needs included"
+        None, gt=0, help="seconds that a job may take, once its worker has read it and imported what it needs"
     )
     memory: int | None = option(
         None,
@@ -87,8 +87,8 @@ class ProcessExecutor(Executor):
             if os.name != "posix":
                 raise PluginError(f"{self.origin} needs Linux, macOS or another POSIX system; use executor 'serial'")
             self._pool = _Pool(self.capacity(), limits)
-            # An executor that is dropped without a shutdown takes its workers along.
-            weakref.finalize(self, self._pool.stop).atexit = False
+            # An executor that is dropped without a shutdown takes its workers along, when they have done what they had.
+            weakref.finalize(self, self._pool.retire).atexit = False
         return self._pool.submit(job)
 
     def shutdown(self) -> None:
@@ -104,7 +104,11 @@ class ProcessExecutor(Executor):
 _STATM = Path("/proc/self/statm")
 _LOOK = 0.02
 """Seconds between two looks at the memory of a worker."""
-_STARTS = 3
+_BEGUN = b""
+"""What a worker says when it has read a job, before it does it."""
+_IMPORTS = 60.0
+"""Seconds beyond the timeout in which it must have read it: what a job imports is not its time."""
+_STARTS = 10
 """How often a worker that is killed before it is ready is started again."""
 _GRACE = 5.0
 """Seconds that an idle worker has to end by itself."""
@@ -157,6 +161,11 @@ class _Pool:
             if not self.idle.acquire(blocking=False) and len(self.keepers) < self.size:
                 self.keepers.append(_Keeper(self))
         return future
+
+    def retire(self) -> None:
+        """No more jobs will come. Without the lock: the garbage collector calls it, anywhere."""
+        for _ in range(self.size):
+            self.tasks.put(None)
 
     def stop(self) -> None:
         """End every worker. Jobs that wait are cancelled, those under way fail."""
@@ -227,34 +236,34 @@ class _Keeper:
 
     def _done(self, job: str, packed: bytes) -> Any:
         """The result of a job, or its exception."""
+        timeout, memory = self.limits.timeout, self.limits.memory
         lost = 0
         while True:
             worker = self._ready(job)
             fresh, worker.fresh = worker.fresh, False
+            begun = False
             try:
                 worker.pipe.send_bytes(packed)
-            except ConnectionError:  # it had ended before it was given the job
-                self._end()
-                continue
-            try:
-                answer = worker.receive(self.limits.timeout, self.limits.memory)
+                answer = worker.receive(None if timeout is None else timeout + _IMPORTS, memory)
+                if begun := answer == _BEGUN:
+                    answer = worker.receive(timeout, memory)
             except TimeoutError:
                 self._end()
-                raise RunError(
-                    f"{job} took more than the {self.limits.timeout:g} s of the executor's timeout"
-                ) from None
+                raise RunError(f"{job} took more than the {timeout:g} s of the executor's timeout") from None
             except _TooMuchError as error:
                 self._end()
                 if fresh:
                     raise RunError(
-                        f"{job} took memory until its worker held {error.mebibytes} MiB, more than the "
-                        f"{self.limits.memory} MiB of the executor's memory"
+                        f"{job} took memory until its worker held {error.mebibytes} MiB, more than the {memory} MiB of "
+                        "the executor's memory"
                     ) from None
                 continue  # some of it is what other jobs left behind: only in a fresh worker is it the job's alone
             except (EOFError, OSError):
                 ended = _how_it_ended(self._end(grace=1.0))
                 if self.pool.stopped:
                     self._stopped(job)
+                if not begun and not fresh:  # it had ended before it was given the job
+                    continue
                 lost += 1
                 if lost > self.limits.retries:
                     times = f", {lost} times in a row" if lost > 1 else ""
@@ -278,7 +287,7 @@ class _Keeper:
                     self._stopped(job)
                 self.worker = _Worker()
             try:
-                self.worker.receive(None, None)
+                wrong = self.worker.receive(None, None)
             except (EOFError, OSError):
                 code = self._end(grace=1.0)
                 if self.pool.stopped:
@@ -286,6 +295,12 @@ class _Keeper:
                 if code is not None and code >= 0:
                     break
                 continue
+            if wrong:
+                self._end()
+                told, trace = pickle.loads(wrong)  # noqa: S301 -- written by our own worker
+                raise RunError(
+                    f"{job} cannot start: importing the program that runs, a new worker process {told}"
+                ) from WorkerTraceback(trace)
             if self._too_large():
                 held = self.worker.memory()
                 raise RunError(
@@ -293,10 +308,7 @@ class _Keeper:
                     f"{self.limits.memory} MiB of the executor's memory"
                 )
             return self.worker
-        raise RunError(
-            f"{job} cannot start: a new worker process {_how_it_ended(code)} before it was ready. It imports "
-            'the program that runs, which must start the run under `if __name__ == "__main__":`'
-        )
+        raise RunError(f"{job} cannot start: a new worker process {_how_it_ended(code)} before it was ready")
 
     def _too_large(self) -> bool:
         limit = self.limits.memory
@@ -328,7 +340,7 @@ class _Worker:
 
     def __init__(self) -> None:
         if _starting:
-            raise RunError('a program must start its run under `if __name__ == "__main__":` for workers to import it')
+            raise RunError('it must start its run under `if __name__ == "__main__":`, for workers import it, too')
         self.fresh = True
         prepared = spawn.get_preparation_data("crosstask-worker")
         prepared["authkey"] = bytes(prepared["authkey"])
@@ -469,15 +481,18 @@ def _serve(pipe: connection.Connection[bytes, bytes]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         prepared = pickle.loads(pipe.recv_bytes())  # noqa: S301 -- as above
         _starting = True
-        spawn.prepare(prepared)  # its path, its arguments and its main module, as multiprocessing does
+        try:
+            spawn.prepare(prepared)  # its path, its arguments and its main module, as multiprocessing does
+            import torch
+        except BaseException as error:
+            pipe.send_bytes(pickle.dumps((what_was_raised(error), _trace(error))))
+            return
         _starting = False
-        import torch
-
-        pipe.send_bytes(b"ready")
+        pipe.send_bytes(b"")
         while True:
             packed = pipe.recv_bytes()
             torch.set_num_threads(1)
-            answer = _answer(packed)
+            answer = _answer(packed, lambda: pipe.send_bytes(_BEGUN))
             del packed
             pipe.send_bytes(answer)
             del answer
@@ -501,11 +516,12 @@ def _live_with(parent: int) -> None:
     threading.Thread(target=watch, name="crosstask-watch", daemon=True).start()
 
 
-def _answer(packed: bytes) -> bytes:
+def _answer(packed: bytes, begin: Callable[[], None]) -> bytes:
     try:
         function, args = pickle.loads(packed)  # noqa: S301 -- written by the process that started this one
     except BaseException as error:
         return _failed(error, "cannot be read in its worker process: unpickling it ")
+    begin()
     try:
         result = function(*args)
     except BaseException as error:
@@ -518,8 +534,11 @@ def _answer(packed: bytes) -> bytes:
 
 
 def _failed(error: BaseException, when: str, packed: bytes | None = None) -> bytes:
-    trace = "".join(traceback.format_exception(error))
-    return pickle.dumps((_Failure(when + what_was_raised(error), trace, packed), None))
+    return pickle.dumps((_Failure(when + what_was_raised(error), _trace(error), packed), None))
+
+
+def _trace(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _sendable(error: BaseException) -> bytes | None:
