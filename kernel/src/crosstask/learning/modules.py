@@ -294,6 +294,12 @@ def head_name(model: nn.Module) -> str:
     return found.module
 
 
+def head_label(model: nn.Module) -> str:
+    """What to call the head in tables: its module, or the parameters that it is."""
+    found = head_found(model)
+    return found.module if found.module is not None else ", ".join(name for name, _ in found.weights)
+
+
 def head_keys(model: nn.Module) -> frozenset[str]:
     """Names of the head's parameters and buffers, as in the model's `state_dict`."""
     found = head_found(model)

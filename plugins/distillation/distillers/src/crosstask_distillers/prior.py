@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import head_name
+from crosstask.learning.modules import head_keys
 from crosstask.learning.transferring import architecture
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
@@ -88,7 +88,7 @@ class WeightPrior(Distiller):
         check_rate(rate)
         changed = copy.deepcopy(model)
         state = changed.state_dict()
-        pairs = _pairs(state, knowledge, head_name(model))
+        pairs = _pairs(state, knowledge, head_keys(model))
         with torch.no_grad():
             for name, (mean, precision) in pairs.items():
                 agreement = (2 * precision / (precision + precision.mean())).clamp(max=1.0)
@@ -98,7 +98,7 @@ class WeightPrior(Distiller):
 
 def prior_penalty(model: nn.Module, knowledge: Distilled) -> Tensor:
     """½ Σ precision (weight - mean)², precisions divided by their mean: the prior's minus log density, up to scale."""
-    pairs = _pairs(dict(model.named_parameters()), knowledge, head_name(model))
+    pairs = _pairs(dict(model.named_parameters()), knowledge, head_keys(model))
     parameters = dict(model.named_parameters())
     terms = [
         0.5 * (precision / precision.mean() * (parameters[name] - mean).square()).sum()
@@ -108,13 +108,13 @@ def prior_penalty(model: nn.Module, knowledge: Distilled) -> Tensor:
 
 
 def _pairs(
-    state: dict[str, Tensor] | dict[str, nn.Parameter], knowledge: Distilled, head: str
+    state: dict[str, Tensor] | dict[str, nn.Parameter], knowledge: Distilled, head: frozenset[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """(mean, precision) of every weight that fits by name and shape. DataError if none does."""
     found = {}
     for name, own in state.items():
         mean = knowledge.tensors.get(f"mean.{name}")
-        if mean is not None and mean.shape == own.shape and not name.startswith(f"{head}."):
+        if mean is not None and mean.shape == own.shape and name not in head:
             found[name] = (mean.to(own), knowledge.tensors[f"precision.{name}"].to(own))
     if not found:
         known = [k.removeprefix("mean.") for k in knowledge.tensors if k.startswith("mean.")]
@@ -123,5 +123,5 @@ def _pairs(
 
 
 def _trunk(model: nn.Module) -> dict[str, Tensor]:
-    head = f"{head_name(model)}."
-    return {k: v.detach() for k, v in model.state_dict().items() if not k.startswith(head)}
+    head = head_keys(model)
+    return {k: v.detach() for k, v in model.state_dict().items() if k not in head}

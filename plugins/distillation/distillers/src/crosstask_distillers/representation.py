@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from crosstask.errors import DataError
 from crosstask.learning.data import batches
-from crosstask.learning.modules import Headless, head_name, seeded
+from crosstask.learning.modules import Headless, head_keys, seeded
 from crosstask.learning.training import device_of, predict
 from crosstask.learning.transferring import architecture, fresh_model
 from crosstask.options import component, option
@@ -163,9 +163,9 @@ class Representation(EncoderDistiller):
         check_rate(rate)
         mine = _universal(knowledge)
         changed = copy.deepcopy(model)
-        head = f"{head_name(model)}."
+        head = head_keys(model)
         state = changed.state_dict()
-        fits = [k for k, v in mine.items() if k in state and state[k].shape == v.shape and not k.startswith(head)]
+        fits = [k for k, v in mine.items() if k in state and state[k].shape == v.shape and k not in head]
         if not fits:
             raise DataError(
                 f"no weight of the {type(model).__name__} fits the universal encoder by name and shape; it has "

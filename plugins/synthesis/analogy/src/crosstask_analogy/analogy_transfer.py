@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.modules import for_classes, head_name, load_matching
+from crosstask.learning.modules import for_classes, head_keys, load_matching
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import architecture, receive
 from crosstask.options import component, option
@@ -64,7 +64,7 @@ class AnalogyTransfer(Synthesizer):
         model = copy.deepcopy(models[owner.task_id] or owner.model)
         same = a.descriptor.classes == b.descriptor.classes == c.descriptor.classes
         one, two, three = (weights[t.task_id] for t in (a, b, c))
-        load_matching(model, _moved(one, two, three, self.strength, same, f"{head_name(model)}."))
+        load_matching(model, _moved(one, two, three, self.strength, same, head_keys(model)))
         if has_statistics(model) and inputs is not None:
             reestimate(model, inputs)
         model = for_classes(model, owner.descriptor.classes, new_task.classes).eval()
@@ -137,13 +137,13 @@ class AnalogyTransfer(Synthesizer):
         return model
 
 
-def _moved(a: State, b: State, c: State, strength: float, heads: bool, head: str) -> dict[str, Tensor]:
+def _moved(a: State, b: State, c: State, strength: float, heads: bool, head: frozenset[str]) -> dict[str, Tensor]:
     """C + strength (B - A) for every learned tensor that all three have in one shape; the mean of their statistics.
-    Those of the head, whose names begin with `head`, only with `heads`.
+    Those of the head, by name, only with `heads`.
     """
     made = {}
     for name, start in c.items():
-        if (not heads and name.startswith(head)) or not start.is_floating_point():
+        if (not heads and name in head) or not start.is_floating_point():
             continue
         if any(name not in other or other[name].shape != start.shape for other in (a, b)):
             continue
@@ -162,8 +162,8 @@ def kept_by_mean(tasks: list[Task]) -> float | None:
         if not task.has_data("validation") or task.model is None:
             continue
         mixed = copy.deepcopy(task.model)
-        head = f"{head_name(mixed)}."
-        names = [n for n, v in states[0].items() if v.is_floating_point() and not n.startswith(head)]
+        head = head_keys(mixed)
+        names = [n for n, v in states[0].items() if v.is_floating_point() and n not in head]
         load_matching(mixed, {n: torch.stack([s[n] for s in states]).mean(0) for n in names})
         if has_statistics(mixed):
             reestimate(mixed, task.data("validation").inputs)

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import skip_init
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import Headless, head_name
+from crosstask.learning.modules import Headless, head_keys
 from crosstask.learning.training import device_of, predict
 from crosstask.learning.transferring import architecture
 from crosstask.tasks import Task
@@ -107,8 +107,8 @@ def adapted(base: Task, tasks: Sequence[Task], rank: int) -> tuple[nn.Module, li
     assert base.model is not None
     model = copy.deepcopy(base.model)
     own = model.state_dict()
-    head = f"{head_name(model)}."
-    start = {k: v.clone() for k, v in own.items() if not k.startswith(head) and not is_statistic(k)}
+    head = head_keys(model)
+    start = {k: v.clone() for k, v in own.items() if k not in head and not is_statistic(k)}
     start = {k: v for k, v in start.items() if v.is_floating_point()}
     notes = []
     for task in tasks:

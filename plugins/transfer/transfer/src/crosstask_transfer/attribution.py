@@ -22,7 +22,7 @@ from torch import nn
 
 from crosstask.components import Job
 from crosstask.learning.metrics import confidence_interval, student_quantile
-from crosstask.learning.modules import head_name
+from crosstask.learning.modules import head_keys, head_label
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
     drawn,
@@ -49,11 +49,11 @@ def blocks_of(model: nn.Module, head: bool = False, most: int = MOST_BLOCKS) -> 
     A layer is a module with weights of its own; one that only scales and shifts (a normalisation) belongs to the layer
     before it. More than `most` are joined with their neighbours. With `head`, the head is the last block.
     """
-    top = head_name(model)
+    top, inside = head_label(model), head_keys(model)
     layers: list[tuple[str, list[str]]] = []
     for name, module in model.named_modules():
-        own = [key for key in model.state_dict() if key.rpartition(".")[0] == name]
-        if not own or name == top or name.startswith(f"{top}."):
+        own = [key for key in model.state_dict() if key.rpartition(".")[0] == name and key not in inside]
+        if not own:
             continue
         if layers and all(p.ndim < 2 for p in module.parameters(recurse=False)):
             layers[-1][1].extend(own)
@@ -67,7 +67,7 @@ def blocks_of(model: nn.Module, head: bool = False, most: int = MOST_BLOCKS) -> 
         name = group[0][0] if len(group) == 1 else f"{group[0][0]} to {group[-1][0]}"
         found[name or type(model).__name__] = tuple(key for _, own in group for key in own)
     if head:
-        found[top] = tuple(key for key in model.state_dict() if key.startswith(f"{top}."))
+        found[top] = tuple(key for key in model.state_dict() if key in inside)
     return found
 
 
@@ -83,7 +83,7 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
     seeds = scratch_seeds(context, target, result.seeds)
     # A frozen head could not be fitted, which is what most methods begin with.
     wanted = [(block, how) for block in blocks for how in ("without", "alone", "frozen")
-              if not (how == "frozen" and block == head_name(model))]  # fmt: skip
+              if not (how == "frozen" and block == head_label(model))]  # fmt: skip
     made, light = weights_digest(model), without_model(target, ("train", "validation", result.split))
     scores: dict[tuple[str, str, int], float] = {}
     jobs, waiting = [], []
