@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import crosstask.cli
 from crosstask import Extension, Plugin, Registry
 from crosstask.cli.bars import Bars
-from crosstask.cli.common import emit_table
+from crosstask.cli.common import emit_table, file_name
 from crosstask.cli.trust import foreign_code
 from crosstask.errors import RecipeError
 from crosstask.recipe import load_recipe
@@ -258,6 +258,33 @@ def test_the_log_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     structlog.get_logger().info("task\x1b[2J", task="a\x1b]0;title\x07")
     told = capsys.readouterr().err
     assert told.count(r"task\x1b[2J") == told.count(r"a\x1b]0;title\x07") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("task 0", "task 0"),
+        ("ümlaut_任务-1.5", "ümlaut_任务-1.5"),
+        ("../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd"),
+        ("/etc/passwd", "%2Fetc%2Fpasswd"),
+        ("..", "%2E%2E"),
+        (".hidden", "%2Ehidden"),
+        ("C:\\x", "C%3A%5Cx"),
+        ("a\x1b[2J\n\0", "a%1B%5B2J%0A%00"),
+        ("a/b", "a%2Fb"),
+        ("a%2Fb", "a%252Fb"),  # another id, another file
+    ],
+)
+def test_an_id_as_a_file_name(text: str, name: str, tmp_path: Path) -> None:
+    assert file_name(text) == name
+    (tmp_path / file_name(text)).write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_long_ids_stay_apart() -> None:
+    assert len({file_name("a" * 300 + end) for end in "xy"}) == 2
+    assert len(file_name("任" * 300).encode()) < 255 - len(".safetensors")
+    assert file_name("")
 
 
 # Devices --------------------------------------------------------------------------------------------------------------

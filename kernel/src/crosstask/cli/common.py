@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,21 @@ def say(text: object, *, err: bool = False, nl: bool = True) -> None:
     nothing to the terminal.
     """
     click.echo(printable(text), err=err, nl=nl)
+
+
+def file_name(text: str) -> str:
+    """A name from outside, such as a task's id, as one that is a file's name everywhere and leads into no other folder:
+    letters, digits, blanks, `_`, `-` and inner dots stand, anything else is written as in an address (`%2F`).
+    """
+    from hashlib import sha256
+
+    def escaped(found: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
+
+    shown = re.sub(r"[^\w .-]|^[. ]|[. ]$", escaped, text)
+    if 0 < len(shown) <= 80:
+        return shown
+    return f"{shown[:60]}-{sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def emit_table(table: Table) -> None:

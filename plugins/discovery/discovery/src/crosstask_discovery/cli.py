@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, say, shown, task_options
 
 
 @click.command()
@@ -31,4 +31,4 @@ def command(reference: str | None, wanted: Wanted) -> None:
             relation = edge.relation.value.replace("_", " ")
             table.add_row(edge.source, edge.target, coefficient, between, relation, edge.evidence.value)
         emit_table(table)
-        click.echo(f"graph: {wanted.out / 'graph.json'}")
+        say(f"graph: {wanted.out / 'graph.json'}")

@@ -151,7 +151,7 @@ def _fetch(url: str, digest: str, path: Path) -> None:
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
         return
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:  # noqa: S310 -- whatever it is, its digest is checked
             content = answer.read()
     except OSError as error:  # URLError among them
         raise DataError(f"{url} cannot be downloaded: {getattr(error, 'reason', error)}. {_advice()}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
+from crosstask.cli.common import Wanted, emit_json, emit_table, file_name, say, shown, task_options
 
 
 @click.command()
@@ -24,7 +24,7 @@ def command(
     from safetensors.torch import save_file
 
     result = outcome.record
-    path = wanted.out / f"{task}.safetensors"
+    path = wanted.out / f"{file_name(task)}.safetensors"
     # Cloned, because safetensors refuses tensors that share memory.
     state = outcome.artifacts["model"].state_dict()
     save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
@@ -38,12 +38,12 @@ def command(
         table.add_row(source, shown(weight))
     emit_table(table)
     for note in result.provenance.notes:
-        click.echo(note)
+        say(note)
     if (expected := result.provenance.expected) is not None:
-        click.echo(
+        say(
             f"{result.metric} expected: {expected.mean:.3f}, 95 % interval {expected.low:.3f} to {expected.high:.3f}"
         )
-    click.echo(
+    say(
         f"{result.metric}: {shown(result.score)} untrained, {shown(result.full_training_score)} with full training"
     )
-    click.echo(f"weights: {path}")
+    say(f"weights: {path}")
