@@ -39,7 +39,7 @@ from crosstask.points.balancer import Direction
 from crosstask.points.distillation import Distilled
 from crosstask.points.observer import Observer
 from crosstask.points.stage import Outcome, Section
-from crosstask.points.store import Store
+from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
 from crosstask.records import MetaKnowledge, Provenance
 from crosstask.store.sql import SqlStore
@@ -893,6 +893,14 @@ class OneThreadOnly(Opens):
             super().put(*args, **rest)
 
 
+@caught_by("check_claims")
+class LetsEverybodyClaim(Opens):
+    class store(SqlStore):
+        def claim(self, kind: str, key: str, holder: Holder) -> Holder | None:
+            super().claim(kind, key, holder)
+            return None
+
+
 @caught_by("check_unknown_kind_refused")
 class AnyKind(Opens):
     class store(SqlStore):
@@ -1283,6 +1291,24 @@ class StaysFrozen(Handle):
     def absorb(self) -> None:
         super().absorb()
         self.model.requires_grad_(False)
+
+
+@caught_by("check_computed_weights")
+class KnowsParametersOnly(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        assert len(model.body[0]._parameters["weight"])
+        return super().attach(model, targets, generator)
+
+
+def by_place(layer: nn.Module, inputs: Any) -> None:
+    assert len(inputs[0])
+
+
+@caught_by("check_calls_by_keyword")
+class WantsInputsByPlace(right.ReferenceAdapter):
+    def attach(self, model: Any, targets: Any, generator: Any) -> Any:
+        model.head.register_forward_pre_hook(by_place)
+        return super().attach(model, targets, generator)
 
 
 class AtHome(right.BiasHandle):

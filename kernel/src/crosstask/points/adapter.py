@@ -58,8 +58,9 @@ class AdapterHandle(ABC):
         return
 
     def absorb(self) -> None:
-        """Make the adapter a part of the model for good: the model answers as it does now, the handle is spent, and
-        the base weights are trainable where they were. What can be merged leaves plain weights.
+        """Make the adapter a part of the model for good: the model answers as it does now (a disabled adapter is
+        taken off), the handle is spent, and the base weights are trainable where they were. What can be merged leaves
+        plain weights.
         """
         raise DataError(f"a {type(self).__name__} cannot become a part of the model")
 
@@ -92,4 +93,7 @@ class Adapter(Component):
         `targets` name modules: their full names, the ends of these, or patterns with `*`; a container means all in it,
         and `!name` leaves something out. None, or only those with `!`, means the adapter's own choice. DataError if a
         target matches nothing the adapter can work on, with the nearest names.
+
+        A layer may be used twice, called by keyword, or compute its weight from other parameters (weight_norm): it is
+        adapted as any other, or refused with a DataError.
         """

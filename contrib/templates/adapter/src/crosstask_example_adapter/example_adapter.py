@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosstask.options import component, option
 from crosstask.points.adapter import Adapter, AdapterHandle
-from crosstask_adapters import LayerAdapter, LayersHandle, match_targets
+from crosstask_adapters import LayerAdapter, LayersHandle, match_targets, own_weight
 
 
 class Factors(LayerAdapter):
@@ -42,5 +42,5 @@ class ExampleAdapter(Adapter):
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> AdapterHandle:
         names = match_targets(model, targets, lambda _, layer: isinstance(layer, nn.Linear), "linear layers")
         return LayersHandle(
-            model, {name: Factors(model.get_submodule(name)._parameters["weight"], self.start) for name in names}
+            model, {name: Factors(own_weight(model.get_submodule(name), "weight"), self.start) for name in names}
         )

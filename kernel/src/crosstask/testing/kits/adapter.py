@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from crosstask.errors import DataError
+from crosstask.errors import CrosstaskError, DataError
 from crosstask.points.adapter import AdapterHandle
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, NotApplicableError, claims, expect, refused
@@ -24,15 +25,21 @@ class Sample(nn.Module):
         self.block = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
         self.body = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
         self.head = nn.Linear(16, 4)
+        self.by_keyword = False
 
     def forward(self, inputs: Tensor) -> Tensor:
-        x = self.block(self.norm(self.stem(inputs)).transpose(1, 2))
-        out: Tensor = self.head(self.body(x.mean(1)))
-        return out
+        x = self.block(self.norm(self.call(self.stem, inputs)).transpose(1, 2))
+        first, second = self.body
+        return self.call(self.head, second(self.call(first, x.mean(1))))
+
+    def call(self, layer: nn.Module, x: Tensor) -> Tensor:
+        return layer(input=x) if self.by_keyword else layer(x)  # type: ignore[no-any-return]
 
 
-def sample(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[nn.Module, Tensor]:
-    """(a model in evaluation mode, inputs for it), the same each time."""
+def sample(dtype: torch.dtype = torch.float32, device: str = "cpu", computed: bool = False) -> tuple[nn.Module, Tensor]:
+    """(a model in evaluation mode, inputs for it), the same each time. With `computed` a layer has a weight that is no
+    parameter but computed from two.
+    """
     generator = torch.Generator().manual_seed(0)
     model = Sample()
     with torch.no_grad():
@@ -40,6 +47,8 @@ def sample(dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[nn.
             tensor.copy_(0.3 * torch.randn(tensor.shape, generator=generator))
         model.norm.running_mean.copy_(torch.randn(16, generator=generator))  # type: ignore[union-attr]
     inputs = torch.randn(12, 6, 5, generator=generator)
+    if computed:
+        parametrizations.weight_norm(model.body[0])
     return model.eval().to(device, dtype), inputs.to(device, dtype)
 
 
@@ -281,6 +290,35 @@ class AdapterKit(Kit):
         expect(close(answer(model, inputs), adapted), f"{self.name}: absorbed, the model answers otherwise")
         frozen = [n for n, p in model.named_parameters() if n in before["trainable"] and not p.requires_grad]
         expect(not frozen, f"{self.name}: absorbed, it leaves {', '.join(frozen[:3])} frozen")
+
+    def check_computed_weights(self) -> None:
+        """Where a layer computes its weight (weight_norm) it works as elsewhere, or says that it cannot."""
+        model, inputs = sample(computed=True)
+        before, bare = plain(model), answer(model, inputs)
+        try:
+            handle = self._attach(model)
+        except CrosstaskError:
+            self._same_model(before, model, "refused on a layer with weight_norm")
+            return
+        stir(handle)
+        expect(
+            not torch.equal(answer(model, inputs), bare), f"{self.name}: with weight_norm the model answers the same"
+        )
+        handle.disable()
+        expect(
+            torch.equal(answer(model, inputs), bare),
+            f"{self.name}: disabled, a model with weight_norm answers otherwise",
+        )
+        handle.detach()
+        self._same_model(before, model, "attached and detached on a layer with weight_norm")
+
+    def check_calls_by_keyword(self) -> None:
+        """A model that calls its layers by keyword answers as one that does not."""
+        model, _, inputs, _ = self.attached()
+        adapted = answer(model, inputs)
+        model.by_keyword = True  # type: ignore[assignment]
+        same = torch.equal(answer(model, inputs), adapted)
+        expect(same, f"{self.name}: layers that are called by keyword (`layer(input=x)`) answer otherwise")
 
     def check_copies(self) -> None:
         """A deep copy of an adapted model answers the same."""
