@@ -291,7 +291,21 @@ class TransferEngine(Engine):
             self.train()
         for discoverer in chosen:
             self._discover_with(discoverer, self.portfolio)
+        self._embed(chosen)
+        for source, target in self.portfolio.pairs():
+            may_have_a_model = source.model is None and source.has_data()
+            reason = None if may_have_a_model else unfit_pair(source, target, self.portfolio)
+            self.graph.rule_out(source.task_id, target.task_id, reason)
         return self.graph
+
+    def _embed(self, discoverers: Iterable[Discoverer]) -> None:
+        """Write what a discoverer made of each task (its `task_embeddings`) into the tasks' descriptors."""
+        for discoverer in discoverers:
+            made: Mapping[str, tuple[float, ...]] = getattr(discoverer, "task_embeddings", dict)()
+            for task in (*self.portfolio, *self.portfolio.unseen):
+                if task.task_id in made:
+                    task.descriptor = attrs.evolve(task.descriptor, embedding=made[task.task_id])
+                    self.graph.add_task(task.descriptor)
 
     def _discover_with(self, discoverer: Discoverer, portfolio: Portfolio) -> None:
         edges: list[TransferEdge] = self.run.call(discoverer, "discover", portfolio=portfolio, graph=self.graph)
@@ -505,8 +519,9 @@ class TransferEngine(Engine):
         if not known:
             return base
         edge = max(known, key=lambda e: e.transfer_coefficient)
-        ends = edge.low, edge.transfer_coefficient, edge.high
-        low, mean, high = (moved(base.mean, c if c is not None else edge.transfer_coefficient, metric.best) for c in ends)
+        middle = edge.transfer_coefficient
+        ends = [middle if c is None else c for c in (edge.low, middle, edge.high)]
+        low, mean, high = (moved(base.mean, c, metric.best) for c in ends)
         spread = max(base.high - base.mean, base.mean - base.low)
         least, most = metric.range
         return Interval(mean=mean, low=max(least, min(low, mean) - spread), high=min(most, max(high, mean) + spread))
@@ -667,10 +682,10 @@ class KnowledgeDistiller:
             raise DataError(f"{len(models)} models for {len(told)} descriptors: one of each is needed for every task")
         tasks = []
         for task_id, model in models.items():
-            held = self.engine.portfolio[task_id] if task_id in self.engine.portfolio else None
-            task = Task(descriptor=told[task_id]) if held is None else held.over(
-                **{s: held.data(s) for s in SPLITS if held.has_data(s)}
-            )  # fmt: skip
+            task = Task(descriptor=told[task_id])
+            if task_id in self.engine.portfolio:
+                held = self.engine.portfolio[task_id]
+                task = held.over(**{s: held.data(s) for s in SPLITS if held.has_data(s)})
             task.model = model
             prepare_model(task)
             tasks.append(task)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
-
-import attrs
 
 from crosstask.components import Component
 from crosstask.errors import RecipeError
 from crosstask.graph import TransferGraph
-from crosstask.learning.transferring import unfit_pair
 from crosstask.options import component
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
@@ -45,11 +42,6 @@ class Discovery(Stage):
         discoverers: Sequence[Any] = self.made_of("discoverers") or engine.discoverers
         self._consider_unseen(engine, discoverers)
         engine.discover(discoverers)
-        _embed(engine, discoverers)
-        for source, target in engine.portfolio.pairs():
-            may_have_a_model = source.model is None and source.has_data()
-            reason = None if may_have_a_model else unfit_pair(source, target, engine.portfolio)
-            engine.graph.rule_out(source.task_id, target.task_id, reason)
         measured = engine.graph.measured_edges()
         parts = [(each.name, getattr(each, "seeds", None)) for each in _all(discoverers)]
         result = DiscoveryResult(
@@ -106,16 +98,6 @@ class Discovery(Stage):
             Section("Transfer graph", graph_view.render(graph, result.seed)),
             Section("Transfer matrix", matrix(result, graph)),
         ]
-
-
-def _embed(engine: Engine, discoverers: Iterable[Any]) -> None:
-    """Write what a discoverer made of each task (its `task_embeddings`) into the tasks' descriptors."""
-    for discoverer in discoverers:
-        made: Mapping[str, tuple[float, ...]] = getattr(discoverer, "task_embeddings", dict)()
-        for task in [*engine.portfolio, *engine.portfolio.unseen]:
-            if task.task_id in made:
-                task.descriptor = attrs.evolve(task.descriptor, embedding=made[task.task_id])
-                engine.graph.add_task(task.descriptor)
 
 
 def _all(components: Iterable[Component]) -> Iterator[Component]:

@@ -1,0 +1,323 @@
+"""Models come out: adapted, by curricula, from several sources; engines are saved and opened; the public faces."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from crosstask import (
+    Budget,
+    CrossTaskTransferEngine,
+    DataError,
+    ModelSpec,
+    Registry,
+    StoreError,
+    Task,
+    TaskDescriptor,
+    TransferEngine,
+)
+from crosstask.learning.model_files import load_model, save_model
+from crosstask.learning.modules import forward, head_found, know
+from crosstask.learning.training import evaluate
+from crosstask.testing import blobs
+from crosstask_fakes.registry import with_fakes
+
+FEW = Budget(steps=20, batch_size=8)
+
+
+class Own(nn.Module):
+    """A user's network: its last layer is declared first, its answer is a dictionary."""
+
+    def __init__(self, outputs: int = 3) -> None:
+        super().__init__()
+        self.answer, self.one = nn.Linear(8, outputs), nn.Linear(2, 8)
+        self.scale = nn.Parameter(torch.rand(8) + 0.5)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.answer(self.scale * self.one(inputs).relu())}
+
+
+def build() -> nn.Module:
+    return Own()
+
+
+def engine(**options: Any) -> TransferEngine:
+    told = {"registry": with_fakes(), "discoverers": [], "model": ModelSpec(hidden=(8,)), "train": FEW, "budget": FEW,
+            "seeds": 2}  # fmt: skip
+    return TransferEngine(**{**told, **options})
+
+
+def test_adapt_gives_a_module_of_the_sources_class() -> None:
+    torch.manual_seed(0)
+    model = Own()
+    with engine() as made:
+        made.register_task(blobs("a"), model)
+        made.register_task(blobs("b", seed=1))
+        found = made.adapt("a", "b", "fake")
+        again = made.adapt("a", "b", "fake")
+        assert type(found.model) is Own
+        assert not found.model.training
+        assert evaluate(found.model, made.portfolio["b"]) == pytest.approx(found.score.values[0])
+        assert found.result["performance_gain"] == found.result.performance_gain.mean
+        for one, other in zip(found.model.parameters(), again.model.parameters(), strict=True):
+            torch.testing.assert_close(one, other)
+        assert (found.sources, found.target, found.metric) == (("a",), "b", "accuracy")
+        with pytest.raises(KeyError, match="did you mean 'performance_gain'"):
+            found.result["performance_gian"]
+
+
+def test_adapt_from_several_takes_no_worse_than_the_best() -> None:
+    with engine() as made:
+        for number in range(3):
+            made.register_task(blobs(f"t{number}", seed=number))
+        target = made.portfolio["t2"]
+        single = [evaluate(made.adapt(f"t{n}", "t2", "fake").model, target, "validation") for n in range(2)]
+        both = made.adapt(["t0", "t1"], "t2", "fake")
+        assert evaluate(both.model, target, "validation") >= max(single)
+        with pytest.raises(DataError, match="no task 't9'"):
+            made.adapt(["t0", "t9"], "t2", "fake")
+        with pytest.raises(DataError, match="at least one source"):
+            made.adapt([], "t2")
+
+
+def test_a_curriculum_goes_on_with_the_users_own_model_and_gives_it_back() -> None:
+    torch.manual_seed(0)
+    model = Own()
+    with engine() as made:
+        made.register_task(blobs("a"), model)
+        before = {name: t.clone() for name, t in model.state_dict().items()}
+        made.register_task(blobs("b", seed=1))
+        plan = made.generate_curriculum("b", "fake", 2)
+        done = made.run_curriculum(plan, "fake")
+        assert type(done.model) is Own
+        assert done.total_steps == FEW.steps, "a trained model is not trained again"
+        assert done.steps[0].score.values == (evaluate(model, made.portfolio["a"]),) * 2
+        assert evaluate(done.model, made.portfolio["b"]) == pytest.approx(done.steps[-1].score.values[0])
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, before[name])
+        assert made.adapt(plan, strategy="fake").score == done.steps[-1].score
+        assert plan.expected_performance is not None
+        assert plan.expected_interval is not None
+        assert plan.expected_interval.low <= plan.expected_performance <= plan.expected_interval.high
+        assert made.curricula == [plan]
+
+
+def test_the_architecture_of_a_path_is_the_targets_own() -> None:
+    with engine() as made:
+        made.register_task(blobs("a"))
+        made.register_task(blobs("b", seed=1), Own())
+        done = made.run_curriculum(made.generate_curriculum("b", "fake", 2), "fake")
+        assert type(done.model) is Own
+        assert done.total_steps == 2 * FEW.steps
+
+
+def test_a_factory_makes_the_tasks_network() -> None:
+    with engine() as made:
+        task = blobs("a")
+        task.build = build
+        made.register_task(task)
+        made.train()
+        assert type(made.portfolio["a"].model) is Own
+        bad = blobs("c")
+        bad.build = lambda: nn.Linear(2, 7)
+        made.register_task(bad)
+        with pytest.raises(DataError, match=r"task 'c': Linear gives outputs of shape \(2, 7\) .* \[N, 3\] is needed"):
+            made.train(["c"])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (object(), "its model must be a torch module, got a object"),
+        (nn.Linear(5, 3), r"Linear cannot take inputs of shape \(2,\) .*mat1 and mat2"),
+        (nn.Linear(2, 7), r"Linear gives outputs of shape \(2, 7\) for two samples: \[N, 3\] is needed"),
+        (nn.Linear(2, 1), r".*\[N, 3\] is needed"),
+        (nn.Embedding(3, 3), "Embedding cannot take inputs"),
+        (nn.LSTM(2, 3), None),
+        (nn.LSTM(2, 4), r".*gives outputs of shape \(2, 4\)"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused_and_nothing_is_registered(model: Any, message: str | None) -> None:
+    with engine() as made:
+        if message is None:
+            made.register_task(blobs("a"), model)
+            return
+        task = blobs("a")
+        with pytest.raises(DataError, match=f"task 'a': {message}"):
+            made.register_task(task, model)
+        assert len(made.portfolio) == 0
+        assert task.model is None
+        assert made.graph.task_ids == []
+        made.register_task(task)
+
+
+def test_a_discoverer_that_fails_leaves_nothing_registered() -> None:
+    with engine(discoverers=["fake"]) as made:
+        made.register_task(blobs("a"))
+
+        def fail(**_: Any) -> None:
+            raise RuntimeError("broken")
+
+        made._discover_with = fail  # type: ignore[method-assign]
+        for discoverer in made.discoverers:
+            type(discoverer).capabilities = frozenset({"descriptors_only"})
+        try:
+            with pytest.raises(TypeError):
+                made.register_task(blobs("b", seed=1))
+        finally:
+            for discoverer in made.discoverers:
+                del type(discoverer).capabilities
+        assert made.portfolio.ids == made.graph.task_ids == ["a"]
+
+
+def test_a_single_task_type_or_loss_decides_what_a_model_must_give() -> None:
+    with engine() as made:
+        task = Task(descriptor=TaskDescriptor(task_id="s", task_type="segmentation"),
+                    train=(torch.rand(6, 1, 4, 4), torch.randint(0, 2, (6, 4, 4))))  # fmt: skip
+        with pytest.raises(DataError, match=r"\[N, 2, H, W\] is needed"):
+            made.register_task(task, nn.Sequential(nn.Flatten(), nn.Linear(16, 2)))
+        made.register_task(task, nn.Conv2d(1, 2, 1))
+
+
+# Scores that are not between 0 and 1 ----------------------------------------------------------------------------------
+
+
+def test_intervals_lie_where_the_metric_does() -> None:
+    def task(name: str, seed: int) -> Task:
+        x = torch.randn(40, 2, generator=torch.Generator().manual_seed(seed))
+        y = 30 * x[:, :1] + seed
+        return Task(descriptor=TaskDescriptor(task_id=name, task_type="regression"), train=(x, y), test=(x, y),
+                    metric="rmse")  # fmt: skip
+
+    with engine(seeds=3) as made:
+        made.register_task(task("a", 0))
+        made.register_task(task("b", 1))
+        found = made.transfer_knowledge("a", "b", "fake")
+        assert found.metric == "neg_rmse"
+        assert found.score.low <= found.score.mean <= found.score.high <= 0
+        gains = [a - b for a, b in zip(found.score.values, found.scratch_score.values, strict=True)]
+        assert found.performance_gain.mean == pytest.approx(sum(gains) / 3)
+        shares = [gain / -score for gain, score in zip(gains, found.scratch_score.values, strict=True)]
+        assert found.coefficient.mean == pytest.approx(sum(shares) / 3, rel=1e-5), "the share of the way to 0 error"
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [3, 5])
+def test_a_model_file_gives_back_the_same_answers(tmp_path: Path, outputs: int) -> None:
+    from crosstask.learning.modules import replace_head
+
+    inputs = torch.randn(4, 2)
+    task = TaskDescriptor(task_id="a", input_shape=(2,), output_dim=3)
+    model = ModelSpec(hidden=(8,)).build(task, 0)
+    replace_head(model, outputs, 1)
+    path = save_model(model, tmp_path / "a.safetensors")
+    torch.testing.assert_close(forward(load_model(path), inputs), forward(model, inputs))
+
+
+def test_a_class_of_ones_own_comes_back_only_where_it_is_trusted(tmp_path: Path) -> None:
+    model, inputs = Own(), torch.randn(4, 2)
+    know(model, build=build)
+    path = save_model(model, tmp_path / "own.safetensors")
+    with pytest.raises(DataError, match=r"made by .*:build, whose code is imported only with trust=True; or .* into="):
+        load_model(path)
+    for found in (load_model(path, trust=True), load_model(path, into=Own())):
+        torch.testing.assert_close(forward(found, inputs), forward(model, inputs))
+    with pytest.raises(DataError, match="the weights are not those of this Own"):
+        load_model(path, into=Own(7))
+    (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(StoreError, match="cannot read model"):
+        load_model(tmp_path / "bad.safetensors")
+
+
+def test_an_engine_is_opened_as_it_was(tmp_path: Path) -> None:
+    own = Own()
+    with engine(seed=5) as made:
+        made.register_task(blobs("a/../../b"), own)
+        made.register_task(blobs("b", seed=1))
+        made.register_task(blobs("c", seed=2), unseen=True)
+        made.train()
+        made.discover(["fake"])
+        made.save(tmp_path / "e", data=True)
+        made.save(tmp_path / "e", data=True)
+        edges = made.transfer_edges
+        expected = {t: forward(made.portfolio[t].model, blobs("x").data("test").inputs) for t in ("a/../../b", "b")}  # type: ignore[arg-type]
+    opened = TransferEngine.open(tmp_path / "e", models={"a/../../b": Own()}, registry=with_fakes(), discoverers=[])
+    with opened:
+        assert (opened.seed, opened.portfolio.ids) == (5, ["a/../../b", "b"])
+        assert [t.task_id for t in opened.portfolio.unseen] == ["c"]
+        assert {(e.source, e.target, e.transfer_coefficient, e.found_by) for e in opened.transfer_edges} == {
+            (e.source, e.target, e.transfer_coefficient, e.found_by) for e in edges
+        }
+        for task_id, answer in expected.items():
+            torch.testing.assert_close(forward(opened.portfolio[task_id].model, blobs("x").data("test").inputs), answer)  # type: ignore[arg-type]
+        assert head_found(opened.portfolio["a/../../b"].model).module == "answer"  # type: ignore[arg-type]
+        assert opened.adapt("b", "a/../../b", "fake").score.mean <= 1
+    with TransferEngine.open(tmp_path / "e", registry=with_fakes(), discoverers=[]) as without:
+        assert without.portfolio["a/../../b"].model is None, "its class is not trusted"
+    with pytest.raises(StoreError, match=r"is no engine that was saved: it has no engine\.json"):
+        TransferEngine.open(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="holds something else"):
+        made.save(tmp_path / "other")
+    with pytest.raises(DataError, match="has no task 'd'"):
+        TransferEngine.open(tmp_path / "e", models={"d": own}, registry=with_fakes())
+
+
+# The coroutine engine -------------------------------------------------------------------------------------------------
+
+
+def test_the_public_face_of_the_engine(registry: Registry, tmp_path: Path) -> None:
+    made = CrossTaskTransferEngine(
+        task_embedding_dim=16, hidden_dim=32, registry=registry, model=ModelSpec(hidden=(8,)), train=FEW, budget=FEW,
+        seeds=1, discoverers=["fake"],
+    )  # fmt: skip
+
+    async def work() -> None:
+        made.register_task(blobs("a"), Own())
+        made.register_task(blobs("b", seed=1))
+        made.register_task(TaskDescriptor(task_id="only told", input_shape=(2,), output_dim=3))
+        await made.discover()
+        curriculum = await made.generate_curriculum(target_task="b", strategy="fake", max_tasks=2)
+        results = await made.transfer_knowledge(source_task="a", target_task="b", transfer_strategy="fake")
+        assert isinstance(results["performance_gain"], float)
+        assert made.transfer_history == [results]
+        assert made.curricula == [curriculum]
+        assert isinstance(curriculum.expected_performance, float)
+        model = await made.synthesize_zero_shot_model(
+            TaskDescriptor(task_id="new", input_shape=(2,), output_dim=3), synthesis_strategy="fake"
+        )
+        assert model.provenance.new_task == "new"
+        assert type((await made.adapt("a", "b", "fake")).model) is Own
+        await made.close()
+
+    try:
+        asyncio.run(work())
+    finally:
+        made.engine.close()
+    assert set(made.tasks) == {"a", "b", "only told", "new"}
+    edge = made.transfer_edges[0]
+    assert {edge.source_task, edge.target_task} <= set(made.tasks)
+    assert math.isfinite(edge.transfer_coefficient)
+
+
+def test_a_synthesis_that_fails_registers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> nn.Module:
+        raise DataError("no source has these classes")
+
+    with engine() as made:
+        made.register_task(blobs("a"))
+        monkeypatch.setattr(made, "_synthesized", fail)
+        new = TaskDescriptor(task_id="new", task_type="segmentation", output_dim=7)
+        with pytest.raises(DataError, match="no source has these classes"):
+            made.synthesize_zero_shot_model(new, "fake")
+        assert [t.task_id for t in made.portfolio.unseen] == []
+        assert made.graph.task_ids == ["a"]
