@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -14,6 +16,7 @@ from typing import Any, ClassVar
 
 import attrs
 import pytest
+from structlog.testing import capture_logs
 
 from crosstask import (
     DataError,
@@ -27,6 +30,7 @@ from crosstask import (
     TransferGraph,
     UnknownComponentError,
     Unread,
+    open_store,
 )
 from crosstask.frozen import freeze, read_frozen
 from crosstask.job import load_run, run_recipe
@@ -36,6 +40,8 @@ from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.recipe import Recipe, recipe_from
 from crosstask.records import Interval
 from crosstask.report import write_report
+from crosstask.store.processes import birth, host
+from crosstask.store.sql import SqlStore
 from crosstask_fakes.components import FakeObserver
 from crosstask_fakes.registry import with_fakes
 from crosstask_fakes.stages import Looked, Measured, Prepared
@@ -292,6 +298,129 @@ def test_resume_needs_a_run(tmp_path: Path, registry: Registry) -> None:
         run_recipe(None, tmp_path, registry=registry)
 
 
+@pytest.fixture
+def failed(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
+    """A run in the folder "first" that failed in its stage `measure`."""
+    with monkeypatch.context() as patch:
+        forbid(patch, "crosstask_fakes.stages.evaluate")
+        with pytest.raises(AssertionError):
+            run_recipe(recipe(), tmp_path / "first", registry=registry)
+    return load_run(tmp_path / "first")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_run_whose_folder_was_moved_is_resumed(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    url = str(tmp_path / "shared.db") if shared else None
+    with monkeypatch.context() as patch:
+        forbid(patch, "crosstask_fakes.stages.evaluate")
+        with pytest.raises(AssertionError):
+            run_recipe(recipe(), tmp_path / "first", registry=registry, store=url)
+    before = load_run(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "second")
+    forbid(monkeypatch, *TRAINS)
+    record = run_recipe(None, tmp_path / "second", registry=registry, store=url, resume=True)
+    assert (record.status, record.run_id, record.started) == ("finished", before.run_id, before.started)
+    with pytest.raises(RunError, match=rf"this store does not know run {before.run_id}"):
+        run_recipe(None, tmp_path / "second", registry=registry, store=str(tmp_path / "other.db"), resume=True)
+
+
+def test_rows_of_runs_that_cannot_be_read_block_no_resume(
+    tmp_path: Path, registry: Registry, failed: RunRecord
+) -> None:
+    folder = tmp_path / "first"
+    store = open_store(str(folder / "store.db"))
+    for number, payload in enumerate(
+        [None, [], "x", {"folder": str(folder)}, {"folder": str(folder), "record": {"a": 1}}]
+    ):
+        store.put("runs", f"strange{number}", payload)
+    store.put("runs", "damaged", {"folder": str(folder), "record": {}})
+    store.close()
+    with sqlite3.connect(folder / "store.db") as connection:
+        connection.execute("UPDATE crosstask_runs SET payload = '{' WHERE key = 'damaged'")
+    connection.close()
+    assert run_recipe(None, folder, registry=registry, resume=True).run_id == failed.run_id
+
+
+@pytest.mark.parametrize("lost", ["row", "run.json"])
+def test_of_the_two_places_where_a_run_is_written_one_is_enough(
+    tmp_path: Path, registry: Registry, failed: RunRecord, lost: str
+) -> None:
+    folder = tmp_path / "first"
+    if lost == "row":
+        with sqlite3.connect(folder / "store.db") as connection:
+            connection.execute("UPDATE crosstask_runs SET payload = '{'")
+        connection.close()
+    else:
+        (folder / "run.json").write_text("{")
+    record = run_recipe(None, folder, registry=registry, resume=True)
+    assert (record.run_id, record.status) == (failed.run_id, "finished")
+
+
+def test_a_run_that_is_at_work_is_not_resumed_and_one_that_died_was_interrupted(
+    tmp_path: Path, registry: Registry, failed: RunRecord
+) -> None:
+    folder, mark = tmp_path / "first", tmp_path / "first" / f".running-{failed.run_id}"
+    assert not mark.exists(), "it ended"
+    written = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**written, "status": "running"}))
+    assert load_run(folder).status == "interrupted", "nobody says that it runs"
+    here = {"host": host(), "pid": os.getpid(), "born": birth(os.getpid())}
+    mark.write_text(json.dumps(here))
+    os.utime(mark, (time.time() - 7200,) * 2)
+    assert load_run(folder).status == "running", "its process lives, however long a step may take"
+    with pytest.raises(RunError, match=rf"run {failed.run_id} in .* is still at work \(process {os.getpid()} on"):
+        run_recipe(None, folder, registry=registry, resume=True)
+    mark.write_text(json.dumps({**here, "host": "elsewhere"}))
+    assert load_run(folder).status == "running", "touched a moment ago"
+    os.utime(mark, (time.time() - 7200,) * 2)
+    assert load_run(folder).status == "interrupted", "no sign of life for long"
+    mark.write_text(json.dumps({**here, "born": "1"}))
+    assert load_run(folder).status == "interrupted", "another process had that number"
+    assert run_recipe(None, folder, registry=registry, resume=True).status == "finished"
+    assert not mark.exists()
+
+
+def test_a_store_that_is_deleted_in_mid_run_is_said(tmp_path: Path, registry: Registry) -> None:
+    class Deletes(FakeObserver):
+        def stage_progress(self, stage: str, detail: str) -> None:
+            for path in tmp_path.glob("store.db*"):
+                path.unlink()
+
+    with pytest.raises(StoreError, match=r"the store .*store\.db was deleted or moved away while it was in use"):
+        run_recipe(recipe(), tmp_path, registry=registry, observers=[Deletes()])
+    record = load_run(tmp_path)
+    assert record.status == "failed"
+    assert "was deleted" in str(record.error)
+
+
+def test_a_run_whose_end_cannot_be_stored_says_why_it_ended(
+    tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the disk is full: what is said is the first error, and the run does not count as running."""
+
+    def full(self: SqlStore, *args: object, **options: object) -> None:
+        raise StoreError("database or disk is full")
+
+    def unwritable(self: Path, *args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    class Fills(FakeObserver):
+        def stage_progress(self, stage: str, detail: str) -> None:
+            monkeypatch.setattr(SqlStore, "put", full)
+            monkeypatch.setattr(Path, "write_text", unwritable)
+
+    with pytest.raises(StoreError, match=r"^database or disk is full") as caught:
+        run_recipe(recipe(), tmp_path, registry=registry, observers=[Fills()])
+    (note,) = (each for each in caught.value.__notes__ if "its end" in each)
+    assert "No space left on device" in note
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run.json").read_text())["status"] == "running", "the last that could be written"
+    assert load_run(tmp_path).status == "interrupted"
+    assert run_recipe(None, tmp_path, registry=registry, resume=True).status == "finished"
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -303,15 +432,13 @@ run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=with_fake
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_killed_run_resumes_and_repeats_no_training(
     tmp_path: Path, registry: Registry, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 1500
     script = SCRIPT.format(tests=str(Path(__file__).parent), steps=steps, out=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.DEVNULL)
-    from crosstask.store import open_store
-
     deadline = time.time() + 90
     done: list[object] = []
     while time.time() < deadline and process.poll() is None and not done:
@@ -321,9 +448,13 @@ def test_a_killed_run_resumes_and_repeats_no_training(
             done = list(with_store.entries("models"))
             with_store.close()
     assert done, "the run stored no model in time"
+    (mark,) = tmp_path.glob(".running-*")
     process.send_signal(how)
     process.wait(30)
     kept = len(done)
+    assert load_run(tmp_path).status == "interrupted"
+    assert mark.exists() == (how == signal.SIGKILL)
+    assert (json.loads((tmp_path / "run.json").read_text())["status"] == "running") == (how == signal.SIGKILL)
     trained: list[str] = []
     import crosstask.learning.own_models as place
 
@@ -390,12 +521,33 @@ def test_an_unwritable_folder_and_damaged_results(tmp_path: Path, registry: Regi
         load_run(tmp_path)
 
 
-def test_a_truncated_weights_file_is_named(tmp_path: Path, registry: Registry) -> None:
+@pytest.mark.parametrize("damage", ["cut", "gone", "row"])
+def test_what_is_damaged_in_the_store_is_measured_again(tmp_path: Path, registry: Registry, damage: str) -> None:
     run_recipe(recipe(), tmp_path, registry=registry)
-    for path in (tmp_path / "store.weights").iterdir():
-        path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(StoreError, match=r"weights file .* is damaged"):
-        run_recipe(recipe(seeds=3), tmp_path, registry=registry)
+    changed = recipe(own={"use": "measure", "task": "task2"})  # wants the models again
+    fresh = run_recipe(changed, tmp_path / "fresh", registry=registry)
+    weights = sorted((tmp_path / "store.weights").iterdir())
+    before = {path.name: path.read_bytes() for path in weights}
+    if damage == "row":
+        with sqlite3.connect(tmp_path / "store.db") as connection:
+            for kind in ("models", "stages", "tasks"):
+                connection.execute(f"UPDATE crosstask_{kind} SET payload = substr(payload, 1, 9)")
+        connection.close()
+    for path in weights if damage != "row" else ():
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[:50])
+    with capture_logs() as logged:
+        again = run_recipe(changed, tmp_path, registry=registry)
+    assert (again.summary, again.results) == (fresh.summary, fresh.results)
+    told = [(each["kind"], each["key"]) for each in logged if each["event"].startswith("damaged entry")]
+    assert {kind for kind, _ in told} >= {"models", "stages"}
+    assert len(told) == len(set(told)), "one warning for each"
+    assert {path.name: path.read_bytes() for path in (tmp_path / "store.weights").iterdir()} == before
+    with capture_logs() as logged:
+        run_recipe(changed, tmp_path, registry=registry)
+    assert not any(each["event"].startswith("damaged entry") for each in logged), "it is whole again"
 
 
 def test_a_stage_of_a_broken_plugin_stops_the_run_and_names_it(tmp_path: Path, registry: Registry) -> None:
