@@ -241,6 +241,20 @@ def test_what_peft_has_no_form_of_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / WEIGHTS).exists()
 
 
+def test_a_rank_above_the_smaller_side_of_a_layer(tmp_path: Path) -> None:
+    """PEFT takes any."""
+    config = peft.LoraConfig(r=6, lora_alpha=6, target_modules=["head"], init_lora_weights=False)
+    wanted = peft.get_peft_model(base(), config).eval()
+    wanted.save_pretrained(str(tmp_path))
+    model = AdapterModel(base())
+    load_peft(model, tmp_path, "a")  # the head has 3 outputs
+    close(model(TOKENS), wanted(TOKENS))
+    again = AdapterModel(base())
+    save_peft(model, tmp_path / "ours", "a")
+    load_peft(again, tmp_path / "ours", "a")
+    assert torch.equal(again(TOKENS), model(TOKENS))
+
+
 def test_half_precision_both_ways(tmp_path: Path) -> None:
     model = ours(base().to(torch.bfloat16), ["body.0"])
     save_peft(model, tmp_path, "a")

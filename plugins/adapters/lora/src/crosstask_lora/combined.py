@@ -27,9 +27,8 @@ def combine_lora(
 
     `names` says which adapter of each model (the same model may stand there several times); without them each has one.
     `weights` default to equal ones that sum to one. Heads of their own are averaged with the weights, divided by the
-    sum of these. What only some adapt has their part alone. DataError for other adapters than LoRA, other bases, tied
-    weights of which they adapt other places, and layers that are too small for the summed rank (there
-    `handle(name).absorb()` makes plain weights, which can be merged).
+    sum of these. What only some adapt has their part alone. DataError for other adapters than LoRA, other bases, and
+    tied weights of which they adapt other places.
     """
     if not models:
         raise DataError("there is no model to combine")
@@ -56,6 +55,7 @@ def combine_lora(
             lora_alpha=rank,
             target_modules=tuple(dict.fromkeys(where for handle in handles for where in handle.parts)),
             modules_to_save=tuple(saved[0].parts) if saved[0] is not None else (),
+            options={"any_rank": True},
         ),
     )
     handle = _lora(made, name)

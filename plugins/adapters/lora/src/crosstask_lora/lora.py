@@ -252,6 +252,7 @@ class LoRA(Adapter):
     r: int = option(8, ge=1, help="rank of the change")
     alpha: float = option(16.0, gt=0, help="strength: the change is scaled by alpha / r")
     dropout: float = option(0.0, ge=0, lt=1, help="dropout on the input of A, in training")
+    any_rank: bool = option(False, help="r may be above the smaller side of a named layer, as in sums of adapters")
 
     def attach(self, model: nn.Module, targets: Sequence[str], generator: torch.Generator) -> LayersHandle:
         def choose(names: list[str]) -> list[str]:
@@ -266,7 +267,7 @@ class LoRA(Adapter):
         parts: dict[str, LowRank] = {}
         for name in match_targets(model, targets, fits, WHAT, choose):
             layer = model.get_submodule(name)
-            if side_of(layer) < self.r:
+            if side_of(layer) < self.r and not self.any_rank:
                 raise DataError(f"r={self.r} is more than the {side_of(layer)} that a change of {name!r} can have")
             parts[name] = low_rank(layer, self.r, self.alpha, self.dropout, generator)
         return LayersHandle(model, tied_parts(model, parts))

@@ -118,7 +118,7 @@ def load_peft(model: AdapterModel, folder: str | Path, name: str = "default", *,
         lora_alpha=alpha,
         target_modules=tuple(factors),
         modules_to_save=tuple(dict.fromkeys(path.rpartition(".")[0] for path in heads)),
-        options={"dropout": float(config.get("lora_dropout") or 0.0)},
+        options={"dropout": float(config.get("lora_dropout") or 0.0)} | _rank_options(factors, config["r"]),
     )
     model.add_adapter(name, settings)
     try:
@@ -135,6 +135,12 @@ def load_peft(model: AdapterModel, folder: str | Path, name: str = "default", *,
     except DataError:
         model.remove_adapter(name)
         raise
+
+
+def _rank_options(factors: dict[str, dict[str, Tensor]], r: int) -> dict[str, Any]:
+    """PEFT takes any rank, also one above the smaller side of a layer."""
+    sides = [tensor.numel() // max(r, 1) for given in factors.values() for tensor in given.values()]
+    return {"any_rank": True} if min(sides) < r else {}
 
 
 def _own(saved: LayersHandle) -> dict[str, Tensor]:
