@@ -150,6 +150,7 @@ def test_a_loss_that_is_not_finite_goes_back_at_once() -> None:
     assert weight.item() == 1.0
     assert optimizer.rate == pytest.approx(0.01)
     fresh = AdaptiveOptimizer([weight], "sgd")
+    weight.grad = torch.tensor([0.5])
     with pytest.raises(RunError, match="the first loss is nan"):
         fresh.step(math.nan)
 
@@ -191,6 +192,7 @@ def test_trend_and_convergence_are_told_from_noise() -> None:
     def told(losses: list[float]) -> dict[str, Any]:
         optimizer = AdaptiveOptimizer([weight], "sgd", use_meta_learning=False)
         for loss in losses:
+            weight.grad = torch.zeros(1)
             optimizer.step(loss)
         return optimizer.get_optimization_stats()
 
@@ -218,3 +220,52 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
         AdaptiveOptimizer(network(), **options)
     with pytest.raises(OptionError, match="no parameter that needs a gradient"):
         AdaptiveOptimizer(network().requires_grad_(False))
+
+
+def test_a_step_needs_a_gradient_since_the_last_one() -> None:
+    """At the first such step: without any, with the old one, with zeros, and with None again."""
+    weight, other = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([1.0]))
+    optimizer = AdaptiveOptimizer([weight, other], "sgd", learning_rate=0.1)
+    with pytest.raises(RunError, match=r"no parameter has got a gradient yet: call backward\(\) on the loss"):
+        optimizer.step(1.0)
+    for set_to_none in (True, False):
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=set_to_none)
+            (weight**2).sum().backward()  # `other` takes no part
+            optimizer.step((weight**2).sum())
+        steps, before = optimizer.steps, weight.item()
+        for prepare in (lambda: None, lambda: optimizer.zero_grad(set_to_none), lambda: optimizer.zero_grad(True)):  # noqa: B023
+            prepare()
+            with pytest.raises(RunError, match=rf"no parameter has got a gradient since step {steps}"):
+                optimizer.step(1.0)
+        assert (optimizer.steps, weight.item()) == (steps, before)
+    for _ in range(2):  # gradients that are added to the old ones, or put there by hand
+        (weight**2).sum().backward()
+        optimizer.step(1.0)
+    weight.grad = torch.tensor([0.5])
+    optimizer.step(torch.tensor(1.0))
+
+
+def test_a_new_gradient_at_an_old_address_is_new() -> None:
+    weight = nn.Parameter(torch.ones(1000))
+    optimizer = AdaptiveOptimizer([weight], "sgd", learning_rate=1e-3, guard=False)
+    for _ in range(50):
+        weight.grad = None  # as model.zero_grad() does, without the optimiser
+        loss = (weight**2).sum()
+        loss.backward()
+        optimizer.step(loss)
+    assert optimizer.steps == 50
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [(torch.ones(3), r"a tensor of shape \(3,\)"), (None, "None"), ("1.0", "'1.0'"), (lambda: 1.0, "function")],
+)
+def test_a_loss_is_one_number(loss: Any, shown: str) -> None:
+    weight = nn.Parameter(torch.ones(1))
+    optimizer = AdaptiveOptimizer([weight], "sgd")
+    weight.grad = torch.ones(1)
+    with pytest.raises(OptionError, match=f"the value of the loss, one number, got .*{shown}"):
+        optimizer.step(loss)
+    with pytest.raises(OptionError, match="validation must return the validation loss as a tensor"):
+        optimizer.step(1.0, lambda: 0.5)  # type: ignore[arg-type, return-value]

@@ -13,11 +13,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from crosstask.context import LocalContext
 from crosstask.errors import OptionError, RunError
 from crosstask_hpo import BayesianOptimizer, OptunaSearch
-from crosstask_hpo.bayesian_optimizer import space_of
 from crosstask_hpo.optuna_search import distribution
 from crosstask_search.driver import run_search
 from crosstask_search.parameter import Parameter
-from crosstask_search.space import SearchSpace
+from crosstask_search.space import SearchSpace, space_of
 from crosstask_search.testing import ReferenceSearch
 
 BOWL = SearchSpace(

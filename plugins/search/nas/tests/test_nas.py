@@ -151,7 +151,7 @@ def test_what_cannot_work_is_refused() -> None:
 
 def test_benchmark_ranks_algorithms_by_regret() -> None:
     algorithms = ["random", {"use": "bayesian", "initial": 4}]
-    scores = benchmark_nas_algorithms(SPACE, worth, algorithms, 12, seeds=4, checkpoints=(6, 12), optimum=16.0)
+    scores = benchmark_nas_algorithms(SPACE, worth, 12, algorithms, seeds=4, checkpoints=(6, 12), optimum=16.0)
     assert {s.algorithm for s in scores} == {"random", "bayesian initial=4"}
     assert scores[0].regret[12] <= scores[1].regret[12]
     for score in scores:

@@ -6,6 +6,7 @@ import collections
 import copy
 import math
 import statistics
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -106,6 +107,7 @@ class AdaptiveOptimizer:
         self._speed = meta_learning_rate
         self._sign = 0
         self._moved: list[Tensor] | None = None
+        self._gradients: list[tuple[weakref.ref[Tensor], int] | None] = [None] * len(self.parameters)
         self._recent: list[float] = []
         self._first = self._best = math.inf
         self._since = self._window = 0
@@ -120,13 +122,33 @@ class AdaptiveOptimizer:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none=set_to_none)
+        self._note_gradients()  # zeros are no gradient
 
-    def step(self, loss: Tensor | float, validation: Callable[[], Tensor] | None = None) -> None:
-        """One step with the gradients in `.grad`, which are of the training loss `loss`.
+    def step(self, loss_value: Tensor | float, validation: Callable[[], Tensor] | None = None) -> None:
+        """One step with the gradients in `.grad`, which `backward()` of the training loss `loss_value` has left there.
 
-        After a rollback the weights are others than the gradients are of: no step is taken then.
+        After a rollback the weights are others than the gradients are of: no step is taken then. OptionError for a loss
+        that is no number; RunError if no parameter has got a gradient since the last step.
         """
-        value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+        value = _one_number(loss_value)
+        self._require_gradient()
+        try:
+            self._step(value, validation)
+        finally:
+            self._note_gradients()
+
+    def _require_gradient(self) -> None:
+        for p, seen in zip(self.parameters, self._gradients, strict=True):
+            if p.grad is not None and (seen is None or seen[0]() is not p.grad or seen[1] != p.grad._version):
+                return
+        done = f"since step {self.steps}" if self.steps else "yet"
+        raise RunError(f"no parameter has got a gradient {done}: call backward() on the loss before step(loss)")
+
+    def _note_gradients(self) -> None:
+        """Which gradients are there now, and how often they were written: what is there later is old then."""
+        self._gradients = [None if p.grad is None else (weakref.ref(p.grad), p.grad._version) for p in self.parameters]
+
+    def _step(self, value: float, validation: Callable[[], Tensor] | None) -> None:
         self._losses.append(value)
         if not self.use_meta_learning:
             self._rates.append(self.rate)
@@ -138,6 +160,11 @@ class AdaptiveOptimizer:
             gradients = None
             if self._since < self.patience or self.steps % self.validate_every == 0 or not math.isfinite(value):
                 held = validation()
+                if not (isinstance(held, Tensor) and held.requires_grad and held.numel() == 1):
+                    raise OptionError(
+                        "validation must return the validation loss as a tensor of one element with a gradient, got "
+                        f"{held!r}"
+                    )
                 value = float(held.detach())
                 gradients = list(torch.autograd.grad(held, self.parameters, allow_unused=True))
         if gradients is not None:
@@ -282,6 +309,15 @@ class AdaptiveOptimizer:
         self._losses = collections.deque(state["losses"], maxlen=self._losses.maxlen)
         for name in _KEPT:
             setattr(self, name, copy.deepcopy(state[name]))
+
+
+def _one_number(loss: Any) -> float:
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return float(loss.detach())
+    shown = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    if isinstance(loss, Tensor | str) or not hasattr(loss, "__float__"):
+        raise OptionError(f"step takes the value of the loss, one number, got {shown}")
+    return float(loss)
 
 
 _KEPT = (

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 from crosstask.components import Context
 from crosstask.context import LocalContext
-from crosstask.errors import OptionError, RunError, nearest
-from crosstask.options import structure
-from crosstask_hpo.optuna_search import OptunaSearch
+from crosstask.errors import OptionError, nearest
+from crosstask.parts import Choice
+from crosstask_search.contract import Search
 from crosstask_search.driver import run_search
-from crosstask_search.parameter import Parameter
-from crosstask_search.records import SearchResult
-from crosstask_search.space import SearchSpace
+from crosstask_search.objective import measured
+from crosstask_search.records import SearchResult, Trial
+from crosstask_search.space import SearchSpace, space_of
 
-ACQUISITIONS = {"ei": "tpe", "log_ei": "gp"}
-"""Acquisition function -> Optuna's sampler that maximises it."""
+ACQUISITIONS = {"ei": "ei", "log_ei": "ei", "pi": "pi", "ucb": "ucb"}
+"""Acquisition function -> the option of `bayesian` (which computes the logarithm of the improvement in any case)."""
 
 
 class BayesianOptimizer:
-    """Finds the parameters for which an objective is highest, with Optuna.
+    """Finds the parameters for which an objective is highest, with a Gaussian process of the objective.
 
-        optimizer = BayesianOptimizer({"rate": (1e-5, 1e-1, "log"), "layers": (1, 4), "kind": ["a", "b"]})
+        optimizer = BayesianOptimizer({"learning_rate": (1e-5, 1e-2), "layers": (1, 4), "kind": ["a", "b"]})
         parameters, score = optimizer.optimize(objective, n_iterations=50)
 
-    `parameter_space`: by name a list of choices, a range (low, high) or (low, high, "log") (whole numbers if both ends
-    are integers), a `Parameter`, or a whole `SearchSpace` with conditions and constraints. `acquisition_function`: `ei`
-    (expected improvement, by TPE's density ratio) or `log_ei` (its logarithm, of a Gaussian process). With
-    `maximize=False` the lowest value is sought. `seed` decides everything random; `context` is the run whose executor
-    and store to use. After `optimize`, `result` is its `SearchResult` (of the negated objective, if minimised).
+    `parameter_space` says by name what a parameter can be (see `space_of`): a list of choices; a range (low, high), of
+    whole numbers if both are, on a log scale if both are positive and the higher is a hundred times the lower one or
+    more, or as a third element "log" or "linear" says; a `Parameter`, which may have conditions; or it is a whole
+    `SearchSpace`. `acquisition_function`: `ei`, expected improvement; `pi`, its probability; `ucb`, upper confidence
+    bound; `log_ei` is the same as `ei`. With `maximize=False` the lowest value is sought. `algorithm` names another
+    search, or is a table with `use` and options: {"use": "optuna", "sampler": "tpe"}; the acquisition function is then
+    its own. `seed` decides everything random; `context` is the run whose executor and store to use. After `optimize`,
+    `result` is its `SearchResult` (of the negated objective, if minimised).
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class BayesianOptimizer:
         acquisition_function: str = "ei",
         *,
         maximize: bool = True,
+        algorithm: str | Mapping[str, Any] | Choice | Search = "bayesian",
         seed: int = 0,
         parallel: int | None = None,
         context: Context | None = None,
@@ -46,49 +50,53 @@ class BayesianOptimizer:
             raise OptionError(
                 f"acquisition_function cannot be {acquisition_function!r}{nearest(acquisition_function, ACQUISITIONS)}"
             )
-        self.search = OptunaSearch(sampler=ACQUISITIONS[acquisition_function])
+        if algorithm == "bayesian":
+            algorithm = Choice(use="bayesian", options={"acquisition": ACQUISITIONS[acquisition_function]})
+        elif acquisition_function != "ei":
+            raise OptionError(f"acquisition_function {acquisition_function!r} is for 'bayesian', not for {algorithm!r}")
         self.space = space_of(parameter_space)
         self.maximize, self.parallel = maximize, parallel
         self.context = context or LocalContext(seed=seed)
+        self.search = cast(Search, self.context.resolve("search", algorithm))
         self.result: SearchResult | None = None
 
-    def optimize(self, objective: Callable[[dict[str, Any]], float], n_iterations: int) -> tuple[dict[str, Any], float]:
-        """The best parameters and the objective there. An objective that raises or returns NaN is recorded as failed.
+    def optimize(
+        self,
+        objective_function: Callable[[dict[str, Any]], Any],
+        n_iterations: int = 50,
+        *,
+        trials: Iterable[Trial] = (),
+        key: str | None = None,
+    ) -> tuple[dict[str, Any], float]:
+        """The best parameters and the objective there.
 
-        RunError if every evaluation failed.
+        The objective gets a dict of parameters and returns one number (see `measured`); it may be a coroutine. One that
+        raises or returns something else makes a failed trial with its reason, and the search goes on. `trials` of an
+        earlier `result` count as the first of the `n_iterations`; with a `key`, which names the objective, the run's
+        store keeps every trial, and a search that was stopped goes on. RunError, with the first reason, if every
+        evaluation failed.
         """
-        signed = objective if self.maximize else _Negated(objective)
-        self.result = run_search(self.context, self.search, self.space, signed, n_iterations, parallel=self.parallel)
-        best = self.result.best
-        if best is None or best.value is None:
-            first = self.result.trials[0].error
-            raise RunError(f"all {len(self.result.trials)} evaluations failed; the first: {first}")
-        return best.point, best.value if self.maximize else -best.value
-
-
-def space_of(given: SearchSpace | Mapping[str, Any]) -> SearchSpace:
-    """A search space from the short forms that `BayesianOptimizer` takes. OptionError says which parameter is wrong."""
-    if isinstance(given, SearchSpace):
-        return given
-    return SearchSpace(parameters={name: _parameter(name, value) for name, value in given.items()})
-
-
-def _parameter(name: str, value: Any) -> Parameter:
-    ends = value[:2] if isinstance(value, tuple) else ()
-    if len(ends) == 2 and all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
-        if len(value) > 3 or (len(value) == 3 and value[2] != "log"):
-            raise OptionError(f"parameter {name!r}: a range is (low, high) or (low, high, 'log'), got {value!r}")
-        whole = all(isinstance(end, int) for end in ends)
-        return Parameter(low=float(ends[0]), high=float(ends[1]), log=len(value) == 3, integer=whole)
-    made: Parameter = structure(value, Parameter, f"parameter {name!r}")
-    return made
+        if not callable(objective_function):
+            raise OptionError(f"objective_function must be a function of a dict, got {objective_function!r}")
+        self.result = run_search(
+            self.context,
+            self.search,
+            self.space,
+            objective_function if self.maximize else _Negated(objective_function),
+            n_iterations,
+            key=key if key is None or self.maximize else f"minus {key}",
+            parallel=self.parallel,
+            trials=trials,
+        )
+        point, value = self.result.require_best()
+        return point, value if self.maximize else -value
 
 
 class _Negated:
     """An objective to minimise, as one to maximise: picklable, if it is."""
 
-    def __init__(self, objective: Callable[[dict[str, Any]], float]) -> None:
+    def __init__(self, objective: Callable[[dict[str, Any]], Any]) -> None:
         self.objective = objective
 
     def __call__(self, point: dict[str, Any]) -> float:
-        return -float(self.objective(point))
+        return -measured(self.objective, point)

@@ -22,9 +22,9 @@ class Evolutionary(Search):
     are done; of `tournament` of them, drawn at random, the best has a child, which differs from it in one parameter.
     The oldest dies, however good it is: what only was lucky does not stay.
 
-    Until `population` trials have ended, proposals are random, and until one of them is done: failed ones have no
-    children, and nobody waits for others in their place. No point is proposed twice while others are left: a child
-    that exists already is mutated once more.
+    Until `population` trials have ended, and enough of them for a tournament are done, proposals are random: failed
+    trials have no children, but nobody waits for as many others in their place. No point is proposed twice while others
+    are left: a child that exists already is mutated once more.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
@@ -37,7 +37,8 @@ class Evolutionary(Search):
         rng = np.random.default_rng(self.context.seed_for("evolutionary", len(trials)))
         tried = {space.key(trial.point) for trial in trials}
         alive = [trial for trial in trials if trial.value is not None][-self.population :]
-        if not alive or sum(trial.status != "running" for trial in trials) < self.population:
+        ended = sum(trial.status != "running" for trial in trials)
+        if ended < self.population or len(alive) < min(self.tournament, self.population):
             return space.fresh(rng, tried)
         drawn = rng.choice(len(alive), size=min(self.tournament, len(alive)), replace=False)
         child = max((alive[i] for i in drawn), key=lambda trial: trial.value or 0.0).point

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.options import option, record
+from crosstask.options import option, record, unstructure
+from crosstask.tasks import Task
 from crosstask_search.models import ModelSpace
 from crosstask_search.parameter import Parameter
 from crosstask_search.space import SearchSpace
@@ -115,6 +116,14 @@ class ArchitectureSpace:
     input_shape: tuple[int, ...] = option(ge=1, help="shape of one input")
     num_classes: int = option(ge=1, help="outputs of the network")
     models: ModelSpace = attrs.field(metadata={"help": "what `run_model_search` takes"})
+    task: Any = attrs.field(
+        default=None, eq=False, repr=False, metadata={"help": "a Task that `darts` and proxies use; not written down"}
+    )
+
+    def __unstructure__(self) -> dict[str, Any]:
+        shown = {"input_shape": self.input_shape, "num_classes": self.num_classes, "models": self.models}
+        plain: dict[str, Any] = unstructure(shown)
+        return plain
 
     @functools.cached_property
     def descriptor(self) -> TaskDescriptor:
@@ -132,18 +141,25 @@ class ArchitectureSpace:
 
 
 def create_nas_search_space(
-    input_shape: Sequence[int],
-    num_classes: int,
+    input_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
     max_layers: int = 4,
     *,
     operations: Sequence[str] | None = None,
     widths: Sequence[int] | None = None,
+    task: Task | None = None,
 ) -> ArchitectureSpace:
     """Networks of one to `max_layers` layers, each with an operation and a width (see `network`).
 
     Inputs (channels, height, width) get convolutions, all others linear layers, unless `operations` says otherwise.
-    OptionError for operations that are unknown or of both kinds.
+    `task` is what `darts` and proxies use, and says the shapes that are not given. OptionError for operations that are
+    unknown or of both kinds, and for shapes that nobody says.
     """
+    if task is not None:
+        input_shape = input_shape if input_shape is not None else task.descriptor.input_shape
+        num_classes = num_classes if num_classes is not None else task.descriptor.output_dim
+    if not input_shape or num_classes is None:
+        raise OptionError("a space of networks needs input_shape and num_classes, or a task whose descriptor says them")
     images = len(input_shape) == 3
     chosen = tuple(operations) if operations is not None else (CONVOLUTIONS if images else LINEAR)
     sizes = tuple(widths) if widths is not None else ((8, 16, 32, 64) if images else (16, 32, 64, 128))

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import OptionError, nearest
+from crosstask.errors import OptionError, RunError, nearest
 from crosstask.learning.objectives import Objective, loss_of
 from crosstask.tasks import Task
 from crosstask_nas.networks import ArchitectureSpace
+from crosstask_search.objective import measured, what_failed
 from crosstask_search.space import Point
 
 Proxy = Callable[[nn.Module, Tensor, Tensor, Objective], float]
@@ -27,7 +28,8 @@ def parameters(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Objectiv
 def grad_norm(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Objective) -> float:
     """Euclidean norm of the loss's gradient on one batch (Abdelfattah et al. 2021, section 3)."""
     value = loss(model(inputs), targets)
-    slopes = torch.autograd.grad(value, [p for p in model.parameters() if p.requires_grad])
+    weights = [p for p in model.parameters() if p.requires_grad]
+    slopes = torch.autograd.grad(value, weights, allow_unused=True, materialize_grads=True)
     return float(torch.stack([(slope**2).sum() for slope in slopes]).sum().sqrt())
 
 
@@ -79,23 +81,43 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def proxy_of(space: ArchitectureSpace, architecture: Point, task: Task, proxy: str, seed: int = 0) -> float:
-    """A proxy's score of an architecture, higher for better, on 64 training samples of the task. Nothing is trained."""
+def require_proxy(proxy: str) -> None:
+    """OptionError if there is no proxy of that name."""
     if proxy not in PROXIES:
         raise OptionError(f"no proxy {proxy!r}{nearest(proxy, PROXIES)}")
+
+
+def proxy_of(space: ArchitectureSpace, architecture: Point, task: Task, proxy: str, seed: int = 0) -> float:
+    """A proxy's score of an architecture, higher for better, on 64 training samples of the task. Nothing is trained."""
+    require_proxy(proxy)
     data = task.data("train").head(64)
-    model = space.build(architecture, seed).to(data.inputs.dtype).train()
+    model = space.build(architecture, seed).train()
+    if data.inputs.is_floating_point():
+        model = model.to(data.inputs.dtype)
     return PROXIES[proxy](model, data.inputs, data.targets, loss_of(task))
 
 
 def rank_by_proxy(
     space: ArchitectureSpace, task: Task, proxy: str = "synflow", pool: int = 64, seed: int = 0
 ) -> list[tuple[Point, float]]:
-    """`pool` random architectures with their scores, best first; fewer where the space has no more."""
+    """`pool` random architectures with their scores, best first; fewer where the space has no more, and without those
+    that cannot be built or scored. RunError, with the first reason, if that is none of them.
+    """
+    require_proxy(proxy)
+    task.data("train")
     rng = np.random.default_rng(seed)
-    found: dict[tuple[object, ...], tuple[Point, float]] = {}
-    count = space.space.count()
-    while len(found) < min(pool, pool if count is None else count):
-        point = space.space.fresh(rng, found)
-        found[space.space.key(point)] = point, proxy_of(space, point, task, proxy, seed)
-    return sorted(found.values(), key=lambda pair: -pair[1])
+    tried: set[tuple[object, ...]] = set()
+    found: list[tuple[Point, float]] = []
+    failed: list[str] = []
+    while len(tried) < pool:
+        point = space.space.fresh(rng, tried)
+        if space.space.key(point) in tried:  # there are no more
+            break
+        tried.add(space.space.key(point))
+        try:
+            found.append((point, measured(proxy_of, space, point, task, proxy, seed)))
+        except Exception as raised:  # one network that is too large or degenerate does not spoil the others
+            failed.append(f"{what_failed(raised)} (at {point})")
+    if not found:
+        raise RunError(f"proxy {proxy!r} failed on all {len(failed)} architectures; the first: {failed[0]}")
+    return sorted(found, key=lambda pair: -pair[1])

@@ -20,11 +20,12 @@ from crosstask.learning.training import fit
 from crosstask.learning.transferring import drawn, key_of, without_model
 from crosstask.options import unstructure
 from crosstask.parts import Choice
-from crosstask.records import Budget
+from crosstask.records import Budget, Interval
 from crosstask.tasks import Task
 from crosstask_search.contract import Search
 from crosstask_search.driver import run_search
 from crosstask_search.models import ModelSpace
+from crosstask_search.objective import is_interrupt, measured, what_failed
 from crosstask_search.records import SearchResult
 from crosstask_search.space import Point
 from crosstask_search.warm_starts import remember_search, warm_starts_for
@@ -51,7 +52,9 @@ def run_model_search(
     the search never sees `split`. The best then trains anew with `seeds` seeds, as does `default` (`ModelSpec()` if not
     given), and both are judged on `split`: `score`, `default_score`, `gain`. With a graph, up to `warm` networks that
     were best on related tasks in earlier searches are tried first (`warm_starts_for`). Trials and judgements are jobs,
-    and remembered. DataError if the task lacks a split; RunError if every trial failed.
+    and remembered. A judgement that fails, like a trial, does not end the search: a score is over the seeds that came
+    to one, the gain over those in which both did, and None where none did (`judgement_errors` says why). DataError if
+    the task lacks a split; RunError if every trial failed.
     """
     seed = context.seed_for("search", task.task_id)
     for needed in ("train", "validation", split):
@@ -79,7 +82,8 @@ def run_model_search(
         )
     chosen = models.model(result.best.point), models.budget(result.best.point, budget)
     plain = default or ModelSpec(), budget
-    scores, controls = _judged(context, [chosen, plain], task, seeds, split)
+    (scores, controls), errors = _judged(context, [chosen, plain], task, seeds, split)
+    both = [a - b for a, b in zip(scores, controls, strict=True) if math.isfinite(a - b)]
     result = attrs.evolve(
         result,
         warm_starts=tuple(w for w in starts if space.contains(w.point)),
@@ -89,9 +93,10 @@ def run_model_search(
         model=unstructure(chosen[0]),
         default_model=unstructure(plain[0]),
         budget=chosen[1],
-        score=confidence_interval(scores, (0, 1)),
-        default_score=confidence_interval(controls, (0, 1)),
-        gain=confidence_interval([a - b for a, b in zip(scores, controls, strict=True)], (-1, 1)),
+        score=_interval(scores, (0, 1)),
+        default_score=_interval(controls, (0, 1)),
+        gain=_interval(both, (-1, 1)),
+        judgement_errors=tuple(errors),
     )
     remember_search(context, models, result)
     context.tell("stage_finished", stage="search", result=result)
@@ -120,24 +125,47 @@ def _trained_score(spec: ModelSpec, task: Task, budget: Budget, seed: int, split
     return score_of(model, task, split)
 
 
+def _interval(scores: Sequence[float], limits: tuple[float, float]) -> Interval | None:
+    """Of those that there are."""
+    found = [score for score in scores if math.isfinite(score)]
+    return confidence_interval(found, limits) if found else None
+
+
+def _judgement(
+    spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str
+) -> tuple[float | None, str | None]:
+    """(score, None), or (None, what failed)."""
+    try:
+        return measured(_trained_score, spec, task, budget, seed, split, device), None
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
+        return None, what_failed(raised)
+
+
 def _judged(
     context: Context, candidates: Sequence[tuple[ModelSpec, Budget]], task: Task, seeds: int, split: str
-) -> list[list[float]]:
-    """Scores of each candidate, one per seed; remembered: a later search need not train the default again."""
+) -> tuple[list[list[float]], list[str]]:
+    """Scores of each candidate, one per seed, NaN where it failed, and why. Remembered: a later search need not train
+    the default again.
+    """
     judged = without_model(task, ("train", split))
-    scores = [[math.nan] * seeds for _ in candidates]
+    scores, errors = [[math.nan] * seeds for _ in candidates], []
     jobs, waiting = [], []
     for (row, (spec, budget)), number in itertools.product(enumerate(candidates), range(seeds)):
         seed = context.seed_for("judge", task.task_id, number)
         key = key_of("judged", spec, judged.fingerprint(), budget, seed, split)
         known = context.recall("trials", key)
         if known is None:
-            jobs.append(Job(_trained_score, (spec, judged, budget, seed, split, context.device), label=task.task_id))
+            jobs.append(Job(_judgement, (spec, judged, budget, seed, split, context.device), label=task.task_id))
             waiting.append((row, number, key))
         else:
             scores[row][number] = float(known.payload["score"])
-    for index, score in context.jobs(jobs):
+    for index, (score, error) in context.jobs(jobs):
         row, number, key = waiting[index]
+        if score is None:
+            errors.append(f"{('the best', 'the default')[row]}, seed {number}: {error}")
+            continue
         scores[row][number] = score
         context.remember("trials", key, {"task": task.task_id, "split": split, "score": score})
-    return scores
+    return scores, errors

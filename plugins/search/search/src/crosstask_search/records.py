@@ -61,6 +61,7 @@ class SearchResult:
     score: Interval | None = None
     default_score: Interval | None = None
     gain: Interval | None = None
+    judgement_errors: tuple[str, ...] = option((), help="which judgements failed, and why")
 
     def require_best(self) -> tuple[dict[str, Any], float]:
         """Point and value of the best trial. RunError, with the first reason, if none is done."""
