@@ -13,6 +13,8 @@ from crosstask.errors import OptionError, nearest, printable, told
         ("twoo", ["two", "one"], "two"),
         ("tow", ["two", "ten"], "two"),
         ("RGB", ["rgb", "gradnorm"], "rgb"),
+        ("PCGard", ["pcgrad", "rgb"], "pcgrad"),
+        ("portfolo", ["Portfolio", "portfolio"], "portfolio"),
         ("gpu", ["cuda", "cpu"], "cpu"),
         ("acc", ["accuracy", "loss"], "accuracy"),
         ("bb", ["a", "b"], "b"),

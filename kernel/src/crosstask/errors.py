@@ -59,14 +59,18 @@ def _close(name: str, names: list[str]) -> str | None:
     """
     from difflib import get_close_matches  # deferred: only errors need it
 
-    by_lower = {each.lower(): each for each in reversed(names)}
-    given = name.lower()
-    if len(given) > 3:
-        longer = [each for each in by_lower if len(each) > 3 or _one_slip(given, each)]
-        return next((by_lower[each] for each in get_close_matches(given, longer, n=1, cutoff=0.6)), None)
-    slips = [each for each in by_lower if each == given or _one_slip(given, each)]
-    begun = [each for each in by_lower if len(given) > 1 and each.startswith(given)]
-    return next((by_lower[each] for each in [*get_close_matches(given, slips, n=1, cutoff=0), *sorted(begun)]), None)
+    if len(name) > 3:
+        valid = [each for each in names if len(each) > 3 or _one_slip(name, each)]
+        found = get_close_matches(name, valid, n=1, cutoff=0.6)
+    else:
+        valid = [each for each in names if _one_slip(name, each)]
+        begun = [each for each in names if len(name) > 1 and each.startswith(name)]
+        found = get_close_matches(name, valid, n=1, cutoff=0) or begun
+    if found or all(each == each.lower() for each in (name, *names)):
+        return found[0] if found else None
+    lower = {each.lower(): each for each in names}  # whatever the one or the other writes in capitals
+    close = name.lower() if name.lower() in lower else _close(name.lower(), sorted(lower))
+    return lower[close] if close else None
 
 
 def _one_slip(one: str, other: str) -> bool:
