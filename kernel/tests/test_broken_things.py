@@ -716,8 +716,8 @@ RECIPES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a stage misspelt": (
         {"source": "x", "prepair": {}},
-        "recipe: unknown table or key 'prepair'; did you mean 'prepare'? Valid: budget, description, executor, extends, "
-        "look, measure, model, name, observers, prefer, prepare, requires, …",
+        "recipe: unknown table or key 'prepair'; did you mean 'prepare'? Valid: budget, description, device, executor, extends, "
+        "look, measure, model, name, observers, prefer, prepare, …",
     ),
     "a stage misspelt in use": (
         {"source": "x", "mine": {"use": "prepair"}},

@@ -23,12 +23,13 @@ from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError, RecipeError, RunError, StoreError
 from crosstask.frozen import check_frozen
+from crosstask.learning.devices import resolve_device
 from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.points.observer import Observer
 from crosstask.points.store import LEASE, Store
-from crosstask.recipe import BoundStage, Recipe, bind, recipe_from
+from crosstask.recipe import Approve, BoundStage, Recipe, bind, recipe_from
 from crosstask.records import RunRecord
 from crosstask.registry import Registry, Status
 from crosstask.report import available, write_report
@@ -45,10 +46,11 @@ def run_recipe(
     registry: Registry | None = None,
     store: str | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     observers: Iterable[Observer] = (),
     trace: Any = None,
     frozen: Path | None = None,
+    approve: Approve | None = None,
 ) -> RunRecord:
     """Run a recipe and write run.json, graph.json, graph.graphml, report.html and the store to `out`.
 
@@ -56,7 +58,8 @@ def run_recipe(
     with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe, wherever its folder is now. Runs
     that share a store share the work: each measurement is done by one of them. RecipeError and RunError say
     what is wrong before any work is done: unknown components or options, a folder that cannot be written, with `frozen`
-    (a file that `crosstask plugins freeze` wrote) other plugins or versions than it names.
+    (a file that `crosstask plugins freeze` wrote) other plugins or versions than it names. `approve` is asked about the
+    recipe of a run that is resumed without one.
     """
     registry = registry or Registry.installed()
     out = Path(out)
@@ -64,6 +67,8 @@ def run_recipe(
     opened = open_store(store or str(out / "store.db"), registry=registry)
     try:
         record = _begin(recipe, opened, out, resume)
+        if recipe is None and approve is not None:  # from the folder, which may be somebody else's
+            approve(record.recipe, {})
         again = recipe_from(record.recipe, registry, record.name)
         return _Job(again, record, opened, out, registry, device, trace, frozen).run(observers)
     finally:
@@ -204,7 +209,7 @@ def engine_for(
     recipe: Recipe,
     registry: Registry,
     store: Store | None,
-    device: str = "cpu",
+    device: str | None = None,
     observers: Iterable[Observer] = (),
     run_id: str = "",
     trace: Any = None,
@@ -221,7 +226,7 @@ def engine_for(
         budget=recipe.budget,
         seed=recipe.seed,
         seeds=recipe.seeds,
-        device=device,
+        device=resolve_device(device or recipe.device),
         store=store,
         registry=registry,
         executor=create("executor", recipe.executor),
@@ -301,8 +306,8 @@ class _Job:
     """One run of a recipe: its engine, and the record as it grows."""
 
     def __init__(
-        self, recipe: Recipe, record: RunRecord, store: Store, out: Path, registry: Registry, device: str, trace: Any,
-        frozen: Path | None,
+        self, recipe: Recipe, record: RunRecord, store: Store, out: Path, registry: Registry, device: str | None,
+        trace: Any, frozen: Path | None,
     ) -> None:  # fmt: skip
         self.recipe, self.record, self.store, self.out = recipe, record, store, out
         self.registry, self.device = registry.preferring(recipe.prefer), device
@@ -361,8 +366,9 @@ class _Job:
                 except CrosstaskError as failed:
                     if error is None:
                         raise
-                    if str(failed) != str(error):
-                        error.add_note(f"its end could not be written: {failed}")
+                    note = f"its end could not be written: {failed}"
+                    if str(failed) != str(error) and note not in getattr(error, "__notes__", ()):
+                        error.add_note(note)
         finally:
             with contextlib.suppress(OSError):
                 self.mark.unlink(missing_ok=True)
