@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import nn
 
-from crosstask.learning.modules import head_name, head_of
+from crosstask.learning.modules import head_found, head_of
 from crosstask.learning.training import History, fit
 from crosstask.options import component, option
 from crosstask.parts import Part, part
@@ -34,7 +34,8 @@ class AdapterTransfer(Transfer):
     ) -> History:
         (adapter,) = self.made_of("adapter")
         head = [p for p in head_of(model).parameters() if p.requires_grad]
-        handle = adapter.attach(model, [f"!{head_name(model)}"], generator)
+        module = head_found(model).module
+        handle = adapter.attach(model, [] if module is None else [f"!{module}"], generator)
         try:
             for parameter in head:
                 parameter.requires_grad_(True)
