@@ -19,6 +19,7 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.objectives import metric_of
@@ -123,7 +124,7 @@ class TransferEngine(Engine):
             self.registry,
             seed=seed,
             run_id=run_id,
-            device=device,
+            device=resolve_device(device),
             store=opened,
             executor=executor,
             observers=observers,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -19,16 +19,34 @@ from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.models import ModelSpec
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget
-from crosstask.tasks import SPLITS, Task
+from crosstask.tasks import SPLITS, Portfolio, Task
 
-if TYPE_CHECKING:
-    from crosstask.engine import TransferEngine
+
+class Held(Protocol):
+    """What an engine has that is written into a folder."""
+
+    portfolio: Portfolio
+    graph: TransferGraph
+    model: ModelSpec
+    train_budget: Budget
+    budget: Budget
+    seed: int
+    seeds: int
+    given_models: dict[str, str]
+    run: Any
+
+    def register_task(
+        self, task_or_descriptor: Task, trained_model: nn.Module | None = None, *, unseen: bool = False
+    ) -> None: ...
+
+
+H = TypeVar("H", bound=Held)
 
 FORMAT = 1
 HEAD = "engine.json"
 
 
-def save_engine(engine: TransferEngine, folder: str | Path, *, data: bool = False) -> Path:
+def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path:
     """Write the engine into a new folder, or over one that an engine was written into; whole or not at all."""
     target = Path(folder)
     if target.exists() and not (target / HEAD).exists() and (not target.is_dir() or any(target.iterdir())):
@@ -88,14 +106,14 @@ def _data_of(task: Task) -> dict[str, Any]:
 
 
 def open_engine(
-    make: Any,
+    make: Callable[..., H],
     folder: str | Path,
     *,
     tasks: Mapping[str, Task] | None = None,
     models: Mapping[str, nn.Module] | None = None,
     trust: bool = False,
     **options: Any,
-) -> TransferEngine:
+) -> H:
     """An engine as it was saved; see `TransferEngine.open`."""
     root = Path(folder)
     try:
@@ -119,7 +137,7 @@ def open_engine(
         "seeds": head["seeds"],
         "auto_discover": False,  # the graph is there already
     } | options
-    engine: TransferEngine = make(**options)
+    engine = make(**options)
     engine.portfolio.name = str(head.get("name", root.name))
     for told in head["tasks"]:
         _reopen(engine, root, told, dict(tasks or {}), dict(models or {}), trust)
@@ -128,7 +146,7 @@ def open_engine(
 
 
 def _reopen(
-    engine: TransferEngine, root: Path, told: dict[str, Any], tasks: dict[str, Task], models: dict[str, nn.Module],
+    engine: Held, root: Path, told: dict[str, Any], tasks: dict[str, Task], models: dict[str, nn.Module],
     trust: bool,
 ) -> None:  # fmt: skip
     descriptor = TaskDescriptor.from_json(told["descriptor"])

@@ -117,7 +117,8 @@ def _made(told: dict[str, Any], path: Path, trust: bool) -> nn.Module:
             spec = structure(made["spec"], ModelSpec, "model")
             if ":" in spec.kind and not trust:
                 raise DataError(f"{path}: made by {spec.kind}, whose code is imported only with trust=True")
-            return spec.build(TaskDescriptor.from_json(made["descriptor"]), 0)
+            built: nn.Module = spec.build(TaskDescriptor.from_json(made["descriptor"]), 0)
+            return built
         except (KeyError, TypeError) as error:
             raise StoreError(f"{path}: how its model is made cannot be read: {error}") from None
     if "transformers" in told:
@@ -152,6 +153,6 @@ def _of_transformers(told: dict[str, Any], path: Path) -> nn.Module:
     config = told["transformers"]
     try:
         made = kind.config_class.from_dict(config)  # type: ignore[union-attr]
-        return kind._from_config(made)  # type: ignore[no-any-return]
+        return kind._from_config(made)  # type: ignore[no-any-return, no-untyped-call]
     except Exception as error:  # a config of another version
         raise DataError(f"{path}: transformers cannot make {name} from its config: {error}") from None
