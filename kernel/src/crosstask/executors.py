@@ -108,7 +108,7 @@ _BEGUN = b""
 """What a worker says when it has read a job, before it does it."""
 _IMPORTS = 60.0
 """Seconds beyond the timeout in which it must have read it: what a job imports is not its time."""
-_STARTS = 10
+_STARTS = 30
 """How often a worker that is killed before it is ready is started again."""
 _GRACE = 5.0
 """Seconds that an idle worker has to end by itself."""
@@ -294,6 +294,7 @@ class _Keeper:
                     self._stopped(job)
                 if code is not None and code >= 0:
                     break
+                logger().warning("worker lost as it started, another is started", job=job, worker=_how_it_ended(code))
                 continue
             if wrong:
                 self._end()
