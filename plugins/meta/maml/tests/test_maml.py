@@ -326,3 +326,87 @@ def test_a_compiled_step_refuses_dropout() -> None:
     learner = MAML(compile=True, num_inner_steps=1)
     with pytest.raises(OptionError, match="draws random numbers"):
         learner.meta_step(model, some_images(), learner.optimizer(model))
+
+
+# Models with more than the forward pass uses
+
+
+class Spare(nn.Module):
+    """A layer that the forward pass leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.used, self.spare = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.used(inputs)
+        return found
+
+
+@pytest.mark.parametrize("path", ["auto", "loop"])
+@pytest.mark.parametrize("make", [MAML, MAMLFirstOrder, MetaSGD], ids=lambda kind: kind.__name__)
+def test_what_the_forward_pass_does_not_use_has_no_gradient(make: Any, path: str) -> None:
+    """The others' gradients are those of the model without it."""
+    episodes, model = some_episodes(), Spare()
+    learner = make(lr_inner=0.1, num_inner_steps=2, path=path)
+    found = gradient(learner, model, episodes)
+    alone = gradient(make(lr_inner=0.1, num_inner_steps=2, path=path), model.used, episodes)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[:2], alone[:2], strict=True))
+    assert not any(bool(g.any()) for g in found[2:4])
+    prepared = learner.prepare(model, episodes)
+    adapted = learner.adapt(prepared, episodes.support(0), 3)
+    assert torch.equal(adapted.spare.weight, model.spare.weight)
+    assert not torch.equal(adapted.used.weight, model.used.weight)
+
+
+def test_a_model_cut_off_from_its_parameters_is_refused() -> None:
+    class Cut(Spare):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(inputs).detach()
+
+    episodes, model = some_episodes(), Cut()
+    learner = MAML()
+    for path in ("auto", "loop"):
+        with pytest.raises(DataError, match="the outputs depend on none of the parameters that are to be trained"):
+            MAML(path=path).meta_step(model, episodes, learner.optimizer(model))
+    with pytest.raises(DataError, match="no trainable parameter to adapt"):
+        learner.optimizer(model.requires_grad_(False))
+
+
+def test_second_derivatives_that_torch_does_not_have() -> None:
+    """Of a bag of words, torch has the first only."""
+    words = torch.randint(0, 9, (1, 6, 4), generator=torch.Generator().manual_seed(0))
+    labels = (torch.arange(6) % 3)[None]
+    episodes = Episodes(words, labels, words, labels, 3)
+    model = nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    try:
+        MAML(num_inner_steps=1).meta_step(model, episodes, optimizer)
+    except DataError as error:
+        assert "no second derivative" in str(error)  # noqa: PT017 -- a later torch may have it
+    assert math.isfinite(MAMLFirstOrder(num_inner_steps=1).meta_step(model, episodes, optimizer)["loss"])
+
+
+@pytest.mark.parametrize("make", [MAML, ANIL, MetaSGD], ids=lambda kind: kind.__name__)
+def test_a_layer_used_twice_is_adapted_and_trained_as_one(make: Any) -> None:
+    torch.manual_seed(3)
+    layer = nn.Linear(6, 6)
+    model, episodes = nn.Sequential(layer, nn.ReLU(), layer, nn.Linear(6, 3)), some_episodes()
+    learner = make(lr_inner=0.5, num_inner_steps=2)
+    prepared = learner.prepare(model, episodes)
+    optimizer, weight, before = learner.optimizer(prepared), layer.weight, layer.weight.detach().clone()
+    for _ in range(3):
+        learner.meta_step(prepared, episodes, optimizer)
+    assert model[2].weight is model[0].weight is weight
+    assert isinstance(weight, nn.Parameter)
+    assert not torch.equal(weight, before)
+    trained = weight.detach().clone()
+    adapted = learner.adapt(prepared, episodes.support(0), 2)
+    assert torch.equal(weight, trained)
+    assert adapted[0] is adapted[2]
+
+
+def test_balancing_and_compiling_exclude_each_other() -> None:
+    with pytest.raises(OptionError, match="a compiled step cannot be balanced"):
+        MAML(compile=True, balancer="equal")

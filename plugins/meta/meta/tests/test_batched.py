@@ -217,3 +217,122 @@ def test_both_derivatives_are_torchs(shape: tuple[int, ...], affine: bool) -> No
 def test_one_value_per_channel_cannot_be_normalised() -> None:
     with pytest.raises(ValueError, match=r"more than one value per channel, got \[1, 3\]"):
         batch_normalised(torch.ones(1, 3), None, None, 1e-5)
+
+
+# Layers that are met twice, keep a state, or look at values
+
+
+def twice() -> nn.Sequential:
+    torch.manual_seed(3)
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(4, 3))
+
+
+class Tied(nn.Module):
+    """Words in, words out, by one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner, self.outer = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.outer.weight = self.inner.weight
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.outer(torch.tanh(self.inner(inputs)))
+        return found
+
+
+@pytest.mark.parametrize("path", ["auto", "vmap", "loop"])
+@pytest.mark.parametrize("make", [twice, Tied], ids=["a layer used twice", "tied weights"])
+def test_a_parameter_in_two_places_is_exchanged_in_both(make: Callable[[], nn.Module], path: str) -> None:
+    module = make()
+    before = dict(module.named_parameters(remove_duplicate=False))
+    inputs = torch.randn(2, 5, 4, generator=seeded())
+    own = {n: torch.stack([p.detach(), 2 * p.detach()]) for n, p in module.named_parameters()}
+    found = Batched(module, path)(own, inputs)
+    other = make()
+    with torch.no_grad():
+        assert torch.allclose(found[0], other(inputs[0]), atol=1e-6)
+        for parameter in other.parameters():
+            parameter.mul_(2)
+        assert torch.allclose(found[1], other(inputs[1]), atol=1e-6)
+    after = dict(module.named_parameters(remove_duplicate=False))
+    assert set(after) == set(before)
+    assert all(after[name] is before[name] for name in before)
+
+
+class Counting(nn.Module):
+    """Keeps a state in any mode: one buffer is changed, the other replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.body(inputs)
+        self.calls += 1
+        self.mean = 0.9 * self.mean + 0.1 * found.detach().mean(0)
+        return found
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6)), nn.Tanh(), nn.Linear(6, 3))
+
+
+def instances() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(1, 2, 3), nn.InstanceNorm1d(2, affine=True, track_running_stats=True), nn.Flatten())
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(9, 6), nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.words(inputs))
+        return found
+
+
+STATES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "buffers": (Counting, torch.randn(3, 5, 4, generator=seeded())),
+    "spectral norm": (normed, torch.randn(3, 5, 4, generator=seeded())),
+    "instance norm": (instances, torch.randn(3, 5, 1, 6, generator=seeded())),
+    "bag": (Bag, torch.randint(0, 9, (3, 5, 4), generator=seeded())),
+    "bag in a row": (lambda: nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, 3)), torch.randint(0, 9, (3, 5, 4))),
+    "looks at values": (lambda: nn.Sequential(nn.Linear(4, 4), Recurrent()), torch.randn(3, 5, 4, generator=seeded())),
+    "recurrent": (lambda: nn.RNN(4, 3, batch_first=True), torch.randn(3, 5, 2, 4, generator=seeded())),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_auto_takes_a_path_that_is_right(name: str) -> None:
+    """Outputs and gradients of one after the other; finding the path leaves no trace in buffers or random numbers."""
+    make, inputs = STATES[name]
+    found = []
+    for path in ("auto", "loop"):
+        torch.manual_seed(0)
+        module = make()
+        own = {n: p.detach().repeat(3, *(1,) * p.ndim).requires_grad_() for n, p in module.named_parameters()}
+        net = Batched(module, path)
+        buffers, state = {n: b.clone() for n, b in module.named_buffers()}, torch.random.get_rng_state()
+        net.path(own, inputs)
+        assert all(torch.equal(b, buffers[n]) for n, b in module.named_buffers())
+        assert torch.equal(state, torch.random.get_rng_state())
+        outputs = net(own, inputs)
+        found.append([outputs, *torch.autograd.grad(outputs.square().sum(), list(own.values()))])
+    for one, two in zip(*found, strict=True):
+        assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+
+
+def test_which_modules_treat_each_sample_by_itself() -> None:
+    row = [nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU(), nn.Dropout(0.1), nn.Sequential(nn.Linear(4, 4), nn.Flatten())]
+    assert Batched(nn.Sequential(*row)).separate
+    assert Batched(nn.Sequential(*row), "loop").separate
+    for other in (nn.BatchNorm1d(4), Residual(), nn.Flatten(0), nn.Softmax(0)):
+        assert not Batched(nn.Sequential(*row, other)).separate
+    hooked = nn.Sequential(*row)
+    hooked[2].register_forward_hook(lambda module, given, made: made - made.mean(0))
+    assert not Batched(hooked).separate
+    assert not Batched(Residual()).separate

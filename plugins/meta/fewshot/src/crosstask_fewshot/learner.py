@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstask.context import LocalContext
 from crosstask.learning.episodes import Episodes, relabel
 from crosstask.points.meta_learner import MetaLearner
 from crosstask_meta.trainer import BaseMetaLearner
@@ -27,22 +26,20 @@ class FewShotLearner:
     """
 
     def __init__(self, algorithm: str | dict[str, Any] | MetaLearner, encoder: nn.Module, *, seed: int = 0) -> None:
-        made = LocalContext(seed=seed).resolve("meta_learner", algorithm)
-        assert isinstance(made, MetaLearner)
-        self.algorithm = made
-        self._trainer = BaseMetaLearner(made, encoder)
+        self._trainer = BaseMetaLearner(encoder, algorithm, seed=seed)
+        self.algorithm = self._trainer.learner
 
     @property
     def encoder(self) -> nn.Module:
         """What is trained, with what the algorithm put beside it."""
-        return self._trainer.model
+        return self._trainer.trained
 
     def train_episode(self, support_x: Any, support_y: Any, query_x: Any, query_y: Any) -> dict[str, float]:
         """One step on one episode: metrics, `loss` and `accuracy` among them."""
         return self._trainer.meta_train_step([(support_x, support_y, query_x, query_y)])
 
     def train_batch(self, episodes: Episodes | Sequence[Sequence[Any]]) -> dict[str, float]:
-        """One step on several episodes of equal size, all at once."""
+        """One step on several episodes, all at once."""
         return self._trainer.meta_train_step(episodes)
 
     def predict(self, support_x: Any, support_y: Any, query_x: Any, num_steps: int | None = None) -> Tensor:
@@ -54,5 +51,4 @@ class FewShotLearner:
     def scores(self, support_x: Any, support_y: Any, query_x: Any, num_steps: int | None = None) -> Tensor:
         """Scores [Q, classes], classes in the order of their labels."""
         adapted = self._trainer.adapt_to_task(support_x, support_y, num_steps)
-        found: Tensor = adapted(torch.as_tensor(query_x).to(next(adapted.parameters()).device))
-        return found
+        return self._trainer.forward_with_weights(query_x, adapted)

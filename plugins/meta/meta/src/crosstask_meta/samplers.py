@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,8 +59,8 @@ class EpisodeSampler:
         self._classes = torch.tensor(classes)
         self._first = self._classes.cumsum(0) - self._classes  # class of each source
 
-    def sample(self, count: int, generator: torch.Generator) -> Episodes:
-        """`count` episodes."""
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Episodes:
+        """`count` episodes, by torch's own random numbers where no generator is given."""
         source = torch.randint(len(self._classes), (count,), generator=generator)
         chosen = self._first[source, None] + _distinct(self._classes[source], self.ways or 1, generator)
         size = self.shots + self.queries
@@ -97,15 +97,80 @@ class EpisodeSampler:
 
 def create_meta_batch(
     tasks: Any,
+    batch_size: int = 4,
     *,
-    batch_size: int = 16,
-    ways: int | None = 5,
-    shots: int = 1,
-    queries: int = 15,
-    generator: torch.Generator,
+    ways: int | Literal["auto"] | None = "auto",
+    shots: int | None = None,
+    queries: int | None = None,
+    split: str = "train",
+    generator: torch.Generator | None = None,
 ) -> Episodes:
-    """One batch of episodes of labelled data or of several tasks; see `EpisodeSampler`, which is quicker for many."""
-    return EpisodeSampler(tasks, ways=ways, shots=shots, queries=queries).sample(batch_size, generator)
+    """One batch of tasks for a meta-step, drawn with the generator (default: torch's own random numbers).
+
+    `tasks`: a list of tasks that are episodes already, (support inputs, support targets, query inputs, query targets),
+    or a mapping that names them: `batch_size` different ones, all where there are no more, padded where they are of
+    unequal sizes; or labelled data, a pair (inputs, labels), a `Task` (its `split`), several of them or a portfolio:
+    episodes are drawn from it, see `EpisodeSampler` and `sampler_of`, which are quicker for many batches.
+    """
+    if batch_size < 1:
+        raise DataError(f"a batch needs at least one task, batch_size is {batch_size}")
+    if isinstance(tasks, Episodes):
+        rows = _some(len(tasks), batch_size, generator)
+        return tasks if rows is None else tasks.select(rows.to(tasks.support_targets.device))
+    made = sampler_of(tasks, ways=ways, shots=shots, queries=queries, split=split)
+    if made is not None:
+        return made.sample(batch_size, generator)
+    given = [tasks] if isinstance(tasks, tuple) else tasks
+    rows = _some(len(given), batch_size, generator)
+    if rows is None:
+        return Episodes.of(given)
+    if isinstance(given, Mapping):
+        names = list(given)
+        return Episodes.of({names[row]: given[names[row]] for row in rows.tolist()})
+    return Episodes.of([given[row] for row in rows.tolist()])
+
+
+def sampler_of(
+    tasks: Any,
+    *,
+    ways: int | Literal["auto"] | None = "auto",
+    shots: int | None = None,
+    queries: int | None = None,
+    split: str = "train",
+) -> EpisodeSampler | None:
+    """The sampler of labelled data, with sizes that suit it where none are given: five classes or as many as there are,
+    one support sample of each and 15 queries or as many as the smallest class has left; of values (floating-point
+    targets) five support samples. None for tasks that are episodes already.
+    """
+    if isinstance(tasks, Episodes) or _given(tasks):
+        return None
+    data = list(tasks.values()) if isinstance(tasks, Mapping) else tasks
+    found = [_labelled(item, split, number)[1] for number, item in enumerate(data if _several(data) else [data])]
+    values = any(own.targets.is_floating_point() for own in found)
+    if ways == "auto":
+        ways = None if values or not found else min(5, *(len(torch.unique(own.targets)) for own in found))
+    shots = shots or (5 if ways is None else 1)
+    if queries is None and found:
+        counts = [
+            len(own) if ways is None else int(torch.unique(own.targets, return_counts=True)[1].min()) for own in found
+        ]
+        queries = max(1, min(15, *(count - shots for count in counts)))
+    return EpisodeSampler(data, ways=ways, shots=shots, queries=queries or 1, split=split)
+
+
+def _given(tasks: Any) -> bool:
+    """Whether these are episodes already: four tensors each."""
+    if isinstance(tasks, tuple) and len(tasks) == 4:
+        return True
+    if not isinstance(tasks, Mapping | list | tuple) or not len(tasks) or isinstance(tasks, tuple):
+        return False
+    each = tasks.values() if isinstance(tasks, Mapping) else tasks
+    return all(isinstance(task, tuple | list) and len(task) == 4 for task in each)
+
+
+def _some(count: int, size: int, generator: torch.Generator | None) -> Tensor | None:
+    """`size` of so many, in random order; None for all of them as they are."""
+    return None if size >= count else torch.randperm(count, generator=generator)[:size]
 
 
 def split_classes(
@@ -168,13 +233,16 @@ def _labelled(item: Any, split: str, number: int) -> tuple[str, TensorData, dict
     """(name for messages, data, class names by label)."""
     if isinstance(item, Task):
         names = dict(enumerate(item.descriptor.classes))
-        return f"task {item.task_id!r}", item.data(split), names
+        data = item.data(split)
+        if not isinstance(data.inputs, Tensor):
+            raise DataError(f"task {item.task_id!r} has several inputs; episodes need one tensor [samples, …]")
+        return f"task {item.task_id!r}", data, names
     # As values: labels may be any integers here
     data = read_split(item, TaskDescriptor(task_id=f"data set {number}", task_type="labelled"), "given")
     return f"data set {number}", data, {}
 
 
-def _distinct(sizes: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _distinct(sizes: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """For each of `sizes` [M], `count` different integers below it in random order: [M, count]."""
     largest = int(sizes.max())
     if largest <= 4096:
