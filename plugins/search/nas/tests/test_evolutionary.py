@@ -87,3 +87,14 @@ def test_random_covers_the_space_evenly() -> None:
     drawn = [RandomSearch().propose(space, [*trials, *([trials[0]] * k)])["a"] for k in range(300)]
     assert set(drawn) == {0, 1, 3}
     assert max(drawn.count(v) for v in (0, 1, 3)) == pytest.approx(100, abs=30)
+
+
+def test_nobody_waits_for_failed_trials() -> None:
+    """Five of twelve are done: with a population of twelve they have children, mutants of the best of them."""
+    space = SearchSpace(parameters={"x": Parameter(low=0.0, high=1.0), "y": Parameter(low=0.0, high=1.0)})
+    trials = history([None] * 7 + [1.0, 2.0, 5.0, 3.0, 4.0])
+    child = Evolutionary(population=12, tournament=5).propose(space, trials)
+    assert (child["x"] == 0.3 + 0.09) != (child["y"] == 0.3 + 0.09)
+    few = Evolutionary(population=12, tournament=5).propose(space, history([None] * 8 + [1.0, 2.0, 5.0, 3.0]))
+    assert few["x"] != 0.3 + 0.1  # not enough for a tournament: random
+    assert few["y"] != 0.3 + 0.1

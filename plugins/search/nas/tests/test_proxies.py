@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from crosstask.errors import OptionError
+from crosstask.errors import OptionError, RunError
 from crosstask.testing.tasks import small_task
 from crosstask_nas import PROXIES, create_nas_search_space, rank_by_proxy
 from crosstask_nas.proxies import proxy_of
@@ -79,3 +79,40 @@ def test_a_small_space_is_ranked_whole() -> None:
     space = create_nas_search_space((2,), 2, 1, operations=("relu",), widths=(4, 8, 16))
     ranked = rank_by_proxy(space, small_task("moons"), "parameters", pool=50)
     assert [point["width1"] for point, _ in ranked] == [16, 8, 4]
+
+
+def test_a_proxy_that_fails_on_some_architectures_ranks_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, task = create_nas_search_space((2,), 2, 2, widths=(4, 16)), small_task("moons")
+    whole = rank_by_proxy(space, task, "parameters", pool=12, seed=1)
+
+    def spoilt(model: nn.Module, *rest: object) -> float:
+        count = PROXIES["parameters"](model, *rest)  # type: ignore[arg-type]
+        if count > 5:
+            raise MemoryError("too large")
+        return count if count > 4 else math.nan
+
+    monkeypatch.setitem(PROXIES, "spoilt", spoilt)
+    assert rank_by_proxy(space, task, "spoilt", pool=12, seed=1) == [(a, v) for a, v in whole if 4 < v <= 5]
+    monkeypatch.setitem(PROXIES, "broken", lambda *given: math.nan)
+    with pytest.raises(RunError, match="proxy 'broken' failed on all 3 architectures; the first: the objective is nan"):
+        rank_by_proxy(space, task, "broken", pool=3)
+
+
+def test_parameters_that_take_no_part_have_no_gradient() -> None:
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.spare = nn.Linear(3, 2), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.used(x)
+            return out
+
+    model = Spare()
+    assert score("grad_norm", model) == pytest.approx(score("grad_norm", model.used), rel=1e-6)
+
+
+def test_a_constrained_space_with_fewer_points_than_the_pool_is_ranked_whole() -> None:
+    """Also where it cannot be counted: with conditions over too many combinations."""
+    space = create_nas_search_space((2,), 2, 2, widths=(4, 8), operations=("relu",))
+    assert len(rank_by_proxy(space, small_task("moons"), "parameters", pool=100)) == space.space.count()

@@ -83,3 +83,48 @@ def test_model_search_needs_its_splits_and_one_trial_that_works() -> None:
     budget = Budget(steps=30, optimizer="sgd", learning_rate=1e30)
     with pytest.raises(RunError, match=r"all 2 trials of the search failed; the first: RunError: task 'moons'"):
         run_model_search(LocalContext(), ReferenceSearch(), ModelSpace(), small_task("moons"), budget, 2)
+
+
+def wide_fails(input_shape: tuple[int, ...], output_dim: int, *, width: int) -> Any:
+    """A network that cannot be evaluated while `SPOILT`."""
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(input_shape[0], width)
+            self.head = nn.Linear(width, output_dim)
+
+        def forward(self, x: Any) -> Any:
+            if not self.training and SPOILT["judging"]:
+                raise MemoryError("no room to judge")
+            return self.head(self.body(x).relu())
+
+    return Net()
+
+
+SPOILT = {"judging": False}
+
+
+def test_judgements_that_fail_do_not_lose_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The winner cannot be judged, the default can: its score stands, and the reason is told."""
+    from crosstask_search import networks
+
+    models = ModelSpace(kind=f"{__name__}:wide_fails", parameters={"width": Parameter(choices=(4, 8))})
+    judged = networks._judged
+
+    def spoilt(*arguments: Any) -> Any:
+        SPOILT["judging"] = True
+        return judged(*arguments)
+
+    monkeypatch.setattr(networks, "_judged", spoilt)
+    try:
+        task = small_task("moons")
+        result = run_model_search(LocalContext(), ReferenceSearch(), models, task, Budget(steps=5), 2, seeds=2)
+    finally:
+        SPOILT["judging"] = False
+    assert result.best is not None
+    assert (result.score, result.gain) == (None, None)
+    assert result.default_score is not None
+    assert result.judgement_errors == tuple(f"the best, seed {n}: MemoryError: no room to judge" for n in (0, 1))
+    assert structure(json.loads(json.dumps(unstructure(result))), SearchResult, "result") == result

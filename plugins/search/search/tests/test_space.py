@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crosstask.errors import OptionError
 from crosstask.options import structure, unstructure
 from crosstask_search.parameter import Parameter
-from crosstask_search.space import SearchSpace
+from crosstask_search.space import SearchSpace, space_of
 
 DEEP = {
     "kind": Parameter(choices=("plain", "deep")),
@@ -194,3 +194,99 @@ def test_space_round_trip() -> None:
     named = SearchSpace(parameters=GRID.parameters, valid=f"{__name__}:only_ones")
     assert unstructure(named)["valid"] == f"{__name__}:only_ones"
     assert SearchSpace(parameters={"a": Parameter(choices=([1, 2], [3]))}).check({"a": [3]}) == {"a": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("given", "parameter"),
+    [
+        ([1, 4], {"choices": (1, 4)}),
+        ((1, 4), {"low": 1, "high": 4, "integer": True}),
+        ((1.0, 4), {"low": 1.0, "high": 4.0}),
+        ((1e-5, 1e-2), {"low": 1e-5, "high": 1e-2, "log": True}),
+        ((1e-4, 1e-2), {"low": 1e-4, "high": 1e-2, "log": True}),
+        ((1e-4, 9.9e-3), {"low": 1e-4, "high": 9.9e-3}),
+        ((16, 2048), {"low": 16, "high": 2048, "integer": True, "log": True}),
+        ((0, 1000), {"low": 0, "high": 1000, "integer": True}),
+        ((-1.0, 1e3), {"low": -1.0, "high": 1e3}),
+        ((1e-5, 1e-2, "linear"), {"low": 1e-5, "high": 1e-2}),
+        ((1, 8, "log"), {"low": 1, "high": 8, "log": True, "integer": True}),
+        ((np.float32(0.5), np.float32(2.0)), {"low": 0.5, "high": 2.0}),
+        ((np.int64(1), np.int64(9)), {"low": 1, "high": 9, "integer": True}),
+        ((3, 3), {"low": 3, "high": 3, "integer": True}),
+        ((True, False), {"choices": (True, False)}),
+        (("a", "b"), {"choices": ("a", "b")}),
+        ([np.float64(0.5), (1, 2)], {"choices": (0.5, (1, 2))}),
+        ({"low": 1e-5, "high": 1e-2}, {"low": 1e-5, "high": 1e-2}),
+        ({"choices": [1], "when": {}}, {"choices": (1,)}),
+    ],
+)
+def test_short_forms(given: Any, parameter: dict[str, Any]) -> None:
+    made = space_of({"p": given}).parameters["p"]
+    assert made == Parameter(**parameter)
+    assert space_of({"p": made}).parameters["p"] is made
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((2, 1), r"parameter 'p': a range needs finite low <= high, got 2 and 1 \(swapped\?\)"),
+        ((-1.0, 1.0, "log"), "parameter 'p': a range on a log scale must be above 0, got low = -1.0"),
+        ((0.0, 1.0, "log"), "must be above 0"),
+        ((float("nan"), 1.0), "finite low <= high"),
+        ((0.0, float("inf")), "finite low <= high"),
+        ((0, 10**400), "finite low <= high"),
+        ((0, 2**64), "finite low <= high"),
+        ((-1e308, 1e308), "must not be wider than floats reach"),
+        ((1, 2, 3), r"a range is \(low, high\), .* choices are a list"),
+        ((0.0, 1.0, "lag"), "a range is"),
+        ([1, 2, 1], r"parameter 'p': choices must differ, got \(1, 2, 1\): 1 is there already"),
+        ([1, True], "True is there already"),
+        ([float("nan")], "a choice cannot be nan"),
+        ([{"a": 1}], "a choice must be a number, a string, true, false or a list of them, got {'a': 1}"),
+        ([], "give either choices or a range"),
+        (range(3), "choices are a list"),
+        (3, "parameter 'p' must be a list of choices or a table"),
+    ],
+)
+def test_wrong_short_forms_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        space_of({"p": given})
+
+
+def test_spaces_are_tables() -> None:
+    for wrong in ([1, 2], {1: [1]}, {}):
+        with pytest.raises(OptionError):
+            space_of(wrong)  # type: ignore[arg-type]
+
+
+def test_huge_ranges_of_whole_numbers_stay_exact() -> None:
+    low, high = -(2**63), 2**63 - 1
+    parameter = Parameter(low=low, high=high, integer=True)
+    assert parameter.size == 2**64
+    assert (parameter.at(0.0), parameter.at(1.0)) == (low, high)
+    assert parameter.read(2**53 + 1, "it") == 2**53 + 1
+    assert structure(json.loads(json.dumps(unstructure(parameter))), Parameter, "p") == parameter
+    space = SearchSpace(parameters={"p": parameter})
+    assert all(isinstance(p["p"], int) and low <= p["p"] <= high for p in space.sample(np.random.default_rng(0), 50))
+    assert type(Parameter(low=1, high=4).at(0.0)) is float
+
+
+def test_values_of_conditions_are_those_of_the_parameter() -> None:
+    space = SearchSpace(
+        parameters={
+            "shape": Parameter(choices=([1, 2], [3])),
+            "scale": Parameter(low=0.0, high=1.0, when={"shape": ([1, 2],)}),
+        }
+    )
+    assert space.contains({"shape": [1, 2], "scale": 0.5})
+    assert space.contains({"shape": (3,)})
+    assert not space.contains({"shape": (3,), "scale": 0.5})
+
+
+def test_a_predicate_that_fails_is_named() -> None:
+    space = SearchSpace(parameters=DEEP, valid=lambda p: p["layers"] > 2)
+    with pytest.raises(OptionError, match=r"valid raised KeyError: 'layers' .* a parameter that is not active"):
+        space.sample(np.random.default_rng(0), 20)
+    for named in ("no_such_module:f", "math:no_such_function"):
+        with pytest.raises(OptionError, match=f"valid: '{named}' cannot be found"):
+            SearchSpace(parameters=DEEP, valid=named).require_points()

@@ -177,4 +177,4 @@ def create_nas_search_space(
         parameters[f"operation{depth}"] = Parameter(choices=chosen, when=when)
         parameters[f"width{depth}"] = Parameter(choices=sizes, when=when)
     models = ModelSpace(kind="crosstask_nas.networks:network", parameters=parameters)
-    return ArchitectureSpace(input_shape=tuple(input_shape), num_classes=num_classes, models=models)
+    return ArchitectureSpace(input_shape=tuple(input_shape), num_classes=num_classes, models=models, task=task)

@@ -97,12 +97,12 @@ class SearchKit(Kit):
         many.
         """
         space = self.space()
-        failing = [range(12), range(0, 12, 2), *(range(first) for first in ((1, 5) if self.networks else range(1, 12)))]
+        failing = [range(11), range(0, 11, 2), *(range(first) for first in ((1, 5) if self.networks else range(1, 10)))]
         for failed in failing:
             trials: list[Trial] = []
 
             def use(_: Any, call: Call, trials: list[Trial] = trials, failed: Any = failed) -> None:
-                for number in range(8 if self.networks else 14):
+                for number in range(8 if self.networks else 11):
                     point = self._valid(space, call("propose", space=space, trials=list(trials)))
                     value = {"status": "done", "value": _objective(point)}
                     told = {"status": "failed", "error": "no"} if number in failed else value
