@@ -119,6 +119,8 @@ class ExecutorKit(Kit):
             "refused with code 3" in str(error),
             f"{self.name}: an exception whose arguments are keywords came back as {error!r}",
         )
+        left = component.submit(Job(leave)).exception(TIMEOUT)  # before the run, which would wait for ever
+        expect(left is not None, f"{self.name}: a job that leaves with sys.exit(0) has a result")
         name = "the one that leaves"
         try:
             answers = dict(run.jobs([Job(leave, label=name)]))
@@ -144,7 +146,7 @@ class ExecutorKit(Kit):
         with self.run(component):  # some look at their run
             futures = [component.submit(Job(wait_a_little, (0.05,))) for _ in range(3)]
             component.shutdown()
-        late = time.monotonic() + TIMEOUT
+        late = time.monotonic() + 5
         while (still := sum(not future.done() for future in futures)) and time.monotonic() < late:
             time.sleep(0.01)
         expect(not still, f"{self.name}: {still} of 3 futures are still open after shutdown()")
