@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from crosstask import Budget, DataError, ModelSpec, Portfolio, Task, TaskDescriptor
 from crosstask.descriptors import MultiInput
@@ -94,6 +94,11 @@ def test_numbers_that_are_no_labels_are_names() -> None:
     task = Task(descriptor="t", train=(X, Y * 3 - 1))
     assert task.data().targets.tolist() == Y.tolist()
     assert task.descriptor.classes == ("-1", "2", "5")
+    both = Task(descriptor="t", train=(X, Y * 3 - 1), test=(X[:2], torch.tensor([5, 2])))
+    assert both.data("test").targets.tolist() == [2, 1], "they are names in every split"
+    other = Task(descriptor="t", train=(X, Y * 3 - 1), test=(X[:2], torch.tensor([5, 1])))
+    with pytest.raises(DataError, match="sample 1 has label '1', which is no class"):
+        other.data("test")
 
 
 def test_bytes_and_truths_are_numbers_and_integers_stay() -> None:
@@ -312,6 +317,16 @@ def test_what_a_model_that_learned_nothing_scores() -> None:
 # Loaders and data sets that break -------------------------------------------------------------------------------------
 
 
+class Promising(IterableDataset[Any]):
+    """Says that it has more than it gives."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(X[n], Y[n]) for n in range(7)])
+
+
 def short() -> DataLoader[Any]:
     class Ending(DataLoader[Any]):
         def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -324,6 +339,7 @@ def short() -> DataLoader[Any]:
     ("train", "message"),
     [
         (short(), "the loader ended after 5 of 12 samples"),
+        (DataLoader(Promising(), batch_size=4), "the loader ended after 7 of 12 samples"),
         (Samples(lambda n: {"x": X[n], "lable": 1}), "none of the fields 'x', 'lable' is a target by its name"),
         (Samples(lambda n: X[n][: n + 1]), "sample 0: expected .inputs, target. or a mapping, got Tensor"),
         (Samples(lambda n: (torch.zeros(n + 1), 1)), r"sample 1 has inputs of shape \(2,\), the first had \(1,\)"),

@@ -249,13 +249,17 @@ def main() -> None:
             rows.append((name, best - took))
             spent.append(advice.spent)
             cpu.append((advising, trying))
-            for rule, source in advice.ranked.items() if chosen.plain else ():
-                rules.setdefault(rule, []).append(best - scores[source])
             if chosen.plain:
+                looked = max(advice.rows, key=lambda row: row.screened or 0.0).source
+                rules.setdefault("features alone, no step", []).append(best - scores[looked])
                 rules.setdefault("any source", []).append(best - float(np.mean(list(scores.values()))))
+                same = [t.task_id for t in zoo if t.descriptor.domain == TARGETS[name][0]]
+                mean = float(np.mean([scores[s] for s in same]))
+                rules.setdefault("one of the same data set", []).append(best - mean)
             shown = " ".join(f"{s:.3f}" for s in scores.values())
             told = advice.source or "from scratch"
-            print(f"{name:18} {draw} best {best:.3f} advised {told:18} {took:.3f} scratch {alone:.3f} | {shown}", flush=True)
+            head = f"{name:18} {draw} best {best:.3f} advised {told:18} {took:.3f} scratch {alone:.3f}"
+            print(f"{head} | {shown}", flush=True)
     regrets = [r for _, r in rows]
     means = [float(np.mean([r for n, r in rows if n == name])) for name in TARGETS]
     print(f"\nmean regret {confidence_interval(regrets)} over {len(regrets)} decisions")
@@ -263,7 +267,8 @@ def main() -> None:
     print(f"steps spent, of trying all: {np.mean(spent):.3f}")
     fresh = [(a, t) for a, t in cpu if t > 1]
     if fresh:
-        print(f"CPU seconds to advise {np.mean([a for a, _ in fresh]):.1f}, to try all {np.mean([t for _, t in fresh]):.1f}")
+        advising, trying = np.mean(fresh, axis=0)
+        print(f"CPU seconds to advise {advising:.1f}, to try all {trying:.1f}")
     for rule, found in rules.items():
         print(f"  {rule:24} {confidence_interval(found)}")
 

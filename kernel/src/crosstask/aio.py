@@ -20,7 +20,7 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.options import describe
 from crosstask.points.distillation import Distilled
 from crosstask.points.stage import Outcome
-from crosstask.records import Curriculum, CurriculumResult, TransferResult
+from crosstask.records import Advice, Curriculum, CurriculumResult, TransferResult
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 
@@ -184,6 +184,10 @@ class CrossTaskTransferEngine:
         """As `TransferEngine.synthesize_zero_shot_model`."""
         make = self.engine.synthesize_zero_shot_model
         return await self._do(make, new_task, synthesis_strategy, inputs, expect=expect)
+
+    async def advise(self, target: str, transfer_strategy: Strategy = None, *, share: float = 0.25) -> Advice:
+        """As `TransferEngine.advise`."""
+        return await self._do(self.engine.advise, target, transfer_strategy, share=share)
 
     async def adapt(
         self, source: str | Sequence[str] | Curriculum, target: str | None = None, strategy: Strategy = None

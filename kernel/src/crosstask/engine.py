@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
+from crosstask.advising import advise
 from crosstask.components import Component, Job
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
@@ -63,6 +64,7 @@ from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
 from crosstask.records import (
     Adjustment,
+    Advice,
     Budget,
     Curriculum,
     CurriculumResult,
@@ -416,6 +418,34 @@ class TransferEngine(Engine):
         if not found:
             raise DataError(f"no source fits {target!r}: {'; '.join(reasons)}")
         return found[0] if len(names) == 1 else of_several(found, goal)
+
+    def advise(self, target: str, transfer_strategy: Strategy = None, *, share: float = 0.25) -> Advice:
+        """Which task's model to learn the target from: a paragraph (`.text`), a table (`.rows`), what to avoid.
+
+        Every source is looked at without training, the best few are tried on folds of the target's own samples; that
+        spends at most `share` of what learning from every source over all seeds would. Transfers that were measured
+        before count as they are; else the test split is not looked at. DataError for an unknown target.
+        """
+        goal, method = self.portfolio[target], self.method(transfer_strategy)
+        if not 0 <= share <= 1:
+            raise DataError(f"share must be between 0 and 1, got {share}")
+        self.train([t.task_id for t in self.portfolio if t is not goal and t.has_data()])
+        candidates: list[tuple[Task, TransferResult | None, TransferEdge | None]] = []
+        avoid = {}
+        self.run.tell("stage_started", stage="advise", total=None)
+        for source in self.portfolio:
+            if source is goal:
+                continue
+            reason = unfit_pair(source, goal, self.portfolio, ("train",) if goal.has_data("train") else ())
+            if reason is not None:
+                avoid[source.task_id] = reason
+            else:
+                ends = (source.task_id, target, method.origin)
+                known = [r for r in self.transfer_history if (r.source, r.target, r.strategy) == ends]
+                candidates.append((source, known[-1] if known else None, self.graph.edge(source.task_id, target)))
+        advice = advise(self.run, method, goal, candidates, avoid, self.budget, self.seeds, share)
+        self.run.tell("stage_finished", stage="advise", result=advice)
+        return advice
 
     # Files ------------------------------------------------------------------------------------------------------------
 

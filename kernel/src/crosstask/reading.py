@@ -30,6 +30,8 @@ class Fields:
 
     inputs: str | tuple[str, ...] | None = None
     target: str | None = None
+    named: bool = False
+    """Whether labels that are numbers are the classes' names: the training data have been read so."""
 
 
 def read_split(raw: Any, descriptor: TaskDescriptor, split: str) -> TensorData:
@@ -62,7 +64,7 @@ def read_described(
         _fits(inputs, descriptor)
         if names and not descriptor.classes and descriptor.output_dim in (None, len(names)):
             descriptor = attrs.evolve(descriptor, classes=names)
-        targets, descriptor = _targets(targets, mask, descriptor)
+        targets, descriptor = _targets(targets, mask, descriptor, fields is not None and fields.named)
         known = _known(targets)
         if not bool(known.any()):
             raise DataError("no sample has a label" if mask is None else "the mask leaves no sample a label")
@@ -217,13 +219,14 @@ def _batches(raw: Any, fields: Fields) -> tuple[Any, Any]:
 
 def _promised(raw: Any) -> int | None:
     """How many samples a DataLoader is to give, where that can be said."""
-    sampler = getattr(raw, "sampler", None)
-    if sampler is None or getattr(raw, "drop_last", False):
+    if getattr(raw, "drop_last", False):
         return None
-    try:
-        return len(sampler)
-    except TypeError:
-        return None
+    for each in ("sampler", "dataset"):  # a data set that is iterated over has no sampler that knows
+        try:
+            return len(getattr(raw, each))
+        except (TypeError, AttributeError):
+            continue
+    return None
 
 
 def _split_input(given: Any) -> tuple[dict[str, Tensor], bool, bool]:
@@ -370,7 +373,7 @@ def _hidden(targets: Tensor | np.ndarray, known: Tensor) -> Tensor | np.ndarray:
 
 
 def _targets(
-    targets: Tensor | np.ndarray, mask: Tensor | None, descriptor: TaskDescriptor
+    targets: Tensor | np.ndarray, mask: Tensor | None, descriptor: TaskDescriptor, named: bool
 ) -> tuple[Tensor, TaskDescriptor]:
     """Targets as numbers, those not known as NaN (or `UNKNOWN`), and the descriptor with the classes that they name."""
     kind = descriptor.task_type
@@ -378,6 +381,8 @@ def _targets(
         if kind != "classification":
             raise DataError(f"targets of a {kind} task must be numbers, got texts such as {_first(targets)!r}")
         targets, descriptor = _named(targets, descriptor)
+    elif kind == "classification" and named:
+        targets, descriptor = _named(_as_names(targets), descriptor)
     elif kind == "classification" and descriptor.output_dim is None and not descriptor.classes:
         targets, descriptor = _numbered(targets, descriptor)
     if mask is not None:
@@ -424,11 +429,15 @@ def _numbered(targets: Tensor, descriptor: TaskDescriptor) -> tuple[Tensor, Task
     found = torch.unique(known)
     if int(found[0]) >= 0 and len(found) > (int(found[-1]) + 1) // 2:
         return targets, descriptor
-    names = np.array(
-        [str(int(v)) if np.isfinite(v) else None for v in targets.reshape(-1).double().tolist()], dtype=object
-    )
     given = attrs.evolve(descriptor, classes=tuple(str(int(value)) for value in found))
-    return _named(names, given)
+    return _named(_as_names(targets), given)
+
+
+def _as_names(targets: Tensor) -> np.ndarray:
+    """Whole numbers as texts; what is not finite as None."""
+    values = targets.reshape(-1).double().tolist()
+    return np.array([f"{v:.0f}" if np.isfinite(v) else None for v in values], dtype=object)
+
 
 
 def _known(targets: Tensor) -> Tensor:

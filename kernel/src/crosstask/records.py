@@ -208,6 +208,47 @@ class CurriculumResult:
 
 
 @record
+class AdviceRow:
+    """One source for a target: the score to expect and from what evidence. `screened` is the score of a linear model on
+    its features, left one out, `untrained` the best of the same on untrained networks of its architecture, `helps`
+    whether it is more than that.
+    """
+
+    source: str
+    strategy: str
+    expected: Interval | None = None
+    evidence: str = ""
+    screened: float | None = None
+    untrained: float | None = None
+    helps: bool | None = None
+
+
+@record
+class Advice:
+    """Which source to use for a target, with what method; `source` None: train from scratch. `text` says it.
+
+    `rows` are all that could be used, the best first; `avoid` what not to use, and why. `cost` is what learning from
+    the source takes, in optimiser steps over all seeds; `spent` what finding it out took, as a share of learning from
+    every source. `untrained` is the score of a linear model on untrained features.
+    """
+
+    target: str
+    source: str | None
+    strategy: str
+    metric: str
+    expected: Interval | None = None
+    rows: tuple[AdviceRow, ...] = ()
+    avoid: dict[str, str] = attrs.field(factory=dict)
+    cost: int = 0
+    spent: float = 0.0
+    samples: int = 0
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@record
 class MetaKnowledge:
     """What several tasks have in common. Tensors (encoders, priors) are stored beside it under its `weights` key."""
 

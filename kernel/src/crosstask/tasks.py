@@ -56,6 +56,7 @@ class Task:
     target: str | None = None
     _splits: dict[str, TensorData] = attrs.field(factory=dict, init=False, repr=False)
     _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
+    _classes_found: bool = attrs.field(default=False, init=False, repr=False)
 
     @property
     def task_id(self) -> str:
@@ -82,8 +83,10 @@ class Task:
             from crosstask.reading import Fields, read_described  # deferred: a descriptor alone needs no torch
 
             names = self.inputs if self.inputs is None or isinstance(self.inputs, str) else tuple(self.inputs)
-            read = read_described(raw, self.descriptor, split, Fields(names, self.target))
-            self._splits[split], self.descriptor = read
+            fields = Fields(names, self.target, self._classes_found)
+            had = self.descriptor.classes
+            self._splits[split], self.descriptor = read_described(raw, self.descriptor, split, fields)
+            self._classes_found = self._classes_found or bool(not had and self.descriptor.classes)
         return self._splits[split]
 
     def over(self, **splits: Any) -> Task:

@@ -101,7 +101,8 @@ def unfit_model(source: nn.Module, task: Task) -> str | None:
         _fit_head(model, task, 0)
     except Exception as error:  # of the user's own class
         return str(error) or type(error).__name__
-    return misfit(model, task)
+    split = next((each for each in SPLITS if task.has_data(each)), None)
+    return None if split is None else misfit(model, task, split)
 
 
 def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequence[str] = ("train",)) -> str | None:
@@ -115,6 +116,8 @@ def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequenc
         if not target.has_data(split):
             return f"task {target.task_id!r} has no {split} data"
     alike = source.descriptor.task_type == target.descriptor.task_type and bool(ours) and ours == theirs
+    if ours and theirs and ours != theirs and not any(target.has_data(split) for split in SPLITS):
+        return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
     if not alike and (reason := unfit_model(source.model, target)):
         if ours and theirs and ours != theirs:
             return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crosstask.learning.models import ModelSpec
     from crosstask.points.distillation import Distilled
     from crosstask.points.transfer import Transfer
-    from crosstask.records import Curriculum, CurriculumResult, TransferResult
+    from crosstask.records import Advice, Curriculum, CurriculumResult, TransferResult
     from crosstask.registry import Registry
     from crosstask.tasks import Portfolio, Task
 
@@ -116,6 +116,10 @@ class Engine(ABC):
         """A model for an unseen task, made from the others without its labels."""
 
     @abstractmethod
+    def advise(self, target: str, transfer_strategy: Any = None, *, share: float = 0.25) -> Advice:
+        """Which task's model to learn the target from."""
+
+    @abstractmethod
     def fingerprint(self) -> list[Any]:
         """What determines the results of a stage besides its options: tasks, given models, graph, budgets, seed."""
 
@@ -147,6 +151,9 @@ class Stage(Component):
 
     needs_models: ClassVar[bool] = False
     """Whether the tasks' own models are trained first."""
+
+    leads: ClassVar[bool] = False
+    """Whether its sections stand at the head of the report, before those of the others."""
 
     before: tuple[str, ...] | None = None
     """In a recipe: the kinds of the stages that run before this one. None where the stage is run alone."""

@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crosstask.errors import RunError
+from crosstask.errors import CrosstaskError, RunError
 from crosstask.points.stage import Section
 from crosstask.records import Unread
 
@@ -35,15 +35,26 @@ def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: 
     # deferred: plotly is slow to import, and a command that only reads the path of a report must not pay for it
     from crosstask.report import header, page, recipe
 
-    sections = [(header.TITLE, header.render(record, graph))]
+    leading = [name for name in record.results if _leads(record, name, registry)]
+    sections = [section for name in leading for section in _sections(record, name, graph, registry)]
+    sections.append((header.TITLE, header.render(record, graph)))
     for name in record.results:
-        sections += _sections(record, name, graph, registry)
+        if name not in leading:
+            sections += _sections(record, name, graph, registry)
     sections.append((recipe.TITLE, recipe.render(record, graph)))
     text = page.document(record.name, sections)
     # newline="": the page carries hashes of its scripts, so no byte of them may be translated
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     return Path(path)
+
+
+def _leads(record: RunRecord, name: str, registry: Registry) -> bool:
+    """Whether a stage's sections stand at the head."""
+    try:
+        return bool(registry.component_class("stage", record.stage_of(name)).leads)  # type: ignore[attr-defined]
+    except CrosstaskError:  # its plugin is missing: `_sections` says so in its place
+        return False
 
 
 def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Registry) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ import pytest
 from crosstask.errors import DataError
 from crosstask.testing import installed, invoke, reference_registry
 from crosstask_transfer.cli import command
+from crosstask_transfer.cli_advise import command as advise
 from crosstask_transfer.plugin import PLUGIN
 
 RECIPE = """
@@ -51,3 +52,12 @@ def test_a_table(recipe: str) -> None:
 def test_a_task_that_is_not_there(recipe: str) -> None:
     with pytest.raises(DataError, match=r"no task 'mons'.*did you mean 'moons'"):
         invoke(command, "mons", "turned", "--recipe", recipe)
+
+
+def test_advice_as_json_and_as_a_table(recipe: str) -> None:
+    made = json.loads(invoke(advise, "turned", "--recipe", recipe, "--out", "o", "--json"))
+    assert made["target"] == "turned"
+    assert 0 < made["spent"] <= 0.25
+    told = invoke(advise, "turned", "--share", "0", "--recipe", recipe, "--out", "o")
+    assert "Features alone" in told
+    assert made["rows"][0]["source"] in told

@@ -13,6 +13,19 @@ PLUGIN = Plugin(
             summary="Which layers carried a transfer, by taking each away",
         ),
         Extension(
+            "stage",
+            "advice",
+            "crosstask_transfer.advice:Advice",
+            summary="Which source to use for a target, with what score to expect",
+            source="Allen (1974), prediction error left one out",
+        ),
+        Extension(
+            "command",
+            "advise",
+            "crosstask_transfer.cli_advise:command",
+            summary="Which task's model to learn a target from.",
+        ),
+        Extension(
             "command",
             "transfer",
             "crosstask_transfer.cli:command",

@@ -1,0 +1,285 @@
+"""Which source, with which method, for a target: found out for less than trying all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from crosstask.components import Context, Job
+from crosstask.learning.metrics import confidence_interval
+from crosstask.learning.modules import Headless
+from crosstask.learning.objectives import Metric, metric_of
+from crosstask.learning.training import device_of, evaluate, predict
+from crosstask.learning.transferring import fresh_model, key_of, receive, same_classes, weights_digest, without_model
+from crosstask.points.transfer import Transfer
+from crosstask.records import Advice, AdviceRow, Budget, Interval, TransferResult
+from crosstask.tasks import Task
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+FINALISTS = 3
+FOLDS = 5
+UNTRAINED = 3
+"""Untrained networks of a source's architecture whose features are looked at, too."""
+MOST = 2000
+"""Samples of the target that are looked at, at most: a Gram matrix of them is decomposed."""
+
+
+@attrs.frozen
+class _Candidate:
+    """A source and what is known of it."""
+
+    source: Task
+    measured: TransferResult | None
+    edge: Any
+
+
+def advise(
+    context: Context,
+    method: Transfer,
+    target: Task,
+    candidates: Sequence[tuple[Task, TransferResult | None, Any]],
+    avoid: Mapping[str, str],
+    budget: Budget,
+    seeds: int,
+    share: float,
+) -> Advice:
+    """Choose among sources for a target; see `TransferEngine.advise`.
+
+    Every source is looked at without training: ridge regression on the features of its frozen trunk, left one out (its
+    error in closed form: Allen 1974). The best few are learned from for real on folds of the target's samples, as far
+    as the share of the cost allows, and ranked by the mean of both. What was measured before counts as it is.
+    """
+    metric = metric_of(target)
+    known = [_Candidate(*each) for each in candidates]
+    with_data = target.has_data("train")
+    screened = {c.source.task_id: _screened(c.source.model, target, metric) for c in known} if with_data else {}
+    plain = {c.source.task_id: _untrained(c, target, metric, context) for c in known} if with_data else {}
+    unmeasured = [c for c in known if c.measured is None]
+    whole = max(1, len(known)) * seeds * budget.steps
+    tried, spent = _tried(context, method, target, unmeasured, screened, budget, int(share * whole))
+    rows = []
+    for c in known:
+        name = c.source.task_id
+        expected, evidence = _expected(c, screened.get(name), tried.get(name), metric)
+        looked, fresh = screened.get(name), plain.get(name)
+        helps = None if looked is None or fresh is None else looked > fresh
+        rows.append(
+            AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
+                      untrained=fresh, helps=helps)
+        )  # fmt: skip
+    rows.sort(key=lambda row: _rank(row, tried), reverse=True)
+    best = rows[0] if rows else None
+    hurt = {c.source.task_id: "transfer from it was measured to hurt" for c in known if c.edge is not None and
+            c.edge.measured and c.edge.hurts}  # fmt: skip
+    worse = {row.source: "its features tell less about the target than untrained ones" for row in rows[1:]
+             if row.helps is False}  # fmt: skip
+    if best is not None and (best.helps is False or best.source in hurt) and all(r.helps is False for r in rows):
+        best = None
+    advice = Advice(
+        target=target.task_id,
+        source=None if best is None else best.source,
+        strategy=method.name,
+        metric=metric.told,
+        expected=None if best is None else best.expected,
+        rows=tuple(rows),
+        avoid={**worse, **hurt, **avoid},
+        cost=seeds * budget.steps,
+        spent=spent / whole,
+        samples=len(target.data("train").head(budget.samples)) if with_data else 0,
+    )
+    return attrs.evolve(advice, text=paragraph(advice))
+
+
+def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:
+    """What was measured or tried before what was only looked at: of the others the finalists were the best."""
+    looked = -1e9 if row.screened is None else row.screened
+    if row.source in tried:
+        found = sum(tried[row.source]) / len(tried[row.source])
+        return 1, (found + looked) / 2
+    if row.evidence.startswith("measured") and row.expected is not None:
+        return 1, row.expected.mean
+    return 0, looked if row.screened is not None else (row.expected.mean if row.expected is not None else -1e9)
+
+
+def _expected(
+    candidate: _Candidate, screened: float | None, folds: Sequence[float] | None, metric: Metric
+) -> tuple[Interval | None, str]:
+    """(the score to expect, from what)."""
+    if candidate.measured is not None:
+        result = candidate.measured
+        return result.score, f"measured on the {result.split} split, {result.seeds} seeds"
+    if folds:
+        return confidence_interval(list(folds), metric.range), f"tried on {len(folds)} folds of the target's samples"
+    edge = candidate.edge
+    if screened is not None:
+        return Interval(mean=screened, low=screened, high=screened), "a linear model on its features, left one out"
+    if edge is not None:
+        told = "measured by discovery" if edge.measured else edge.evidence.value
+        return None, f"transfer coefficient {edge.transfer_coefficient:+.2f}, {told}"
+    return None, "nothing is known"
+
+
+# Looking at features --------------------------------------------------------------------------------------------------
+
+
+def _screened(model: nn.Module | None, target: Task, metric: Metric) -> float | None:
+    """The metric of ridge regression on a model's features, left one out; None where there are no features."""
+    assert model is not None
+    data = target.data("train").head(MOST)
+    if target.descriptor.task_type not in ("classification", "multilabel", "regression") or len(data) < 4:
+        return None
+    try:
+        features = predict(Headless(model).to(device_of(model)), data.inputs)
+    except Exception:  # a trunk that gives no features: it is ranked by what else is known
+        return None
+    try:
+        return float(metric(left_one_out(features.flatten(1), data.targets, target), data.targets))
+    except Exception:  # a metric of the user's own may take no such outputs
+        return None
+
+
+def left_one_out(features: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Outputs [N, K] of ridge regression from features [N, F] to what the targets say (classes as 0 and 1), each sample
+    by the others: y - (y - ŷ)/(1 - h), with h the diagonal of the hat matrix. The ridge is that of the least error.
+    """
+    width, kind = task.descriptor.output_dim or 1, task.descriptor.task_type
+    x = features.double()
+    spread = x.std(0)
+    x = (x - x.mean(0))[:, spread > 0] / spread[spread > 0]
+    if kind == "classification":
+        wanted = nn.functional.one_hot(targets.long(), max(2, width)).double()
+    else:
+        wanted = targets.reshape(len(targets), -1).double()
+        wanted = torch.where(torch.isnan(wanted), wanted.nanmean(0), wanted)
+    mean = wanted.mean(0)
+    values, vectors = torch.linalg.eigh(x @ x.T / max(1, x.shape[1]))
+    values = values.clamp_min(0)
+    best, found = float("inf"), wanted
+    for ridge in RIDGES:
+        hat = (vectors * (values / (values + ridge))) @ vectors.T
+        left = 1 - hat.diagonal() - 1 / len(x)
+        error = (wanted - mean - hat @ (wanted - mean)) / left.clamp_min(1e-6)[:, None]
+        if float(error.square().mean()) < best:
+            best, found = float(error.square().mean()), wanted - error
+    if kind == "classification" and width == 1:
+        return (found[:, 1:] - found[:, :1]).float()
+    return (found - 0.5 if kind == "multilabel" else found).float()
+
+
+def _untrained(candidate: _Candidate, target: Task, metric: Metric, context: Context) -> float | None:
+    """The best of the same look at untrained networks of the source's architecture: what features are worth that know
+    nothing.
+    """
+    found = []
+    for number in range(UNTRAINED):
+        assert candidate.source.model is not None
+        try:
+            seed = context.seed_for("advise", target.task_id, "untrained", number)
+            score = _screened(fresh_model(candidate.source.model, target, seed), target, metric)
+        except Exception:  # of the user's own class; whether it fits has been asked before
+            return None
+        if score is not None:
+            found.append(score)
+    return max(found, default=None)
+
+
+# Trying the best ------------------------------------------------------------------------------------------------------
+
+
+def _tried(
+    context: Context,
+    method: Transfer,
+    target: Task,
+    candidates: Sequence[_Candidate],
+    screened: Mapping[str, float | None],
+    budget: Budget,
+    allowance: int,
+) -> tuple[dict[str, list[float]], int]:
+    """(scores on folds of the finalists, steps spent)."""
+    if not target.has_data("train") or len(target.data("train")) < 8:
+        return {}, 0
+    looked = [c for c in candidates if screened.get(c.source.task_id) is not None]
+    order = sorted(looked, key=lambda c: -(screened[c.source.task_id] or 0.0)) or list(candidates)
+    finalists = order[: min(FINALISTS, max(0, allowance // (2 * budget.steps)))]
+    if len(order) < 2 or not finalists:
+        return {}, 0
+    folds = min(FOLDS, allowance // (len(finalists) * budget.steps))
+    jobs, places, found = [], [], {c.source.task_id: [0.0] * folds for c in finalists}
+    light, spent = without_model(target, ("train",)), 0
+    for c in finalists:
+        model = c.source.model
+        assert model is not None
+        keep = same_classes(c.source.descriptor, target.descriptor)
+        for fold in range(folds):
+            key = key_of("fold", method.identity(), weights_digest(model), target.fingerprint(), budget, folds, fold,
+                         context.seed, *context.wrapping())  # fmt: skip
+            known = context.recall("transfers", key)
+            if known is not None:
+                found[c.source.task_id][fold] = float(known.payload["score"])
+                continue
+            seed = context.seed_for("advise", target.task_id, fold)
+            jobs.append(Job(_fold_job, (method, model, light, budget, seed, keep, folds, fold), label=c.source.task_id))
+            places.append((c.source.task_id, fold, key))
+            spent += budget.steps
+    for index, score in context.jobs(jobs):
+        name, fold, key = places[index]
+        found[name][fold] = score
+        context.remember("transfers", key, {"what": "fold", "target": target.task_id, "source": name, "score": score})
+        context.tell("stage_progress", stage="advise", detail=name)
+    return found, spent
+
+
+def _fold_job(
+    method: Transfer, source: nn.Module, target: Task, budget: Budget, seed: int, keep: bool, folds: int, fold: int
+) -> float:
+    """The score of a transfer on one fold of the target's samples, learned from the others."""
+    data = target.data("train").head(budget.samples)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(folds))
+    if target.descriptor.task_type == "classification":
+        order = order[torch.argsort(data.targets[order], stable=True)]  # every fold has its share of each class
+    held = order[fold::folds]
+    rest = torch.ones(len(data), dtype=torch.bool)
+    rest[held] = False
+    task = target.over(train=data.take(rest.nonzero()[:, 0]), test=data.take(held))
+    learner, _, _ = receive(source, task, seed, keep)
+    method.learn(learner, source, task, budget, torch.Generator().manual_seed(seed))
+    return evaluate(learner, task, "test")
+
+
+# In words -------------------------------------------------------------------------------------------------------------
+
+
+def paragraph(advice: Advice) -> str:
+    """The advice in a few sentences."""
+    if not advice.rows:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(advice.avoid.items())[:3])
+        return f"No source fits {advice.target!r}: train from scratch." + (f" ({reasons})" if reasons else "")
+    if advice.source is None:
+        return (
+            f"No source is known to help {advice.target!r}: train from scratch. The best features found, those of "
+            f"{advice.rows[0].source!r}, tell no more about it than untrained ones."
+        )
+    best = advice.rows[0]
+    said = [f"Learn {advice.target!r} from {best.source!r} by {best.strategy}."]
+    if best.expected is not None:
+        low, high = best.expected.low, best.expected.high
+        ends = f" (95 % interval {low:.3f} to {high:.3f})" if high > low else ""
+        said.append(f"Expected {advice.metric}: {best.expected.mean:.3f}{ends}; {best.evidence}.")
+    else:
+        said.append(f"Evidence: {best.evidence}.")
+    if len(advice.rows) > 1:
+        second = advice.rows[1]
+        beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
+        said.append(f"Next best: {second.source!r}{beside}.")
+    said.append(
+        f"Learning it over all seeds takes {advice.cost} steps; this advice took {advice.spent:.0%} of trying all."
+    )
+    if advice.avoid:
+        name, why = next(iter(advice.avoid.items()))
+        more = f", and {len(advice.avoid) - 1} more" if len(advice.avoid) > 1 else ""
+        said.append(f"Do not use {name!r} ({why}){more}.")
+    return " ".join(said)

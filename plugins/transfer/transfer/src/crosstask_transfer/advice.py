@@ -1,0 +1,78 @@
+"""The stage `advice`: which source to use for a target, with what method."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from crosstask.errors import DataError, RecipeError
+from crosstask.graph import TransferGraph
+from crosstask.options import component, option
+from crosstask.parts import Part, part
+from crosstask.points.stage import Engine, Outcome, Section, Stage
+from crosstask.records import Advice as Advised
+from crosstask.records import AdviceRow
+from crosstask.tasks import Portfolio
+
+
+@component
+class Advice(Stage):
+    """Which task's model to learn a target from: every source is looked at, the best few are tried on folds of the
+    target's own samples, for a share of what trying all would take. The report begins with it.
+    """
+
+    Result: ClassVar[type] = Advised
+    after: ClassVar[tuple[str, ...]] = ("discovery",)
+    needs_models: ClassVar[bool] = True
+    leads: ClassVar[bool] = True
+
+    target: str = option(help="the task to learn")
+    strategy: Part | None = part("transfer", None, help="how; the recipe's transfer by default")
+    share: float = option(0.25, ge=0, le=1, help="what it may spend, as a share of learning from every source")
+
+    def check(self, portfolio: Portfolio) -> None:
+        """The target is there."""
+        try:
+            portfolio[self.target]
+        except DataError as error:
+            raise RecipeError(f"target: {error}") from None
+
+    def work(self, engine: Engine) -> Outcome:
+        chosen = self.made_of("strategy")
+        return Outcome(engine.advise(self.target, chosen[0] if chosen else None, share=self.share))
+
+    @classmethod
+    def summary(cls, result: Advised) -> dict[str, Any]:
+        rows: dict[str, Any] = {"advised_source": result.source or "from scratch"}
+        if result.expected is not None:
+            rows["expected_score"] = result.expected
+        return rows
+
+    @classmethod
+    def sections(cls, result: Advised, graph: TransferGraph) -> list[Section]:
+        from crosstask.report.page import escape, note, number, table  # deferred: it imports plotly
+
+        cells = [
+            (escape(row.source), _expected(row), escape(row.evidence),
+             *("–" if each is None else number(each) for each in (row.screened, row.untrained)))
+            for row in result.rows
+        ]  # fmt: skip
+        head = ("Source", f"Expected {escape(result.metric)}", "Evidence", "Features alone", "Untrained features")
+        left = "".join(f"<li><strong>{escape(n)}</strong>: {escape(why)}</li>" for n, why in result.avoid.items())
+        avoid = f"<p>What not to use:</p><ul>{left}</ul>" if left else ""
+        hint = note(
+            "“Features alone” is the score of a linear model on the source's frozen features, each of the target's "
+            f"{result.samples} samples predicted from the others; the last column is the best of the same on untrained "
+            "networks of its architecture. What was tried on folds stands before what was only looked at."
+        )
+        rows = table("Sources, the best first", head, cells) if cells else ""
+        return [
+            Section(f"What to do for {result.target}", f'<p class="lead">{escape(result.text)}</p>{rows}{avoid}{hint}')
+        ]
+
+
+def _expected(row: AdviceRow) -> str:
+    if row.expected is None:
+        return "–"
+    from crosstask.report.page import number, spread  # deferred: it imports plotly
+
+    return spread(row.expected) if row.expected.high > row.expected.low else number(row.expected.mean)
