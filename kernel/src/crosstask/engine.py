@@ -23,7 +23,7 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import metric_of
+from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.own_models import (
     Architecture,
     arrays_of,
@@ -347,7 +347,8 @@ class TransferEngine(Engine):
             raise DataError(f"no transfer from {source_task!r} to {target_task!r}: {reason}")
         result = self._transfer(method, source, target, self.budget)
         if samples:
-            result = attrs.evolve(result, sample_efficiency_gain=self._sample_gain(method, source, target, result))
+            gain, capped = self._sample_gain(method, source, target, result)
+            result = attrs.evolve(result, sample_efficiency_gain=gain, sample_efficiency_capped=capped)
         target.descriptor = attrs.evolve(
             target.descriptor,
             transfer_efficiency={
@@ -376,7 +377,10 @@ class TransferEngine(Engine):
         self.run.remember("transfers", key, result)
         return result
 
-    def _sample_gain(self, method: Transfer, source: Task, target: Task, full: TransferResult) -> float | None:
+    def _sample_gain(
+        self, method: Transfer, source: Task, target: Task, full: TransferResult
+    ) -> tuple[float | None, bool]:
+        """(gain, whether fewer samples still were not tried)."""
         available = len(target.data("train").head(self.budget.samples))
         gain = 1.0 if full.score.mean >= full.scratch_score.mean else None
         for divisor in (2, 4, 8):
@@ -384,9 +388,9 @@ class TransferEngine(Engine):
                 break
             fewer = attrs.evolve(self.budget, samples=available // divisor)
             if self._transfer(method, source, target, fewer).score.mean < full.scratch_score.mean:
-                break
+                return gain, False
             gain = float(divisor)
-        return gain
+        return gain, gain is not None
 
     def adapt(
         self, source: str | Sequence[str] | Curriculum, target: str | None = None, strategy: Strategy = None
@@ -815,6 +819,7 @@ def _step_of(task: Task, number: int, payloads: list[dict[str, Any]]) -> Curricu
         score=confidence_interval(scores, metric.range),
         scratch_score=confidence_interval(plain, metric.range),
         gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], metric.gains),
+        chance=chance(task, "test"),
         curve=mean_curve([own[1] for own, _ in pairs]),
         scratch_curve=mean_curve([control[1] for _, control in pairs]),
     )

@@ -84,6 +84,8 @@ class TransferEdge:
     predict, in units of their own, and comparable only among the sources of one target. `shared_representations` holds
     how alike layers of the two models are, 0 to 1, the most alike first: by the layer's name where both call it the
     same, else by `layer of the source -> layer of the target`. All numbers are finite; what is unknown is None.
+    `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped` the
+    speed gain is a lower bound (see `TransferResult.speed_capped`).
     """
 
     source: str
@@ -99,8 +101,11 @@ class TransferEdge:
     low: float | None = None
     high: float | None = None
     accuracy_gain: float | None = None
+    accuracy_gain_low: float | None = None
+    accuracy_gain_high: float | None = None
     sample_efficiency_gain: float | None = None
     convergence_speed_gain: float | None = None
+    speed_capped: bool = False
     shared_representations: dict[str, float] = attrs.field(factory=dict)
     best_strategy: str | None = None
     estimates: dict[str, float] = attrs.field(factory=dict)
@@ -140,8 +145,16 @@ class TransferEdge:
         """Negative transfer: the interval, or without one the coefficient, lies below zero."""
         return (self.high if self.high is not None else self.transfer_coefficient) < 0
 
+    @property
+    def helps(self) -> bool:
+        """Beyond doubt: the interval, or without one the coefficient, lies above zero."""
+        return (self.low if self.low is not None else self.transfer_coefficient) > 0
 
-_NUMBERS = ("uncertainty", "low", "high", "accuracy_gain", "sample_efficiency_gain", "convergence_speed_gain")
+
+_NUMBERS = (
+    "uncertainty", "low", "high", "accuracy_gain", "accuracy_gain_low", "accuracy_gain_high", "sample_efficiency_gain",
+    "convergence_speed_gain",
+)  # fmt: skip
 
 
 class TransferGraph:

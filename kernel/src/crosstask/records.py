@@ -71,8 +71,12 @@ class TransferResult:
     """One transfer against from-scratch training with the same budget and seeds.
 
     `coefficient` is `crosstask.learning.metrics.relative_gain`, in [-1, 1]; `performance_gain` has the metric's units.
-    `convergence_speed_gain`: steps from scratch / steps with transfer to the metric that scratch ends with, and
-    `sample_efficiency_gain`: samples likewise; None where transfer never reaches it or it was not measured.
+    `convergence_speed_gain`: steps from scratch / steps with transfer to the metric that scratch ends with, of the mean
+    curves, and `sample_efficiency_gain`: samples likewise; None where transfer never reaches it or it was not measured.
+    `convergence_speed_interval` is the speed gain over the seeds, each by its own two curves (Student's t of the
+    logarithms); None for one seed, or where one never reaches it. A capped gain is the most that could be seen: see
+    `speed_capped`, `sample_efficiency_capped`. `chance` is what a model reaches that has learned nothing
+    (`crosstask.learning.objectives.chance`).
     """
 
     source: str
@@ -85,7 +89,10 @@ class TransferResult:
     coefficient: Interval
     performance_gain: Interval
     convergence_speed_gain: float | None = None
+    convergence_speed_interval: Interval | None = None
     sample_efficiency_gain: float | None = None
+    sample_efficiency_capped: bool = False
+    chance: float | None = None
     curve: LearningCurve = attrs.field(factory=LearningCurve)
     scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
     transferred: tuple[str, ...] = ()
@@ -106,6 +113,27 @@ class TransferResult:
     def negative(self) -> bool:
         """Negative transfer: the whole interval of the coefficient lies below zero."""
         return self.coefficient.high < 0
+
+    @property
+    def certain(self) -> bool:
+        """Whether it helps beyond doubt: more than one seed, and the whole interval of the gain above zero."""
+        return self.seeds > 1 and self.performance_gain.low > 0
+
+    @property
+    def speed_capped(self) -> bool:
+        """Whether the model was as good before its first step as scratch at its end: the speed gain is a lower bound."""
+        curve, scratch = self.curve.values, self.scratch_curve.values
+        return bool(curve and scratch) and curve[0] >= scratch[-1]
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether the score with transfer is not above chance."""
+        return below_chance(self.score, self.chance)
+
+
+def below_chance(score: Interval, chance: float | None) -> bool:
+    """Whether a mean score is not above that of a model that has learned nothing; False where that is not known."""
+    return chance is not None and score.mean <= chance + 1e-9
 
 
 class CurriculumStrategy(enum.Enum):
@@ -171,15 +199,23 @@ class Curriculum:
 
 @record
 class CurriculumStep:
-    """One step of a curriculum: the task trained, starting from what the steps before left, against from scratch."""
+    """One step of a curriculum: the task trained, starting from what the steps before left, against from scratch.
+    `chance` is what a model reaches that has learned nothing.
+    """
 
     step: int
     task_id: str
     score: Interval
     scratch_score: Interval
     gain: Interval
+    chance: float | None = None
     curve: LearningCurve = attrs.field(factory=LearningCurve)
     scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether the score is not above chance."""
+        return below_chance(self.score, self.chance)
 
 
 @record

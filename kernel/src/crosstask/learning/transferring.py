@@ -6,6 +6,7 @@ import copy
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -20,10 +21,10 @@ from crosstask.identity import UnidentifiedError, identity_of
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.modules import head_keys, head_of, load_matching, redraw, replace_head
-from crosstask.learning.objectives import metric_of
+from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.training import History, evaluate, fit, misfit
 from crosstask.options import structure, unstructure
-from crosstask.records import Budget, LearningCurve, TransferResult
+from crosstask.records import Budget, Interval, LearningCurve, TransferResult
 from crosstask.tasks import SPLITS, Portfolio, Task
 
 
@@ -298,6 +299,8 @@ def summarise(
         ),
         performance_gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], metric.gains),
         convergence_speed_gain=speed_gain(curve, scratch_curve),
+        convergence_speed_interval=speed_interval([c for _, c in runs], [c for _, c in controls]),
+        chance=chance(target, split),
         curve=curve,
         scratch_curve=scratch_curve,
         transferred=tuple(copied),
@@ -329,6 +332,19 @@ def speed_gain(curve: LearningCurve, scratch_curve: LearningCurve) -> float | No
     if with_transfer is None or without is None:
         return None
     return max(1, without) / max(1, with_transfer)
+
+
+def speed_interval(curves: Sequence[LearningCurve], scratch_curves: Sequence[LearningCurve]) -> Interval | None:
+    """Geometric mean of each seed's `speed_gain`, with the 95 % interval of Student's t on the logarithms: a ratio and
+    its inverse are as far from 1. None for fewer than two seeds, or where transfer does not get there in each.
+    """
+    gains = [speed_gain(own, scratch) for own, scratch in zip(curves, scratch_curves, strict=True)]
+    known = [gain for gain in gains if gain is not None]
+    if len(known) < max(2, len(gains)):
+        return None
+    found = confidence_interval([math.log(gain) for gain in known])
+    low, mean, high = (math.exp(value) for value in (found.low, found.mean, found.high))
+    return Interval(mean=mean, low=low, high=high, values=tuple(known))
 
 
 def without_model(task: Task, splits: Sequence[str] = SPLITS) -> Task:

@@ -207,7 +207,10 @@ class Probe(Discoverer):
             low=coefficient.low,
             high=coefficient.high,
             accuracy_gain=result.performance_gain.mean,
+            accuracy_gain_low=result.performance_gain.low,
+            accuracy_gain_high=result.performance_gain.high,
             convergence_speed_gain=result.convergence_speed_gain,
+            speed_capped=result.speed_capped,
             best_strategy=SHORT_NAMES.get(self.method, self.method),
         )
 
