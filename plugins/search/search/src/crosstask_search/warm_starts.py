@@ -67,7 +67,7 @@ def warm_starts_for(
 def _searches(context: Context, task_id: str, models: ModelSpace) -> list[SearchResult]:
     found: list[SearchResult] = []
     for number in itertools.count():
-        known = context.recall("trials", _found_key(task_id, models, number))
+        known = context.recall("trials", _found_key(task_id, models, number), claim=False)
         if known is None:
             return found
         found.append(structure(known.payload, SearchResult, "stored search"))
