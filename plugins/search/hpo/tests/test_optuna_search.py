@@ -106,7 +106,7 @@ def half(point: dict[str, Any]) -> float:
 @pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_a_region_where_all_fail_is_left(sampler: str) -> None:
     """Optuna, which passes failures over, spends forty of fifty trials in it, and ends further off than at random."""
-    seeds, count = (range(3), 50) if sampler == "tpe" else (range(1), 30)
+    seeds, count = range(3 if sampler == "tpe" else 1), 50
     for seed in seeds:
         result = run_search(LocalContext(seed=seed), OptunaSearch(sampler=sampler), PLANE, half, count)
         assert -0.397887 - result.require_best()[1] < 0.5
