@@ -23,9 +23,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crosstask.job import run_recipe
+from crosstask.job import check_components, run_recipe
 from crosstask.options import unstructure
-from crosstask.recipe import recipe_from
+from crosstask.recipe import Recipe, recipe_from
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
 
@@ -46,7 +46,7 @@ RECIPE: dict[str, Any] = {
 }
 
 
-def run(store: str, out: Path, journal: Path, workers: int, resume: bool) -> dict[str, Any]:
+def run(registry: Registry, store: str, out: Path, journal: Path, workers: int, resume: bool) -> dict[str, Any]:
     """Status and figures of one run."""
     file = os.open(journal, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     put = SqlStore.put
@@ -57,12 +57,15 @@ def run(store: str, out: Path, journal: Path, workers: int, resume: bool) -> dic
             os.write(file, f"{kind} {key} {os.getpid()}\n".encode())
 
     SqlStore.put = journalled  # type: ignore[method-assign]
-    registry = Registry.installed()
-    executor = {"use": "process", "workers": workers} if workers else "serial"
-    recipe = recipe_from({**RECIPE, "executor": executor}, registry)
+    recipe = recipe_of(registry, workers)
     known = resume and (out / "run.json").exists()
     record = run_recipe(recipe, out, registry=registry, store=store, resume=known)
     return {"status": record.status, "figures": timeless(unstructure([record.summary, record.results]))}
+
+
+def recipe_of(registry: Registry, workers: int) -> Recipe:
+    executor = {"use": "process", "workers": workers} if workers else "serial"
+    return recipe_from({**RECIPE, "executor": executor}, registry)
 
 
 def timeless(value: Any) -> Any:
@@ -74,6 +77,8 @@ def timeless(value: Any) -> Any:
 
 def killed_runs(store: str, out: str, journal: str, workers: int, kills: int, seed: int) -> dict[str, Any]:
     """The figures of runs that were killed so often on their way, and how often each was."""
+    registry = Registry.installed()
+    check_components(recipe_of(registry, workers), registry)  # imports what the copies need
     chance = random.Random(seed)
     figures, counts = [], []
     while sum(counts) < kills:
@@ -87,7 +92,7 @@ def killed_runs(store: str, out: str, journal: str, workers: int, kills: int, se
             begun = _length(lines)
             child = os.fork()
             if child == 0:
-                _child(f"{store}{number}", place, lines, workers, told)
+                _child(registry, f"{store}{number}", place, lines, workers, told)
             ended = False
             while not (ended := _has_ended(child)) and _length(lines) < begun + wanted:
                 time.sleep(0.002)
@@ -100,9 +105,9 @@ def killed_runs(store: str, out: str, journal: str, workers: int, kills: int, se
     return {"kills": counts, "figures": figures}
 
 
-def _child(store: str, out: Path, journal: Path, workers: int, told: Path) -> None:
+def _child(registry: Registry, store: str, out: Path, journal: Path, workers: int, told: Path) -> None:
     try:
-        found = run(store, out, journal, workers, resume=True)
+        found = run(registry, store, out, journal, workers, resume=True)
         temporary = told.with_suffix(".part")
         temporary.write_text(json.dumps(found))
         temporary.replace(told)
@@ -149,7 +154,7 @@ def main() -> None:
     if given.kills:
         told = killed_runs(given.store, given.out, given.journal, given.workers, given.kills, given.seed)
     else:
-        told = run(given.store, Path(given.out), Path(given.journal), given.workers, given.resume)
+        told = run(Registry.installed(), given.store, Path(given.out), Path(given.journal), given.workers, given.resume)
     print(json.dumps(told), flush=True)
 
 
