@@ -156,9 +156,7 @@ def test_coroutines_and_minimising() -> None:
         return -(await later(point))
 
     assert optimizer.optimize(cost, 25)[1] < 0.3
-    with pytest.raises(
-        RunError, match=r"the first: the objective returned a table \('loss'\)"
-    ):
+    with pytest.raises(RunError, match=r"the first: the objective returned a table \('loss'\)"):
         optimizer.optimize(lambda p: {"loss": 1.0}, 2)
     with pytest.raises(RunError, match="the first: the objective returned None"):
         optimizer.optimize(lambda p: None, 2)

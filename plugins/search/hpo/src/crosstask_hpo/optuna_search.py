@@ -75,9 +75,11 @@ class OptunaSearch(Search):
 
     def _sampler(self, seed: int, constrained: bool = False) -> BaseSampler:
         if self.sampler == "gp":
-            return GPSampler(
-                seed=seed, n_startup_trials=self.initial, constraints_func=_broken if constrained else None
+            # Optuna 4 asks a function for the constraints, which from 5 on it reads from the trials
+            asked: dict[str, Any] = (
+                {"constraints_func": _broken} if constrained and not hasattr(FrozenTrial, "set_constraint") else {}
             )
+            return GPSampler(seed=seed, n_startup_trials=self.initial, **asked)
         return TPESampler(seed=seed, n_startup_trials=self.initial, multivariate=self.multivariate, constant_liar=True)
 
 
