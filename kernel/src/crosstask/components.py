@@ -24,6 +24,8 @@ from crosstask.parts import Choice, Reference
 if TYPE_CHECKING:
     import torch
 
+    from crosstask.records import Budget
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _spec = pluggy.HookspecMarker("crosstask")
@@ -122,6 +124,10 @@ class Context(ABC):
     """Of the run: everything random follows from it."""
     device: str
     """torch's name of the device to train on."""
+    budget: Budget | None = None
+    """What a transfer into a target may spend, where an engine says so."""
+    seeds: int | None = None
+    """Repeats of what is given with a confidence interval, where an engine says so."""
 
     @property
     def called(self) -> Component | None:

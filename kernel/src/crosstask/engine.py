@@ -132,6 +132,7 @@ class TransferEngine(Engine):
             observers=observers,
             trace=trace,
         )
+        self.run.budget, self.run.seeds = self.budget, seeds
         self.portfolio = Portfolio()
         self.graph = TransferGraph()
         self._usual: Strategy = transfer
@@ -292,13 +293,15 @@ class TransferEngine(Engine):
             chosen = [self.component(Discoverer, "discovery", each) for each in discoverers]  # type: ignore[type-abstract]
         if any("descriptors_only" not in d.capabilities for d in chosen):
             self.train()
+        for source, target in self.portfolio.pairs():  # found out anew: by the discoverers, where a model fails
+            self.graph.rule_out(source.task_id, target.task_id, None)
         for discoverer in chosen:
             self._discover_with(discoverer, self.portfolio)
         self._embed(chosen)
         for source, target in self.portfolio.pairs():
             may_have_a_model = source.model is None and source.has_data()
-            reason = None if may_have_a_model else unfit_pair(source, target, self.portfolio)
-            self.graph.rule_out(source.task_id, target.task_id, reason)
+            if not may_have_a_model and (reason := unfit_pair(source, target, self.portfolio)):
+                self.graph.rule_out(source.task_id, target.task_id, reason)
         return self.graph
 
     def _embed(self, discoverers: Iterable[Discoverer]) -> None:

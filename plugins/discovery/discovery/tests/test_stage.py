@@ -20,7 +20,6 @@ from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery import Discovery, DiscoveryResult
 from crosstask_discovery.plugin import PLUGIN
-from crosstask_discovery.stage import _embed
 
 WORTH = {("a", "b"): 0.4, ("a", "c"): -0.3, ("b", "a"): 0.1, ("b", "c"): 0.2, ("c", "a"): 0.0, ("c", "b"): -0.1}
 ASKED: list[str] = []
@@ -168,7 +167,7 @@ class Embeds:
 def test_embeddings_go_into_the_descriptors_of_the_tasks_and_of_the_graph() -> None:
     with engine(unseen="u") as made:
         before = made.portfolio["a"].fingerprint()
-        _embed(made, [object(), Embeds()])
+        made._embed([object(), Embeds()])
         for name, wanted in (("a", (0.5, 1.0)), ("u", (2.0,)), ("b", None)):
             assert made.portfolio[name].descriptor.embedding == wanted
             assert made.graph.task(name).embedding == wanted

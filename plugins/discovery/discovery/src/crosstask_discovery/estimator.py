@@ -1,45 +1,73 @@
 """What transferability estimators share: which pairs can be estimated, a forward pass for each, edges from the values.
 
+Any model will do, and any task type whose targets an estimator can be told as rows: labels, values, several labels at
+once, or a label for every place of a sample (the places are then the rows).
+
 A new estimator is a function of features and labels, and a class that hands them to it: see the README.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import MultiInput, TensorData
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.learning.modules import head_of
+from crosstask.learning.fisher import evaluating
+from crosstask.learning.modules import Headless, forward, head_found
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import drawn, key_of, unfit_pair, weights_digest
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
+from crosstask.reading import DENSE, UNKNOWN
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.calibration import Scores, calibrated, with_known
-from crosstask_discovery.pairs import LeftOut, edge_between, refuse_none, samples_of, tell_left_out
+from crosstask_discovery.pairs import (
+    LeftOut,
+    UnusableModelError,
+    edge_between,
+    refuse_none,
+    rule_out,
+    samples_of,
+    tell_left_out,
+    using_model,
+)
+
+MOST_PLACES = 2000
+"""Places of samples that are looked at where the target labels each, at most."""
 
 
 @attrs.frozen(eq=False)
 class Seen:
-    """What an estimator sees of a pair, for N training samples of the target."""
+    """What an estimator sees of a pair, for N training samples of the target; where the target labels every place of a
+    sample (segmentation, token classification), for N of their places, and `inputs` are the samples.
+    """
 
     source: Task
     target: Task
-    inputs: Tensor
+    inputs: Tensor | MultiInput
     """[N, …]"""
     features: Tensor
     """[N, D]: what the head of the source's model receives, flattened."""
     outputs: Tensor
     """[N, C]: what the head answers."""
     targets: Tensor
-    """[N] labels, or [N, K] values of a regression."""
+    """[N] labels, [N, K] values of a regression, or 0 and 1 of several labels."""
     weights: str
     """The identity of the source's weights, for keys of what is made of them."""
+
+    @property
+    def logits(self) -> Tensor:
+        """[N, C] of the source's classes: a single logit [N, 1] stands for two, of which the first has logit 0."""
+        if self.outputs.shape[1] > 1:
+            return self.outputs
+        return torch.cat([torch.zeros_like(self.outputs), self.outputs], dim=1)
 
 
 @component
@@ -61,10 +89,13 @@ class Estimator(Discoverer):
     """Its name in `found_by` and `estimates` of edges."""
 
     regression: ClassVar[bool] = False
-    """Whether targets of a regression can be estimated, too."""
+    """Whether targets of a regression, or of several labels at once, can be estimated, too."""
+
+    places: ClassVar[bool] = True
+    """Whether a target that labels every place of a sample can be estimated, its places being the rows."""
 
     source_classes: ClassVar[bool] = False
-    """Whether the source must be a classification task."""
+    """Whether the source must be a classification task (of samples or of places)."""
 
     samples: int | None = option(250, ge=2, help="training samples of the target that are looked at (all, if none)")
     shots: int | None = option(
@@ -89,8 +120,11 @@ class Estimator(Discoverer):
             reason = self._unfit(source, target, portfolio)
             if reason is None:
                 try:
-                    raw[source.task_id, target.task_id] = self.estimate(self.see(source, target))
+                    raw[source.task_id, target.task_id] = self._estimated(self.see(source, target))
                     tasks |= {source.task_id: source, target.task_id: target}
+                except UnusableModelError as error:
+                    reason = str(error)
+                    rule_out(graph, source, target, reason)
                 except DataError as error:
                     reason = str(error)
             if reason is not None:
@@ -107,10 +141,31 @@ class Estimator(Discoverer):
             for s, t in raw
         ]  # fmt: skip
 
+    def _estimated(self, seen: Seen) -> float:
+        """The estimate; where values are not known (NaN), the mean of those of each column's known rows."""
+        missing = torch.isnan(seen.targets) if seen.targets.is_floating_point() else None
+        if missing is None or not bool(missing.any()):
+            return self.estimate(seen)
+        rows, known = seen.targets.reshape(len(seen.targets), -1), ~missing.reshape(len(missing), -1)
+        values = []
+        for column in range(rows.shape[1]):
+            chosen = known[:, column].nonzero()[:, 0].cpu()
+            if len(chosen):
+                own = rows[chosen.to(rows.device), column : column + 1]
+                inputs = seen.inputs[chosen.to(seen.inputs.device)]
+                some = attrs.evolve(
+                    seen, inputs=inputs, features=seen.features[chosen], outputs=seen.outputs[chosen], targets=own
+                )
+                values.append(self.estimate(some))
+        if not values:
+            raise DataError(f"task {seen.target.task_id!r}: no target of the samples that are looked at is known")
+        return sum(values) / len(values)
+
     def see(self, source: Task, target: Task, samples: int | None = None) -> Seen:
         """What the source's model makes of training samples of the target: of as many as the options say, or `samples`.
 
-        One forward pass; kept in the store, and read from there if it was done before. DataError without a model.
+        One forward pass; kept in the store, and read from there if it was done before. DataError without a model,
+        UnusableModelError for one that cannot take these inputs.
         """
         if source.model is None:
             raise DataError(f"task {source.task_id!r} has no trained model")
@@ -118,16 +173,25 @@ class Estimator(Discoverer):
         if id(source) not in self._digests:
             self._digests[id(source)] = weights_digest(source.model)
         seed = self.context.seed_for("estimators", target.task_id)
-        key = key_of("features", self._digests[id(source)], target.fingerprint(), len(sample), seed)
+        dense = target.descriptor.task_type in DENSE
+        how = ("places", MOST_PLACES) if dense else ()
+        key = key_of("features", *how, self._digests[id(source)], target.fingerprint(), len(sample), seed)
         known = self.context.recall("features", key) if self.keep else None
         if known is not None:
-            found = known.tensors["features"], known.tensors["outputs"]
+            found = dict(known.tensors)
         else:
-            found = features_and_outputs(source.model, sample.inputs)
+            with using_model(source, target):
+                if dense:
+                    found = features_of_places(source.model, sample, target, torch.Generator().manual_seed(seed))
+                else:
+                    features, outputs = features_and_outputs(source.model, sample.inputs)
+                    found = {"features": features, "outputs": outputs}
             if self.keep:
                 made = {"source": source.task_id, "target": target.task_id, "samples": len(sample)}
-                self.context.remember("features", key, made, dict(zip(("features", "outputs"), found, strict=True)))
-        return Seen(source, target, sample.inputs, *found, sample.targets, self._digests[id(source)])
+                self.context.remember("features", key, made, found)
+        labels = found.get("targets", sample.targets)
+        weights = self._digests[id(source)]
+        return Seen(source, target, sample.inputs, found["features"], found["outputs"], labels, weights)
 
     def _sample(self, target: Task, samples: int | None = None) -> Task:
         """The target with the training samples that are looked at, the same for all its sources and all estimators."""
@@ -138,26 +202,88 @@ class Estimator(Discoverer):
         if reason := unfit_pair(source, target, portfolio):
             return reason
         kind = target.descriptor.task_type
-        if kind != "classification" and not (self.regression and kind == "regression"):
-            allowed = "classification or regression" if self.regression else "classification"
-            return f"task {target.task_id!r} is of type {kind!r}, {self.known_as!r} needs {allowed}"
-        if self.source_classes and source.descriptor.task_type != "classification":
+        allowed = ["classification"]
+        if self.regression:
+            allowed += ["regression", "multilabel"]
+        if self.places:
+            allowed += DENSE
+        if kind not in allowed:
+            told = f"{', '.join(allowed[:-1])} or {allowed[-1]}" if len(allowed) > 1 else allowed[0]
+            return f"task {target.task_id!r} is of type {kind!r}, {self.known_as!r} needs {told}"
+        if self.source_classes and source.descriptor.task_type not in ("classification", *DENSE):
             return f"task {source.task_id!r} is of type {source.descriptor.task_type!r}, not classification"
         return None
 
 
-@torch.no_grad()
-def features_and_outputs(model: nn.Module, inputs: Tensor, batch_size: int = 1024) -> tuple[Tensor, Tensor]:
+def features_and_outputs(
+    model: nn.Module, inputs: Tensor | MultiInput, batch_size: int = 1024
+) -> tuple[Tensor, Tensor]:
     """What the head receives [N, D], flattened, and what it answers [N, C], in evaluation mode, on the CPU."""
+    received, answered = [], []
+    for features, outputs in _passes(model, inputs, batch_size):
+        received.append(features.flatten(1))
+        answered.append(outputs.flatten(1))
+    return torch.cat(received), torch.cat(answered)
+
+
+def features_of_places(
+    model: nn.Module, data: TensorData, task: Task, generator: torch.Generator, batch_size: int = 64
+) -> dict[str, Tensor]:
+    """`features` [M, D], `outputs` [M, C] and `targets` [M] of places of the samples that have a label, evenly many of
+    each sample, `MOST_PLACES` at most. DataError where the head does not receive one row for every place.
+    """
+    each = max(1, MOST_PLACES // len(data))
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    start = 0
+    for features, outputs in _passes(model, data.inputs, batch_size):
+        labels = data.targets[start : start + len(features)].cpu()
+        start += len(features)
+        if task.descriptor.task_type == "segmentation":  # [N, D, H, W]
+            features, outputs = features.movedim(1, -1), outputs.movedim(1, -1)
+        if features.shape[:-1] != labels.shape or outputs.shape[:-1] != labels.shape:
+            got = tuple(features.shape[1:-1])
+            raise DataError(
+                f"the head of {type(model).__name__} receives rows for places {got}, {task.task_id!r} has labels for "
+                f"{tuple(labels.shape[1:])}: features of every place are needed"
+            )
+        order = torch.rand(labels.shape, generator=generator).masked_fill(labels == UNKNOWN, 2.0).flatten(1)
+        count = min(each, order.shape[1])
+        chosen = order.argsort(dim=1)[:, :count]
+        known = order.gather(1, chosen) < 2
+        rows.append(
+            (
+                features.flatten(1, -2)[torch.arange(len(chosen))[:, None], chosen][known],
+                outputs.flatten(1, -2)[torch.arange(len(chosen))[:, None], chosen][known],
+                labels.flatten(1).gather(1, chosen)[known],
+            )
+        )
+    names = ("features", "outputs", "targets")
+    return {name: torch.cat(parts)[:MOST_PLACES] for name, parts in zip(names, zip(*rows, strict=True), strict=True)}
+
+
+@torch.no_grad()
+def _passes(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch by batch what the head receives and what the model answers, on the CPU, modes as they were."""
+    device, found = device_of(model), head_found(model)
+    trunk = Headless(model).eval() if found.module is None else None
     received: list[Tensor] = []
-    handle = head_of(model).register_forward_pre_hook(lambda _, given: received.append(given[0].flatten(1).cpu()))
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+
+    def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        received.extend([value for value in (*given, *named.values()) if isinstance(value, Tensor)][:1])
+
+    head = None if found.module is None else model.get_submodule(found.module)
+    handle = None if head is None else head.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        parts = torch.split(inputs.to(device_of(model)), batch_size)
-        outputs = [model(part).flatten(1).cpu() for part in parts]
+        with evaluating(model):
+            for part in inputs.split(batch_size):
+                received.clear()
+                own = part.to(device)
+                outputs = forward(model, own)
+                if trunk is not None:
+                    received.append(forward(trunk, own))
+                if not received or not received[-1].ndim or len(received[-1]) != len(part):
+                    raise DataError(f"the head of {type(model).__name__} does not receive one row for each sample")
+                yield received[-1].cpu(), outputs.cpu()
     finally:
-        handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    return torch.cat(received), torch.cat(outputs)
+        if handle is not None:
+            handle.remove()

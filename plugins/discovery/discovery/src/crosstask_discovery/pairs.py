@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError
-from crosstask.graph import Evidence, TransferEdge, relation_type
+from crosstask.errors import CrosstaskError, DataError
+from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.logs import logger
 from crosstask.points.discovery import Discoverer
 from crosstask.records import Interval
-from crosstask.tasks import Portfolio
+from crosstask.tasks import Portfolio, Task
 
 LeftOut = tuple[str, str, str]
 """A pair that was not looked at: source id, target id, why. A discoverer lists them in its attribute `skipped`."""
+
+
+class UnusableModelError(DataError):
+    """The code of a model raised for the inputs of a task: nothing can be transferred from it to that task."""
+
+
+@contextlib.contextmanager
+def using_model(source: Task, target: Task) -> Iterator[None]:
+    """Inside, whatever the source's model raises for inputs of the target becomes an UnusableModelError. Errors of
+    crosstask's are said already.
+    """
+    try:
+        yield
+    except CrosstaskError:
+        raise
+    except Exception as error:  # the user's own code
+        raise UnusableModelError(model_failed(source, target, error)) from error
+
+
+def model_failed(source: Task, target: Task, error: BaseException) -> str:
+    """That, and with what error, a model cannot be used for a task, in a sentence."""
+    told = next(iter(str(error).strip().splitlines()), "")
+    kind = type(source.model).__name__
+    return f"the model of {source.task_id!r} ({kind}) fails on samples of {target.task_id!r}: {type(error).__name__}: {told}"
+
+
+def rule_out(graph: TransferGraph, source: Task, target: Task, reason: str) -> None:
+    """Say in the graph that transfer between two tasks cannot be tried; one that does not hold them is left alone."""
+    if source.task_id in graph.networkx and target.task_id in graph.networkx:
+        graph.rule_out(source.task_id, target.task_id, reason)
 
 
 def interval(coefficient: float, error: float) -> Interval:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError
 from crosstask.learning.fisher import fisher_diagonal
-from crosstask.learning.modules import head_name, head_of, replace_head
+from crosstask.learning.modules import Head, head_found, head_keys, know
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
 from crosstask_discovery.arrays import Matrix, centred, matrix, targets
 from crosstask_discovery.estimator import Estimator, Seen
+from crosstask_discovery.pairs import using_model
 
 
 def fisher_similarity(one: Any, other: Any) -> float:
@@ -68,6 +69,28 @@ def fitted_head(features: Tensor, labels: Tensor, penalty: float = 0.1) -> nn.Li
     return head
 
 
+def with_head(model: nn.Module, head: nn.Linear) -> nn.Module:
+    """A copy of the model with a linear head [D -> C] in place of its own, which may be several layers, or parameters
+    that its forward uses. DataError where those are no matrix with a bias.
+    """
+    made, found = copy.deepcopy(model), head_found(model)
+    head = head.to(device_of(model))
+    if found.module is not None:
+        parent, _, child = found.module.rpartition(".")
+        setattr(made.get_submodule(parent), child, head)
+        know(made, head=Head(found.module))
+        return made
+    known = dict(made.named_parameters(remove_duplicate=False))
+    for name, dim in found.weights:
+        old = known[name]
+        if old.ndim > 2 or (old.ndim == 2 and old.shape[1 - dim] != head.in_features):
+            raise DataError(f"the head {name!r} of {type(model).__name__} is no matrix over its features")
+        new = head.bias if old.ndim == 1 else head.weight if dim == 0 else head.weight.T
+        parent, _, child = name.rpartition(".")
+        made.get_submodule(parent)._parameters[child] = nn.Parameter(new.detach().clone().reshape(new.shape))
+    return made
+
+
 @component
 class Fisher(Estimator):
     """Estimates transfer by `fisher_similarity` of two task embeddings in the source's network: the diagonal of the
@@ -78,6 +101,7 @@ class Fisher(Estimator):
     """
 
     known_as: ClassVar[str] = "fisher"
+    places: ClassVar[bool] = False
 
     source_samples: int | None = option(None, ge=2, help="training samples of the source (default: as of the target)")
 
@@ -95,22 +119,19 @@ class Fisher(Estimator):
         known = self.context.recall("features", key) if self.keep else None
         if known is not None:
             return matrix(known.tensors["embedding"]).ravel()
-        probe = copy.deepcopy(model)
-        replace_head(probe, 2, 0)  # the head may be several layers: the one put in is linear
-        name = head_name(probe)
-        parent, _, child = name.rpartition(".")
-        setattr(probe.get_submodule(parent), child, fitted_head(seen.features, seen.targets).to(device_of(model)))
-        inside = {f"{name}.{p}" for p, _ in head_of(probe).named_parameters()}
-        trunk = [p for p, _ in probe.requires_grad_(True).named_parameters() if p not in inside]
+        probe = with_head(model, fitted_head(seen.features, seen.targets))
+        head = head_keys(probe)
+        trunk = [p for p, _ in probe.requires_grad_(True).named_parameters() if p not in head]
         if not trunk:
             raise DataError(f"the model of {seen.source.task_id!r} is a head only: it has no weights to compare")
-        moments = fisher_diagonal(
-            probe,
-            seen.inputs,
-            labels="sampled",
-            parameters=trunk,
-            generator=torch.Generator().manual_seed(seed),
-        )
+        with using_model(seen.source, seen.target):
+            moments = fisher_diagonal(
+                probe,
+                seen.inputs,
+                labels="sampled",
+                parameters=trunk,
+                generator=torch.Generator().manual_seed(seed),
+            )
         found = embedding(moments)
         if self.keep:
             made = {"source": seen.source.task_id, "target": seen.target.task_id, "what": "fisher"}

@@ -38,10 +38,12 @@ def softmax(outputs: Any) -> Matrix:
 
 @component
 class LEEP(Estimator):
-    """Estimates transfer by `leep` on the softmax of the source's outputs. The source must be a classification task."""
+    """Estimates transfer by `leep` on the softmax of the source's outputs. The source must be a classification task (of
+    samples, or of places where the target labels those).
+    """
 
     known_as: ClassVar[str] = "leep"
     source_classes: ClassVar[bool] = True
 
     def estimate(self, seen: Seen) -> float:
-        return leep(softmax(seen.outputs), seen.targets)
+        return leep(softmax(seen.logits), seen.targets)

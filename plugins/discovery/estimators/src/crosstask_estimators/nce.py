@@ -31,4 +31,4 @@ class NCE(Estimator):
     source_classes: ClassVar[bool] = True
 
     def estimate(self, seen: Seen) -> float:
-        return nce(matrix(seen.outputs, "outputs").argmax(axis=1), seen.targets)
+        return nce(matrix(seen.logits, "outputs").argmax(axis=1), seen.targets)
