@@ -23,7 +23,7 @@ from crosstask import (
     TransferEngine,
 )
 from crosstask.learning.model_files import load_model, save_model
-from crosstask.learning.modules import forward, head_found, know
+from crosstask.learning.modules import forward, head_found, know, locate_head
 from crosstask.learning.training import evaluate
 from crosstask.testing import blobs
 from crosstask_fakes.registry import with_fakes
@@ -225,13 +225,14 @@ def test_a_model_file_gives_back_the_same_answers(tmp_path: Path, outputs: int) 
 def test_a_class_of_ones_own_comes_back_only_where_it_is_trusted(tmp_path: Path) -> None:
     model, inputs = Own(), torch.randn(4, 2)
     know(model, build=build)
+    locate_head(model, inputs)
     path = save_model(model, tmp_path / "own.safetensors")
     with pytest.raises(DataError, match=r"made by .*:build, whose code is imported only with trust=True; or .* into="):
         load_model(path)
-    for found in (load_model(path, trust=True), load_model(path, into=Own())):
+    for found in (load_model(path, trust=True), load_model(path, into=Own()), load_model(path, into=Own(7))):
         torch.testing.assert_close(forward(found, inputs), forward(model, inputs))
-    with pytest.raises(DataError, match="the weights are not those of this Own"):
-        load_model(path, into=Own(7))
+    with pytest.raises(DataError, match="the weights are not those of this Linear"):
+        load_model(path, into=nn.Linear(2, 3))
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
     with pytest.raises(StoreError, match="cannot read model"):
         load_model(tmp_path / "bad.safetensors")

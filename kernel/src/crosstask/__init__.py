@@ -41,6 +41,8 @@ _PUBLIC = {
     "Registry": "registry",
     "Settings": "settings",
     "Performance": "descriptors",
+    "MultiInput": "descriptors",
+    "TensorData": "descriptors",
     "Portfolio": "tasks",
     "Task": "tasks",
     "TaskDescriptor": "descriptors",
@@ -49,6 +51,7 @@ _PUBLIC = {
     "TransferDirection": "graph",
     "TransferEdge": "graph",
     "TransferGraph": "graph",
+    "Advice": "records",
     "Budget": "records",
     "Curriculum": "records",
     "CurriculumResult": "records",
@@ -83,6 +86,10 @@ _PUBLIC = {
     "Transfer": "points.transfer",
     "Wrapper": "points.wrapper",
     "ModelSpec": "learning.models",
+    "load_model": "learning.model_files",
+    "save_model": "learning.model_files",
+    "Metric": "learning.objectives",
+    "Adapted": "adapting",
     "open_store": "store",
     "Recipe": "recipe",
     "TransferEngine": "engine",
@@ -102,9 +109,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from crosstask.adapting import Adapted
     from crosstask.aio import CrossTaskTransferEngine, create_cross_task_transfer_engine
     from crosstask.components import Component, Context, Job, hookimpl, wraps
-    from crosstask.descriptors import Performance, TaskDescriptor
+    from crosstask.descriptors import MultiInput, Performance, TaskDescriptor, TensorData
     from crosstask.engine import TransferEngine
     from crosstask.errors import (
         CrosstaskError,
@@ -119,7 +127,9 @@ if TYPE_CHECKING:
     )
     from crosstask.graph import Evidence, RelationType, TransferDirection, TransferEdge, TransferGraph
     from crosstask.job import run_recipe
+    from crosstask.learning.model_files import load_model, save_model
     from crosstask.learning.models import ModelSpec
+    from crosstask.learning.objectives import Metric
     from crosstask.manifest import API_VERSION, Extension, Plugin, Point
     from crosstask.options import component, option, record, state
     from crosstask.parts import Choice, Part, Reference, part, reference
@@ -139,6 +149,7 @@ if TYPE_CHECKING:
     from crosstask.points.wrapper import Wrapper
     from crosstask.recipe import Recipe
     from crosstask.records import (
+        Advice,
         Budget,
         Curriculum,
         CurriculumResult,

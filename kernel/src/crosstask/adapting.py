@@ -137,8 +137,8 @@ def _learned(context: Context, method: Transfer, source: Task, target: Task, bud
     )  # fmt: skip
     known = context.recall("models", key)
     if known is None:
-        job = Job(_learn_job, (method, source.model, without_model(target), budget, seed, keep), label=target.task_id)
-        ((_, arrays),) = context.jobs([job])
+        args = (method, source.model, without_model(target), budget, seed, keep)
+        ((_, arrays),) = context.jobs([Job(_learn_job, args, label=target.task_id)])
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         made = {"what": "adapted", "source": source.task_id, "target": target.task_id, "seed": seed}
         context.remember("models", key, made, tensors)

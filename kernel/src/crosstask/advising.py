@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Context, Job
+from crosstask.components import Context, Job, Remembered
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
@@ -217,18 +217,22 @@ def _tried(
         for fold in range(folds):
             key = key_of("fold", method.identity(), weights_digest(model), target.fingerprint(), budget, folds, fold,
                          context.seed, *context.wrapping())  # fmt: skip
-            known = context.recall("transfers", key)
+            known = context.recall("transfers", key, claim=False)
             if known is not None:
                 found[c.source.task_id][fold] = float(known.payload["score"])
                 continue
             seed = context.seed_for("advise", target.task_id, fold)
-            jobs.append(Job(_fold_job, (method, model, light, budget, seed, keep, folds, fold), label=c.source.task_id))
+            args = (method, model, light, budget, seed, keep, folds, fold)
+            jobs.append(Job(_fold_job, args, label=c.source.task_id, key=("transfers", key)))
             places.append((c.source.task_id, fold, key))
             spent += budget.steps
-    for index, score in context.jobs(jobs):
+    for index, got in context.jobs(jobs):
         name, fold, key = places[index]
-        found[name][fold] = score
-        context.remember("transfers", key, {"what": "fold", "target": target.task_id, "source": name, "score": score})
+        if isinstance(got, Remembered):  # another run of this store has tried it meanwhile
+            found[name][fold] = float(got.payload["score"])
+            continue
+        found[name][fold] = got
+        context.remember("transfers", key, {"what": "fold", "target": target.task_id, "source": name, "score": got})
         context.tell("stage_progress", stage="advise", detail=name)
     return found, spent
 
@@ -275,9 +279,7 @@ def paragraph(advice: Advice) -> str:
         second = advice.rows[1]
         beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
         said.append(f"Next best: {second.source!r}{beside}.")
-    said.append(
-        f"Learning it over all seeds takes {advice.cost} steps; this advice took {advice.spent:.0%} of trying all."
-    )
+    said.append(f"That takes {advice.cost} steps over all seeds; this advice took {advice.spent:.0%} of trying all.")
     if advice.avoid:
         name, why = next(iter(advice.avoid.items()))
         more = f", and {len(advice.avoid) - 1} more" if len(advice.avoid) > 1 else ""

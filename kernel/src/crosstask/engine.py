@@ -15,7 +15,7 @@ from torch import nn
 
 from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
 from crosstask.advising import advise
-from crosstask.components import Component, Job
+from crosstask.components import Component, Job, Remembered
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
 from crosstask.errors import DataError
@@ -772,25 +772,29 @@ class _Path:
         jobs, waiting = [], []
         outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
         for number, (key, seed) in enumerate(zip(keys, self.seeds, strict=True)):
-            known = run.recall("models", key)
+            known = run.recall("models", key, claim=False)
             if known is not None:
                 outcomes[number] = (known.payload, known.tensors)
                 continue
             before = self.models[number] if self.models else None
             args = (self.method, before, self._architecture, light, budget, seed, keep, ready, run.device)
-            jobs.append(Job(_step_job, args, label=task.task_id))
+            jobs.append(Job(_step_job, args, label=task.task_id, key=("models", key)))
             waiting.append(number)
-        for index, (payload, arrays) in run.jobs(jobs):
+        for index, found in run.jobs(jobs):
+            if isinstance(found, Remembered):  # another run of this store has done it meanwhile
+                outcomes[waiting[index]] = (found.payload, found.tensors)
+                continue
+            payload, arrays = found
             tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
             run.remember("models", keys[waiting[index]], payload, tensors)
             outcomes[waiting[index]] = (unstructure(payload), tensors)
-        found = [outcomes[number] for number in range(len(self.seeds))]
+        all_found = [outcomes[number] for number in range(len(self.seeds))]
         self.models = [
             restored(self._architecture, task, seed, tensors, run.device)
-            for seed, (_, tensors) in zip(self.seeds, found, strict=True)
+            for seed, (_, tensors) in zip(self.seeds, all_found, strict=True)
         ]
         self.spent += 0 if ready else budget.steps
-        self.history.append(_step_of(task, len(self.done), [payload for payload, _ in found]))
+        self.history.append(_step_of(task, len(self.done), [payload for payload, _ in all_found]))
 
     def _begin(self, task: Task, target: Task) -> None:
         """What network goes along the path: the first task's own model where the user has given one, as it is; else

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, StoreError
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import head_found, head_of, know, origin_of, replace_head
+from crosstask.learning.modules import Head, head_found, head_of, know, origin_of, replace_head
 from crosstask.options import structure, unstructure
 
 FORMAT = 1
@@ -45,26 +45,24 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
 def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool = False) -> nn.Module:
     """What `save_model` wrote, as a module of its own class.
 
-    `into` is a fresh module of the architecture; without one it is made as the file says. A factory or class outside
+    `into` is a fresh module of the architecture, whose head may have another size; without one it is made as the file
+    says. A factory or class outside
     torch, transformers and crosstask is imported only with `trust`. StoreError if the file cannot be read or is no
     model, DataError if the module cannot be made or its weights do not fit.
     """
     told, tensors = _read(Path(path))
     model = into if into is not None else _made(told, Path(path), trust)
-    head = told.get("head")
-    outputs = told.get("outputs")
-    if into is None and isinstance(outputs, int) and _outputs(model) not in (None, outputs):
-        replace_head(model, outputs, 0)
+    head, outputs = told.get("head"), told.get("outputs")
+    if head is not None and origin_of(model).head is None and head in dict(model.named_modules()):
+        know(model, head=Head(head))
+    if isinstance(outputs, int) and _outputs(model) not in (None, outputs):
+        replace_head(model, outputs, 0)  # the model was given another head after it was made
     own = model.state_dict()
     missing = [name for name, value in own.items() if isinstance(value, Tensor) and name not in tensors]
     other = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
     if missing or other:
         raise DataError(f"{path}: the weights are not those of this {type(model).__name__} ({(missing + other)[0]!r})")
     model.load_state_dict(tensors, strict=False)
-    if head is not None and origin_of(model).head is None and head in dict(model.named_modules()):
-        from crosstask.learning.modules import Head
-
-        know(model, head=Head(head))
     return model.eval()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Context, Job
+from crosstask.components import Context, Job, Remembered
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import know, locate_head, origin_of, seeded
@@ -113,17 +113,21 @@ def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budge
         if task.model is not None or not task.has_data("train"):
             continue
         key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
-        known = context.recall("models", key)
+        known = context.recall("models", key, claim=False)
         if known is None:
-            jobs.append(Job(train_job, (spec, without_model(task), budget, seed, context.device), label=task.task_id))
+            args = (spec, without_model(task), budget, seed, context.device)
+            jobs.append(Job(train_job, args, label=task.task_id, key=("models", key)))
             waiting.append((task, key, seed))
         else:
             task.model = restored(spec, task, seed, known.tensors, context.device)
     for index, weights in context.jobs(jobs):
         task, key, seed = waiting[index]
-        tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-        made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
-        context.remember("models", key, made, tensors)
+        if isinstance(weights, Remembered):  # another run of this store has trained it meanwhile
+            tensors = weights.tensors
+        else:
+            tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+            made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
+            context.remember("models", key, made, tensors)
         task.model = restored(spec, task, seed, tensors, context.device)
         context.tell("stage_progress", stage="train", detail=task.task_id)
 
