@@ -51,6 +51,7 @@ METHODS: dict[str, Any] = {
     "replay (1000), prioritised": [{"use": "replay", "buffer": "prioritised"}],
     "der++ (1000)": ["der++"],
     "agem (1000)": ["agem"],
+    "gem (1000)": ["gem"],
     "ewc + replay (1000)": ["ewc", "replay"],
     "ewc 100 + replay (1000)": [{"use": "ewc", "strength": 100.0}, "replay"],
     "lwf + replay (1000)": ["lwf", "replay"],
@@ -190,7 +191,7 @@ def ours(
     """The learner's steps after so many earlier tasks."""
     learner = ContinualLearner(network(10), strategies, scenario="task", optimizer=optimizer)
     for task in tasks()[:before]:
-        learner.train_task(Task(descriptor=task.descriptor, train=task.data("train").head(512)))
+        learner.train_task(Task(descriptor=task.descriptor, train=task.data("train").head(512)), num_epochs=1)
     inputs = torch.cat([x for x, _ in batches])
     targets = torch.cat([y for _, y in batches]) % 2
     task = Task(descriptor=tasks()[before].descriptor, train=(inputs, targets))
