@@ -48,6 +48,9 @@ MEANT_OTHERWISE = {
     "digits": "an ordinary word",
     "prefix": "an ordinary word (of a dotted key, a path)",
     "adapter": "the kernel's point",
+    "linear": "torch's linear layers, and an ordinary word",
+    "sampler": "an attribute of torch's DataLoader",
+    "advice": "what the engine's method `advise` gives, a record of the kernel",
 }
 """Words of manifests that the kernel's code may hold for another reason."""
 

@@ -89,7 +89,7 @@ def check_answer(component: Component, hook: str, answer: Any) -> None:
 class Job:
     """A call that may run in another process: a module-level function and arguments that can be pickled.
 
-    As a string it is what messages call it: `job 'a -> b' of discovery 'probe' (crosstask-probe 0.1.0)`.
+    As a string it is what messages call it: `job 'a -> b' of discovery 'mine' (crosstask-mine 0.1.0)`.
     """
 
     function: Callable[..., Any]
