@@ -32,6 +32,7 @@ def faulty(answer: Callable[[Balancer, Tensor, TaskGradients], Tensor | Directio
     class Faulty(Balancer):
         seen: int = state(0)
         kept: list[float] = state(factory=list)
+        by_name: dict[str, float] = state(factory=dict)
         hidden = 0
 
         def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
@@ -96,6 +97,18 @@ def only_directly(balancer: Balancer, losses: Tensor, gradients: TaskGradients) 
     return torch.ones_like(losses) * (1 if type(gradients).__name__ == "MatrixGradients" else 2)
 
 
+def by_place(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    before = balancer.kept if len(balancer.kept) == len(losses) else [1.0] * len(losses)
+    balancer.kept = losses.tolist()
+    return losses.new_tensor(before)
+
+
+def decaying(balancer: Balancer, losses: Tensor, gradients: TaskGradients) -> Tensor:
+    old = {name: 0.9 * value for name, value in balancer.by_name.items()}
+    balancer.by_name = {**old, **dict(zip(gradients.names, losses.tolist(), strict=True))}
+    return torch.ones_like(losses)
+
+
 @pytest.mark.parametrize("check", checks.checks_of(Mean), ids=lambda check: check.__name__)
 def test_a_right_balancer_passes(check: checks.Check) -> None:
     check(Mean)
@@ -115,6 +128,8 @@ def test_a_right_balancer_passes(check: checks.Check) -> None:
         (checks.check_state_round_trip, forgetful),
         (checks.check_state_is_a_snapshot, in_place),
         (checks.check_backward_agrees_with_combine, only_directly),
+        (checks.check_state_by_name, by_place),
+        (checks.check_absent_tasks_keep_their_state, decaying),
         (checks.check_permutation_invariant, first_only),
         (checks.check_scale_equivariant, by_norms),
         (checks.check_non_conflicting, backwards),

@@ -1027,6 +1027,26 @@ class UphillAlone(Plain):
         return super().balance(losses, gradients) * (-1 if len(losses) == 1 else 1)
 
 
+@caught_by("check_state_by_name")
+class RemembersPlaces(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"needs_losses"})
+    known: list[float] = state(factory=list)
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        before, self.known = self.known, losses.tolist()
+        return losses / losses.new_tensor(before) if len(before) == len(losses) else torch.ones_like(losses)
+
+
+@caught_by("check_absent_tasks_keep_their_state")
+class ForgetsTheAbsent(Plain):
+    capabilities: ClassVar[frozenset[str]] = frozenset({"needs_losses"})
+    known: dict[str, float] = state(factory=dict)
+
+    def balance(self, losses: Tensor, gradients: Any) -> Any:
+        before, self.known = self.known, dict(zip(gradients.names, losses.tolist(), strict=True))
+        return losses / losses.new_tensor([before.get(n, loss) for n, loss in self.known.items()])
+
+
 @caught_by("check_backward_agrees_with_combine")
 class CombinesOtherwise(Plain):
     def combine(self, gradients: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from crosstask.learning.gradients.solvers import (
     Array,
     UnitGramian,
     adam_step,
-    check_tasks,
     gram_array,
     min_norm_weights,
     nonnegative_qp,
@@ -216,5 +215,3 @@ def test_gradients_of_very_different_length_keep_their_precision() -> None:
 def test_errors_say_what_is_wrong() -> None:
     with pytest.raises(RunError, match="task 1 is not finite"):
         gram_array(MatrixGradients(torch.tensor([[1.0], [float("inf")]])))
-    with pytest.raises(RunError, match="balancer 'x': remembers 3 tasks, was given 2"):
-        check_tasks("balancer 'x'", 3, 2)

@@ -49,7 +49,8 @@ def option(
         where = f"{type(instance).__name__}: {attribute.name}"
         if choices is not None and value not in choices:
             raise OptionError(f"{where} cannot be {value!r}{nearest(value, map(str, choices))}")
-        for number in value if isinstance(value, tuple | list) else (value,):
+        items = value.values() if isinstance(value, Mapping) else value
+        for number in items if isinstance(value, tuple | list | Mapping) else (value,):
             if number is None or isinstance(number, str) or not rules:
                 continue
             inside = (

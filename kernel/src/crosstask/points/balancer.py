@@ -35,11 +35,14 @@ class Direction:
 
 @attrs.frozen(eq=False)
 class Balanced:
-    """One step: the task weights [T], the Gram matrix [T, T] if the balancer asked for it, and how it was computed."""
+    """One step: the task weights [T], the Gram matrix [T, T] if the balancer asked for it, how it was computed, and
+    the names of the tasks.
+    """
 
     weights: Tensor
     gramian: Tensor | None
     chosen: str
+    names: tuple[str, ...] = ()
 
     @property
     def conflicts(self) -> dict[str, float]:
@@ -53,6 +56,10 @@ class Balancer(Component):
     - `balance(losses, gradients)`: ask `gradients` for no more than you need (nothing, `gramian`, `dot(v)`, `matrix`)
       and return task weights [T], or a `Direction`;
     - `combine(gradients)`: from the matrix [T, D] to the update [D].
+
+    What it keeps for a task from step to step it keeps by the task's name (`gradients.names`), because a step may have
+    only some of the tasks, new ones, or the same in another order: a task that is absent keeps its state, a new one
+    begins afresh. `crosstask.learning.gradients.named` helps with that.
 
     Everything else follows. Set `weighs_losses` if the weights belong to the whole loss, task-specific parameters
     included, as in loss weighting; otherwise those get the plain gradient of their own task's loss.
@@ -90,7 +97,8 @@ class Balancer(Component):
     def parameters(self) -> list[nn.Parameter]:
         """Parameters of the balancer that the model's optimiser should train (for example log variances).
 
-        `balance` adds to their `.grad`, by a new tensor.
+        `balance` adds to their `.grad`, by a new tensor. There may be more of them after a step that has new tasks, at
+        the end of the list: whoever trains them adds those to the optimiser.
         """
         return []
 
@@ -111,7 +119,8 @@ class Balancer(Component):
         """Add to `.grad` the balanced gradient of `shared` and the gradient of `task_specific`; return weights [T].
 
         `losses` are scalars with a graph, not scaled. Without `shared`, the parameters that two or more losses reach
-        are found; without `task_specific`, all others that they reach (an empty list: none).
+        are found; without `task_specific`, all others that they reach (an empty list: none). The keys of a mapping are
+        the tasks' names, under which a balancer keeps what it knows of them; others are called "0", "1", ….
         `features`: balance gradients on these shared features instead, which is much cheaper and not quite the same
         (True: on the tensor where the losses' graphs meet). `mode`, `memory`: how gradients are computed, see
         `crosstask.learning.gradients_of`. `scaler`: of mixed precision; `.grad` is scaled as it expects, and if a
@@ -119,8 +128,10 @@ class Balancer(Component):
         whose means are balanced (None: all; False: this one); do not wrap the model in DistributedDataParallel too.
         RunError if a loss is not finite. DataError for fewer losses than `least_tasks`.
         """
-        named = dict(losses) if isinstance(losses, Mapping) else {}
-        values = list(named.values()) if isinstance(losses, Mapping) else list(losses)
+        named = {str(name): loss for name, loss in losses.items()} if isinstance(losses, Mapping) else {}
+        values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
+        if named and len(named) < len(values):
+            raise DataError(f"{self.origin}: two tasks have the same name: {list(map(str, losses))}")
         if 0 < len(values) < self.least_tasks:
             raise DataError(f"{self.origin} needs at least {self.least_tasks} tasks, got {len(values)}")
         scale = 1.0
@@ -138,21 +149,23 @@ class Balancer(Component):
             retain_graph=retain_graph,
         )
         detached = gradients.group.mean(torch.stack([loss.detach() for loss in values]))
-        mine = [(p, p.grad) for p in self.parameters()] if scale != 1.0 else []
-        for parameter, _ in mine:
-            parameter.grad = None
+        before = {p: p.grad for p in self.parameters()}
+        if scale != 1.0:
+            for parameter in before:
+                parameter.grad = None
         try:
             answer = self.context.call(self, "balance", losses=detached, gradients=gradients)
             weights, vector = parts(answer, len(values), self.origin)
         except GradientOverflowError:
             weights, vector = torch.ones_like(detached), None
-        for parameter, before in mine:  # the scaler will divide these gradients too
-            now = None if parameter.grad is None else parameter.grad * scale
-            parameter.grad = now if before is None else before if now is None else before + now
+        if scale != 1.0:
+            for parameter in self.parameters():  # the scaler will divide these gradients too; some may be new
+                old, now = before.get(parameter), None if parameter.grad is None else parameter.grad * scale
+                parameter.grad = now if old is None else old if now is None else old + now
         written = gradients.write(weights, vector, self.weighs_losses)
         if self._last is None or self._last.chosen != gradients.chosen:  # once, not on every step
             logger().debug("task_gradients", balancer=self.origin, tasks=len(values), chosen=gradients.chosen)
-        self._last = Balanced(weights=written, gramian=gradients.known_gramian, chosen=gradients.chosen)
+        self._last = Balanced(written, gradients.known_gramian, gradients.chosen, gradients.names)
         return written
 
     @property

@@ -11,7 +11,8 @@ all that apply. Gradients are float64 matrices with conflict, without, of very d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,9 +59,9 @@ def fresh(factory: Factory, seed: int = 0) -> Balancer:
     return balancer
 
 
-def update(balancer: Balancer, matrix: Tensor, losses: Tensor) -> Tensor:
+def update(balancer: Balancer, matrix: Tensor, losses: Tensor, names: Sequence[str] = ()) -> Tensor:
     """The update [D] of one step."""
-    lazy = MatrixGradients(matrix)
+    lazy = MatrixGradients(matrix, names)
     return lazy.assemble(*parts(balancer.balance(losses, lazy), len(matrix), balancer.origin))
 
 
@@ -222,6 +223,66 @@ def check_permutation_invariant(factory: Factory) -> None:
             _same(found, expected, told, 1e-5)
 
 
+def _named_steps(least: int) -> Iterator[tuple[list[str], Tensor, Tensor]]:
+    """(names, gradients, losses) of steps that have two of four named tasks each (or as many as there must be), each
+    task with gradients and losses of its own kind.
+    """
+    count = max(2, least)
+    every = [f"task {number}" for number in range(2 * count)]
+    generator = torch.Generator().manual_seed(6)
+    kinds = torch.randn(len(every), 6, generator=generator, dtype=torch.float64)
+    scales = torch.logspace(-1, 1, len(every), dtype=torch.float64)
+    for step in range(8):
+        places = [(2 * step + number + step // 2) % len(every) for number in range(count)]
+        matrix = kinds[places] + 0.3 * torch.randn(count, 6, generator=generator, dtype=torch.float64)
+        losses = scales[places] * (1 + torch.rand(count, generator=generator, dtype=torch.float64))
+        yield [every[place] for place in places], matrix * scales[places][:, None], losses
+
+
+def check_state_by_name(factory: Factory) -> None:
+    """What it keeps for a task is the task's, whichever tasks are in a step and in whichever order they come: steps
+    whose tasks came in another order leave it with the same state.
+    """
+    one, two = fresh(factory), fresh(factory)
+    steps = list(_named_steps(one.least_tasks))
+    for names, matrix, losses in steps[:-2]:
+        update(one, matrix, losses, names)
+        update(two, matrix.flip(0), losses.flip(0), names[::-1])
+    for names, matrix, losses in steps[-2:]:
+        found, expected = update(two, matrix, losses, names), update(one, matrix, losses, names)
+        told = (
+            f"the order of the tasks in earlier steps changes the update of {names}: what is kept for a task must be "
+            "kept by its name (gradients.names), not by its place"
+        )
+        _same(found, expected, told, 1e-5)
+
+
+def check_absent_tasks_keep_their_state(factory: Factory) -> None:
+    """Whatever the state holds under the name of a task that is not in a step is the same after it."""
+    balancer = fresh(factory)
+    for names, matrix, losses in _named_steps(balancer.least_tasks):
+        before = _under_names(plain(balancer.state_dict()))
+        update(balancer, matrix, losses, names)
+        after = _under_names(plain(balancer.state_dict()))
+        for path, value in before.items():
+            if path[-1] not in names:
+                expect(path in after, f"the state forgot {path[-1]!r} in a step with {names}")
+                found = difference(value, after[path], "it")
+                expect(found is None, f"the state of {path[-1]!r} changed in a step with {names}: {found}")
+
+
+def _under_names(state: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
+    """What a state holds under names of tasks, by the keys that lead there."""
+    found: dict[tuple[str, ...], Any] = {}
+    pairs = state.items() if isinstance(state, Mapping) else enumerate(state) if isinstance(state, list) else ()
+    for key, value in pairs:
+        if str(key).startswith("task "):
+            found[(*path, str(key))] = value
+        else:
+            found |= _under_names(value, (*path, str(key)))
+    return found
+
+
 def check_scale_equivariant(factory: Factory) -> None:
     """Gradients times c give the update times c, for the same losses."""
     for matrix in problems_of(factory):
@@ -297,6 +358,8 @@ ALWAYS: tuple[Check, ...] = (
     check_state_round_trip,
     check_state_is_a_snapshot,
     check_backward_agrees_with_combine,
+    check_state_by_name,
+    check_absent_tasks_keep_their_state,
 )
 CLAIMS: dict[str, Check] = {
     "permutation_invariant": check_permutation_invariant,

@@ -372,7 +372,7 @@ def test_wrong_options(method: type[Balancer], options: dict[str, object], named
 
 
 def test_wrong_use() -> None:
-    with pytest.raises(RunError, match="has 2 preferences for 3 tasks"):
+    with pytest.raises(RunError, match="preferences has 2 numbers for 3 tasks"):
         UPGrad(preferences=(1.0, 2.0)).combine(draw(3, 4, 0))
     with pytest.raises(RunError, match="losses must be positive"):
         DBMTL().balance(torch.tensor([1.0, 0.0]), MatrixGradients(torch.eye(2)))

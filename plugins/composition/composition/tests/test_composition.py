@@ -342,7 +342,7 @@ def test_smooth_acts_on_training_through_backward() -> None:
         torch.testing.assert_close(gradient(run, (0, 1)), torch.tensor([0.5, 0.5]))
         torch.testing.assert_close(gradient(run, (0, 1)), torch.tensor([0.25, 0.75]))
         direction = Direction(vector=torch.ones(2))
-        smooth = wrappers.Smooth().balance()
+        smooth = wrappers.Smooth().balance(MatrixGradients(torch.ones(2, 2)))
         next(smooth)
         with pytest.raises(StopIteration) as stopped:
             smooth.send(direction)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,25 @@ class TaskGradients(ABC):
 
     tasks: int
     """T."""
+    _names: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the tasks, in the order of the rows; "0", "1", … where nobody has named them. What a balancer keeps for a
+        task belongs to its name: other steps may have other tasks, or these in another order.
+        """
+        return self._names or tuple(map(str, range(self.tasks)))
+
+    @property
+    def named(self) -> bool:
+        """Whether somebody has named them: the names are theirs in every step."""
+        return bool(self._names)
+
+    def name(self, names: Sequence[str]) -> None:
+        """Give the tasks their names. ValueError unless they are as many, and no two are the same."""
+        if len(set(names)) != self.tasks or len(names) != self.tasks:
+            raise ValueError(f"{self.tasks} tasks need as many names that differ, got {list(names)}")
+        self._names = tuple(names)
 
     @property
     @abstractmethod
@@ -36,12 +55,14 @@ class TaskGradients(ABC):
 
 
 class MatrixGradients(TaskGradients):
-    """Gradients given as a matrix [T, D]."""
+    """Gradients given as a matrix [T, D]; `names` are those of the tasks, if they have any."""
 
-    def __init__(self, matrix: Tensor) -> None:
+    def __init__(self, matrix: Tensor, names: Sequence[str] = ()) -> None:
         if matrix.ndim != 2 or len(matrix) == 0:
             raise ValueError(f"task gradients must have shape [T, D] with T >= 1, got {tuple(matrix.shape)}")
         self._matrix, self.tasks = matrix, len(matrix)
+        if names:
+            self.name(names)
 
     @property
     def matrix(self) -> Tensor:

@@ -61,7 +61,9 @@ class LossGradients(TaskGradients):
         self.losses, self._given, self._given_specific = list(losses), shared, specific
         self.tasks, self.mode, self.memory, self.scale = len(losses), mode, memory, scale
         self.group, self.retain_graph = group or Group(False), retain_graph
-        self._given_features, self.names = features, names
+        self._given_features = features
+        if names:
+            self.name(names)
         self.chosen = "nothing yet"
         self._layers: list[LayerGradients] = []
         self._formed: list[nn.Parameter] = []  # parameters whose gradients are in the buffer
@@ -382,8 +384,8 @@ class LossGradients(TaskGradients):
         if not bool(finite.all()):
             bad = int((~finite).nonzero()[0])
             if self.scale != 1.0:
-                raise GradientOverflowError(f"the scaled gradient of {called(bad, self.names)} is not finite")
-            raise RunError(f"the gradient of {called(bad, self.names)} is not finite; gradients cannot be balanced")
+                raise GradientOverflowError(f"the scaled gradient of {called(bad, self._names)} is not finite")
+            raise RunError(f"the gradient of {called(bad, self._names)} is not finite; gradients cannot be balanced")
 
     def _part(self, vector: Tensor, parameter: nn.Parameter) -> Tensor:
         return vector[self._spans[parameter]].view_as(parameter)

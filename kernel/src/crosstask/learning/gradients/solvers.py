@@ -28,21 +28,13 @@ def gram_array(gradients: TaskGradients) -> Array:
     if not np.isfinite(gramian).all():
         diagonal = ~np.isfinite(gramian.diagonal())
         task = int(diagonal.argmax()) if diagonal.any() else int((~np.isfinite(gramian)).any(axis=1).argmax())
-        raise RunError(f"the gradient of task {task} is not finite; gradients cannot be balanced")
+        raise RunError(f"the gradient of task {gradients.names[task]} is not finite; gradients cannot be balanced")
     return (gramian + gramian.T) / 2
 
 
 def rounding_of(gradients: TaskGradients) -> float:
     """The machine precision that the Gram matrix was computed with."""
     return float(torch.finfo(gradients.gramian.dtype).eps)
-
-
-def check_tasks(origin: str, remembered: int, given: int) -> None:
-    """RunError unless a balancer that keeps something for each task is given as many tasks as before."""
-    if remembered != given:
-        raise RunError(
-            f"{origin}: remembers {remembered} tasks, was given {given}; balance the same tasks in every step"
-        )
 
 
 def check_lasting(origin: str, gradients: TaskGradients) -> None:
@@ -72,11 +64,12 @@ def inverse(values: Array) -> Array:
 
 
 def adam_step(
-    values: Array, gradient: Array, moments: Array, step: int, learning_rate: float, weight_decay: float = 0.0
+    values: Array, gradient: Array, moments: Array, step: int | Array, learning_rate: float, weight_decay: float = 0.0
 ) -> tuple[Array, Array]:
     """One step of Adam (Kingma & Ba 2015, algorithm 1) on a vector [T]: new values, new moments [2, T].
 
-    `moments` are zeros before `step` 1. `weight_decay` is added to the gradient, as in torch.optim.Adam.
+    `moments` are zeros before `step` 1 (or each entry is at a step [T] of its own). `weight_decay` is added to
+    the gradient, as in torch.optim.Adam.
     """
     gradient = gradient + weight_decay * values
     moments = np.stack([0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient**2])

@@ -104,6 +104,14 @@ class BalancerKit(Kit):
         """`backward` through a graph writes what `combine` says of the gradient matrix."""
         self.holds(balancers.check_backward_agrees_with_combine)
 
+    def check_state_by_name(self) -> None:
+        """What it keeps for a task belongs to the task's name, in whatever order and with whichever others it comes."""
+        self.holds(balancers.check_state_by_name)
+
+    def check_absent_tasks_keep_their_state(self) -> None:
+        """What its state holds under a task's name stays while the task is not in a step."""
+        self.holds(balancers.check_absent_tasks_keep_their_state)
+
     def check_backward_leaves_other_gradients(self) -> None:
         """`backward` adds to `.grad`; a task's own parameter gets its loss's gradient, weighted only if declared."""
         losses, shared, heads = _problem(torch.float64, self.tasks)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.errors import RunError
 from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.gradients.named import Kept, kept_of, names_of, with_kept
 from crosstask.learning.gradients.solvers import (
     Array,
     adam_step,
-    check_tasks,
     gram_array,
     norms_of,
     to_array,
@@ -40,8 +39,9 @@ class GradNorm(Balancer):
     before the step, ones in the first, whose losses become L(0).
 
     The paper takes the norms on the last shared layer only; here they are those on everything that is shared.
-    State: the weights, L(0), the optimiser's moments. RunError if an initial loss is not positive, or if the
-    number of tasks changes (the weights belong to certain tasks).
+    State, by task: the weight, L(0), the optimiser's moments and its steps. In a step with only some of the tasks
+    G, Ḡ and r are over these, and they divide among them the weight that they had together; a new task comes with
+    weight 1. RunError if an initial loss is not positive.
 
     Source: Chen, Badrinarayanan, Lee, Rabinovich 2018, *GradNorm*, arXiv:1711.02257, equations 1 and 2,
     algorithm 1.
@@ -49,36 +49,39 @@ class GradNorm(Balancer):
 
     weighs_losses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "needs_losses"})
+    results_version: ClassVar[int] = 2
 
     alpha: float = option(0.12, help="how strongly slow tasks are favoured; 0 only equalises the norms", ge=0)
     learning_rate: float = option(0.025, help="step size for the weights", gt=0)
     optimizer: Literal["adam", "sgd"] = option("adam", help="how the weights are trained")
 
-    weights: Tensor | None = state(None)
-    initial: Tensor | None = state(None)
-    moments: Tensor | None = state(None)
-    updates: int = state(0)
+    weights: Kept = state(factory=dict)
+    initial: Kept = state(factory=dict)
+    first_moments: Kept = state(factory=dict)
+    second_moments: Kept = state(factory=dict)
+    updates: Kept = state(factory=dict)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        names = names_of(self.origin, gradients, self.updates)
         values, norms = to_array(losses), norms_of(gram_array(gradients))
-        count = len(values)
-        if self.weights is None or self.initial is None or self.moments is None:
-            if not (values > 0).all():
-                raise RunError(f"{self.origin}: the first losses must be positive, got {values.tolist()}")
-            weights, initial, moments = np.ones(count), values, np.zeros((2, count))
-        else:
-            weights, initial, moments = map(to_array, (self.weights, self.initial, self.moments))
-        check_tasks(self.origin, len(weights), count)
-        answer = to_tensor(weights, losses)
+        new = np.array([name not in self.initial for name in names])
+        if not (values[new] > 0).all():
+            raise RunError(f"{self.origin}: the first losses must be positive, got {values.tolist()}")
+        initial = np.where(new, values, kept_of(self.initial, names))
+        weights, updates = kept_of(self.weights, names, 1.0), kept_of(self.updates, names) + 1
+        answer, together = to_tensor(weights, losses), weights.sum()
         slope = slopes(weights, norms, values / initial, self.alpha)
-        self.updates += 1
         if self.optimizer == "adam":
-            weights, moments = adam_step(weights, slope, moments, self.updates, self.learning_rate)
+            moments = np.stack([kept_of(self.first_moments, names), kept_of(self.second_moments, names)])
+            weights, moments = adam_step(weights, slope, moments, updates, self.learning_rate)
+            self.first_moments = with_kept(self.first_moments, names, moments[0])
+            self.second_moments = with_kept(self.second_moments, names, moments[1])
         else:
             weights = weights - self.learning_rate * slope
         weights = np.maximum(weights, LEAST)
-        self.weights = torch.from_numpy(weights * (count / weights.sum()))
-        self.initial, self.moments = torch.from_numpy(initial), torch.from_numpy(moments)
+        self.weights = with_kept(self.weights, names, weights * (together / weights.sum()))
+        self.initial = with_kept(self.initial, names, initial)
+        self.updates = with_kept(self.updates, names, updates)
         return answer
 
 

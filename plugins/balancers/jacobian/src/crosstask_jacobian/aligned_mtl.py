@@ -12,7 +12,7 @@ from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.gradients.solvers import gram_array, rounding_of, to_tensor
 from crosstask.points.balancer import Balancer
 
-from .preference import preference_weights
+from .preference import Preferences, preference_weights
 
 
 @component
@@ -30,12 +30,14 @@ class AlignedMTL(Balancer):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant"})
 
-    preferences: tuple[float, ...] | None = option(None, help="weight of each task; equal if not given", gt=0)
+    preferences: Preferences = option(
+        None, help="weight of each task, in their order or by name; equal if not given", gt=0
+    )
     scale: Literal["min", "median", "rmse"] = option("min", help="which eigenvalue the rows are scaled to")
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         gramian = gram_array(gradients)
-        wanted = preference_weights(self, self.preferences, len(gramian))
+        wanted = preference_weights(self, self.preferences, gradients)
         values, vectors = np.linalg.eigh(gramian)
         kept = values > len(gramian) * rounding_of(gradients) * values[-1]
         if not kept.any():

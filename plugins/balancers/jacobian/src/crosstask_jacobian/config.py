@@ -13,7 +13,7 @@ from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.gradients.solvers import UnitGramian, pseudo_solve, to_tensor
 from crosstask.points.balancer import Balancer
 
-from .preference import preference_weights
+from .preference import Preferences, preference_weights
 
 
 @component
@@ -28,11 +28,13 @@ class ConFIG(Balancer):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant"})
 
-    preferences: tuple[float, ...] | None = option(None, help="relative cosine to each task; equal if not given", gt=0)
+    preferences: Preferences = option(
+        None, help="relative cosine to each task, in their order or by name; equal if not given", gt=0
+    )
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         unit = UnitGramian.of(gradients)
-        wanted = preference_weights(self, self.preferences, len(losses))[unit.live]
+        wanted = preference_weights(self, self.preferences, gradients)[unit.live]
         found = pseudo_solve(unit.cosines, wanted, unit.ridge)
         gains = unit.cosines @ found  # ĝ_i·v
         length = math.sqrt(max(float(found @ gains), 0.0))

@@ -11,7 +11,7 @@ from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.gradients.solvers import UnitGramian, nonnegative_qp, to_tensor
 from crosstask.points.balancer import Balancer
 
-from .preference import preference_weights
+from .preference import Preferences, preference_weights
 
 
 @component
@@ -28,10 +28,12 @@ class DualProj(Balancer):
         {"permutation_invariant", "scale_equivariant", "non_conflicting"}
     )
 
-    preferences: tuple[float, ...] | None = option(None, help="weight of each task; equal if not given", gt=0)
+    preferences: Preferences = option(
+        None, help="weight of each task, in their order or by name; equal if not given", gt=0
+    )
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         unit = UnitGramian.of(gradients)
-        wanted = preference_weights(self, self.preferences, len(losses))[unit.live] * unit.norms
+        wanted = preference_weights(self, self.preferences, gradients)[unit.live] * unit.norms
         added = nonnegative_qp(unit.cosines, (unit.cosines @ wanted)[:, None])[:, 0]
         return to_tensor(unit.weights(wanted + added), losses)

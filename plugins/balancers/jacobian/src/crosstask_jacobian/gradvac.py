@@ -11,7 +11,8 @@ from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import Array, check_tasks, gram_array, norms_of, to_array, to_tensor
+from crosstask.learning.gradients.named import Kept, kept_of, names_of, with_kept
+from crosstask.learning.gradients.solvers import Array, gram_array, norms_of, to_tensor
 from crosstask.points.balancer import Balancer
 
 
@@ -23,29 +24,31 @@ class GradVac(Balancer):
     below its running mean φ̂, v gains |v| (φ̂ √(1-φ²) - φ √(1-φ̂²)) / (|g_j| √(1-φ̂²)) g_j, which makes it φ̂. Then
     φ̂ ← (1 - beta) φ̂ + beta φ. The update is the sum; with φ̂ = 0 (the start) it is PCGrad's.
 
-    All of it happens on [T, T] coefficients, for all tasks at once. State: φ̂ and the number of updates, which gives
-    the order of the next one together with the run's seed. RunError if the number of tasks changes.
+    All of it happens on [T, T] coefficients, for all tasks at once. State: φ̂, by pairs of tasks, and the number of
+    updates, which gives the order of the next one together with the run's seed.
 
     Source: Wang, Tsvetkov, Firat, Cao 2021, *Gradient Vaccine*, arXiv:2010.05874, equations 3 to 5, algorithm 1.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"scale_equivariant", "stochastic"})
+    results_version: ClassVar[int] = 2
 
     beta: float = option(0.01, help="how fast the running mean of the cosines moves", ge=0, le=1)
 
-    similarity: Tensor | None = state(None)
+    similarity: dict[str, Kept] = state(factory=dict)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         gramian = gram_array(gradients)
         count = len(gramian)
-        target = np.zeros((count, count)) if self.similarity is None else to_array(self.similarity)
-        check_tasks(self.origin, len(target), count)
+        names = names_of(self.origin, gradients, self.similarity)
+        target = np.stack([kept_of(self.similarity.get(name, {}), names) for name in names])
         generator = self.context.generator("gradvac", self.updates)
         self.updates += 1
         order = torch.rand(count, count, generator=generator, dtype=torch.float64).numpy().argsort(axis=1)
         made, target = vaccinate(gramian, order, target, self.beta)
-        self.similarity = torch.from_numpy(target)
+        kept = {n: with_kept(self.similarity.get(n, {}), names, row) for n, row in zip(names, target, strict=True)}
+        self.similarity = {**self.similarity, **kept}
         return to_tensor(made.sum(axis=0), losses)
 
 

@@ -6,12 +6,12 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import UnitGramian, gram_array, proportional_weights, to_array, to_tensor
+from crosstask.learning.gradients.named import Kept, kept_of, with_kept
+from crosstask.learning.gradients.solvers import UnitGramian, gram_array, proportional_weights, to_tensor
 from crosstask.points.balancer import Balancer
 
 
@@ -22,30 +22,32 @@ class NashMTL(Balancer):
     Solved exactly by Newton's method on the strictly convex α·Gα/2 - Σ log α, started from the last solution; the
     authors' code approximates it by a sequence of conic programs. Every task gains, and scaling one task's loss changes
     nothing but the overall scale. As in their code α is that of G divided by its Frobenius norm, and the update is cut
-    back to length `max_norm`. Between two `update_interval`s the last weights are used again. A zero gradient gets
-    weight 0.
+    back to length `max_norm`. Between two `update_interval`s the last weights are used again, as long as the tasks are
+    the same: α belongs to all of them together. A zero gradient gets weight 0. State: α, by task.
 
     Source: Navon et al. 2022, *Multi-Task Learning as a Bargaining Game*, arXiv:2202.01017, claim 3.1, algorithm 1.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "non_conflicting"})
+    results_version: ClassVar[int] = 2
 
     max_norm: float = option(1.0, help="longest update; 0 for no limit", ge=0)
     update_interval: int = option(1, help="solve for the weights every so many updates", ge=1)
 
-    weights: Tensor | None = state(None)
+    weights: Kept = state(factory=dict)
+    solved: list[str] = state(factory=list)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
-        known = self.weights if self.weights is not None and len(self.weights) == len(losses) else None
+        names, known = gradients.names, kept_of(self.weights, gradients.names)
         self.updates += 1
-        if known is not None and (self.updates - 1) % self.update_interval:
-            return known.to(losses)
+        if set(names) == set(self.solved) and (self.updates - 1) % self.update_interval:
+            return to_tensor(known, losses)
         unit = UnitGramian.of(gradients)
-        start = None if known is None else to_array(known)[unit.live] * unit.norms
+        start = known[unit.live] * unit.norms
         found = unit.weights(
             proportional_weights(
-                unit.cosines, np.ones(len(unit.norms)), 1.0, start if start is not None and (start > 0).all() else None
+                unit.cosines, np.ones(len(unit.norms)), 1.0, start if len(start) and (start > 0).all() else None
             )
         )
         gramian = gram_array(gradients)
@@ -53,5 +55,5 @@ class NashMTL(Balancer):
         length = math.sqrt(max(float(found @ gramian @ found), 0.0))
         if 0 < self.max_norm < length:
             found = found * (self.max_norm / length)
-        self.weights = torch.from_numpy(found)
+        self.weights, self.solved = with_kept(self.weights, names, found), list(names)
         return to_tensor(found, losses)

@@ -12,7 +12,7 @@ from crosstask.learning.gradients import TaskGradients
 from crosstask.learning.gradients.solvers import UnitGramian, nonnegative_qp, to_tensor
 from crosstask.points.balancer import Balancer
 
-from .preference import preference_weights
+from .preference import Preferences, preference_weights
 
 
 @component
@@ -31,11 +31,13 @@ class UPGrad(Balancer):
         {"permutation_invariant", "scale_equivariant", "non_conflicting", "linear_under_scaling"}
     )
 
-    preferences: tuple[float, ...] | None = option(None, help="weight of each task; equal if not given", gt=0)
+    preferences: Preferences = option(
+        None, help="weight of each task, in their order or by name; equal if not given", gt=0
+    )
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         unit = UnitGramian.of(gradients)
-        wanted = preference_weights(self, self.preferences, len(losses))[unit.live] * unit.norms  # of unit gradients
+        wanted = preference_weights(self, self.preferences, gradients)[unit.live] * unit.norms  # of unit gradients
         start = np.diag(wanted)
         added = nonnegative_qp(unit.cosines, unit.cosines * wanted)
         return to_tensor(unit.weights((start + added).sum(axis=1)), losses)

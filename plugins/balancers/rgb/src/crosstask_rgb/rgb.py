@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.gradients.named import Kept, kept_of, with_kept
 from crosstask.learning.gradients.solvers import (
     Array,
     check_lasting,
@@ -44,18 +45,19 @@ class RGB(Balancer):
 
     Each r_i is A_i g_i + B_i d, so objective, angle gradients (closed form) and answer need only the inner
     products of g_1 … g_T and d: one Gram matrix, one product with the d of the step before, one weighted sum
-    for the new d. No array of size [T, D] is formed. State: d [D] and the angles [T].
+    for the new d. No array of size [T, D] is formed. State: d [D], which all tasks share, and the angles by task.
 
-    A zero gradient stays zero and is not rotated; a task with |g_i·d| > 0.999 is not rotated; one task alone gives
-    its unit gradient. If the number of tasks changes, the angles start afresh. RunError for gradients on features, in
-    which d would mean nothing one batch later. In steps between two `update_interval`s the mean of the g_i is used,
-    and d and the angles stay as they are.
+    A zero gradient stays zero and is not rotated; a task with |g_i·d| > 0.999 is not rotated; one task alone gives its
+    unit gradient. A new task's angle starts at zero, and so do all where tasks without names are not as many as before.
+    RunError for gradients on features, in which d would mean nothing one batch later. In steps between two
+    `update_interval`s the mean of the g_i is used, and d and the angles stay as they are.
 
     Source: Rotation-Based Gradient Balancing (RGB), openreview.net/forum?id=l0QAezg8HX; the closed form is
     ours.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant"})
+    results_version: ClassVar[int] = 2
 
     mu: float = option(0.9, help="how much of the old consensus is kept", ge=0, lt=1)
     lambd: float = option(1.0, help="weight of staying near the original gradients", ge=0)
@@ -65,15 +67,15 @@ class RGB(Balancer):
     adaptive: bool = option(False, help="1 to 10 angle steps, from how unevenly losses change, in place of alpha_steps")
 
     consensus: Tensor | None = state(None)
-    angles: Tensor | None = state(None)
-    last_losses: Tensor | None = state(None)
+    angles: Kept = state(factory=dict)
+    last_losses: Kept = state(factory=dict)
     updates: int = state(0)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor | Direction:
         check_lasting(self.origin, gradients)
         gramian = gram_array(gradients)
         lengths = inverse(norms_of(gramian))  # turns raw gradients into unit ones
-        steps = self._steps(losses)
+        steps = self._steps(losses, gradients.names)
         solve = self.updates % self.update_interval == 0
         self.updates += 1
         cosines = gramian * np.outer(lengths, lengths)
@@ -82,9 +84,11 @@ class RGB(Balancer):
         if known is None:
             return to_tensor(lengths / len(lengths), losses)
         consensus, along = known
-        start = None if self.angles is None or len(self.angles) != len(along) else to_array(self.angles)
+        if not gradients.named and set(self.angles) != set(gradients.names):
+            self.angles = {}  # others than before, and nobody knows which
+        start = kept_of(self.angles, gradients.names)
         angles = solve_angles(cosines, along, start, steps, self.lr_inner, self.lambd)
-        self.angles = torch.from_numpy(angles)
+        self.angles = with_kept(self.angles, gradients.names, angles)
         kept, turned = rotation(angles, along)
         return Direction(
             vector=consensus * float(turned.mean()), weights=to_tensor(kept * lengths / len(lengths), losses)
@@ -111,19 +115,22 @@ class RGB(Balancer):
         self.consensus = turned / length
         return self.consensus, along / length
 
-    def _steps(self, losses: Tensor) -> int:
-        """`alpha_steps`; if `adaptive` 1 + 9 s/(s + 1), s the standard deviation of the relative loss changes."""
+    def _steps(self, losses: Tensor, names: Sequence[str]) -> int:
+        """`alpha_steps`; if `adaptive` 1 + 9 s/(s + 1), s the standard deviation of the relative loss changes since the
+        tasks' last steps.
+        """
         if not self.adaptive:
             return self.alpha_steps
-        last, self.last_losses = self.last_losses, losses.detach().clone()
-        if last is None or len(last) != len(losses):
+        known = np.array([name in self.last_losses for name in names])
+        before, now = kept_of(self.last_losses, names), to_array(losses)
+        self.last_losses = with_kept(self.last_losses, names, now)
+        if not known.any():
             return 1
-        before = to_array(last)
-        spread = float(np.std((to_array(losses) - before) / np.maximum(np.abs(before), 1e-12)))
+        spread = float(np.std(((now - before) / np.maximum(np.abs(before), 1e-12))[known]))
         return round(1 + 9 * spread / (spread + 1))
 
 
-def solve_angles(cosines: Array, along: Array, start: Array | None, steps: int, rate: float, proximity: float) -> Array:
+def solve_angles(cosines: Array, along: Array, start: Array, steps: int, rate: float, proximity: float) -> Array:
     """Angles [T] after `steps` projected gradient steps from `start`.
 
     `cosines` [T, T] are those between tasks (0 for a zero gradient), `along` [T] those with the consensus.
@@ -132,7 +139,7 @@ def solve_angles(cosines: Array, along: Array, start: Array | None, steps: int, 
     turnable = (np.abs(along) <= PARALLEL) & (cosines.diagonal() > 0)
     # Up to the consensus and no further, and never a full quarter turn.
     limit = np.minimum(np.arccos(np.clip(along, -1, 1)), np.nextafter(math.pi / 2, 0)) * turnable
-    angles = np.zeros(count) if start is None else np.clip(start, 0, limit)
+    angles = np.clip(start, 0, limit)
     sine = _sines(along)
     for _ in range(steps):
         kept, turned = rotation(angles, along)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
-from crosstask.learning.gradients.solvers import check_tasks, to_array, to_tensor
+from crosstask.learning.gradients.named import Kept, kept_of, names_of, with_kept
+from crosstask.learning.gradients.solvers import to_array, to_tensor
 from crosstask.points.balancer import Balancer
 
 
@@ -18,37 +18,39 @@ from crosstask.points.balancer import Balancer
 class DWA(Balancer):
     """Dynamic weight average: T softmax(r / temperature), r_i the ratio of task i's last two mean losses.
 
-    The paper takes means over epochs; here over `interval` steps. Weights are ones until two means exist. State: both
-    means, the sum so far, the number of steps. RunError if the number of tasks changes.
+    The paper takes means over epochs; here over `interval` steps in which the task takes part. T is the number of tasks
+    in the step, and the ratio of a task without two means is 1. State, by task: both means, the sum so far, the number
+    of its steps.
 
     Source: Liu, Johns, Davison 2019, *End-to-End Multi-Task Learning with Attention*, arXiv:1803.10704, equation 7.
     """
 
     weighs_losses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant", "needs_losses"})
+    results_version: ClassVar[int] = 2
 
     temperature: float = option(2.0, help="larger is nearer to equal weights", gt=0)
     interval: int = option(100, help="steps that a mean is taken over", ge=1)
 
-    total: Tensor | None = state(None)
-    last_mean: Tensor | None = state(None)
-    mean_before: Tensor | None = state(None)
-    updates: int = state(0)
+    total: Kept = state(factory=dict)
+    last_mean: Kept = state(factory=dict)
+    mean_before: Kept = state(factory=dict)
+    updates: Kept = state(factory=dict)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
+        names = names_of(self.origin, gradients, self.updates)
         values = to_array(losses)
-        total = np.zeros(len(values)) if self.total is None else to_array(self.total)
-        check_tasks(self.origin, len(total), len(values))
-        answer = np.ones(len(values))
-        if self.last_mean is not None and self.mean_before is not None:
-            last, before = to_array(self.last_mean), to_array(self.mean_before)
-            rate = np.divide(last, before, out=np.ones_like(last), where=before != 0) / self.temperature
-            answer = np.exp(rate - rate.max())
-            answer *= len(values) / answer.sum()
-        total = total + values
-        self.updates += 1
-        if self.updates % self.interval == 0:
-            self.mean_before, self.last_mean = self.last_mean, torch.from_numpy(total / self.interval)
-            total = np.zeros(len(values))
-        self.total = torch.from_numpy(total)
+        last, before = kept_of(self.last_mean, names), kept_of(self.mean_before, names)
+        known = np.array([name in self.mean_before for name in names])
+        rate = np.divide(last, before, out=np.ones_like(last), where=known & (before != 0)) / self.temperature
+        answer = np.exp(rate - rate.max())
+        answer *= len(values) / answer.sum()
+        total, updates = kept_of(self.total, names) + values, kept_of(self.updates, names) + 1
+        full = updates % self.interval == 0
+        ended = [name for name, now in zip(names, full, strict=True) if now]
+        again = [name for name in ended if name in self.last_mean]
+        self.mean_before = with_kept(self.mean_before, again, kept_of(self.last_mean, again))
+        self.last_mean = with_kept(self.last_mean, ended, total[full] / self.interval)
+        self.total = with_kept(self.total, names, np.where(full, 0.0, total))
+        self.updates = with_kept(self.updates, names, updates)
         return to_tensor(answer, losses)

@@ -20,6 +20,7 @@ class WeightedGradients(TaskGradients):
 
     def __init__(self, gradients: TaskGradients, weights: Tensor) -> None:
         self._gradients, self._weights, self.tasks = gradients, weights, gradients.tasks
+        self.name(gradients.names)
 
     @property
     def matrix(self) -> Tensor:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
+import numpy as np
 from torch import Tensor
 
 from crosstask.components import hookimpl
 from crosstask.graph import Evidence, TransferEdge, relation_type
+from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.gradients.named import Kept, kept_of, with_kept
+from crosstask.learning.gradients.solvers import to_array, to_tensor
 from crosstask.options import component, option, state
 from crosstask.points.balancer import Direction
 from crosstask.points.wrapper import Wrapper
@@ -46,21 +50,26 @@ class Cautious(Wrapper):
 
 @component
 class Smooth(Wrapper):
-    """Exponential moving average of the weights that a balancer gives, over its steps; directions pass unchanged.
-
-    The average starts with the first weights; it starts anew when the number of tasks changes.
+    """Exponential moving average of the weights that a balancer gives each task, over the task's steps; directions pass
+    unchanged. The average starts with a task's first weight, and anew where tasks without names are not as many as
+    before.
     """
 
+    results_version: ClassVar[int] = 2
+
     momentum: float = option(0.9, ge=0, lt=1, help="share of the average that is kept at each step")
-    average: Tensor | None = state(None)
+    average: Kept = state(factory=dict)
 
     @hookimpl(wrapper=True)
-    def balance(self) -> Generator[None, Any, Any]:
+    def balance(self, gradients: TaskGradients) -> Generator[None, Any, Any]:
         answer: Tensor | Direction = yield
         if isinstance(answer, Direction):
             return answer
-        if self.average is None or self.average.shape != answer.shape:
-            self.average = answer.clone()
-        else:
-            self.average = self.momentum * self.average.to(answer) + (1 - self.momentum) * answer
-        return self.average.clone()
+        names, weights = gradients.names, to_array(answer)
+        if not gradients.named and set(self.average) != set(names):
+            self.average = {}  # others than before, and nobody knows which
+        known = np.array([name in self.average for name in names])
+        mean = self.momentum * kept_of(self.average, names) + (1 - self.momentum) * weights
+        mean = np.where(known, mean, weights)
+        self.average = with_kept(self.average, names, mean)
+        return to_tensor(mean, answer)
