@@ -133,12 +133,14 @@ def install(folder: Path) -> None:
     sys.path.insert(0, str(folder.absolute() / "src"))
 
 
-def short_recipe(reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "") -> Resolved:
+def short_recipe(
+    reference: str | Path, registry: Registry, overrides: Sequence[str] = (), stage: str = "", approve: Any = None
+) -> Resolved:
     """In the place of `load_recipe`: the recipe, cut short as far as it has the tables. The page's overrides win."""
     first = [*SHORT[""]]
-    for name, table in load_recipe(reference, registry, overrides, stage).recipe.stages.items():
+    for name, table in load_recipe(reference, registry, overrides, stage, approve).recipe.stages.items():
         first += [f"{name}.{text}" for text in SHORT.get(table.use, ())]
-    return load_recipe(reference, registry, [*first, *overrides], stage)
+    return load_recipe(reference, registry, [*first, *overrides], stage, approve)
 
 
 def call(words: list[str]) -> str:
