@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError
 from crosstask.learning.fisher import fisher_diagonal, gradient_moments
 
@@ -284,3 +285,115 @@ def no(**changes: Any) -> dict[str, Any]:
 def test_bad_input(changes: dict[str, Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         fisher_diagonal(**no(**changes))
+
+
+# --- Other kinds of targets and inputs
+
+
+def by_hand(model: nn.Module, losses: Callable[[int], Tensor], count: int) -> dict[str, Tensor]:
+    """The mean over samples of the squared gradient of each one's loss."""
+    totals = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for number in range(count):
+        found = torch.autograd.grad(losses(number), list(model.parameters()))
+        for total, gradient in zip(totals.values(), found, strict=True):
+            total += gradient.square() / count
+    return totals
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_single_logit_is_of_two_classes() -> None:
+    torch.manual_seed(0)
+    one, two = nn.Linear(4, 1), nn.Linear(4, 2)
+    with torch.no_grad():  # logits 0 and z: the same probabilities
+        two.weight.zero_(), two.bias.zero_()
+        two.weight[1], two.bias[1] = one.weight[0], one.bias[0]
+    inputs, labels = torch.randn(9, 4), torch.arange(9) % 2
+    for how, targets in (("data", labels), ("expected", None)):
+        single, double = (fisher_diagonal(model, inputs, targets, labels=how) for model in (one, two))
+        torch.testing.assert_close(single["weight"][0], double["weight"][1], rtol=1e-4, atol=1e-8)
+    chance = one(inputs).sigmoid()[:, 0].detach()
+    wanted = ((chance * (1 - chance))[:, None] * inputs.square()).mean(0)
+    torch.testing.assert_close(single["weight"][0], wanted, rtol=1e-4, atol=1e-8)
+
+
+def test_several_labels_at_once_and_those_that_are_not_known() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(4, 3), torch.randn(6, 4)
+    targets = (torch.rand(6, 3) > 0.5).float()
+    targets[0, 1] = float("nan")
+    known = ~torch.isnan(targets)
+
+    def loss(n: int) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(
+            model(inputs[n])[known[n]], targets[n][known[n]], reduction="sum"
+        )
+
+    assert_same(fisher_diagonal(model, inputs, targets, multilabel=True), by_hand(model, loss, 6))
+    expected = fisher_diagonal(model, inputs, labels="expected", multilabel=True)
+    chance = model(inputs).sigmoid().detach()
+    torch.testing.assert_close(expected["bias"], (chance * (1 - chance)).mean(0))
+    drawn = [
+        fisher_diagonal(model, inputs, labels="sampled", multilabel=True, generator=torch.Generator().manual_seed(n))
+        for n in range(300)
+    ]
+    torch.testing.assert_close(torch.stack([d["bias"] for d in drawn]).mean(0), expected["bias"], rtol=0.1, atol=0.01)
+
+
+def test_values_that_are_not_known_do_not_count() -> None:
+    torch.manual_seed(0)
+    model, inputs, targets = nn.Linear(4, 2), torch.randn(5, 4), torch.randn(5, 2)
+    targets[2, 0] = float("nan")
+
+    def loss(n: int) -> Tensor:
+        missed = (model(inputs[n]) - targets[n])[~torch.isnan(targets[n])]
+        return missed.square().sum() / 2
+
+    assert_same(fisher_diagonal(model, inputs, targets), by_hand(model, loss, 5))
+
+
+@pytest.mark.parametrize("form", ["pixels", "tokens"])
+def test_a_class_for_every_place(form: str) -> None:
+    torch.manual_seed(0)
+    model: nn.Module
+    if form == "pixels":
+        model, inputs = nn.Conv2d(2, 3, 3, padding=1), torch.randn(5, 2, 4, 4)
+        targets = torch.randint(0, 3, (5, 4, 4))
+    else:
+        model, inputs = nn.Linear(4, 3), torch.randn(5, 6, 4)
+        targets = torch.randint(0, 3, (5, 6))
+    targets[0, 0] = -100
+
+    def loss(n: int) -> Tensor:
+        outputs = model(inputs[n : n + 1])
+        outputs = outputs if form == "pixels" else outputs.transpose(1, 2)
+        return functional.cross_entropy(outputs, targets[n : n + 1], reduction="sum")
+
+    assert_same(fisher_diagonal(model, inputs, targets), by_hand(model, loss, 5))
+    sampled = fisher_diagonal(model, inputs, targets, labels="sampled", generator=torch.Generator().manual_seed(0))
+    assert all(bool((value > 0).all()) for value in sampled.values())
+    with pytest.raises(OptionError, match="take 'sampled'"):
+        fisher_diagonal(model, inputs, targets, labels="expected")
+
+
+class TwoInputs(nn.Module):
+    """The same as a linear layer on both inputs side by side, answered as a mapping."""
+
+    def __init__(self, whole: nn.Linear) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.whole(torch.cat([left, right], dim=1))}
+
+
+def test_several_inputs_and_an_answer_that_is_a_mapping() -> None:
+    torch.manual_seed(0)
+    whole, inputs, targets = nn.Linear(5, 3), torch.randn(7, 5), torch.arange(7) % 3
+    parts = MultiInput({"left": inputs[:, :2], "right": inputs[:, 2:]})
+    ours = fisher_diagonal(TwoInputs(whole), parts, targets)
+    assert_same({n.removeprefix("whole."): v for n, v in ours.items()}, fisher_diagonal(whole, inputs, targets))

@@ -17,8 +17,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError, nearest
+from crosstask.learning.modules import forward
 from crosstask.learning.training import device_of
+from crosstask.reading import UNKNOWN
 
 Objectives = Callable[[Tensor, Tensor], Iterable[Tensor]]
 """(outputs of n samples, their places [n] in the data) -> tensors [n]: one value for each sample."""
@@ -31,10 +34,11 @@ _BLOCK = 1 << 20
 
 def fisher_diagonal(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     targets: Tensor | None = None,
     *,
     labels: str = "data",
+    multilabel: bool = False,
     select: Callable[[Tensor], Tensor] | None = None,
     parameters: Iterable[str] | None = None,
     batch_size: int = 128,
@@ -44,9 +48,12 @@ def fisher_diagonal(
 
     `labels` says what y is: `data`: the targets (the empirical Fisher); `sampled`: drawn from the model with
     `generator`; `expected`: exactly the model's own distribution, with as many backward passes as there are outputs.
-    Integer targets [N] (or none) mean classes, p = softmax(outputs [N, C]); others are values with unit variance.
-    `select` is applied to the outputs first: the outputs of one task, say. `parameters`: names, by default of all that
-    need a gradient. Taken in evaluation mode, modes are restored, `.grad` is left alone; see `gradient_moments`.
+    Integer targets [N] (or none) mean classes, p = softmax(outputs [N, C]), of a single logit [N, 1] p = sigmoid for
+    two; integer targets [N, …] a class for every place, independent given the sample, those that are -100 not counted;
+    others are values with unit variance or, `multilabel`, each 0 or 1 with p = sigmoid(outputs). Values that are NaN
+    are not counted. `select` is applied to the outputs first: the outputs of one task, say. `parameters`: names, by
+    default of all that need a gradient. Taken in evaluation mode, modes are restored, `.grad` is left alone; see
+    `gradient_moments`.
 
     DataError where there are no samples, or targets do not fit; OptionError for `sampled` without a generator.
     """
@@ -58,19 +65,27 @@ def fisher_diagonal(
         raise DataError("the empirical Fisher needs targets; without them take labels='expected' or 'sampled'")
     if targets is not None and len(targets) != len(inputs):
         raise DataError(f"{len(inputs)} inputs but {len(targets)} targets")
-    classes = targets is None or not targets.is_floating_point()
+    classes = not multilabel and (targets is None or not targets.is_floating_point())
+    dense = classes and targets is not None and targets.ndim > 1 and targets.shape[1:].numel() != 1
+    if dense and labels == "expected":
+        raise OptionError("labels = 'expected' takes a backward pass for every place and class; take 'sampled'")
 
     def objectives(outputs: Tensor, index: Tensor) -> Iterable[Tensor]:
         chosen = outputs if select is None else select(outputs)
-        given = None if targets is None or labels != "data" else targets[index].to(outputs.device)
-        return (_class_objectives if classes else _value_objectives)(chosen, given, labels, generator)
+        given = None if targets is None else targets[index].to(outputs.device)
+        if dense:
+            assert given is not None
+            return _place_objectives(chosen, given, labels, generator)
+        told = given if labels == "data" else None
+        kind = _class_objectives if classes else _label_objectives if multilabel else _value_objectives
+        return kind(chosen, told, labels, generator)
 
     return gradient_moments(model, inputs, objectives, parameters=parameters, batch_size=batch_size)
 
 
 def gradient_moments(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     objectives: Objectives,
     *,
     power: int = 2,
@@ -126,6 +141,8 @@ def _class_objectives(
 ) -> Iterable[Tensor]:
     if outputs.ndim != 2:
         raise DataError(f"classes need outputs [N, C], got shape {tuple(outputs.shape)}")
+    if outputs.shape[1] == 1:  # a single logit of two classes
+        outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
     logs = functional.log_softmax(outputs, dim=1)
     if labels == "sampled":
         drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator)
@@ -138,6 +155,42 @@ def _class_objectives(
     return (-logs.gather(1, targets.long().reshape(-1, 1))[:, 0],)
 
 
+def _place_objectives(
+    outputs: Tensor, targets: Tensor, labels: str, generator: torch.Generator | None
+) -> Iterable[Tensor]:
+    """Of outputs [N, C, …], or of sequences [N, L, C], for targets [N, …]: the sum over the places that are known."""
+    if targets.ndim == 2 and outputs.ndim == 3:
+        outputs = outputs.transpose(1, 2)
+    if outputs.ndim != targets.ndim + 1 or outputs.shape[2:] != targets.shape[1:]:
+        raise DataError(f"outputs {tuple(outputs.shape)} for a class at each of {tuple(targets.shape[1:])} places")
+    logs, known = functional.log_softmax(outputs, dim=1), targets != UNKNOWN
+    if labels == "sampled":
+        chances = logs.detach().exp().movedim(1, -1)
+        drawn = torch.multinomial(chances.reshape(-1, chances.shape[-1]).cpu(), 1, generator=generator)
+        targets = drawn.reshape(targets.shape).to(outputs.device)
+    targets = torch.where(known, targets, torch.zeros_like(targets))
+    if int(targets.max()) >= outputs.shape[1] or int(targets.min()) < 0:
+        raise DataError(f"label {int(targets.max())} in the targets, the model has {outputs.shape[1]} outputs")
+    own = logs.gather(1, targets.long().unsqueeze(1)).squeeze(1)
+    return (-torch.where(known, own, torch.zeros_like(own)).flatten(1).sum(1),)
+
+
+def _label_objectives(
+    outputs: Tensor, targets: Tensor | None, labels: str, generator: torch.Generator | None
+) -> Iterable[Tensor]:
+    flat = outputs.flatten(1)
+    chances = flat.detach().sigmoid()
+    if labels == "sampled":
+        targets = torch.bernoulli(chances.cpu(), generator=generator).to(flat)
+    if targets is None:  # p (1 - p) (∂ z)² for each label
+        roots = (chances * (1 - chances)).sqrt()
+        return ((roots * flat)[:, k] for k in range(flat.shape[1]))
+    targets = targets.reshape(flat.shape).to(flat)
+    known = ~torch.isnan(targets)
+    each = functional.binary_cross_entropy_with_logits(flat, torch.where(known, targets, chances), reduction="none")
+    return (torch.where(known, each, torch.zeros_like(each)).sum(1),)
+
+
 def _value_objectives(
     outputs: Tensor, targets: Tensor | None, labels: str, generator: torch.Generator | None
 ) -> Iterable[Tensor]:
@@ -147,7 +200,9 @@ def _value_objectives(
         return ((flat * noise).sum(1),)
     if targets is None:
         return (flat[:, k] for k in range(flat.shape[1]))
-    return (((flat - targets.reshape(flat.shape)) ** 2).sum(1) / 2,)
+    targets = targets.reshape(flat.shape)
+    missed = torch.where(torch.isnan(targets), torch.zeros_like(flat), flat - targets)
+    return ((missed**2).sum(1) / 2,)
 
 
 # --- Layers: gradients of each sample from what goes in and what comes back
@@ -275,7 +330,7 @@ def _watching(layers: dict[str, nn.Module]) -> Iterator[Seen]:
 
 def _moments(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     index: Tensor,
     objectives: Objectives,
     layers: dict[str, nn.Module],
@@ -284,7 +339,7 @@ def _moments(
 ) -> tuple[dict[str, Tensor], list[Tensor | None]]:
     """Sums over the samples by layer and parameter, and the plain gradients on `also`."""
     with _watching(layers) as uses:
-        outputs = model(inputs)
+        outputs = forward(model, inputs)
     once = {n: u[0] for n, u in uses.items() if len(u) == 1 and u[0][0].ndim and len(u[0][0]) == len(inputs)}
     edges: list[Any] = [edge for _, edge in once.values()]
     totals: dict[str, Tensor] = {}
@@ -307,7 +362,7 @@ def _moments(
 
 def _checked(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     index: Tensor,
     objectives: Objectives,
     layers: dict[str, nn.Module],
@@ -333,7 +388,7 @@ def _checked(
 def _add(
     totals: dict[str, Tensor],
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     index: Tensor,
     objectives: Objectives,
     layers: dict[str, nn.Module],
@@ -348,7 +403,7 @@ def _add(
 def _one_by_one(
     totals: dict[str, Tensor],
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | MultiInput,
     objectives: Objectives,
     names: list[str],
     known: dict[str, nn.Parameter],
@@ -357,7 +412,7 @@ def _one_by_one(
     """One forward pass for each sample: right for any model that does not look at other samples."""
     device, wanted = device_of(model), [known[name] for name in names]
     for number in range(len(inputs)):
-        outputs = model(inputs[number : number + 1].to(device))
+        outputs = forward(model, inputs[number : number + 1].to(device))
         values = list(objectives(outputs, torch.tensor([number])))
         for place, value in enumerate(values):
             keep = place < len(values) - 1

@@ -63,6 +63,23 @@ def test_matrix_marks_the_cells_whose_interval_excludes_zero() -> None:
     assert f"{len(certain)} of {len(measured)} measured pairs" in matrix(RESULT, graph)
 
 
+def test_what_cannot_be_tried_is_a_cross_with_its_reason_and_no_estimate() -> None:
+    graph = graph_of()
+    pairs = [(e.source, e.target) for e in graph.edges() if not e.measured][:2]
+    for pair in pairs:
+        graph.rule_out(*pair, "inputs <8> against (1, 28, 28)")
+    html = matrix(RESULT, graph)
+    guessed, crosses = (t for t in traces(html) if t.get("mode") == "markers")
+    assert {(NAMES[y], NAMES[x]) for x, y in zip(crosses["x"], crosses["y"], strict=True)} == set(pairs)
+    assert all("cannot be tried" in text and "inputs &lt;8&gt;" in text for text in crosses["text"])
+    assert not set(pairs) & {(NAMES[y], NAMES[x]) for x, y in zip(guessed["x"], guessed["y"], strict=True)}
+    assert html.count("inputs &lt;8&gt; against (1, 28, 28)</td>") == 2, "and as a table"
+    graph_html = Discovery.sections(RESULT, graph)[0].html
+    drawn = {tuple(e[1:]) for t in traces(graph_html) for e in t.get("meta", {}).get("edges", [])}
+    assert not {(NAMES.index(a), NAMES.index(b)) for a, b in pairs} & drawn
+    assert "2 pairs between which transfer cannot be tried are left out" in graph_html
+
+
 def test_the_number_of_seeds_is_that_of_who_measured() -> None:
     def told(result: DiscoveryResult) -> list[str]:
         [cells] = [t for t in traces(matrix(result, graph_of())) if t["type"] == "heatmap"]

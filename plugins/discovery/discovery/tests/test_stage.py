@@ -122,7 +122,7 @@ def test_the_discoverers_are_asked_in_order_and_the_result_says_what_they_found(
     assert list(result.skipped.values()) == [(("c", "b", "too far"),)]
     assert result.metrics == made.graph.metrics()
     assert Discovery.summary(result) == {
-        "tasks": 3, "unseen_tasks": 1, "measured_pairs": 5, "pairs_left_out": 1,
+        "tasks": 3, "unseen_tasks": 1, "measured_pairs": 5, "pairs_only_predicted": 4, "pairs_left_out": 1,
         "impossible_pairs": 0, "mean_measured_coefficient": pytest.approx(sum([*WORTH.values()][:5]) / 5),
         "strongest_helper": "b", "negative_transfer_pairs": 1,
     }  # fmt: skip

@@ -141,7 +141,7 @@ def test_each_seed_draws_its_own_samples_and_shots_count_per_class() -> None:
     class Watching(Fakes):
         def jobs(self, jobs: Any) -> Any:
             jobs = list(jobs)
-            seen.extend(job.args[2] for job in jobs if isinstance(job.args[2], list))
+            seen.extend(job.args[3] for job in jobs if isinstance(job.args[3], list))
             return super().jobs(jobs)
 
     made = probe(Watching(), shots=3, seeds=3, steps=1)

@@ -37,9 +37,16 @@ def using_model(source: Task, target: Task) -> Iterator[None]:
 
 def model_failed(source: Task, target: Task, error: BaseException) -> str:
     """That, and with what error, a model cannot be used for a task, in a sentence."""
+    who = f"the model of {source.task_id!r} ({type(source.model).__name__})"
+    return f"{who} fails on samples of {target.task_id!r}: {in_a_line(error)}"
+
+
+def in_a_line(error: BaseException) -> str:
+    """An error in one line: what crosstask says as it is, others with their kind."""
+    if isinstance(error, CrosstaskError):
+        return str(error)
     told = next(iter(str(error).strip().splitlines()), "")
-    kind = type(source.model).__name__
-    return f"the model of {source.task_id!r} ({kind}) fails on samples of {target.task_id!r}: {type(error).__name__}: {told}"
+    return f"{type(error).__name__}: {told}" if told else type(error).__name__
 
 
 def rule_out(graph: TransferGraph, source: Task, target: Task, reason: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from crosstask.options import record
+from crosstask.showing import Shown
 
 
 @record
@@ -21,7 +22,7 @@ class MeasuredPair:
 
 
 @record
-class DiscoveryResult:
+class DiscoveryResult(Shown):
     """What the discoverers found: the graph in numbers (see `TransferGraph.metrics`), and what was measured for it.
 
     Pairs of which transfer was only estimated or predicted count neither in `measured` nor in
@@ -43,3 +44,20 @@ class DiscoveryResult:
     skipped: dict[str, tuple[tuple[str, str, str], ...]] = attrs.field(factory=dict)
     seed: int = 0
     seconds: float = 0.0
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = [
+            {
+                "source": pair.source, "target": pair.target, "coefficient": pair.mean, "low": pair.low,
+                "high": pair.high, "status": "measured", "reason": "",
+            }
+            for pair in self.measured
+        ]  # fmt: skip
+        left = [("impossible", self.impossible), *(("left out", pairs) for pairs in self.skipped.values())]
+        for status, pairs in left:
+            for source, target, reason in pairs:
+                rows.append({"source": source, "target": target, "status": status, "reason": reason})
+        return rows
+
+    def _headline(self) -> str:
+        return f"Discovery: {len(self.measured)} pairs measured, {len(self.impossible)} impossible"

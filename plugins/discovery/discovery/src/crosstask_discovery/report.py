@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.report.figures import figure, plot, view
 from crosstask.report.graph_view import describe
-from crosstask.report.page import color, note, short
+from crosstask.report.page import color, details, escape, interval, note, number, short, table
 from crosstask_discovery.records import DiscoveryResult
 
 _SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]
@@ -16,13 +18,14 @@ _SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less"
 def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     """The HTML of the section: a cell for each pair, sources as rows and targets as columns."""
     tasks = graph.task_ids
-    edges = list(graph.edges())
-    if not edges:
+    edges = graph.told_edges(guessed=True)
+    cannot = list(graph.impossible.items())
+    if not edges and not cannot:
         return note("No pair of tasks has been measured or estimated yet, so the matrix is empty.")
     index = {task: n for n, task in enumerate(tasks)}
     measured = [e for e in edges if e.evidence is Evidence.MEASURED]
     guessed = [e for e in edges if e.evidence is not Evidence.MEASURED]
-    limit = max(0.2, *(abs(e.transfer_coefficient) for e in edges))
+    limit = max(0.2, *(abs(e.transfer_coefficient) for e in edges), 0)
 
     def text(edge: TransferEdge) -> str:
         count = result.repeats.get(edge.found_by) if edge.evidence is Evidence.MEASURED else None
@@ -45,6 +48,18 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
             text=[text(e) for e in guessed], hovertemplate="%{text}<extra></extra>",
         ),
     ]  # fmt: skip
+    if cannot:
+        traces.append(
+            go.Scatter(
+                x=[index[target] for (_, target), _ in cannot], y=[index[source] for (source, _), _ in cannot],
+                mode="markers", marker={"size": 8, "symbol": "x-thin", "line": {"width": 1.5, "color": color("muted")}},
+                text=[
+                    f"<b>{short(source, 40)} → {short(target, 40)}</b><br>cannot be tried:<br>{_lines(reason)}"
+                    for (source, target), reason in cannot
+                ],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
     certain = [e for e in measured if e.low is not None and e.high is not None and (e.low > 0 or e.high < 0)]
     traces.append(
         go.Scatter(
@@ -67,11 +82,43 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     )  # fmt: skip
     lead = (
         '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
-        "measured; a small dot is only estimated; an empty cell is not known. The sign + or − stands where the whole "
-        f"95\u00a0% interval lies on one side of zero: {len(certain)} of {len(measured)} measured pairs.</p>"
+        "measured; a small dot was only estimated or predicted; where there is a cross, transfer cannot be tried; an "
+        "empty cell is not known. The sign + or − stands where the whole 95\u00a0% interval lies on one side of zero: "
+        f"{len(certain)} of {len(measured)} measured pairs.</p>"
     )
-    label = f"Matrix of transfer coefficients, {len(measured)} measured and {len(guessed)} estimated"
-    return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks))))
+    label = (
+        f"Matrix of transfer coefficients, {len(measured)} measured, {len(guessed)} only estimated or predicted, "
+        f"{len(cannot)} impossible"
+    )
+    return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks)))) + _tables(measured, graph)
+
+
+def _tables(measured: list[TransferEdge], graph: TransferGraph) -> str:
+    """What was measured, and what cannot be tried, in words."""
+    shown = ""
+    if measured:
+        rows = [
+            (
+                f"{escape(e.source)} → {escape(e.target)}",
+                interval(e.transfer_coefficient, e.low, e.high, signed=True),
+                "–"
+                if e.accuracy_gain is None
+                else interval(e.accuracy_gain, e.accuracy_gain_low, e.accuracy_gain_high, signed=True),
+            )
+            for e in sorted(measured, key=lambda e: -e.transfer_coefficient)
+        ]
+        caption = f"{number(len(rows))} measured pairs"
+        shown += details(caption, table(caption, ("Pair", "Coefficient", "Gain in the metric"), rows))
+    if graph.impossible:
+        pairs = [(f"{escape(a)} → {escape(b)}", escape(reason)) for (a, b), reason in graph.impossible.items()]
+        caption = f"{number(len(pairs))} pairs between which transfer cannot be tried"
+        shown += details(caption, table(caption, ("Pair", "Why"), pairs))
+    return shown
+
+
+def _lines(text: str) -> str:
+    """A long sentence over several lines of a tooltip."""
+    return "<br>".join(escape(line) for line in textwrap.wrap(text, 44, max_lines=5, placeholder=" …"))
 
 
 def _over(strength: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from crosstask.components import Component
 from crosstask.errors import RecipeError
-from crosstask.graph import TransferGraph
+from crosstask.graph import Evidence, TransferGraph
 from crosstask.options import component
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
@@ -43,7 +43,7 @@ class Discovery(Stage):
         self._consider_unseen(engine, discoverers)
         engine.discover(discoverers)
         measured = engine.graph.measured_edges()
-        parts = [(each.name, getattr(each, "seeds", None)) for each in _all(discoverers)]
+        parts = [(each.name, getattr(each, "repeats", getattr(each, "seeds", None))) for each in _all(discoverers)]
         result = DiscoveryResult(
             tasks=len(engine.portfolio),
             unseen_tasks=len(engine.portfolio.unseen),
@@ -82,6 +82,9 @@ class Discovery(Stage):
             "tasks": result.tasks,
             "unseen_tasks": result.unseen_tasks,
             "measured_pairs": len(result.measured),
+            "pairs_only_predicted": sum(
+                count for kind, count in result.metrics.get("evidence", {}).items() if kind != Evidence.MEASURED.value
+            ),
             "pairs_left_out": sum(map(len, result.skipped.values())),
             "impossible_pairs": len(result.impossible),
             "mean_measured_coefficient": result.metrics.get("mean_measured_coefficient"),

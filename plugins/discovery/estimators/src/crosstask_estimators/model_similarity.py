@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.learning.modules import forward, seeded
+from crosstask.learning.modules import forward, head_found, seeded
 from crosstask.learning.training import device_of
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.arrays import Matrix
+from crosstask_discovery.inputs import joined, kind_of
 from crosstask_discovery.pairs import LeftOut, edge_between, tell_left_out
 
+Kind = tuple[Any, Any]
+"""The kind of a model's inputs; see `kind_of`."""
 Layers = dict[str, Matrix]
 """By the layer's name, in the order of a forward pass: a kernel of unit length [N, N], flattened, or zeros."""
 
@@ -83,7 +87,7 @@ class ModelSimilarity(Discoverer):
             look = _Look("", weights=weight_kernels(model), blank_weights=weight_kernels(blank))
         except Exception as error:  # foreign code: whatever it raises
             return _Look(f"the model of {task.task_id!r} cannot be looked at: {type(error).__name__}: {error}")
-        shape = input_shape(task)
+        shape = inputs_like(task)
         if shape is None:
             look.unseen = f"task {task.task_id!r} does not say its input_shape"
             return look
@@ -93,24 +97,25 @@ class ModelSimilarity(Discoverer):
             look.features, look.blank_features = feature_kernels(model, inputs), feature_kernels(blank, inputs)
         except Exception as error:
             told = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            look.unseen = f"the model of {task.task_id!r} does not take inputs {shape}: {told}"
+            look.unseen = f"the model of {task.task_id!r} does not take inputs {_shown(shape)}: {told}"
         return look
 
-    def _inputs(self, shape: tuple[int, ...], portfolio: Portfolio) -> Tensor:
-        """[probes, *shape], the same for all models of this shape."""
-        own = []
-        for task in portfolio:
-            if task.has_data() and input_shape(task) == shape:
-                given = task.data("train").inputs
-                if isinstance(given, Tensor) and tuple(given.shape[1:]) == shape:
-                    own.append(given)
-        generator = self.context.generator("model_similarity", *shape)
-        if not own:
-            return torch.randn(self.probes, *shape, generator=generator)
+    def _inputs(self, shape: Kind, portfolio: Portfolio) -> Tensor | MultiInput:
+        """[probes, …], the same for all models of this kind of inputs."""
+        own = [
+            task.data("train").inputs
+            for task in portfolio
+            if task.has_data() and inputs_like(task) == shape and kind_of(task.data("train").inputs) == shape
+        ]
+        sizes, _ = shape
+        single = not own or isinstance(own[0], Tensor)
+        generator = self.context.generator("model_similarity", *(sizes if single else (shape,)))
+        if sum(map(len, own)) < 4:
+            if not single or not all(isinstance(size, int) for size in sizes):
+                raise DataError("there are fewer than four samples of such inputs")
+            return torch.randn(self.probes, *sizes, generator=generator)
         each = math.ceil(self.probes / len(own))
-        pool = torch.cat([rows[torch.randperm(len(rows), generator=generator)[:each]].cpu() for rows in own])
-        if len(pool) < 4:
-            return torch.randn(self.probes, *shape, generator=generator)
+        pool = joined([rows[torch.randperm(len(rows), generator=generator)[:each]].cpu() for rows in own])
         return pool[torch.randperm(len(pool), generator=generator)[: self.probes]]
 
     def _compare(self, source: Task, target: Task, looked: Mapping[str, _Look]) -> _Likeness | str:
@@ -134,7 +139,7 @@ class _Look:
 
     reason: str
     unseen: str = ""
-    shape: tuple[int, ...] = ()
+    shape: Kind | None = None
     features: Layers = attrs.field(factory=dict)
     blank_features: Layers = attrs.field(factory=dict)
     weights: Layers = attrs.field(factory=dict)
@@ -167,20 +172,29 @@ def _likeness(ours: Layers, theirs: Layers, ours_blank: Layers, theirs_blank: La
     return _Likeness(ranked, float(np.mean(shares)) if shares else 0.0, features)
 
 
-def input_shape(task: Task) -> tuple[int, ...] | None:
-    """As the descriptor says; else that of the data, or of the first layer if it is linear; None if nothing does."""
+def inputs_like(task: Task) -> Kind | None:
+    """The kind of inputs (`kind_of`) of the data; else floating-point numbers of the shape that the descriptor says, or
+    of the first layer if it is linear; None if nothing does.
+    """
+    if task.has_data():
+        return cast(Kind, kind_of(task.data("train").inputs))
     if task.descriptor.input_shape:
-        return task.descriptor.input_shape
-    if task.has_data() and isinstance(given := task.data("train").inputs, Tensor):
-        return tuple(given.shape[1:])
+        return task.descriptor.input_shape, True
     layers = [] if task.model is None else [m for m in task.model.modules() if any(True for _ in m.parameters(False))]
-    return (layers[0].in_features,) if layers and isinstance(layers[0], nn.Linear) else None
+    return ((layers[0].in_features,), True) if layers and isinstance(layers[0], nn.Linear) else None
+
+
+def _shown(shape: Kind) -> str:
+    """A kind of inputs for a message: its shape, or those of several by name."""
+    sizes, rest = shape
+    return str(sizes) if isinstance(sizes, tuple) else str({name: kind[0] for name, kind in rest})
 
 
 @torch.no_grad()
-def feature_kernels(model: nn.Module, inputs: Tensor) -> Layers:
-    """Of what each layer with weights answers to `inputs` [N, …], in the order of its last call; without the head (the
-    last), if there are others. DataError if no layer answers with floating-point numbers per input.
+def feature_kernels(model: nn.Module, inputs: Tensor | MultiInput) -> Layers:
+    """Of what each layer with weights answers to `inputs` [N, …], in the order of its last call; without the head and
+    what comes after it, or the last, if there are others. DataError if no layer answers with floating-point numbers
+    per input.
     """
     answers: dict[str, Tensor] = {}
 
@@ -203,23 +217,46 @@ def feature_kernels(model: nn.Module, inputs: Tensor) -> Layers:
     finally:
         for handle in handles:
             handle.remove()
-    names = list(answers)[:-1] if len(answers) > 1 else list(answers)
+    names = _before(list(answers), _head_of(model))
     if not names:
         raise DataError("no layer with weights answers with a row of numbers per input")
     return {name or "model": unit_kernel(answers[name].double().cpu().numpy()) for name in names}
 
 
 def weight_kernels(model: nn.Module) -> Layers:
-    """Of each weight matrix [out, in …], over its inputs' coordinates; without the last one (the head), if there are
+    """Of each weight matrix [out, in …], over its inputs' coordinates; without the head, or the last one, if there are
     others. Layers of fewer than 4 or more than 4096 inputs are left out.
     """
     found = {}
     matrices = [(n, p) for n, p in model.named_parameters() if p.ndim >= 2 and p.is_floating_point()]
-    for name, parameter in matrices[:-1] if len(matrices) > 1 else matrices:
+    head = _head_of(model)
+    trunk = [(n, p) for n, p in matrices if not _inside(n, head)]
+    if len(trunk) == len(matrices):  # no head is known
+        trunk = matrices[:-1]
+    for name, parameter in trunk or matrices:
         rows = parameter.detach().double().cpu().flatten(1).numpy().T
         if 4 <= len(rows) <= 4096 and np.isfinite(rows).all():
             found[name.removesuffix(".weight") or "model"] = unit_kernel(rows)
     return found
+
+
+def _head_of(model: nn.Module) -> frozenset[str]:
+    """The head's module, or its parameters where they are no module; nothing where there is no head."""
+    try:
+        found = head_found(model)
+    except DataError:
+        return frozenset()
+    return frozenset([found.module] if found.module is not None else [name for name, _ in found.weights])
+
+
+def _inside(name: str, head: frozenset[str]) -> bool:
+    return any(name == top or name.startswith(f"{top}.") for top in head if top)
+
+
+def _before(names: list[str], head: frozenset[str]) -> list[str]:
+    """The layers, in the order of their calls, that come before the head; all but the last where it is none of them."""
+    place = next((n for n, name in enumerate(names) if _inside(name, head)), len(names) - 1)
+    return names[:place] or names[: max(1, len(names) - 1)]
 
 
 def unit_kernel(rows: Matrix) -> Matrix:

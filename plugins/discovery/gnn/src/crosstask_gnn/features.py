@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
-from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.learning.modules import Headless
 from crosstask.learning.training import predict
+from crosstask.logs import logger
 from crosstask.tasks import Portfolio, Task
+from crosstask_discovery.inputs import joined, kind_of
 from crosstask_gnn.pairs import Array
 
 WORDS = 24
@@ -65,7 +67,8 @@ def data_features(task: Task, samples: int = 256) -> Array | None:
     if not task.has_data():
         return None
     data = task.data("train").head(samples)
-    inputs = data.inputs.reshape(len(data), -1).double().cpu()[:, :4096]
+    inputs = data.inputs.flatten(1) if data.inputs.ndim > 1 else data.inputs[:, None]
+    inputs = inputs.double().cpu()[:, :4096]
     spread = inputs - inputs.mean(0)
     total = float(spread.square().sum())
     gram = spread @ spread.T
@@ -93,14 +96,14 @@ def model_features(tasks: Sequence[Task | None], seed: int, inputs: int = 96, si
     equation 4). Any architecture will do. Zero for a task without model, and where it is the only one of its shape.
     """
     found = np.zeros((len(tasks), size + 1))
-    shapes: dict[tuple[int, ...], list[int]] = {}
+    shapes: dict[Any, list[int]] = {}
     for number, task in enumerate(tasks):
         if task is not None and task.has_data():
-            shapes.setdefault(tuple(task.data("train").inputs.shape[1:]), []).append(number)
+            shapes.setdefault(kind_of(task.data("train").inputs), []).append(number)
     for numbers in shapes.values():
         own = [task for number in numbers if (task := tasks[number]) is not None]
         generator = torch.Generator().manual_seed(seed)
-        pool = torch.cat([task.data("train").head(max(2, inputs // len(own))).inputs for task in own])
+        pool = joined([task.data("train").head(max(2, inputs // len(own))).inputs for task in own])
         pool = pool[torch.randperm(len(pool), generator=generator)[:inputs]]
         grams = {number: gram for number in numbers if (gram := _gram(tasks[number], pool)) is not None}
         if len(grams) < 2:
@@ -117,13 +120,14 @@ def model_features(tasks: Sequence[Task | None], seed: int, inputs: int = 96, si
     return found
 
 
-def _gram(task: Task | None, inputs: torch.Tensor) -> Array | None:
+def _gram(task: Task | None, inputs: torch.Tensor | MultiInput) -> Array | None:
     """Inner products of centred features [N * N], of length one; None without a model that has any."""
     if task is None or task.model is None:
         return None
     try:
         features = predict(Headless(task.model), inputs).reshape(len(inputs), -1).double()
-    except DataError:  # no head to take off
+    except Exception as error:  # no head to take off, or the user's own code raises
+        logger().info("model left out", discoverer="gnn", task=task.task_id, reason=str(error))
         return None
     features = features - features.mean(0)
     gram = (features @ features.T).flatten()

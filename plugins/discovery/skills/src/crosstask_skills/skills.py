@@ -55,7 +55,7 @@ class Skills(Discoverer):
             (self.knowledge, contained(target.domain_knowledge, source.domain_knowledge)),
             (self.classes, contained(target.classes, source.classes)),
             (self.domain, common_path(target.domain, source.domain)),
-            (self.dimensions, alike(source.input_shape, target.input_shape)),
+            (self.dimensions, alike_inputs(source, target)),
         ]
         known = sum(weight for weight, share in found if share is not None)
         total = sum(weight for weight, _ in found)
@@ -82,6 +82,19 @@ def common_path(one: str, other: str) -> float | None:
     ours, theirs = one.split("/"), other.split("/")
     same = list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
     return len(same) / max(len(ours), len(theirs))
+
+
+def alike_inputs(one: TaskDescriptor, other: TaskDescriptor) -> float | None:
+    """`alike` of the input shapes; of several inputs the mean over all names that either has, 0 for one that only one
+    of them has. None where one does not say its shapes; 0 for one input beside several.
+    """
+    ours, theirs = one.input_shapes, other.input_shapes
+    if not ours and not theirs:
+        return alike(one.input_shape, other.input_shape)
+    if not ours or not theirs:
+        return 0.0 if one.input_shape or other.input_shape else None
+    names = {*ours, *theirs}
+    return sum(alike(ours[name], theirs[name]) or 0.0 for name in names if name in ours and name in theirs) / len(names)
 
 
 def alike(one: tuple[int, ...], other: tuple[int, ...]) -> float | None:
