@@ -418,7 +418,7 @@ def test_local_context_keeps_and_runs() -> None:
     assert context.recall("models", "k").payload == {"a": 1}  # type: ignore[union-attr]
     assert context.recall("models", "other") is None
     assert list(context.jobs([Job(max, (1, 2)), Job(min, (1, 2))])) == [(0, 2), (1, 1)]
-    assert context.tell("stage_progress", stage="x", detail="y") is None
+    assert context.tell("stage_progress", stage="x", detail="y") == []
     assert context.called is None
     assert context.workers == 1
     assert context.seed_for("a", 1) == LocalContext(seed=3).seed_for("a", 1) != context.seed_for("a", 2)

@@ -590,6 +590,8 @@ class AnyHeadWillDo(right.ReferenceMetaLearner):
 
 @caught_by("check_predict_agrees_with_adapt")
 class PredictsTwice(right.ReferenceMetaLearner):
+    capabilities = right.ReferenceMetaLearner.capabilities - {"ragged"}  # whose check would see it, too
+
     def predict(self, model: Any, episodes: Any, steps: Any) -> Tensor:
         return 2 * super().predict(model, episodes, steps)
 
