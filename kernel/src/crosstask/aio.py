@@ -55,7 +55,11 @@ class CrossTaskTransferEngine:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crosstask")
 
     def _now(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._thread.submit(functools.partial(method, *args, **kwargs)).result()
+        try:
+            waiting = self._thread.submit(functools.partial(method, *args, **kwargs))
+        except RuntimeError:  # closed: what it holds can still be read
+            return method(*args, **kwargs)
+        return waiting.result()
 
     # What the engine holds --------------------------------------------------------------------------------------------
 

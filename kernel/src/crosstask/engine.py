@@ -285,7 +285,7 @@ class TransferEngine(Engine):
 
     def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
         """Run discoverers (the engine's own, by default) over all pairs, in order; each sees what the ones before
-        found.
+        found. Of those that nobody named, one that cannot work on these tasks is left out, and the log says why.
         """
         self.portfolio.check()
         chosen: list[Discoverer] = self.discoverers
@@ -295,8 +295,16 @@ class TransferEngine(Engine):
             self.train()
         for source, target in self.portfolio.pairs():  # found out anew: by the discoverers, where a model fails
             self.graph.rule_out(source.task_id, target.task_id, None)
+        named = discoverers is not None or self._wanted is not None
+        failed: list[DataError] = []
         for discoverer in chosen:
-            self._discover_with(discoverer, self.portfolio)
+            try:
+                self._discover_with(discoverer, self.portfolio)
+            except DataError as error:
+                if named or len(failed) + 1 == len(chosen):
+                    raise
+                failed.append(error)
+                self.run.log.warning("discoverer left out", discoverer=discoverer.origin, reason=str(error))
         self._embed(chosen)
         for source, target in self.portfolio.pairs():
             may_have_a_model = source.model is None and source.has_data()
