@@ -13,10 +13,10 @@ from click.testing import CliRunner
 
 import crosstask.cli
 from crosstask import Extension, Plugin, Registry
-from crosstask.cli.bars import Bars
 from crosstask.cli.common import emit_table, file_name
 from crosstask.cli.trust import foreign_code
 from crosstask.errors import RecipeError
+from crosstask.progress import Progress
 from crosstask.recipe import load_recipe
 from crosstask.registry import PluginRecord
 
@@ -194,7 +194,7 @@ def test_a_bar_draws_ids_of_tasks_as_they_are(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    bars = Bars()
+    bars = Progress()
     bars.stage_started(HOSTILE, 3)
     bars.stage_progress(HOSTILE, HOSTILE)
     bars.stop()

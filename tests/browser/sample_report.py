@@ -11,6 +11,8 @@ from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.options import unstructure
 from crosstask.records import (
     Adjustment,
+    Advice,
+    AdviceRow,
     Curriculum,
     CurriculumResult,
     CurriculumStep,
@@ -47,6 +49,7 @@ TASKS = (
 )  # fmt: skip
 RENAMED = ("all_ten", "inverted", "blurred", "has_loop", "parity")
 SECTIONS: dict[str, tuple[str, ...]] = {
+    "advice": ("What to do for prime",),
     "discovery": ("Transfer graph", "Transfer matrix"),
     "curriculum": ("Curriculum", "Learning curves", "Why it transferred"),
     "explain": ("Why it transferred",),
@@ -63,6 +66,8 @@ FIGURES = 23
 multi-task training, 2 each of synthesis, few-shot, continual learning and search.
 """
 STEPS = tuple(range(0, 200, 5))
+IMPOSSIBLE = 3
+"""Pairs of the graph that were estimated, and cannot be tried."""
 
 
 def sample(*names: str, seed: int = 7) -> tuple[RunRecord, TransferGraph]:
@@ -132,10 +137,24 @@ class _Sample:
                     TransferEdge(
                         **ends, transfer_coefficient=mean, evidence=Evidence.MEASURED, uncertainty=width / 2,
                         low=mean - width, high=mean + width, accuracy_gain=mean / 8,
-                        convergence_speed_gain=1 + max(0, 2 * mean),
+                        accuracy_gain_low=(mean - width) / 8, accuracy_gain_high=(mean + width) / 8,
+                        convergence_speed_gain=1 + max(0, 2 * mean), speed_capped=mean > 0.8,
                     )
                 )  # fmt: skip
+        for edge in [edge for edge in graph.edges() if not edge.measured][:IMPOSSIBLE]:
+            graph.rule_out(edge.source, edge.target, self.text("its inputs have another shape"))
         return graph
+
+    def advice(self) -> Advice:
+        rows = tuple(
+            AdviceRow(source=task, strategy=self.text("lp_ft"), expected=around(0.9 - n / 20), evidence=self.text("tried"),
+                      screened=0.7 if n else None, helps=True if n else None)
+            for n, task in enumerate(self.path)
+        )  # fmt: skip
+        return Advice(
+            target="prime", source=self.path[0], strategy=self.text("lp_ft"), metric=self.text("accuracy"), rows=rows,
+            avoid={self.path[1]: self.text("its inputs have another shape")}, text=self.text("Use all_ten."), samples=40,
+        )  # fmt: skip
 
     def discovery(self) -> DiscoveryResult:
         return DiscoveryResult(
@@ -147,7 +166,7 @@ class _Sample:
         steps = tuple(
             CurriculumStep(
                 step=n + 1, task_id=task, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
-                gain=around(0.04 * n, 0.02), curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
+                gain=around(0.04 * n, 0.02), chance=0.95 if n == 1 else 0.3, curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
                 scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
             )
             for n, task in enumerate(path)
@@ -162,7 +181,9 @@ class _Sample:
             TransferResult(
                 source=source, target=target, strategy=self.text("fine_tuning"), metric=metric, split="test",
                 score=around(0.9), scratch_score=around(0.9 - c / 5), coefficient=around(c, 0.08),
-                performance_gain=around(c / 5), seeds=3, curve=curve(0.5, 0.9, 2),
+                performance_gain=around(c / 5), seeds=3, curve=curve(0.5, 0.9, 2), chance=0.3,
+                convergence_speed_gain=2.5, convergence_speed_interval=Interval(mean=2.4, low=1.2, high=4.8),
+                sample_efficiency_gain=8.0, sample_efficiency_capped=True,
                 scratch_curve=curve(0.1, 0.9 - c / 5, 1),
             )
             for source, target, c in [(path[0], "prime", 0.61), (path[2], path[1], 0.34), ("prime", path[4], -0.16)]

@@ -16,7 +16,7 @@ from crosstask import Extension, Plugin, Registry, RunRecord, component, record
 from crosstask.graph import TransferGraph
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.report import write_report
-from tests.browser.sample_report import EVIL, FIGURES, HOSTILE, TASKS, sample
+from tests.browser.sample_report import EVIL, FIGURES, HOSTILE, IMPOSSIBLE, TASKS, sample
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium (the extra `test` has it)")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -145,11 +145,129 @@ def test_threshold_slider_removes_edges(page: Any) -> None:
 
     start = edges_drawn(page)
     assert 20 <= start <= 3 * len(TASKS)
-    assert move(0) == 14 * 13
+    measured = move(0)
+    assert 0 < measured < 14 * 13 - IMPOSSIBLE
+    assert told(page, "transfer-graph").endswith(f"{measured} of {measured} edges shown")
     assert move(1) == 0
     assert 0 < move(0.6) < start
     slider.send_keys("\ue012")  # the left arrow key: it works without a mouse, too
     assert told(page, "transfer-graph").startswith("0.59")
+
+
+def dashed(page: Any) -> int:
+    lines = "[...document.querySelectorAll('#transfer-graph .js-line')]"
+    return int(page.execute_script(f"return {lines}.filter(e => e.style.strokeDasharray.includes('px')).length"))
+
+
+def test_what_was_not_measured_waits_behind_a_switch(page: Any) -> None:
+    start, switch = edges_drawn(page), page.find_element(By.CSS_SELECTOR, "#transfer-graph .switch")
+    assert not switch.is_selected()
+    assert dashed(page) == 0
+    switch.send_keys(" ")  # as a reader without a mouse would
+    slider = page.find_element(By.CSS_SELECTOR, "#transfer-graph input[type=range]")
+    slider.send_keys("\ue011")  # Home: every edge
+    wait(lambda: told(page, "transfer-graph").startswith("0.00"))
+    every = 14 * 13 - IMPOSSIBLE
+    assert told(page, "transfer-graph").endswith(f"{every} of {every} edges shown")
+    wait(lambda: edges_drawn(page) == every > start)
+    assert dashed(page) > 0
+
+
+def test_the_target_of_the_curriculum_is_marked(page: Any) -> None:
+    marked = page.find_element(By.CSS_SELECTOR, "#transfer-graph .marked")
+    assert marked.text == "◎ parity: target of the curriculum"
+    names = [e.text for e in page.find_elements(By.CSS_SELECTOR, "#transfer-graph .textpoint")]
+    assert [name for name in names if "◎" in name] == ["◎ parity"]
+    node = "return [...document.querySelectorAll('#transfer-graph .points')].at(-1).querySelectorAll('.point')[3]"
+    assert "target of the curriculum" in point_at(page, *place(page, node))
+
+
+def active(page: Any, what: str) -> Any:
+    return page.execute_script(f"return document.activeElement.{what}")
+
+
+def test_graph_by_keyboard(page: Any) -> None:
+    """Tab comes to the figure, arrows go from task to task and on to the edges, Enter shows the edges of one alone."""
+    select = page.find_element(By.CSS_SELECTOR, "#transfer-graph select")
+    page.execute_script("arguments[0].focus()", select)
+    passed = []
+    while "plot" not in str(active(page, "className")).split():
+        ActionChains(page).send_keys("\ue004").perform()
+        passed.append(active(page, "tagName"))
+        assert len(passed) < 20
+    assert passed[0] == "INPUT", "the switch"
+    assert set(passed[1:-1]) == {"BUTTON"}, "the legend"
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert page.execute_script(outline) == "solid", "a reader sees where the focus is"
+
+    def press(key: str) -> str:
+        page.execute_script("document.querySelectorAll('.hoverlayer > *').forEach(e => e.remove())")
+        ActionChains(page).send_keys(key).perform()
+        said = "return document.activeElement.nextElementSibling.textContent"
+        page.execute_script("document.activeElement.nextElementSibling.textContent = ''")
+        return str(wait(lambda: page.execute_script(said)))
+
+    right, left, end, enter, escape = "\ue014", "\ue012", "\ue010", "\ue007", "\ue00c"
+    assert EVIL[:8] in press(right), "the first task"
+    assert "zero_to_four" in press(right)
+    assert page.find_elements(By.CSS_SELECTOR, "#transfer-graph .hoverlayer .hovertext"), "it shows the tooltip, too"
+    assert EVIL[:8] in press(left)
+    all_edges = edges_drawn(page)
+    press(enter)
+    assert Select(select).first_selected_option.text == EVIL
+    assert 0 < edges_drawn(page) < all_edges
+    press(enter)
+    wait(lambda: edges_drawn(page) == all_edges)
+    assert "coefficient" in press(end), "edges come after the tasks"
+    ActionChains(page).send_keys(escape).perform()
+    assert active(page, "nextElementSibling.textContent") == ""
+
+
+def test_a_row_of_the_strongest_edges_shows_its_target_in_the_graph(page: Any) -> None:
+    summary = page.find_element(By.CSS_SELECTOR, "#transfer-graph summary")
+    summary.send_keys("\ue007")
+    row = page.find_element(By.CSS_SELECTOR, "#transfer-graph td button, #transfer-graph th button")
+    target = row.text.split(" → ")[1]
+    row.send_keys("\ue007")
+    assert Select(page.find_element(By.CSS_SELECTOR, "#transfer-graph select")).first_selected_option.text == target
+    assert "plot" in active(page, "className")
+
+
+def test_the_matrix_and_dots_can_be_walked_by_keyboard(page: Any) -> None:
+    for section, said in (("transfer-matrix", "coefficient"), ("curriculum", "with transfer")):
+        figure = page.find_element(By.CSS_SELECTOR, f"#{section} .plot")
+        page.execute_script("arguments[0].focus()", figure)
+        ActionChains(page).send_keys("\ue014").perform()
+        text = "return document.activeElement.nextElementSibling.textContent"
+        assert said in str(wait(lambda: page.execute_script(text)))
+
+
+def test_on_a_phone_only_tables_scroll_sideways_each_in_its_box(page: Any) -> None:
+    screen = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        page.execute_script("document.querySelectorAll('details').forEach(e => e.open = true)")
+        wait(lambda: page.execute_script("return innerWidth") == 390)
+        wait(lambda: page.execute_script("return document.documentElement.scrollWidth <= innerWidth"))
+        beyond = (
+            "const out = e => e.getBoundingClientRect().right > 391 && getComputedStyle(e).position !== 'absolute';"
+            "return [...document.querySelectorAll('main *, header *')].filter(e => out(e)"
+            " && !e.closest('.scroll, pre, svg, .plot')).map(e => e.outerHTML.slice(0, 120))"
+        )
+        assert page.execute_script(beyond) == []
+        wide = page.execute_script(
+            "return [...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+            ".map(e => [e.tabIndex, getComputedStyle(e).overflowX])"
+        )
+        assert wide, "the widest tables are wider than a phone"
+        assert all(each == [0, "auto"] for each in wide), "and a reader without a mouse can scroll them"
+        small = page.execute_script(
+            "return [...document.querySelectorAll('.controls select, .legend button, .controls input')]"
+            ".map(e => e.closest('label, button').getBoundingClientRect().height).filter(h => h < 24)"
+        )
+        assert small == [], "what a finger presses is 24 pixels high at least (WCAG 2.2, 2.5.8)"
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_nodes_and_edges_have_tooltips(page: Any) -> None:

@@ -10,14 +10,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import networkx as nx
 
 from crosstask.descriptors import TaskDescriptor
+from crosstask.drawing import Drawing, network
 from crosstask.errors import CrosstaskError, GraphError, nearest
 from crosstask.options import option, record, structure, unstructure
+from crosstask.showing import frame, table
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
 
 SCHEMA = "crosstask/transfer-graph/1"
 
@@ -84,8 +89,8 @@ class TransferEdge:
     predict, in units of their own, and comparable only among the sources of one target. `shared_representations` holds
     how alike layers of the two models are, 0 to 1, the most alike first: by the layer's name where both call it the
     same, else by `layer of the source -> layer of the target`. All numbers are finite; what is unknown is None.
-    `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped` the
-    speed gain is a lower bound (see `TransferResult.speed_capped`).
+    `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped`
+    the speed gain is a lower bound (see `TransferResult.speed_capped`).
     """
 
     source: str
@@ -360,9 +365,14 @@ class TransferGraph:
         return sorted(nx.community.louvain_communities(positive, seed=seed), key=lambda c: (-len(c), sorted(c)))
 
     def centrality(self) -> dict[str, float]:
-        """Per task: the sum of the positive coefficients it gives, over the number of other tasks."""
+        """Per task: the sum of the positive coefficients it gives, over the number of other tasks. Of measured pairs;
+        only where nothing was measured, of those that were estimated or predicted (see `told_edges`).
+        """
+        given = dict.fromkeys(self._graph, 0.0)
+        for edge in self.told_edges():
+            given[edge.source] += max(0.0, edge.transfer_coefficient)
         others = max(1, len(self._graph) - 1)
-        return {t: sum(max(0.0, e.transfer_coefficient) for e in self.edges_out_of(t)) / others for t in self._graph}
+        return {task: total / others for task, total in given.items()}
 
     def metrics(self) -> dict[str, Any]:
         """Size, density, mean coefficient, hubs (the three most central tasks), antagonistic share, relation counts.
@@ -502,6 +512,69 @@ class TransferGraph:
             return cls.from_json(data)
         except GraphError as error:
             raise GraphError(f"{path}: {error}") from None
+
+    # As Python shows it -----------------------------------------------------------------------------------------------
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with a row for each edge, of every evidence, and one with evidence `impossible` and its
+        `reason` for each pair between which transfer cannot be tried. CrosstaskError without pandas.
+        """
+        rows = []
+        for edge, plain in self._plain_edges():
+            scalars = {name: value for name, value in plain.items() if not isinstance(value, dict)}
+            strongest = edge is self.edge(edge.source, edge.target)
+            estimates = {f"estimate_{name}": value for name, value in edge.estimates.items()}
+            rows.append({**scalars, "measured": edge.measured, "strongest": strongest, "reason": "", **estimates})
+        for (source, target), reason in self._impossible.items():
+            ends = {"source": source, "target": target, "evidence": "impossible"}
+            rows.append({**ends, "measured": False, "strongest": False, "reason": reason})
+        return frame(rows, [*(f.name for f in attrs.fields(TransferEdge)), "measured", "strongest", "reason"])
+
+    def told_edges(self, *, guessed: bool | None = None) -> list[TransferEdge]:
+        """The strongest edge of each pair, without those of impossible pairs: the measured ones; with `guessed` (by
+        default only where nothing was measured) those that were only estimated or predicted, too.
+        """
+        known = [edge for edge in self.edges() if (edge.source, edge.target) not in self._impossible]
+        if guessed is None:
+            guessed = not any(edge.measured for edge in known)
+        return [edge for edge in known if guessed or edge.measured]
+
+    def plot(
+        self, path: str | Path | None = None, *, guessed: bool | None = None, most: int | None = None, seed: int = 0
+    ) -> Drawing:
+        """A picture of who helps whom, which a notebook shows; written to `path` (.svg, or .png with Pillow) if given.
+
+        It has the edges of `told_edges`, of these the `most` strongest (three for each task by default); what is not
+        measured is dashed. `seed` decides where tasks are drawn. GraphError for a suffix that cannot be drawn.
+        """
+        edges = sorted(self.told_edges(guessed=guessed), key=lambda e: -abs(e.transfer_coefficient))
+        edges = edges[: 3 * len(self._graph) if most is None else most]
+        given = self.centrality()
+        highest = max(given.values(), default=0.0) or 1.0
+        used = [relation for relation in RelationType if any(edge.relation is relation for edge in edges)]
+        how = "measured" if edges and all(edge.measured for edge in edges) else "dashed: not measured"
+        made = network(
+            f"Transfer between {len(self._graph)} tasks, {len(edges)} edges ({how})",
+            {task: (self.task(task).task_name, given[task] / highest) for task in self._graph},
+            [(e.source, e.target, e.transfer_coefficient, e.relation.value, not e.measured) for e in edges],
+            {relation.value.replace("_", " "): relation.value for relation in used},
+            seed=seed,
+        )
+        if path is not None:
+            made.save(path)
+        return made
+
+    def _repr_html_(self) -> str:
+        edges = sorted(self.told_edges(), key=lambda e: (-e.transfer_coefficient, e.source, e.target))
+        rows = [
+            (f"{e.source} → {e.target}", e.transfer_coefficient, e.low, e.high, e.relation.value, e.evidence.value)
+            for e in edges
+        ]
+        left = sum(1 for _ in self.edges()) - len(edges)
+        title = f"Transfer graph of {len(self._graph)} tasks: {len(edges)} pairs"
+        title += f"; {left} more only estimated or predicted" if left else ""
+        title += f"; {len(self._impossible)} impossible" if self._impossible else ""
+        return table(title, ("Edge", "Coefficient", "Low", "High", "Relation", "Evidence"), rows)
 
 
 @record

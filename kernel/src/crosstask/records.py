@@ -9,6 +9,7 @@ import attrs
 
 from crosstask.errors import OptionError, PluginError, nearest
 from crosstask.options import option, record, structure
+from crosstask.showing import Shown
 
 
 @record
@@ -67,7 +68,7 @@ class LearningCurve:
 
 
 @record
-class TransferResult:
+class TransferResult(Shown):
     """One transfer against from-scratch training with the same budget and seeds.
 
     `coefficient` is `crosstask.learning.metrics.relative_gain`, in [-1, 1]; `performance_gain` has the metric's units.
@@ -121,7 +122,7 @@ class TransferResult:
 
     @property
     def speed_capped(self) -> bool:
-        """Whether the model was as good before its first step as scratch at its end: the speed gain is a lower bound."""
+        """Whether it was as good before its first step as scratch at its end: the speed gain is a lower bound."""
         curve, scratch = self.curve.values, self.scratch_curve.values
         return bool(curve and scratch) and curve[0] >= scratch[-1]
 
@@ -129,6 +130,9 @@ class TransferResult:
     def learned_nothing(self) -> bool:
         """Whether the score with transfer is not above chance."""
         return below_chance(self.score, self.chance)
+
+    def _headline(self) -> str:
+        return f"{self.source} → {self.target} by {self.strategy}"
 
 
 def below_chance(score: Interval, chance: float | None) -> bool:
@@ -176,7 +180,7 @@ class Adjustment:
 
 
 @record
-class Curriculum:
+class Curriculum(Shown):
     """An order of tasks; the target comes last.
 
     `task_difficulties` are 0..1 by task id, `contributions` what each source is known to give the target (its transfer
@@ -195,6 +199,21 @@ class Curriculum:
     adjustments: tuple[Adjustment, ...] = ()
     seed: int = 0
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": number,
+                "task_id": task_id,
+                "difficulty": self.task_difficulties.get(task_id),
+                "helps_target": self.contributions.get(task_id),
+                "prerequisites": ", ".join(self.prerequisites.get(task_id, ())),
+            }
+            for number, task_id in enumerate(self.task_sequence, 1)
+        ]
+
+    def _headline(self) -> str:
+        return f"Curriculum for {self.target}"
 
 
 @record
@@ -219,7 +238,7 @@ class CurriculumStep:
 
 
 @record
-class CurriculumResult:
+class CurriculumResult(Shown):
     """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path."""
 
     curriculum: Curriculum
@@ -242,6 +261,12 @@ class CurriculumResult:
         made.__dict__["_model"] = model
         return made
 
+    def _rows(self) -> tuple[CurriculumStep, ...]:
+        return self.steps
+
+    def _headline(self) -> str:
+        return f"Curriculum for {self.curriculum.target}, {self.metric}"
+
 
 @record
 class AdviceRow:
@@ -260,7 +285,7 @@ class AdviceRow:
 
 
 @record
-class Advice:
+class Advice(Shown):
     """Which source to use for a target, with what method; `source` None: train from scratch. `text` says it.
 
     `rows` are all that could be used, the best first; `avoid` what not to use, and why. `cost` is what learning from
@@ -283,9 +308,15 @@ class Advice:
     def __str__(self) -> str:
         return self.text
 
+    def _rows(self) -> tuple[AdviceRow, ...]:
+        return self.rows
+
+    def _headline(self) -> str:
+        return self.text
+
 
 @record
-class MetaKnowledge:
+class MetaKnowledge(Shown):
     """What several tasks have in common. Tensors (encoders, priors) are stored beside it under its `weights` key."""
 
     kind: str = option(choices=("representation", "strategy", "prior"), help="what was distilled")
@@ -330,7 +361,7 @@ class Offers(Protocol):
 
 
 @record
-class RunRecord:
+class RunRecord(Shown):
     """One run: who it is, what made it, what came out. `run.json` is this record.
 
     `versions` are those of everything that could be used, `used` the distributions whose components were.
@@ -350,6 +381,17 @@ class RunRecord:
     summary: dict[str, Any] = attrs.field(factory=dict)
     results: dict[str, Any] = attrs.field(factory=dict)
     error: str | None = None
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, value in self.summary.items():
+            known = isinstance(value, dict) and "mean" in value
+            ends = {end: value.get(end) if known else None for end in ("low", "high")}
+            rows.append({"figure": name, "value": value["mean"] if known else value, **ends})
+        return rows
+
+    def _headline(self) -> str:
+        return f"{self.name}: {self.status}"
 
     def stage_of(self, name: str) -> str:
         """Which stage the table `name` is: a table with `use` runs one under another name."""

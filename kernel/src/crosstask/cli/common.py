@@ -123,9 +123,9 @@ def progress(quiet: bool) -> Iterator[list[Any]]:
     if quiet:
         yield []
         return
-    from crosstask.cli.bars import Bars
+    from crosstask.progress import Progress
 
-    bars = Bars()
+    bars = Progress()
     try:
         yield [bars]
     finally:

@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Section:
-    """One section of the report: its heading and its HTML, made with `crosstask.report.page` and `.figures`."""
+    """One section of the report: its heading and its HTML, made with `crosstask.report.page` and `.figures`.
+
+    `marks` are tasks to be marked in the report's graph: id -> what it is, such as `target of the curriculum`.
+    """
 
     title: str
     html: str
+    marks: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(eq=False)

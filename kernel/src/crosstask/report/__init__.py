@@ -36,13 +36,15 @@ def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: 
     from crosstask.report import header, page, recipe
 
     leading = [name for name in record.results if _leads(record, name, registry)]
-    sections = [section for name in leading for section in _sections(record, name, graph, registry)]
-    sections.append((header.TITLE, header.render(record, graph)))
-    for name in record.results:
-        if name not in leading:
-            sections += _sections(record, name, graph, registry)
-    sections.append((recipe.TITLE, recipe.render(record, graph)))
-    text = page.document(record.name, sections)
+    first = [section for name in leading for section in _sections(record, name, graph, registry)]
+    others = [name for name in record.results if name not in leading]
+    sections = [section for name in others for section in _sections(record, name, graph, registry)]
+    marks: dict[str, str] = {}
+    for section in (*first, *sections):
+        for task, what in section.marks.items():
+            marks[task] = f"{marks[task]}, {what}" if task in marks else what
+    sections.append(Section(recipe.TITLE, recipe.render(record, graph)))
+    text = page.document(record.name, header.render(record, graph, first), sections, marks)
     # newline="": the page carries hashes of its scripts, so no byte of them may be translated
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -57,23 +59,23 @@ def _leads(record: RunRecord, name: str, registry: Registry) -> bool:
         return False
 
 
-def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Registry) -> list[tuple[str, str]]:
+def _sections(record: RunRecord, name: str, graph: TransferGraph, registry: Registry) -> list[Section]:
     from crosstask.report import page  # deferred, as above
 
     result: Any = record.result(name, registry)
     suffix = "" if record.stage_of(name) == name else f": {name}"
     title = page.words(record.stage_of(name)).capitalize()
     if isinstance(result, Unread):
-        return [(title + suffix, page.note(page.escape(f"This result cannot be shown: {result.reason}")))]
+        return [Section(title + suffix, page.note(page.escape(f"This result cannot be shown: {result.reason}")))]
     stage = registry.component_class("stage", record.stage_of(name))
     try:
         found = list(stage.sections(result, graph))  # type: ignore[attr-defined]
         if strangers := [each for each in found if not isinstance(each, Section)]:
             raise TypeError(f"sections must give Section objects, got {strangers[0]!r}")
-        return [(section.title + suffix, section.html) for section in found]
+        return [Section(each.title + suffix, each.html, each.marks) for each in found]
     except (Exception, SystemExit) as error:  # foreign code: its failure must not take the report with it
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = (
             f"This section failed: {type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
         )
-        return [(title + suffix, page.note(page.escape(told)))]
+        return [Section(title + suffix, page.note(page.escape(told)))]

@@ -57,12 +57,13 @@ def figure(traces: Sequence[Any], **layout: Any) -> Any:
 
 def plot(made: Any, caption: str, label: str, height: int) -> str:
     """A figure in the page. `caption` and `label` (what a screen reader says) are plain text."""
+    rows = " rows" if (made.layout.meta or {}).get("rows") else ""
     # the JSON is escaped so that no task name can end the script element
     data = made.to_json().replace("<", "\\u003c").replace(">", "\\u003e")
     title = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
         f'<figure>{title}<script type="application/json">{data}</script>'
-        f'<div class="plot" role="img" aria-label="{attribute(label)}" style="height:{height}px"></div></figure>'
+        f'<div class="plot{rows}" role="img" aria-label="{attribute(label)}" style="height:{height}px"></div></figure>'
     )
 
 
@@ -148,6 +149,7 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
         traces,
         xaxis={"title": {"text": escape(axis)}, "zeroline": signed},
         yaxis={**ticks, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
+        meta={"rows": True},
     )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crosstask.graph import TransferGraph
+from crosstask.points.stage import Section
 from crosstask.records import RunRecord
 from crosstask.report.page import escape, note, number, table, words
 
-TITLE = "Run"
 
-
-def render(record: RunRecord, graph: TransferGraph) -> str:
+def render(record: RunRecord, graph: TransferGraph, leading: Iterable[Section] = ()) -> str:
+    """The head of the page; sections that are to lead stand before the summary."""
     minutes, seconds = divmod(record.seconds, 60)
     # the built-in plugins have the kernel's version; every one is listed at the end of the page
     shown = [
@@ -36,9 +36,10 @@ def render(record: RunRecord, graph: TransferGraph) -> str:
         summary = table("Summary", ("", "Value", "95 % interval"), rows)
     else:
         summary = note("There is no summary: the run had not come to its end when this report was written.")
+    first = "".join(f"<h2>{escape(section.title)}</h2>{section.html}" for section in leading)
     return (
         f'<p class="kicker">crosstask run report</p><h1>{escape(record.name)}</h1>{problem}'
-        f'<dl class="facts">{items}</dl>{summary}'
+        f'<dl class="facts">{items}</dl>{first}{summary}'
     )
 
 

@@ -9,60 +9,25 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # plotly ships no types
 
+from crosstask.drawing import PALETTE as PALETTE
+from crosstask.drawing import color as color
+from crosstask.drawing import cut as cut
+from crosstask.drawing import seen
+from crosstask.points.stage import Section
 from crosstask.records import Interval
-
-# role: (light, dark). Figures are made with the light colour; page.js swaps it, so each light colour occurs once.
-# Blue against orange, and Okabe and Ito's colours for series, stay apart for every common kind of colour blindness.
-PALETTE = {
-    "paper": ("#fdfdfc", "#12161c"),
-    "panel": ("#f4f5f4", "#1a2029"),
-    "rule": ("#dfe2e4", "#2c3541"),
-    "ink": ("#1b2430", "#e8ebef"),
-    "muted": ("#5a6573", "#98a4b3"),
-    "accent": ("#0067a8", "#63b3ee"),
-    "identical": ("#08306b", "#dcecff"),
-    "highly_similar": ("#1f5fa8", "#9dcbfb"),
-    "moderately_similar": ("#4a8fd0", "#5c9fe6"),
-    "weakly_similar": ("#86b6e2", "#3c6fa8"),
-    "complementary": ("#00876c", "#35c9a0"),
-    "independent": ("#9aa2ac", "#667180"),
-    "antagonistic": ("#c8540a", "#ff9147"),
-    "less": ("#a8480a", "#ff9a52"),
-    "slightly_less": ("#eba36c", "#8f562d"),
-    "neither": ("#f0f1f2", "#262e39"),
-    "slightly_more": ("#7fb0e0", "#34618f"),
-    "more": ("#16508f", "#7dbdff"),
-    "on_strong": ("#ffffff", "#0b0f14"),
-    "series1": ("#0072b2", "#4ba6e3"),
-    "series2": ("#d55e00", "#ff8a3c"),
-    "series3": ("#009e73", "#2fc498"),
-    "series4": ("#b5609a", "#e29ac4"),
-    "series5": ("#d99400", "#f2b63c"),
-    "series6": ("#4fb0e4", "#8ed3f8"),
-    "series7": ("#333d4a", "#c3ccd6"),
-}
-
-
-def color(role: str) -> str:
-    """The colour of a role (see `PALETTE`), as CSS writes it."""
-    return PALETTE[role][0]
-
-
-# control characters, above all those that reorder the text around them: a name could turn the page's own numbers round
-_UNSEEN = dict.fromkeys([*range(9), *range(0xE, 0x20), 0x7F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], "\ufffd")
 
 
 def escape(text: object) -> str:
     """Text from data, safe between tags, and in plotly's labels: these read a subset of HTML, but no `&quot;`, and fill
     in `%{…}`. What would change the order of the text around it is shown as `�`.
     """
-    return html.escape(str(text).translate(_UNSEEN), quote=False).replace("%{", "&#37;{")
+    return html.escape(seen(text), quote=False).replace("%{", "&#37;{")
 
 
 def attribute(text: object) -> str:
@@ -73,12 +38,6 @@ def attribute(text: object) -> str:
 def short(text: str, length: int = 24) -> str:
     """Escaped for a label, and cut in the middle if it is long: names often differ at their ends."""
     return escape(cut(text, length))
-
-
-def cut(text: str, length: int) -> str:
-    """As `short` cuts it; not yet escaped."""
-    half = (length - 1) // 2
-    return text if len(text) <= length else f"{text[:half]}…{text[-half:]}"
 
 
 def words(name: str) -> str:
@@ -141,9 +100,9 @@ def as_json(data: Any) -> str:
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace(">", "\\u003e")
 
 
-def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
-    """The whole page of sections: each its title, which is plain text, and its HTML. The first is the header and has no
-    entry in the contents.
+def document(name: str, header: str, sections: Sequence[Section], marks: Mapping[str, str]) -> str:
+    """The whole page: the HTML of its header, its sections (their titles are plain text), and what is to be marked in
+    its graph, by task.
     """
     themes = [":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items()) + "}" for dark in (0, 1)]
     style = f"{themes[0]}@media (prefers-color-scheme: dark){{{themes[1]}}}{_asset('page.css')}"
@@ -154,13 +113,13 @@ def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
         f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
     )
     policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
-    (_, header), *rest = sections
-    anchors = _anchors([title for title, _ in rest])
-    links = "".join(f'<a href="#{at}">{escape(title)}</a>' for at, (title, _) in zip(anchors, rest, strict=True))
+    anchors = _anchors([section.title for section in sections])
+    links = "".join(f'<a href="#{at}">{escape(each.title)}</a>' for at, each in zip(anchors, sections, strict=True))
     body = "".join(
-        f'<section id="{at}" aria-labelledby="h-{at}"><h2 id="h-{at}">{escape(title)}</h2>{content}</section>'
-        for at, (title, content) in zip(anchors, rest, strict=True)
+        f'<section id="{at}" aria-labelledby="h-{at}"><h2 id="h-{at}">{escape(each.title)}</h2>{each.html}</section>'
+        for at, each in zip(anchors, sections, strict=True)
     )
+    marked = as_json({seen(task): [seen(what), escape(what)] for task, what in marks.items()})
     plotly, own = (f"<script>{script}</script>" for script in scripts)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · crosstask</title>'
@@ -171,7 +130,8 @@ def document(name: str, sections: Sequence[tuple[str, str]]) -> str:
         f'<nav aria-label="Contents">{links}</nav><main>'
         '<noscript><p class="note">The figures need JavaScript. Every number is also in run.json and graph.json.</p>'
         f"</noscript>{body}</main>"
-        f'<script type="application/json" id="palette">{colours}</script>{plotly}{own}</body></html>'
+        f'<script type="application/json" id="palette">{colours}</script>'
+        f'<script type="application/json" id="marks">{marked}</script>{plotly}{own}</body></html>'
     )
 
 

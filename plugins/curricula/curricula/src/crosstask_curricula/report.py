@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from crosstask.points.stage import Section
-from crosstask.records import CurriculumResult, CurriculumStep, LearningCurve, TransferResult
+from crosstask.records import CurriculumResult, CurriculumStep, Interval, LearningCurve, TransferResult, below_chance
 from crosstask.report.figures import STEPS, dots, dots_height, dropdown, figure, legend, line, plot, view
-from crosstask.report.page import escape, number, spread, table, words
+from crosstask.report.page import escape, note, number, spread, table, words
+from crosstask.showing import times
 from crosstask_curricula.records import CurriculumComparison
 
 
@@ -56,6 +57,9 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
     if found.baselines:
         rows = [("this curriculum", [("with transfer", "more", target.score)])]
         rows += [(name, [("baseline", "muted", value)]) for name, value in found.baselines.items()]
+        if target.chance is not None:
+            nothing = Interval(mean=target.chance, low=target.chance, high=target.chance)
+            rows.append(("always the most frequent answer", [("baseline", "muted", nothing)]))
         caption = f"{target.task_id} by other ways"
         label = f"{metric} on {target.task_id} by this curriculum and by each baseline"
         figures.append(plot(dots(rows, metric), caption, label, dots_height(rows)))
@@ -67,17 +71,38 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
             spread(step.score),
             spread(step.scratch_score),
             spread(step.gain, signed=True),
+            number(step.chance),
         )
         for name, step in zip(names, done.steps, strict=True)
     ]
-    head = ("Step", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain")
+    head = ("Step", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain", "Chance")
     changes = "".join(
         f"<li>before step {change.step}, {escape(change.task_id)}: {escape(change.reason)}</li>"
         for change in plan.adjustments
     )
     adjusted = f"<p>Changed while it ran:</p><ul>{changes}</ul>" if changes else ""
-    shown = lead + view(legend(series), *figures, grid=True) + table("Step by step", head, cells) + adjusted
-    return [Section("Curriculum", shown)]
+    warned = "".join(note(text) for text in _nothing_learned(done))
+    shown = lead + warned + view(legend(series), *figures, grid=True) + table("Step by step", head, cells) + adjusted
+    return [Section("Curriculum", shown, {plan.target: "target of the curriculum"})]
+
+
+def _nothing_learned(done: CurriculumResult) -> list[str]:
+    """Warnings, as HTML, where a score is no better than what a model reaches that has learned nothing."""
+    told = []
+    for step in done.steps:
+        chance = number(step.chance)
+        if step.learned_nothing:
+            told.append(
+                f"<strong>{escape(step.task_id)}: nothing was learned.</strong> Its score, {spread(step.score)}, is no "
+                f"better than always giving the most frequent answer ({chance})."
+            )
+        elif below_chance(step.scratch_score, step.chance):
+            told.append(
+                f"{escape(step.task_id)}: from scratch nothing was learned with this budget "
+                f"({spread(step.scratch_score)}; the most frequent answer alone gives {chance}). The gain says as much "
+                "of the budget as of the transfer."
+            )
+    return told
 
 
 def learning_curves(found: CurriculumComparison) -> list[Section]:
@@ -132,4 +157,24 @@ def _transfers(transfers: Sequence[TransferResult]) -> str:
     ]
     made = dots(rows, "transfer coefficient", signed=True)
     label = "Coefficient of each single transfer with its interval"
-    return view(plot(made, "Single transfers", label, dots_height(rows)))
+    cells = [
+        (
+            f"{escape(t.source)} → {escape(t.target)}",
+            spread(t.score),
+            spread(t.scratch_score),
+            spread(t.performance_gain, signed=True),
+            number(t.chance),
+            times(t.convergence_speed_gain, t.speed_capped, t.convergence_speed_interval) if t.certain else "–",
+            times(t.sample_efficiency_gain, t.sample_efficiency_capped) if t.certain else "–",
+        )
+        for t in transfers
+    ]
+    head = ("Transfer", "Score", "From scratch", "Gain", "Chance", "Steps", "Samples")
+    hint = note(
+        "“Steps” and “Samples”: how many times as many training from scratch needs for what it ends with; “at least” "
+        "where more could not be seen. A dash stands where the gain itself is not beyond doubt. “Chance” is the score "
+        "of always giving the most frequent answer."
+    )
+    return (
+        view(plot(made, "Single transfers", label, dots_height(rows))) + table("Single transfers", head, cells) + hint
+    )

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import networkx as nx
 
 from crosstask.errors import DataError, RecipeError
-from crosstask.graph import TransferGraph
+from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
+from crosstask.showing import times
 from crosstask.tasks import Portfolio
 from crosstask_curricula.records import CurriculumComparison
 from crosstask_transfer.attribution import attribute_layers
@@ -28,6 +29,7 @@ class Curriculum(Stage):
     after: ClassVar[tuple[str, ...]] = ("discovery",)
     provides: ClassVar[Mapping[str, Any]] = {"order": tuple[str, ...]}
     needs_models: ClassVar[bool] = True
+    results_version: ClassVar[int] = 2  # the single source is the best of the measured ones
 
     target: str = option(help="the task to reach")
     planner: Part = part("curriculum", help="which order; it may change it by what the steps gain")
@@ -56,11 +58,12 @@ class Curriculum(Stage):
         plan = engine.generate_curriculum(self.target, planner, self.max_tasks)
         done = engine.run_curriculum(plan, method, planner=planner)
         baselines, transfers = {"from scratch": done.steps[-1].scratch_score}, []
-        for edge in engine.graph.best_sources(self.target, 1):
-            if engine.portfolio[edge.source].has_data():
-                single = engine.transfer_knowledge(edge.source, self.target, method, samples=True)
-                baselines[f"best single source: {single.source}"] = single.score
-                transfers.append(single)
+        best = self._best_source(engine)
+        if best is not None and engine.portfolio[best.source].has_data():
+            single = engine.transfer_knowledge(best.source, self.target, method, samples=True)
+            told = "best single source" if best.measured else "source predicted to be the best"
+            baselines[f"{told}: {single.source}"] = single.score
+            transfers.append(single)
         target = engine.portfolio[self.target]
         explained = [
             attribute_layers(method, engine.portfolio[single.source], target, single)
@@ -68,9 +71,20 @@ class Curriculum(Stage):
             if self.explain
         ]
         found = CurriculumComparison(
-            curriculum=done, baselines=baselines, transfers=tuple(transfers), attributions=tuple(explained)
+            curriculum=done,
+            baselines=baselines,
+            transfers=tuple(transfers),
+            attributions=tuple(explained),
+            source_measured=best is not None and best.measured,
         )
         return Outcome(found, {"order": done.curriculum.task_sequence})
+
+    def _best_source(self, engine: Engine) -> TransferEdge | None:
+        """The source that helps most, by what was measured; only where nothing was, by an estimate or a prediction."""
+        into = [e for e in engine.graph.told_edges(guessed=True) if e.target == self.target]
+        known = [e for e in into if e.measured] or into
+        helping = [e for e in known if e.transfer_coefficient > 0]
+        return min(helping, key=lambda e: (-e.transfer_coefficient, e.source), default=None)
 
     @classmethod
     def summary(cls, result: CurriculumComparison) -> dict[str, Any]:
@@ -81,14 +95,17 @@ class Curriculum(Stage):
             "target_with_curriculum": last.score,
             "target_from_scratch": last.scratch_score,
             "curriculum_gain": last.gain,
+            "target_by_chance": last.chance,
         }
+        if last.learned_nothing:
+            rows["nothing_learned"] = "the target's score is no better than always giving the most frequent answer"
         for single in result.transfers[:1]:
-            rows |= {
-                "best_source": single.source,
-                "target_from_best_source": single.score,
-                "convergence_speed_gain": single.convergence_speed_gain,
-                "sample_efficiency_gain": single.sample_efficiency_gain,
-            }
+            name = "best_source" if result.source_measured else "source_predicted_to_be_best"
+            rows |= {name: single.source, f"target_from_{name}": single.score, f"{name}_gain": single.performance_gain}
+            if single.certain:  # beside a gain that may be none, these ratios say nothing
+                speed = single.convergence_speed_gain, single.speed_capped, single.convergence_speed_interval
+                rows["convergence_speed_gain"] = times(*speed)
+                rows["sample_efficiency_gain"] = times(single.sample_efficiency_gain, single.sample_efficiency_capped)
         for found in result.attributions:
             rows["carried_by"] = carried_by(found)
         return rows
