@@ -46,10 +46,12 @@ class CrossTaskTransferEngine:
         **options: Any,
     ) -> None:
         if engine is None:
-            if "discoverers" not in options:
+            named = "discoverers" in options
+            if not named:
                 registry = options.setdefault("registry", Registry.installed())
                 options["discoverers"] = _sized(registry, task_embedding_dim, hidden_dim)
             engine = TransferEngine(auto_discover=auto_discover, **options)
+            engine.discoverers_named = named
         self.engine = engine
         """The engine itself; read its `graph` and `portfolio` between calls."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crosstask")

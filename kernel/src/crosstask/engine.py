@@ -137,6 +137,8 @@ class TransferEngine(Engine):
         self.graph = TransferGraph()
         self._usual: Strategy = transfer
         self._wanted = discoverers
+        self.discoverers_named = discoverers is not None
+        """Whether the user chose the discoverers; of the default ones those that cannot work are left out."""
         self.transfer_history: list[TransferResult] = []
         """Every transfer that `transfer_knowledge` has given, in order."""
         self.curricula: list[Curriculum] = []
@@ -295,7 +297,7 @@ class TransferEngine(Engine):
             self.train()
         for source, target in self.portfolio.pairs():  # found out anew: by the discoverers, where a model fails
             self.graph.rule_out(source.task_id, target.task_id, None)
-        named = discoverers is not None or self._wanted is not None
+        named = discoverers is not None or self.discoverers_named
         failed: list[DataError] = []
         for discoverer in chosen:
             try:
