@@ -93,7 +93,7 @@ def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[
         return raw.inputs, raw.targets, None, ()
     if isinstance(raw, tuple | list) and len(raw) in (2, 3) and not isinstance(raw[0], str):
         mask = _mask(raw[2]) if len(raw) == 3 else None
-        return raw[0], _column(raw[1]), mask, ()
+        return _framed(raw[0]), _column(raw[1]), mask, ()
     if hasattr(raw, "iloc") and hasattr(raw, "columns"):
         raw = {str(name): raw[name] for name in raw.columns}
     if isinstance(raw, Mapping):
@@ -132,6 +132,13 @@ def _chosen(names: Sequence[str], fields: Fields) -> tuple[tuple[str, ...], str]
     if not inputs:
         raise DataError(f"besides the target {target!r} there is no field")
     return inputs, target
+
+
+def _framed(value: Any) -> Any:
+    """A data frame as its columns; anything else as it is."""
+    if hasattr(value, "iloc") and hasattr(value, "columns"):
+        return _one_or_table({str(name): value[name] for name in value.columns})
+    return value
 
 
 def _one_or_table(named: dict[str, Any]) -> Any:
@@ -337,8 +344,7 @@ def rows_of_table(
     if known is not None and (known.ndim != 2 or known.shape[1] != len(targets)):
         raise DataError(f"the mask has shape {tuple(known.shape)}: {len(targets)} tasks need [N, {len(targets)}]")
     table = uuid.uuid4().hex
-    frame = hasattr(inputs, "columns")
-    whole = _inputs(_one_or_table({str(name): inputs[name] for name in inputs.columns}) if frame else inputs)
+    whole = _inputs(_framed(inputs))
     count = len(whole)
     found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
     for split, given in (splits or {"train": range(count)}).items():
@@ -437,7 +443,6 @@ def _as_names(targets: Tensor) -> np.ndarray:
     """Whole numbers as texts; what is not finite as None."""
     values = targets.reshape(-1).double().tolist()
     return np.array([f"{v:.0f}" if np.isfinite(v) else None for v in values], dtype=object)
-
 
 
 def _known(targets: Tensor) -> Tensor:
