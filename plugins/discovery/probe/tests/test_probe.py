@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import structlog
 import torch
@@ -28,7 +29,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
 from crosstask_probe.plugin import PLUGIN
-from crosstask_probe.probe import most_promising
+from crosstask_probe.probe import BUDGET, most_promising
 
 CALLS: list[str] = []
 
@@ -346,3 +347,107 @@ def test_real_transfer_is_found_and_the_control_gives_none() -> None:
     for edge in edges:
         if edge.target == "noise":
             assert abs(edge.transfer_coefficient) < 0.06, "nothing helps to learn random labels"
+
+
+# --- What the options leave open, and what fails
+
+
+def test_what_is_left_open_is_the_engine_s() -> None:
+    portfolio = world()
+    target = portfolio["ten"]
+    alone = Probe()
+    assert (alone.budget(target), alone.repeats) == (BUDGET, 3)
+    context = Fakes()
+    context.budget = Budget(steps=7, samples=20, learning_rate=0.1, optimizer="sgd", weight_decay=0.5, clip=1.0)
+    context.seeds = 2
+    for made, wanted, repeats in (
+        (Probe(), context.budget, 2),
+        (
+            Probe(steps=9, samples=0, optimizer="adam", seeds=4),
+            attrs.evolve(context.budget, steps=9, samples=None, optimizer="adam"),
+            4,
+        ),
+        (Probe(shots=3, batch_size=5), attrs.evolve(context.budget, samples=30, batch_size=5), 2),
+    ):
+        made.bind(context)
+        assert made.budget(target) == wanted
+        assert made.repeats == repeats
+
+
+def test_an_engine_says_what_a_probe_may_spend() -> None:
+    from crosstask import TransferEngine
+
+    budget = Budget(steps=3, samples=20, evaluate_every=3)
+    with TransferEngine(budget=budget, seeds=2, discoverers=["probe"], auto_discover=False) as engine:
+        engine.register(world())
+        engine.discover()
+        assert engine.discoverers[0].budget(engine.portfolio["ten"]) == budget  # type: ignore[attr-defined]
+        kept = [known.payload for (kind, _), known in engine.run._memory.items() if kind == "transfers"]
+        results = [payload for payload in kept if "coefficient" in payload]
+        assert len(results) == 6
+        assert all(r["budget"]["steps"] == 3 and len(r["coefficient"]["values"]) == 2 for r in results)
+        record = engine.run_stage("discovery", discoverers=["probe"]).record
+        assert record.repeats == {"probe": 2}
+
+
+class Moody(nn.Module):
+    """Fails where an image is bright."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(64, 8), nn.Linear(8, outputs)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if bool((inputs.flatten(1).mean(1) > 0.4).any()):
+            raise ValueError("too bright")
+        out: torch.Tensor = self.head(self.body(inputs.flatten(1)).relu())
+        return out
+
+
+def test_a_model_that_raises_for_some_inputs_is_left_out_and_the_others_go_on() -> None:
+    portfolio = world()
+    bright = portfolio["ten"].data("train").inputs.flatten(1).mean(1) > 0.4
+    assert 0 < int(bright.sum()) < len(bright)
+    assert not bright[:2].any()  # what a look at two samples sees
+    portfolio["noise"].model = Moody(10)
+    made, graph = probe(), graph_of(portfolio)
+    edges = made.discover(portfolio, graph)
+    assert {(e.source, e.target) for e in edges} == {(s, t) for s in ("ten", "parity") for t in portfolio.ids if s != t}
+    assert [(s, t) for s, t, _ in made.skipped] == [("noise", "ten"), ("noise", "parity")]
+    assert made.skipped[0][2] == "'ten' from scratch with the model of 'noise': ValueError: too bright"
+    assert dict(graph.impossible) == {(s, t): why for s, t, why in made.skipped}
+    with pytest.raises(DataError, match="too bright"):
+        probe().discover(portfolio.restricted([("noise", "ten")]), graph)
+
+
+def test_a_method_that_fails_rules_nothing_out() -> None:
+    portfolio = world()
+
+    class Failing(Fakes):
+        def component(self, point: str, name: str, options: Any = None) -> Any:
+            class Picky(Counting):
+                def learn(self, model: Any, source: Any, task: Task, budget: Any, generator: Any) -> History:
+                    if task.task_id == "parity":
+                        raise RuntimeError("not that one")
+                    return super().learn(model, source, task, budget, generator)
+
+            made = Picky()
+            made.bind(self)
+            return made
+
+    made, graph = probe(Failing()), graph_of(portfolio)
+    edges = made.discover(portfolio, graph)
+    assert {e.target for e in edges} == {"ten", "noise"}
+    assert ("ten", "parity", "'ten' to 'parity': RuntimeError: not that one") in made.skipped
+    assert not graph.impossible
+
+
+def test_a_loss_that_is_not_finite_leaves_out_its_pairs_only() -> None:
+    portfolio = world()
+    task = portfolio["parity"]
+    task.loss = lambda outputs, targets: outputs.sum() * float("nan")
+    made, graph = probe(), graph_of(portfolio)
+    edges = made.discover(portfolio, graph)
+    assert {e.target for e in edges} == {"ten", "noise"}
+    assert all("the training loss is nan" in why for *_, why in made.skipped)
+    assert not graph.impossible

@@ -96,6 +96,9 @@ class Active(Discoverer):
             raise DataError(refusals[0])
         if predictor is not None:
             keep(predictor.discover(portfolio, work))
+        for (source, target), reason in work.impossible.items():
+            if source in graph.networkx and target in graph.networkx:
+                graph.rule_out(source, target, reason)
         return _newest(found)
 
     def _choose(self, work: TransferGraph, pairs: list[Pair], open_: set[Pair], count: int) -> list[Pair]:

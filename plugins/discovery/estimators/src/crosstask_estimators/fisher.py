@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import DataError
+from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.fisher import fisher_diagonal
 from crosstask.learning.modules import Head, head_found, head_keys, know
 from crosstask.learning.training import device_of
@@ -18,7 +18,7 @@ from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
 from crosstask_discovery.arrays import Matrix, centred, matrix, targets
 from crosstask_discovery.estimator import Estimator, Seen
-from crosstask_discovery.pairs import using_model
+from crosstask_discovery.pairs import model_failed
 
 
 def fisher_similarity(one: Any, other: Any) -> float:
@@ -124,7 +124,7 @@ class Fisher(Estimator):
         trunk = [p for p, _ in probe.requires_grad_(True).named_parameters() if p not in head]
         if not trunk:
             raise DataError(f"the model of {seen.source.task_id!r} is a head only: it has no weights to compare")
-        with using_model(seen.source, seen.target):
+        try:
             moments = fisher_diagonal(
                 probe,
                 seen.inputs,
@@ -132,6 +132,10 @@ class Fisher(Estimator):
                 parameters=trunk,
                 generator=torch.Generator().manual_seed(seed),
             )
+        except CrosstaskError:
+            raise
+        except Exception as error:  # the user's own code, or its head was no linear layer on what it receives
+            raise DataError(f"with a linear head {model_failed(seen.source, seen.target, error)}") from error
         found = embedding(moments)
         if self.keep:
             made = {"source": seen.source.task_id, "target": seen.target.task_id, "what": "fisher"}

@@ -67,7 +67,8 @@ def data_features(task: Task, samples: int = 256) -> Array | None:
     if not task.has_data():
         return None
     data = task.data("train").head(samples)
-    inputs = data.inputs.flatten(1) if data.inputs.ndim > 1 else data.inputs[:, None]
+    several = isinstance(data.inputs, MultiInput)
+    inputs = data.inputs.flatten(1) if several else data.inputs.reshape(len(data), -1)
     inputs = inputs.double().cpu()[:, :4096]
     spread = inputs - inputs.mean(0)
     total = float(spread.square().sum())

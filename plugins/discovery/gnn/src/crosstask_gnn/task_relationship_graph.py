@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crosstask.errors import DataError, nearest
 from crosstask.graph import Evidence, RelationType, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.modules import seeded
+from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import evaluate
 from crosstask.logs import logger
 from crosstask.options import component, option, state
@@ -438,12 +439,15 @@ def _relations(tasks: list[Task], pairs: Pairs) -> Array:
 
 
 def _difficulty(task: Task, portfolio: Portfolio) -> float:
-    """1 - what the task's own model reaches on its validation data, where its metric is a share; else the descriptor's
-    complexity; NaN for a task held back.
+    """1 - what the task's own model reaches on its validation data, where its metric runs from 0 to 1 and the model
+    does not raise; else the descriptor's complexity; NaN for a task held back.
     """
     if task.task_id not in portfolio:
         return math.nan
-    classification = task.descriptor.task_type == "classification" and task.metric in (None, "accuracy")
-    if classification and task.model is not None and task.has_data("validation"):
-        return 1.0 - min(1.0, max(0.0, evaluate(task.model, task, "validation")))
+    if task.model is not None and task.has_data("validation"):
+        try:
+            if metric_of(task).range == (0.0, 1.0):
+                return 1.0 - min(1.0, max(0.0, evaluate(task.model, task, "validation")))
+        except Exception as error:  # the user's own code, or no metric
+            logger().info("model left out", discoverer="gnn", task=task.task_id, reason=str(error))
     return task.descriptor.complexity
