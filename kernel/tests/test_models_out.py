@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from crosstask import (
     Budget,
     CrossTaskTransferEngine,
+    Curriculum,
+    CurriculumStep,
     DataError,
     ModelSpec,
     Registry,
@@ -21,11 +23,14 @@ from crosstask import (
     Task,
     TaskDescriptor,
     TransferEngine,
+    component,
+    state,
 )
 from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.modules import forward, head_found, know, locate_head
 from crosstask.learning.training import evaluate
 from crosstask.testing import blobs
+from crosstask_fakes.components import FakePlanner
 from crosstask_fakes.registry import with_fakes
 
 FEW = Budget(steps=20, batch_size=8)
@@ -157,22 +162,17 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_is_registered(model: A
         made.register_task(task)
 
 
-def test_a_discoverer_that_fails_leaves_nothing_registered() -> None:
+def test_a_discoverer_that_fails_leaves_nothing_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(discoverers=["fake"]) as made:
         made.register_task(blobs("a"))
 
-        def fail(**_: Any) -> None:
+        def fail(*_: object) -> None:
             raise RuntimeError("broken")
 
-        made._discover_with = fail  # type: ignore[method-assign]
-        for discoverer in made.discoverers:
-            type(discoverer).capabilities = frozenset({"descriptors_only"})
-        try:
-            with pytest.raises(TypeError):
-                made.register_task(blobs("b", seed=1))
-        finally:
-            for discoverer in made.discoverers:
-                del type(discoverer).capabilities
+        monkeypatch.setattr(made, "_discover_with", fail)
+        monkeypatch.setattr(type(made.discoverers[0]), "capabilities", frozenset({"descriptors_only"}))
+        with pytest.raises(RuntimeError, match="broken"):
+            made.register_task(blobs("b", seed=1))
         assert made.portfolio.ids == made.graph.task_ids == ["a"]
 
 
@@ -322,3 +322,27 @@ def test_a_synthesis_that_fails_registers_nothing(monkeypatch: pytest.MonkeyPatc
             made.synthesize_zero_shot_model(new, "fake")
         assert [t.task_id for t in made.portfolio.unseen] == []
         assert made.graph.task_ids == ["a"]
+
+
+@component
+class Watching(FakePlanner):
+    """Remembers what it is told of the steps so far."""
+
+    seen: list[Any] = state(factory=list)
+
+    def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
+        self.seen[:] = history
+        done = {step.task_id for step in history}
+        return next((t for t in curriculum.task_sequence if t not in done), None)
+
+
+def test_a_planner_that_adapts_sees_validation_data_only() -> None:
+    planner = Watching()
+    with engine() as made:
+        for number in range(2):
+            made.register_task(blobs(f"t{number}", seed=number))
+        done = made.run_curriculum(made.generate_curriculum("t1", "fake", 2), "fake", planner=planner)
+        assert len(planner.seen) == 2
+        for shown, kept in zip(planner.seen, done.steps, strict=True):
+            assert shown.score.mean == pytest.approx(kept.curve.final)
+            assert shown.scratch_score.mean == pytest.approx(kept.scratch_curve.final)

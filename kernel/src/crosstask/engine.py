@@ -76,6 +76,7 @@ from crosstask.records import (
 )
 from crosstask.registry import Registry
 from crosstask.run import Run
+from crosstask.showing import table
 from crosstask.stages import Finished, check_stage, run_stage
 from crosstask.store import open_store
 from crosstask.tasks import SPLITS, Portfolio, Task
@@ -590,14 +591,15 @@ class TransferEngine(Engine):
         """Train through a curriculum, each step starting from the model of the step before, for every seed.
 
         Steps before the target get the training budget, the target its own; each is compared with scratch under the
-        same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far.
+        same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far, on
+        the validation data of tasks that have them.
         """
         method = self.method(transfer_strategy)
         chooser = self.component(CurriculumPlanner, "curriculum", planner) if planner else None  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
         path = _Path(self, method, [self.run.seed_for("curriculum", number) for number in range(self.seeds)])
         adjustments: list[Adjustment] = []
-        while (task_id := self._next(curriculum, path.history, chooser)) is not None:
+        while (task_id := self._next(curriculum, path.seen, chooser)) is not None:
             planned = next(t for t in (*curriculum.task_sequence, None) if t not in path.done)
             if task_id != planned:
                 reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
@@ -704,6 +706,22 @@ class TransferEngine(Engine):
             return new_task
         return self.portfolio[new_task]
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the tasks, and which measured source helps each most."""
+        helping: dict[str, TransferEdge] = {}
+        for edge in sorted(self.graph.measured_edges(), key=lambda e: e.transfer_coefficient):
+            helping[edge.target] = edge
+        rows = []
+        for task in (*self.portfolio, *self.portfolio.unseen):
+            best = helping.get(task.task_id)
+            source = None if best is None or best.transfer_coefficient <= 0 else best
+            told = None if source is None else f"{source.source} ({source.transfer_coefficient:+.3f})"
+            kind, samples = task.descriptor.task_type, task.descriptor.sample_count
+            rows.append((task.task_id, kind, samples, task.model is not None, told))
+        edges, measured = sum(1 for _ in self.graph.edges()), len(self.graph.measured_edges())
+        title = f"{type(self).__name__}: {len(rows)} tasks, {edges} pairs in the graph, {measured} of them measured"
+        return table(title, ("Task", "Type", "Samples", "Model", "Best measured source"), rows)
+
 
 class KnowledgeDistiller:
     """The engine's distillation for models in hand, which need not be registered."""
@@ -761,6 +779,8 @@ class _Path:
         self.models: list[nn.Module] = []
         self.done: list[str] = []
         self.history: list[CurriculumStep] = []
+        self.seen: list[CurriculumStep] = []
+        """The same as a planner sees it: by the validation data, where a task has them."""
         self.spent = 0
         self._architecture: Architecture = engine.model
         self._budgets: list[Budget] = []
@@ -804,7 +824,9 @@ class _Path:
             for seed, (_, tensors) in zip(self.seeds, all_found, strict=True)
         ]
         self.spent += 0 if ready else budget.steps
-        self.history.append(_step_of(task, len(self.done), [payload for payload, _ in all_found]))
+        payloads = [payload for payload, _ in all_found]
+        self.history.append(_step_of(task, len(self.done), payloads))
+        self.seen.append(_step_of(task, len(self.done), payloads, validated=task.has_data("validation")))
 
     def _begin(self, task: Task, target: Task) -> None:
         """What network goes along the path: the first task's own model where the user has given one, as it is; else
@@ -821,15 +843,17 @@ class _Path:
         prints = [self.engine.portfolio[t].fingerprint() for t in self.done]
         made = self._architecture
         told = made if isinstance(made, ModelSpec) else architecture(made)
-        how = ("step", "samples by seed", self.method.identity(), told, self._begun)
+        how = ("step", "validated", "samples by seed", self.method.identity(), told, self._begun)
         return [key_of(*how, prints, self._budgets, seed) for seed in self.seeds]
 
 
-def _step_of(task: Task, number: int, payloads: list[dict[str, Any]]) -> CurriculumStep:
-    """The record of one step from what its jobs found."""
+def _step_of(task: Task, number: int, payloads: list[dict[str, Any]], *, validated: bool = False) -> CurriculumStep:
+    """The record of one step from what its jobs found; `validated`: with the scores at the ends of the curves."""
     metric = metric_of(task)
     pairs = [(read_scratch(payload), read_scratch(payload["scratch"])) for payload in payloads]
     scores, plain = [own[0] for own, _ in pairs], [control[0] for _, control in pairs]
+    if validated:
+        scores, plain = [own[1].final for own, _ in pairs], [control[1].final for _, control in pairs]
     return CurriculumStep(
         step=number,
         task_id=task.task_id,
@@ -862,6 +886,8 @@ def _step_job(
     if ready:
         assert isinstance(like, nn.Module)
         learner, curve = copied(like), LearningCurve()
+        if task.has_data("validation"):
+            curve = LearningCurve(steps=(0,), values=(evaluate(learner, task, "validation"),))
     elif model is None:
         learner = network_like(like, task, seed).to(device)
         curve = fit(learner, task, budget, generator).curve()
