@@ -12,10 +12,10 @@ from torch.nn import functional
 from crosstask import Budget, DataError, ModelSpec, Portfolio, Task, TaskDescriptor, TransferEngine
 from crosstask.descriptors import MultiInput
 from crosstask.graph import TransferGraph
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.own_models import prepare_model
 from crosstask.learning.training import fit
 from crosstask_discovery.estimator import Estimator, features_and_outputs
-from crosstask_discovery.inputs import joined, kind_of
 from crosstask_discovery.testing import digits, graph_of, images
 from crosstask_estimators import (
     CKA,

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.modules import forward, head_found, seeded
 from crosstask.learning.training import device_of
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.arrays import Matrix
-from crosstask_discovery.inputs import joined, kind_of
 from crosstask_discovery.pairs import LeftOut, edge_between, tell_left_out
 
 Kind = tuple[Any, Any]

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from crosstask.descriptors import MultiInput, TaskDescriptor
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.modules import Headless
 from crosstask.learning.training import predict
 from crosstask.logs import logger
 from crosstask.tasks import Portfolio, Task
-from crosstask_discovery.inputs import joined, kind_of
 from crosstask_gnn.pairs import Array
 
 WORDS = 24
