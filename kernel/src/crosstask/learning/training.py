@@ -157,7 +157,7 @@ def fit(
     if not chosen:
         raise DataError(f"task {task.task_id!r}: no parameter of {type(model).__name__} is trainable (requires_grad)")
     optimizer = optimizer_for(budget.optimizer, chosen, budget.learning_rate, budget.weight_decay)
-    schedule = _schedule(optimizer, budget, count)
+    schedule = schedule_for(optimizer, budget, count)
     half = budget.precision != "float32"
     autocast = torch.autocast(device.type, getattr(torch, budget.precision)) if half else contextlib.nullcontext()
     scaler = torch.amp.GradScaler(device.type, enabled=budget.precision == "float16")
@@ -219,7 +219,9 @@ def fit(
     return history
 
 
-def _schedule(optimizer: torch.optim.Optimizer, budget: Budget, count: int) -> torch.optim.lr_scheduler.LambdaLR | None:
+def schedule_for(
+    optimizer: torch.optim.Optimizer, budget: Budget, count: int
+) -> torch.optim.lr_scheduler.LambdaLR | None:
     """The learning rate's course: a linear warm-up, then constant, or to zero on a line or half a cosine."""
     if budget.schedule == "constant" and not budget.warmup:
         return None

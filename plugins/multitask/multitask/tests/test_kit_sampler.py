@@ -6,11 +6,10 @@ import torch
 
 from crosstask.options import state
 from crosstask.testing.selftest import SelfTest
+from crosstask_multitask import History
 from crosstask_multitask.testing import ReferenceSampler
 
 wrong = SelfTest(ReferenceSampler)
-
-History = dict[str, list[float]]
 
 
 @wrong.caught_by("check_draws_some_of_the_tasks")

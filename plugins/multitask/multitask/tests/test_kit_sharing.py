@@ -84,6 +84,20 @@ class SwapsHeads(ChangedHeads):
         return super().task_parameters(names[names.index(task_id) - 1])
 
 
+@altered("check_rows_of_a_batch")
+class AnswersForTheWholeBatch(ChangedHeads):
+    def on_rows(self, inputs: Inputs, rows: Any) -> Outputs:
+        return self(inputs)
+
+
+@altered("check_adds_a_task")
+class AddsToTheOthers(ChangedHeads):
+    def add_task(self, task: Task) -> None:
+        first = next(iter(self.heads.values()))
+        self.heads[task.task_id] = nn.Linear(first.in_features, task.descriptor.output_dim)
+        first.bias.add_(1.0)
+
+
 @altered("check_unknown_task_refused")
 class AnswersForAnyTask(ChangedHeads):
     def forward(self, inputs: Inputs) -> Outputs:

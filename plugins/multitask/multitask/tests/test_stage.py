@@ -171,7 +171,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Portfolio, str]] = {
     "held back": ({"tasks": ["task0", "x"]}, some(unseen=[blobs("x")]), "tasks: task 'x' is held back as unseen"),
     "shapes": ({"tasks": ["task0", "x"]}, some(wide("x")), r"input shapes cannot share a trunk: \[\(2,\), \(5,\)\]"),
     "too few": ({}, Portfolio([blobs("a"), wide("x"), bare("y", 2)]), "at least two tasks that have training data"),
-    "no such start": ({"tasks": IDS[:2], "start": "tsk"}, some(), "start: no task 'tsk' .*; did you mean"),
+    "no such start": ({"tasks": IDS[:2], "start": "tsk1"}, some(), "start: no task 'tsk1' .*; did you mean"),
     "a start without model": ({"tasks": IDS[:2], "start": "x"}, some(bare("x", 2)), "start: task 'x' has neither"),
     "a start of another shape": (
         {"tasks": IDS[:2], "start": "x"}, some(wide("x")), r"start: the model of 'x' takes inputs \(5,\), the tasks",
@@ -258,7 +258,7 @@ def test_trunks_that_do_not_fit_are_refused() -> None:
     with engine_with() as engine:
         with pytest.raises(DataError, match=r"\(Linear\) does not take the inputs of task 'task0'"):
             joint(engine, trunk=nn.Linear(5, 3))
-        with pytest.raises(DataError, match=r"\(Unflatten\) must give features of shape \(2, F\), got \(2, 2, 1\)"):
+        with pytest.raises(DataError, match=r"\(Unflatten\) fits no head: .* of shape \(2, F\), got \(2, 2, 1\)"):
             joint(engine, trunk=nn.Unflatten(1, (2, 1)))
         outcome, _ = joint(engine)
         with pytest.raises(DataError, match="takes inputs by task: give the trunk of such a module"):

@@ -27,10 +27,12 @@ class Listening(LocalContext):
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
         self.told: list[dict[str, Any]] = []
+        self.answers: list[Any] = []
 
-    def tell(self, hook: str, **arguments: Any) -> None:
+    def tell(self, hook: str, **arguments: Any) -> list[Any]:
         assert hook == "training_step"
         self.told.append(arguments)
+        return self.answers
 
 
 class Shared(MultiTaskModule):
@@ -108,11 +110,18 @@ def digits() -> list[Task]:
 
 
 def trainer(
-    balancer: Balancer | None = None, steps: int = 60, seed: int = 0, context: LocalContext | None = None, **more: Any
+    balancer: Balancer | None = None,
+    steps: int = 60,
+    seed: int = 0,
+    context: LocalContext | None = None,
+    sampler: Sampler | None = None,
+    features: bool = False,
+    **more: Any,
 ) -> MultiTaskTrainer:
     tasks = digits()
-    budget = Budget(steps=steps, batch_size=64, learning_rate=3e-3, evaluate_every=10)
-    return MultiTaskTrainer(Shared(tasks), tasks, balancer or Smoothed(), budget, context or Listening(seed), **more)
+    budget = Budget(steps=steps, batch_size=64, learning_rate=3e-3, evaluate_every=10, **more)
+    context = context or Listening(seed)
+    return MultiTaskTrainer(Shared(tasks), tasks, balancer or Smoothed(), budget, context, sampler, features=features)
 
 
 def test_both_tasks_are_learned_and_every_step_is_told() -> None:
@@ -141,6 +150,8 @@ CASES: dict[str, dict[str, Any]] = {
     "float16": {"balancer": Learned, "precision": "float16", "clip": 1.0},
     "features": {"balancer": Smoothed, "features": True},
     "early stop": {"balancer": Smoothed, "patience": 2},
+    "schedule": {"balancer": Smoothed, "schedule": "cosine", "warmup": 5},
+    "accumulated": {"balancer": Learned, "accumulate": 3, "clip": 0.5},
 }
 
 
@@ -237,8 +248,8 @@ def test_frozen_weights_stay_bit_for_bit_as_they_are(optimizer: str) -> None:
         parameter.grad = torch.ones_like(parameter)
         parameter.requires_grad_(False)
     before = [parameter.clone() for parameter in frozen]
-    budget = Budget(steps=10, batch_size=64, learning_rate=3e-3, weight_decay=0.1, optimizer=optimizer)
-    made = MultiTaskTrainer(module, tasks, Smoothed(), budget, Listening(), clip=1.0)
+    budget = Budget(steps=10, batch_size=64, learning_rate=3e-3, weight_decay=0.1, optimizer=optimizer, clip=1.0)
+    made = MultiTaskTrainer(module, tasks, Smoothed(), budget, Listening())
     trained = {name: p.clone() for name, p in module.named_parameters() if p.requires_grad}
     made.fit()
     assert all(torch.equal(a, b) for a, b in zip(before, frozen, strict=True))
@@ -253,11 +264,11 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     still.trunk.requires_grad_(False)
     with pytest.raises(DataError, match="no shared weight of the module can be trained"):
         MultiTaskTrainer(still, tasks, Smoothed(), Budget(), Listening())
-    with pytest.raises(OptionError, match="did you mean 'float16'"):
+    with pytest.raises(OptionError, match="precision cannot be 'float61'; did you mean 'float16'"):
         trainer(precision="float61")
     tasks[0].validation = None
     with pytest.raises(DataError, match="validation"):
-        MultiTaskTrainer(Shared(tasks), tasks, Smoothed(), Budget(), Listening(), patience=1)
+        MultiTaskTrainer(Shared(tasks), tasks, Smoothed(), Budget(patience=1), Listening())
     others = digits()[:1]
     other = MultiTaskTrainer(Shared(others), others, Smoothed(), Budget(), Listening())
     with pytest.raises(DataError, match="state is of tasks"):

@@ -19,8 +19,8 @@ def drawn(sampler: Sampler, history: dict[str, list[float]], steps: int = 4000, 
     return {task: counts[task] / steps for task in TASKS}
 
 
-def test_the_manifest_names_four_samplers() -> None:
-    names = ["uniform", "round_robin", "loss_based", "performance_based"]
+def test_the_manifest_names_five_samplers() -> None:
+    names = ["uniform", "round_robin", "loss_based", "performance", "performance_based"]
     assert [(e.point, e.name) for e in PLUGIN.extensions] == [("sampler", name) for name in names]
 
 

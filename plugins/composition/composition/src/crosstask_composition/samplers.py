@@ -8,7 +8,7 @@ from crosstask.errors import OptionError
 from crosstask.options import component, option, state
 from crosstask.parts import Part, part
 from crosstask_composition.checks import fitting, need_parts
-from crosstask_multitask import Sampler
+from crosstask_multitask import History, Sampler
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ class Interleave(Sampler):
         need_parts(self, self.parts)
         fitting(self, "steps", self.steps, self.parts)
 
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+    def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
         lengths = self.steps or (1,) * len(self.parts)
         place = self.step % sum(lengths)
         self.step += 1

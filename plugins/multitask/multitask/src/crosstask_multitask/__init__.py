@@ -6,13 +6,15 @@ from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
     from crosstask_multitask.compatible import compatible_tasks
+    from crosstask_multitask.heads import head_for
     from crosstask_multitask.records import MultiTaskResult
-    from crosstask_multitask.sampler import Sampler
+    from crosstask_multitask.sampler import History, Sampler
     from crosstask_multitask.sharing import MultiTaskModule, Sharing
     from crosstask_multitask.stage import Multitask
     from crosstask_multitask.trainer import MultiTaskTrainer
 
 _PUBLIC = {
+    "History": "sampler",
     "MultiTaskModule": "sharing",
     "MultiTaskResult": "records",
     "MultiTaskTrainer": "trainer",
@@ -20,6 +22,7 @@ _PUBLIC = {
     "Sampler": "sampler",
     "Sharing": "sharing",
     "compatible_tasks": "compatible",
+    "head_for": "heads",
 }
 
 __all__ = list(_PUBLIC)

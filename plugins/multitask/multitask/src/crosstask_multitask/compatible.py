@@ -9,12 +9,19 @@ from crosstask.graph import HELPS, TransferGraph
 from crosstask.tasks import Portfolio, Task
 
 
+def inputs_of(task: Task) -> tuple[object, ...]:
+    """The shape of a task's inputs, or the shapes of all where a sample has several, read from its data if need be."""
+    if task.has_data() and not task.descriptor.input_shape and not task.descriptor.input_shapes:
+        task.data()
+    return task.descriptor.input_shape or tuple(sorted(task.descriptor.input_shapes.items()))
+
+
 def same_inputs(portfolio: Portfolio) -> list[Task]:
     """The tasks with training data whose inputs have the shape that most of them have; in the portfolio's order."""
     able = [task for task in portfolio if task.has_data()]
-    shapes = [task.descriptor.input_shape for task in able]
+    shapes = [inputs_of(task) for task in able]
     common = max(shapes, key=shapes.count, default=())
-    return [task for task in able if task.descriptor.input_shape == common]
+    return [task for task in able if inputs_of(task) == common]
 
 
 def compatible_tasks(portfolio: Portfolio, graph: TransferGraph, minimum: float = HELPS / 2) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from crosstask.errors import CrosstaskError
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, expect, refused
+from crosstask_multitask.sampler import History
 
 TASKS = ["moons", "halves", "turned", "quarters"]
 DRAWS = 400
@@ -55,20 +56,22 @@ class SamplerKit(Kit):
 
     def check_works_at_the_start(self) -> None:
         """It draws from tasks of which no loss is known yet, and from tasks of which only some are."""
-        nothing: dict[str, list[float]] = {task: [] for task in TASKS}
-        for history in (nothing, _history(3) | {TASKS[0]: []}):
+        nothing = History({task: [] for task in TASKS}, scores={task: [] for task in TASKS})
+        some = _history(3)
+        some[TASKS[0]], some.scores[TASKS[0]] = [], []
+        for history in (nothing, some):
             for drawn in self.draws(5, history=history):
                 expect(drawn, f"{self.name}.sample drew nothing for history {history}")
 
     def check_one_task(self) -> None:
         """The only task is always drawn."""
-        for drawn in self.draws(10, tasks=["moons"], history={"moons": [1.0, 0.5]}):
+        for drawn in self.draws(10, tasks=["moons"], history=_history(2)):
             expect(drawn == ["moons"], f"{self.name}.sample drew {drawn} from ['moons']")
 
     def check_no_tasks_refused(self) -> None:
         """Without tasks there is nothing to draw."""
         with refused(f"{self.name}.sample without tasks", CrosstaskError, ValueError):
-            self.draws(1, tasks=[], history={})
+            self.draws(1, tasks=[], history=History())
 
     def check_draws_from_the_generator_given(self) -> None:
         """The state of `rng`, and nothing else, decides: the same state gives the same draws."""
@@ -88,5 +91,7 @@ class SamplerKit(Kit):
         expect(found is None, f"{self.name} and its twin: {found}")
 
 
-def _history(length: int) -> dict[str, list[float]]:
-    return {task: [1.0 / (1 + step * (1 + n)) + 0.1 * n for step in range(length)] for n, task in enumerate(TASKS)}
+def _history(length: int) -> History:
+    losses = {task: [1.0 / (1 + step * (1 + n)) + 0.1 * n for step in range(length)] for n, task in enumerate(TASKS)}
+    scores = {task: [1.0 - loss / 1.5 for loss in losses[task]] for task in TASKS}
+    return History(losses, scores=scores, ranges=dict.fromkeys(TASKS, (0.0, 1.0)))

@@ -145,6 +145,38 @@ class SharingKit(Kit):
         with refused(f"{self.name}: inputs for an unknown task", DataError, KeyError, naming="no such task"):
             module({"no such task": batch})
 
+    @torch.no_grad()
+    def check_rows_of_a_batch(self) -> None:
+        """For rows of a batch that tasks share, its answers are those rows of its answers for the whole."""
+        tasks, module = self.built()
+        batch = next(iter(_batches(tasks[:1]).values()))
+        inputs = {task.task_id: batch for task in tasks}
+        rows = {tasks[0].task_id: torch.tensor([0, 2]), tasks[-1].task_id: torch.tensor([3])}
+        whole, some = module.eval()(inputs), module.on_rows(inputs, rows)
+        for task_id, outputs in whole.items():
+            wanted = outputs[rows[task_id]] if task_id in rows else outputs
+            same = some[task_id].shape == wanted.shape and torch.allclose(some[task_id], wanted, rtol=1e-4, atol=1e-5)
+            expect(same, f"{self.name}: on_rows gives {task_id!r} other answers than those of its rows of the batch")
+
+    @torch.no_grad()
+    def check_adds_a_task(self) -> None:
+        """A task can be added, which leaves the others' answers bit for bit as they were, or it says why not."""
+        inputs, component = self.inputs(), self.make()
+        *tasks, more = inputs["tasks"]
+        with self.run(component) as run:
+            module = run.call(component, "build", tasks=tasks, trunk=inputs["trunk"])
+        before = plain(module.eval()(_batches(tasks)))
+        try:
+            module.add_task(more)
+        except DataError as error:
+            expect(more.task_id in str(error), f"{self.name}: add_task is refused without naming the task: {error}")
+            return
+        found = difference(before, plain(module.eval()(_batches(tasks))), "outputs")
+        expect(found is None, f"{self.name}: a task that was added changes the answers of the others: {found}")
+        _shapes(f"{self.name} with a task that was added", [more], module(_batches([more])))
+        expect(any(True for _ in module.task_parameters(more.task_id)) or any(True for _ in module.shared_parameters()),
+               f"{self.name}: the task that was added has no parameters")  # fmt: skip
+
     def check_no_tasks_refused(self) -> None:
         """Without tasks there is nothing to build."""
         inputs, component = self.inputs(), self.make()
@@ -182,7 +214,7 @@ class SharingKit(Kit):
         expect(found is None, f"{self.name} and its twin: {found}")
 
 
-def _batches(tasks: list[Any]) -> dict[str, Tensor]:
+def _batches(tasks: list[Any]) -> dict[str, Any]:
     return {task.task_id: task.data("train").inputs[: _count(task)] for task in tasks}
 
 

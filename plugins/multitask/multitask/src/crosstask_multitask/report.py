@@ -28,7 +28,7 @@ def render(done: MultiTaskResult) -> str:
             ]
             made = figure(traces, xaxis=STEPS, yaxis={"title": {"text": title}})
             figures.append(plot(made, caption, f"{caption} over optimiser steps", 320))
-    parts = [lead]
+    parts = [lead, *(note(escape(each)) for each in done.notes)]
     if figures:
         parts.append(view(legend({task: (task, *look) for task, look in looks.items()}), *figures, grid=True))
     if done.conflicts:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from crosstask.components import Component, hook
+from crosstask.errors import DataError
 from crosstask.tasks import Task
+
+Inputs = Mapping[str, Any]
+"""A batch for each task, a tensor or a `MultiInput`; tasks of one table are given the same one, as one object."""
 
 
 class MultiTaskModule(nn.Module, ABC):
     """What a sharing architecture builds: inputs by task in, outputs by task out."""
 
     @abstractmethod
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         """Outputs (logits, never probabilities) of each task for its own inputs. Tasks may be a subset."""
 
     @abstractmethod
@@ -29,6 +33,21 @@ class MultiTaskModule(nn.Module, ABC):
     def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
         """Parameters that only this task trains."""
 
+    def on_rows(self, inputs: Inputs, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of each task for some of its inputs only: those at `rows[task]`, places in its batch.
+
+        Tasks over one table have the same batch, and each a label for some of its rows. By default every task answers
+        for the whole batch, of which the rows are taken; a module whose heads cost something can do better.
+        """
+        return {t: outputs[rows[t]] if t in rows else outputs for t, outputs in self(inputs).items()}
+
+    def add_task(self, task: Task) -> None:
+        """Give the module another task, whose own parameters are new; the other tasks' answers stay as they are.
+
+        DataError if it cannot be given one.
+        """
+        raise DataError(f"a {type(self).__name__} cannot be given another task: build it anew with {task.task_id!r}")
+
 
 class Sharing(Component):
     """Builds multi-task modules."""
@@ -38,7 +57,9 @@ class Sharing(Component):
     @abstractmethod
     @hook(first=True, returns=MultiTaskModule)
     def build(self, tasks: list[Task], trunk: nn.Module) -> MultiTaskModule:
-        """A module for these tasks around `trunk`, which maps a batch of inputs to features [N, F].
+        """A module for these tasks around `trunk`, which maps a batch of inputs to features: [N, F], or maps
+        [N, F, H, W], or those of places [N, L, F]; `crosstask_multitask.heads.head_for` makes heads for any.
 
-        What is frozen in `trunk` stays so, and its weights stay as they are.
+        Call the trunk by `crosstask.learning.modules.forward`: inputs may be several tensors, answers a tuple or a
+        mapping. What is frozen in `trunk` stays so, and its weights stay as they are.
         """

@@ -10,20 +10,23 @@ from torch import nn
 
 from crosstask.errors import DataError, OptionError, RecipeError
 from crosstask.graph import TransferGraph
+from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
-from crosstask.learning.transferring import fresh_model, key_of, scratch_scores
+from crosstask.learning.objectives import metric_of
+from crosstask.learning.transferring import architecture, fresh_model, key_of, scratch_scores
+from crosstask.logs import logger
 from crosstask.options import component, option, structure, unstructure
 from crosstask.parts import Part, Reference, part, reference
 from crosstask.points.adapter import Adapter, AdapterHandle
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.records import Budget
 from crosstask.tasks import Portfolio, Task
-from crosstask_multitask.compatible import compatible_tasks, same_inputs
+from crosstask_multitask.compatible import compatible_tasks, inputs_of, same_inputs
 from crosstask_multitask.records import MultiTaskResult
 from crosstask_multitask.sharing import MultiTaskModule
 from crosstask_multitask.trainer import MultiTaskTrainer
-from crosstask_multitask.trunks import Origin, of_model, of_module, of_task
+from crosstask_multitask.trunks import Origin, of_architecture, of_model, of_module, of_task, own_network_of
 
 NEEDED = "joint training needs at least two tasks"
 
@@ -35,6 +38,7 @@ class _Joint:
     module: MultiTaskModule
     trunk: nn.Module
     origin: Origin
+    notes: tuple[str, ...] = ()
 
 
 @component
@@ -42,13 +46,16 @@ class Multitask(Stage):
     """Tasks trained together: one trunk, something of its own for each task, and a balancer that makes one update of
     the gradients of all. Beside it each task is trained alone, with as many samples as the joint training gives it.
 
-    The trunk is drawn anew, as that of `model`; or it starts as that of a `trunk` or of the task `start`. With an
-    `adapter` it stays as it is, frozen, and what is trained and balanced is the adapter (with what each task has of its
-    own). Later stages may refer to the `model`, which takes inputs by task, and to its `trunk`, which gives features.
+    The trunk is drawn anew, as that of `model`; where none is named and the tasks' own models are of one architecture,
+    as that of these. Or it starts as that of a `trunk`, or of the own model of the task `start`, whatever it is. With
+    an `adapter` it stays as it is, frozen, and what is trained and balanced is the adapter (with what each task has of
+    its own). Later stages may refer to the `model`, which takes inputs by task, and to its `trunk`, which gives
+    features.
     """
 
     Result: ClassVar[type] = MultiTaskResult
     after: ClassVar[tuple[str, ...]] = ("discovery",)
+    results_version: ClassVar[int] = 2
     provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module, "trunk": nn.Module}
 
     tasks: tuple[str, ...] = option((), help="at least two; those that the transfer graph finds compatible by default")
@@ -57,7 +64,7 @@ class Multitask(Stage):
     sampler: Part | None = part("sampler", None, help="which tasks take part in a step; all by default")
     budget: Budget = option(factory=Budget, help="of the joint training; a step's batch is divided among the tasks")
     model: ModelSpec | Reference | None = reference(
-        ModelSpec, help="the network whose trunk is shared; the recipe's model by default"
+        ModelSpec, help="the network whose trunk is shared; by default that of the tasks' own models, or the recipe's"
     )
     trunk: nn.Module | Reference | None = reference(
         nn.Module, help="start from this one: a module that gives features, or one with a part called `head`"
@@ -100,7 +107,7 @@ class Multitask(Stage):
             start = _known(portfolio, "start", self.start)
             if start.model is None and not start.has_data():
                 raise RecipeError(f"start: task {self.start!r} has neither a model nor training data")
-            its = start.descriptor.input_shape
+            its = inputs_of(start)
             if its and shape and its != shape:
                 raise RecipeError(f"start: the model of {self.start!r} takes inputs {its}, the tasks have {shape}")
 
@@ -119,6 +126,8 @@ class Multitask(Stage):
             return self._outcome(structure(known.payload, MultiTaskResult, "stored joint training"), joint)
         self.context.tell("stage_started", stage="multitask", total=self.budget.steps)
         fresh_model(joint.origin.alone(tasks[0]), tasks[0], engine.seed)  # it refuses now what it would refuse later
+        for each in joint.notes:
+            logger().warning("multitask_note", note=each)
         sampler = next(iter(self.made_of("sampler")), None)
         trainer = MultiTaskTrainer(joint.module, tasks, self.made_of("balancer")[0], self.budget, self.context, sampler)
         trainer.fit()
@@ -139,7 +148,7 @@ class Multitask(Stage):
 
     def _built(self, engine: Engine, tasks: list[Task]) -> _Joint:
         _one_shape(tasks)
-        origin = self._begun(engine, tasks[0])
+        origin, notes = self._begun(engine, tasks)
         trunk = origin.trunk
         trunk.to(self.context.device)
         for adapter in self.made_of("adapter"):
@@ -147,7 +156,7 @@ class Multitask(Stage):
         (sharing,) = self.made_of("sharing")
         with seeded(self.context.seed_for("multitask", "heads")):
             module: MultiTaskModule = self.context.call(sharing, "build", tasks=tasks, trunk=trunk)
-        return _Joint(module.to(self.context.device), trunk, origin)
+        return _Joint(module.to(self.context.device), trunk, origin, notes)
 
     def _adapt(self, adapter: Adapter, trunk: nn.Module) -> None:
         """Put the adapter on the trunk, where it is all that can be trained."""
@@ -160,21 +169,41 @@ class Multitask(Stage):
         if any(id(p) not in inside for p in handle.parameters()):
             raise DataError(f"{adapter.origin} keeps its weights outside the trunk: they cannot be shared there")
 
-    def _begun(self, engine: Engine, task: Task) -> Origin:
-        """Where the trunk comes from."""
+    def _begun(self, engine: Engine, tasks: list[Task]) -> tuple[Origin, tuple[str, ...]]:
+        """Where the trunk comes from, and what should be said about that."""
+        first, seed = tasks[0], self.context.seed_for("multitask")
+        own = {t.task_id: n for t in tasks if (n := own_network_of(t, engine.model, seed)) is not None}
+        kinds = {name: type(network).__name__ for name, network in own.items()}
         if (module := self.referred("trunk")) is not None:
-            return of_module(module, task, _named(self.trunk))
+            label = _named(self.trunk)
+            return of_module(module, first, label), _unused(kinds, label)
         if self.start is not None:
             engine.train([self.start])
-            return of_task(engine.portfolio[self.start])
-        return of_model(self.referred("model") or engine.model, task, self.context.seed_for("multitask"), engine.seed)
+            kinds.pop(self.start, None)
+            return of_task(engine.portfolio[self.start]), _unused(kinds, f"that of the model of task {self.start!r}")
+        spec = self.referred("model")
+        if spec is None and len(own) == len(tasks) and len(set(map(architecture, own.values()))) == 1:
+            kind = next(iter(kinds.values()))
+            told = f"The trunk is that of {kind}, drawn anew: the architecture of all these tasks' own models."
+            return of_architecture(own[first.task_id], first, seed), (told,)
+        chosen = spec or engine.model
+        return of_model(chosen, first, seed, engine.seed), _unused(kinds, f"that of a {chosen.kind!r} network")
 
     def _key(self, engine: Engine, tasks: list[Task], origin: Origin) -> str:
         made = [[each.identity() for each in self.made_of(name)] for name in _PARTS]
         prints = [task.fingerprint() for task in tasks]
         wrappers: list[Any] = self.context.wrapping()
         return key_of(
-            "multitask", made, self.targets, origin.label, origin.identity, prints, self.budget, engine.seed, wrappers
+            "multitask",
+            self.results_version,
+            made,
+            self.targets,
+            origin.label,
+            origin.identity,
+            prints,
+            self.budget,
+            engine.seed,
+            wrappers,
         )
 
     def _alone(self, engine: Engine, tasks: list[Task], origin: Origin) -> dict[str, float]:
@@ -191,12 +220,13 @@ class Multitask(Stage):
     ) -> MultiTaskResult:
         made = {name: each[0] for name in _PARTS if (each := self.made_of(name))}
         spec = self.referred("model")
+        scores, metrics = trainer.scores("test"), {t.task_id: metric_of(t) for t in trainer.tasks}
         sizes = [(p.numel(), p.requires_grad) for p in joint.module.parameters()]
         return MultiTaskResult(
             tasks=tuple(alone),
             balancer=made["balancer"].origin,
             sharing=made["sharing"].origin,
-            scores=trainer.scores("test"),
+            scores=scores,
             single_task_scores=alone,
             steps=tuple(trainer.steps),
             losses={t: tuple(v[s - 1] for s in trainer.steps if s <= len(v)) for t, v in trainer.history.items()},
@@ -207,6 +237,11 @@ class Multitask(Stage):
             trained_weights=sum(size for size, trained in sizes if trained),
             all_weights=sum(size for size, _ in sizes),
             seed=engine.seed,
+            metrics={t: metric.told for t, metric in metrics.items()},
+            intervals={t: confidence_interval([scores[t]], metric.range) for t, metric in metrics.items()},
+            gains={t: confidence_interval([scores[t] - alone[t]], metric.gains) for t, metric in metrics.items()},
+            notes=joint.notes,
+            stopped=trainer.stopped,
             options={name: each.options() for name, each in made.items()}
             | {"budget": unstructure(self.budget)}
             | ({} if spec is None else {"model": unstructure(spec)}),
@@ -219,13 +254,14 @@ class Multitask(Stage):
         mean = sum(result.scores.values()) / len(result.scores)
         alone = sum(result.single_task_scores.values()) / len(result.single_task_scores)
         shares = result.conflicts.get("conflict_share", ())
-        rows = {
-            "trained_together": ", ".join(result.tasks),
-            "joint_mean_score": mean,
-            "single_task_mean_score": alone,
-            "joint_gain": mean - alone,
-            "mean_conflict_share": sum(shares) / len(shares) if shares else None,
-        }
+        rows: dict[str, Any] = {"trained_together": ", ".join(result.tasks)}
+        if len(set(result.metrics.values())) > 1:  # their mean would mean nothing
+            for task, metric in result.metrics.items():
+                pair = f"{result.scores[task]:.3g}, alone {result.single_task_scores[task]:.3g}"
+                rows[f"joint_score_of_{task}"] = f"{metric} {pair}"
+        else:
+            rows |= {"joint_mean_score": mean, "single_task_mean_score": alone, "joint_gain": mean - alone}
+        rows["mean_conflict_share"] = sum(shares) / len(shares) if shares else None
         if result.start is not None:
             rows["joint_start"] = result.start
         if result.adapter is not None:
@@ -253,12 +289,20 @@ def _known(portfolio: Portfolio, option: str, task_id: str) -> Task:
     return task
 
 
-def _one_shape(tasks: list[Task]) -> tuple[int, ...]:
-    """The shape of the inputs of all these tasks. DataError if they differ."""
-    shapes = {task.descriptor.input_shape for task in tasks}
+def _one_shape(tasks: list[Task]) -> tuple[object, ...]:
+    """The shape (or shapes) of the inputs of all these tasks. DataError if they differ."""
+    shapes = {inputs_of(task) for task in tasks}
     if len(shapes) > 1:
-        raise DataError(f"tasks with different input shapes cannot share a trunk: {sorted(shapes)}")
+        raise DataError(f"tasks with different input shapes cannot share a trunk: [{', '.join(sorted(map(str, shapes)))}]")
     return shapes.pop()
+
+
+def _unused(kinds: Mapping[str, str], trunk: str) -> tuple[str, ...]:
+    """What is said of tasks whose own models, of these classes, are not used."""
+    return tuple(
+        f"The own model of task {name!r} ({kind}) is not used: the trunk is {trunk}; start = {name!r} takes its own."
+        for name, kind in kinds.items()
+    )
 
 
 def _named(trunk: nn.Module | Reference | None) -> str:

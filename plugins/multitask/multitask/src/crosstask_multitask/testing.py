@@ -8,20 +8,21 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, nearest
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import forward, seeded
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component
 from crosstask.tasks import Task
+from crosstask_multitask.heads import features_of, head_for
 from crosstask_multitask.plugin import PLUGIN
-from crosstask_multitask.sampler import Sampler
-from crosstask_multitask.sharing import MultiTaskModule, Sharing
+from crosstask_multitask.sampler import History, Sampler
+from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing
 
 
 @component
 class ReferenceSampler(Sampler):
     """One task at random."""
 
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+    def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
         if not tasks:
             raise DataError("no tasks to draw from")
         return [tasks[int(torch.randint(len(tasks), (1,), generator=rng))]]
@@ -34,11 +35,11 @@ class Heads(MultiTaskModule):
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleDict(heads)
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs) -> dict[str, Tensor]:
         for task_id in inputs:
             if task_id not in self.heads:
                 raise DataError(f"no head for task {task_id!r}{nearest(task_id, self.heads)}")
-        return {task_id: self.heads[task_id](self.trunk(batch)) for task_id, batch in inputs.items()}
+        return {task_id: self.heads[task_id](forward(self.trunk, batch)) for task_id, batch in inputs.items()}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
@@ -55,12 +56,10 @@ class ReferenceSharing(Sharing):
         if not tasks:
             raise DataError("no tasks to build heads for")
         heads = {}
-        weight = next(trunk.parameters())
         for task in tasks:
-            with torch.no_grad(), seeded(self.context.seed_for("head", task.task_id)):
-                example = torch.zeros(2, *task.descriptor.input_shape).to(weight)
-                width = trunk(example).shape[1]
-                heads[task.task_id] = nn.Linear(width, task.descriptor.output_dim or 1).to(weight)
+            features = features_of(trunk, task)
+            with seeded(self.context.seed_for("head", task.task_id)):
+                heads[task.task_id] = head_for(task, features)
         return Heads(trunk, heads)
 
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Headless
-from crosstask.learning.training import predict
-from crosstask.learning.transferring import architecture, weights_digest
+from crosstask.learning.modules import Headless, forward, origin_of
+from crosstask.learning.own_models import own_network
+from crosstask.learning.transferring import architecture, fresh_model, weights_digest
+from crosstask.options import options_of
 from crosstask.tasks import Task
+from crosstask_multitask.heads import features_of, head_for
 from crosstask_multitask.sharing import MultiTaskModule
 
 
@@ -31,6 +33,20 @@ class Origin:
     label: str | None
     identity: Any
     alone: Callable[[Task], nn.Module]
+
+
+class Headed(nn.Module):
+    """A trunk and a head on its features."""
+
+    whole_inputs = True
+
+    def __init__(self, trunk: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        outputs: Tensor = self.head(forward(self.trunk, inputs))
+        return outputs
 
 
 def of_model(spec: ModelSpec, task: Task, seed: int, seed_alone: int) -> Origin:
@@ -50,25 +66,38 @@ def of_task(task: Task) -> Origin:
     return Origin(trunk, f"the model of task {task.task_id!r}", identity, lambda _: model)
 
 
+def own_network_of(task: Task, spec: ModelSpec, seed: int) -> nn.Module | None:
+    """The task's own network, registered with it or made by its factory, where it is none that `spec` makes."""
+    if task.model is None:
+        return own_network(spec, task, seed) if task.build is not None else None
+    made = origin_of(task.model).made
+    return None if made is not None and made["spec"] == options_of(spec) else task.model
+
+
+def of_architecture(network: nn.Module, task: Task, seed: int) -> Origin:
+    """The trunk of a network like this one, drawn anew."""
+    trunk = Headless(fresh_model(network, task, seed))
+    return Origin(trunk, None, ["like", architecture(network)], lambda _: network)
+
+
 def of_module(module: nn.Module, task: Task, label: str) -> Origin:
     """A module itself, without its part called `head` if it has one. DataError if it gives no features for the task."""
     if isinstance(module, MultiTaskModule):
         raise DataError(f"{label} takes inputs by task: give the trunk of such a module, not the whole")
     whole = "head" in dict(module.named_children())
     trunk = (Headless(module) if whole else copy.deepcopy(module)).requires_grad_(True)
-    inputs = task.data("train").inputs[:2]
     try:
-        features = predict(trunk, inputs)
+        features = features_of(trunk, task)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:  # whatever its layers say of another shape
         raise DataError(f"{label} does not take the inputs of task {task.task_id!r}: {error}") from error
-    if features.ndim != 2:
-        shape = tuple(features.shape)
-        raise DataError(f"{label} must give features of shape ({len(inputs)}, F), got {shape}")
+    try:
+        head_for(task, features)
+    except DataError as error:
+        raise DataError(f"{label} fits no head: {error}") from None
 
     def alone(other: Task) -> nn.Module:
         if whole:
             return module
-        head = nn.Linear(features.shape[1], other.descriptor.output_dim or 1).to(features)
-        return nn.Sequential(OrderedDict(trunk=module, head=head))
+        return Headed(module, head_for(other, features))
 
     return Origin(trunk, label, [weights_digest(module), str(module)], alone)

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crosstask_scheduler.loss_based import LossBased
+    from crosstask_scheduler.performance import Performance
     from crosstask_scheduler.performance_based import PerformanceBased
     from crosstask_scheduler.round_robin import RoundRobin
     from crosstask_scheduler.uniform import Uniform
 
-__all__ = ["LossBased", "PerformanceBased", "RoundRobin", "Uniform"]
+__all__ = ["LossBased", "Performance", "PerformanceBased", "RoundRobin", "Uniform"]
 
 _MODULES = {
     "LossBased": "loss_based",
+    "Performance": "performance",
     "PerformanceBased": "performance_based",
     "RoundRobin": "round_robin",
     "Uniform": "uniform",

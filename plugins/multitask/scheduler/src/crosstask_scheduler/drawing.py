@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
 
-from crosstask.errors import DataError
+from crosstask.errors import DataError, RunError
 from crosstask.options import component, option, state
-from crosstask_multitask.sampler import Sampler
+from crosstask_multitask.sampler import History, Sampler
 
 
 @component
 class Adaptive(Sampler):
     """Base of the samplers that draw by how tasks are doing: p_t = softmax(score_t / temperature).
 
-    Tasks without any loss yet come first. Probabilities are renewed every `update_frequency` steps, from the mean of
-    each task's losses over (at most) the last so many of its steps.
+    Tasks of which nothing is known yet come first. Probabilities are renewed every `update_frequency` steps, from what
+    is known of each task from (at most) the last so many of its steps.
     """
 
     temperature: float = option(1.0, gt=0, help="high: nearly uniform; low: nearly always the task with the top score")
@@ -26,26 +27,34 @@ class Adaptive(Sampler):
     step: int = state(0)
     probabilities: dict[str, float] | None = state(None)
 
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
-        waiting = [task for task in tasks if not history.get(task)]
+    def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
+        waiting = [task for task in tasks if not self.known(task, history)]
         if waiting:
             return draw(waiting, [1.0] * len(waiting), self.tasks_per_step, rng)
         known = self.probabilities
         if known is None or set(known) != set(tasks) or self.step % self.update_frequency == 0:
-            scores = [self.score(history[task]) for task in tasks]
+            scores = [self.score(task, history) for task in tasks]
+            if wrong := [task for task, score in zip(tasks, scores, strict=True) if not math.isfinite(score)]:
+                raise RunError(
+                    f"{self.origin}: what is known of task {wrong[0]!r} is not finite; it cannot be drawn by it"
+                )
             weights = torch.softmax(torch.tensor(scores, dtype=torch.float64) / self.temperature, 0).tolist()
             known = self.probabilities = dict(zip(tasks, weights, strict=True))
         self.step += 1
         return draw(tasks, [known[task] for task in tasks], self.tasks_per_step, rng)
 
-    def recent(self, losses: list[float]) -> float:
-        """Mean of the latest losses."""
-        latest = losses[-self.update_frequency :]
+    def known(self, task: str, history: History) -> list[float]:
+        """What a task is judged by, in order; empty while nothing is known."""
+        return history.get(task, [])
+
+    def recent(self, values: list[float]) -> float:
+        """Mean of the latest values."""
+        latest = values[-self.update_frequency :]
         return sum(latest) / len(latest)
 
     @abstractmethod
-    def score(self, losses: list[float]) -> float:
-        """How much a task with these losses needs to be trained: higher, more often."""
+    def score(self, task: str, history: History) -> float:
+        """How much a task needs to be trained: higher, more often."""
 
 
 def draw(tasks: list[str], weights: list[float], count: int, rng: torch.Generator) -> list[str]:

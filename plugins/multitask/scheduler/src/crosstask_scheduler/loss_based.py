@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crosstask.options import component
+from crosstask_multitask.sampler import History
 from crosstask_scheduler.drawing import Adaptive
 
 
@@ -13,5 +14,5 @@ class LossBased(Adaptive):
     Losses are compared as they are: for tasks whose losses have different units take `performance_based`.
     """
 
-    def score(self, losses: list[float]) -> float:
-        return self.recent(losses)
+    def score(self, task: str, history: History) -> float:
+        return self.recent(self.known(task, history))

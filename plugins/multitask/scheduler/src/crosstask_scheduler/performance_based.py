@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from crosstask.options import component
+from crosstask_multitask.sampler import History
 from crosstask_scheduler.drawing import Adaptive
 
 
@@ -14,5 +15,6 @@ class PerformanceBased(Adaptive):
     loss of zero counts as nothing left to learn.
     """
 
-    def score(self, losses: list[float]) -> float:
+    def score(self, task: str, history: History) -> float:
+        losses = self.known(task, history)
         return self.recent(losses) / losses[0] if losses[0] else 0.0

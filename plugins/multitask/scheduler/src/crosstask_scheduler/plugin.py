@@ -16,6 +16,12 @@ PLUGIN = Plugin(
         ),
         Extension(
             "sampler",
+            "performance",
+            "crosstask_scheduler.performance:Performance",
+            summary="Tasks with a low validation score more often.",
+        ),
+        Extension(
+            "sampler",
             "performance_based",
             "crosstask_scheduler.performance_based:PerformanceBased",
             summary="Tasks that make little progress more often.",

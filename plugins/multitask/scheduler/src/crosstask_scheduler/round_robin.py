@@ -6,7 +6,7 @@ import torch
 
 from crosstask.errors import DataError
 from crosstask.options import component, option, state
-from crosstask_multitask.sampler import Sampler
+from crosstask_multitask.sampler import History, Sampler
 
 
 @component
@@ -17,7 +17,7 @@ class RoundRobin(Sampler):
 
     position: int = state(0)
 
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+    def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
         if not tasks:
             raise DataError("no tasks to take in turn")
         count = min(self.tasks_per_step, len(tasks))
