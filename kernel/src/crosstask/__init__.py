@@ -90,6 +90,7 @@ _PUBLIC = {
     "save_model": "learning.model_files",
     "Metric": "learning.objectives",
     "Adapted": "adapting",
+    "Progress": "progress",
     "open_store": "store",
     "Recipe": "recipe",
     "TransferEngine": "engine",
@@ -147,6 +148,7 @@ if TYPE_CHECKING:
     from crosstask.points.synthesis import Synthesizer
     from crosstask.points.transfer import Transfer
     from crosstask.points.wrapper import Wrapper
+    from crosstask.progress import Progress
     from crosstask.recipe import Recipe
     from crosstask.records import (
         Advice,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from rich.console import Console
@@ -18,7 +19,7 @@ from crosstask.points.observer import Observer
 class Progress(Observer):
     """One bar for each stage that is at work: `TransferEngine(observers=[Progress()])`.
 
-    In a terminal the bars are drawn on standard error, in a notebook in the cell's output; where neither is there (a
+    In a terminal the bars are drawn on standard error, in a notebook with ipywidgets in the cell's output; elsewhere (a
     file, a pipe) a line is written as each stage ends. The bars are up only while something works.
     """
 
@@ -33,7 +34,8 @@ class Progress(Observer):
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
             detail = TextColumn("{task.fields[detail]}", style="dim", markup=False)
             own = Console()
-            console = own if own.is_jupyter else Console(stderr=True)
+            cell = own.is_jupyter and all(map(find_spec, ("IPython", "ipywidgets")))
+            console = own if cell else Console(stderr=True, force_jupyter=False)
             self._bars = Bars(*columns, TimeElapsedColumn(), detail, console=console)
             self._bars.start()
             atexit.register(self.stop)  # a script that fails: the cursor comes back

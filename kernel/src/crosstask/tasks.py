@@ -14,8 +14,10 @@ import networkx as nx
 from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, nearest
 from crosstask.identity import UnidentifiedError, identity_of
+from crosstask.showing import frame, table
 
 if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
     from torch import nn
 
 SPLITS = ("train", "validation", "test")
@@ -288,3 +290,21 @@ class Portfolio:
         graph.add_nodes_from(self._tasks)
         graph.add_edges_from((p, task.task_id) for task in self for p in task.descriptor.prerequisites)
         return graph
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for task in (*self, *self.unseen):
+            told = task.descriptor
+            row = {"task_id": task.task_id, "task_type": told.task_type, "domain": told.domain}
+            sizes = {"input_shape": told.input_shape, "output_dim": told.output_dim, "samples": told.sample_count}
+            rows.append({**row, **sizes, "model": task.model is not None, "unseen": task.task_id in self._unseen})
+        return rows
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame with a row for each task, those held back last. CrosstaskError without pandas."""
+        return frame(self._rows(), ("task_id",))
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        title = f"Portfolio {self.name}: {len(self)} tasks" + (f", {len(self._unseen)} unseen" if self._unseen else "")
+        return table(title, tuple(rows[0]) if rows else ("task_id",), [tuple(row.values()) for row in rows])

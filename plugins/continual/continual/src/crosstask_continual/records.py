@@ -8,6 +8,7 @@ import attrs
 
 from crosstask.options import option, record
 from crosstask.records import Interval
+from crosstask.showing import Shown
 
 
 @record
@@ -26,7 +27,7 @@ class ContinualScores:
 
 
 @record
-class ContinualResult:
+class ContinualResult(Shown):
     """A sequence of tasks learned with strategies against forgetting, beside none (`naive`) and all tasks at once.
 
     `joint` is the mean accuracy of one model that learned all tasks together, `joint_scores` that on each task;
@@ -63,6 +64,15 @@ class ContinualResult:
     seed: int = 0
     seeds: int = 1
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"after": after, **dict(zip(self.tasks, row, strict=False))}
+            for after, row in zip(self.tasks, self.scores.matrix, strict=False)
+        ]
+
+    def _headline(self) -> str:
+        return f"Accuracy on each task after each task, {self.scenario}-incremental"
 
     @property
     def learned_nothing(self) -> bool:

@@ -8,10 +8,11 @@ import attrs
 
 from crosstask.options import option, record
 from crosstask.records import Interval, LearningCurve
+from crosstask.showing import Shown
 
 
 @record
-class FewShotResult:
+class FewShotResult(Shown):
     """A meta-learner that was trained on episodes of some classes (or tasks) and judged on those of others.
 
     `accuracy` is the mean over the test episodes with its 95 % interval; `untrained_accuracy` that of the same learner
@@ -43,3 +44,11 @@ class FewShotResult:
     def chance(self) -> float:
         """The accuracy of guessing."""
         return 1 / self.ways
+
+    @property
+    def learned_nothing(self) -> bool:
+        """Whether the accuracy is not above guessing beyond doubt."""
+        return self.accuracy.low <= self.chance
+
+    def _headline(self) -> str:
+        return f"{self.learner}: {self.ways}-way {self.shots}-shot"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from crosstask.points.stage import Section
 from crosstask.records import Interval
 from crosstask.report.figures import dots, dots_height, figure, line, plot, view
-from crosstask.report.page import escape
+from crosstask.report.page import escape, note, number, spread
 from crosstask_meta.records import FewShotResult
 
 
@@ -27,6 +27,9 @@ def section(done: FewShotResult) -> Section:
         trace = line(done.curve.steps, done.curve.values, "accuracy on training episodes", "more")
         made = figure([trace], xaxis=axis, yaxis={"title": {"text": "accuracy"}})
         figures.append(plot(made, "Meta-training", "Accuracy on training episodes over meta-steps", 240))
+    if done.learned_nothing:
+        told = f"{spread(done.accuracy)}, are not beyond doubt better than guessing ({number(done.chance)})"
+        lead += note(f"<strong>Nothing was learned:</strong> the answers, {told}.")
     return Section("Few-shot learning", lead + view(*figures, grid=True))
 
 

@@ -84,6 +84,7 @@ class FewShot(Stage):
             **started,
             "few_shot_accuracy": result.accuracy,
             "few_shot_untrained": result.untrained_accuracy,
+            "few_shot_by_chance": result.chance,
         }
 
     @classmethod

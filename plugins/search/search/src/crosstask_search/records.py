@@ -9,6 +9,7 @@ import attrs
 from crosstask.errors import RunError
 from crosstask.options import option, record
 from crosstask.records import Budget, Interval, LearningCurve
+from crosstask.showing import Shown
 
 
 @record
@@ -33,7 +34,7 @@ class WarmStart:
 
 
 @record
-class SearchResult:
+class SearchResult(Shown):
     """What a search came to. `curve` is the best value so far, by the number of trials that had ended.
 
     The later fields are those of a search for a task's model: `best` was chosen on the validation split, `score` and
@@ -72,6 +73,15 @@ class SearchResult:
                 told += f"; the first: {first.error} (trial {first.number}, at {first.point})"
             raise RunError(told)
         return self.best.point, self.best.value
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {"trial": t.number + 1, **t.point, "value": t.value, "status": t.status, "seconds": t.seconds}
+            for t in self.trials
+        ]
+
+    def _headline(self) -> str:
+        return f"{self.search}: {len(self.trials)} trials, {self.failed} failed"
 
     @property
     def failed(self) -> int:

@@ -82,6 +82,7 @@ class NetworkSearch(Stage):
             "best_found": ", ".join(f"{name} {value}" for name, value in result.best.point.items()),
             "found_score": result.score,
             "default_score": result.default_score,
+            "found_gain": result.gain,
             "failed_trials": result.failed or None,
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from crosstask.learning.objectives import metric_name
+from crosstask.learning.objectives import chance, metric_name
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import scratch_scores
 from crosstask.points.stage import Engine
@@ -31,5 +31,6 @@ def judged(engine: Engine, model: nn.Module, task_id: str) -> SynthesisResult:
         metric=metric_name(task),
         score=score,
         full_training_score=full,
+        chance=chance(task),
         seed=engine.seed,
     )

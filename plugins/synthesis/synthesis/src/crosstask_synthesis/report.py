@@ -28,6 +28,7 @@ def render(done: SynthesisResult) -> str:
         "expected beforehand": None if expected is None else expected.mean,
         "synthesised, no training": done.score,
         "trained in full": done.full_training_score,
+        "most frequent answer": done.chance,
     }
     known = {name: value for name, value in scores.items() if value is not None}
     figures = []
@@ -42,6 +43,9 @@ def render(done: SynthesisResult) -> str:
         figures.append(_bars(known, metric, caption, label, expected))
     judged = done.score is not None or done.full_training_score is not None
     nothing = "" if judged else note("The unseen task has no test split, so the model could not be judged.")
+    if done.learned_nothing:
+        told = f"{number(done.score)}, is no better than always giving the most frequent answer ({number(done.chance)})"
+        nothing += note(f"<strong>The model knows nothing of the task:</strong> its score, {told}.")
     remarks = "".join(note(escape(remark)) for remark in made.notes)
     if len(made.notes) > _FEW:
         remarks = details(f"{len(made.notes)} notes on how it was made", remarks)

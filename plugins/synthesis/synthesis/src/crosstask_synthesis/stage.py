@@ -68,6 +68,7 @@ class Synthesis(Stage):
             "zero_shot_score": result.score,
             "full_training_score": full,
             "zero_shot_share": result.score / full if result.score is not None and full else None,
+            "unseen_task_by_chance": result.chance,
         }
 
     @classmethod

@@ -6,6 +6,7 @@ import attrs
 import click
 
 from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
+from crosstask.showing import times
 
 
 @click.command()
@@ -34,9 +35,16 @@ def command(
     table.add_row(f"{result.metric} with transfer", shown(attrs.asdict(result.score)))
     table.add_row(f"{result.metric} from scratch", shown(attrs.asdict(result.scratch_score)))
     table.add_row("transfer coefficient", str(result.coefficient))
-    table.add_row("convergence speed gain", shown(result.convergence_speed_gain))
+    table.add_row(f"gain in {result.metric}", str(result.performance_gain))
+    table.add_row(f"{result.metric} by chance", shown(result.chance))
+    doubt = "" if result.certain else " (the gain itself is not beyond doubt)"
+    speed = times(result.convergence_speed_gain, result.speed_capped, result.convergence_speed_interval)
+    table.add_row("convergence speed gain", speed + doubt)
     if samples:
-        table.add_row("sample efficiency gain", shown(result.sample_efficiency_gain))
+        gained = times(result.sample_efficiency_gain, result.sample_efficiency_capped)
+        table.add_row("sample efficiency gain", gained + doubt)
+    if result.learned_nothing:
+        table.add_row("nothing learned", "no better than always giving the most frequent answer")
     table.add_row("negative transfer", shown(result.negative))
     table.add_row("weights kept", ", ".join(result.transferred))
     table.add_row("weights drawn anew", ", ".join(result.not_transferred) or "–")

@@ -8,6 +8,7 @@ import attrs
 
 from crosstask.options import record
 from crosstask.records import Budget, Interval
+from crosstask.showing import Shown
 
 
 @record
@@ -31,7 +32,7 @@ class BlockAttribution:
 
 
 @record
-class LayerAttribution:
+class LayerAttribution(Shown):
     """Which layers carried a transfer: ablations with the budget and the seeds of the transfer itself."""
 
     source: str
@@ -45,6 +46,12 @@ class LayerAttribution:
     seeds: int = 1
     budget: Budget = attrs.field(factory=Budget)
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    def _rows(self) -> tuple[BlockAttribution, ...]:
+        return self.blocks
+
+    def _headline(self) -> str:
+        return f"What each layer brought from {self.source} to {self.target}"
 
     @property
     def carrier(self) -> BlockAttribution | None:
