@@ -91,7 +91,7 @@ WRONG_KEYS: dict[str, str] = {
     "max_categories = 1": TASK + "max_categories must be >= 2, got 1",
     "max_categories = 2.5": TASK + "max_categories must be an integer, got 2.5",
     "standardize = 'yes'": TASK + "standardize must be true or false, got 'yes'",
-    "delimiter = ''": TASK + "delimiter must be one character, got ''",
+    "delimiter = ''": TASK + "delimiter must be one character, .*got ''",
     "delimiter = ';'": TASK + "target: no column 'income' in people.csv",
     "classes = ['low']": TASK + r"classes must be two or more different names, got \['low'\]",
     "classes = ['low', 'low']": TASK + "classes must be two or more different names",
@@ -148,12 +148,6 @@ WRONG_MANIFESTS: dict[str, str] = {
     "[[tasks]]\nid = 'y'": r"tasks\[1\] \('y'\): missing option 'target'",
     "[[tasks]]\nid = y\n": r"tasks.toml: .*line 2",
     GOOD + "[[tasks]]\nid = 'income'\ntarget = 'city'": r"tasks\[2\] \('income'\): id 'income' is taken by tasks\[1\]",
-    GOOD + "space = 's'\n[[tasks]]\nid = 'b'\ntarget = 'city'\nspace = 's'\nmissing = 'median'": (
-        "tasks of space 's' share one encoding; missing is 'median' here and 'mean' in 'income'"
-    ),
-    GOOD + "unseen = true\n[[tasks]]\nid = 'b'\ntarget = 'city'\ndescriptor = { prerequisites = ['income'] }": (
-        r"\('b'\): descriptor.prerequisites: no task 'income'"
-    ),
 }
 
 
@@ -168,8 +162,8 @@ def test_prerequisites_in_a_circle(folder: Path) -> None:
     more = "descriptor = {{ prerequisites = ['{}'] }}\n"
     manifest = GOOD.replace(", validation = 3", "") + more.format("city")
     manifest += "[[tasks]]\nid = 'city'\ntarget = 'city'\n" + more.format("income")
-    told = refused(folder, manifest, DataError)
-    assert "tasks.toml: prerequisites form a cycle: income -> city -> income" in told
+    told = refused(folder, manifest)
+    assert "('income'): descriptor.prerequisites: they form a cycle: income -> city -> income" in told
 
 
 def test_manifests_that_cannot_be_read(folder: Path) -> None:
@@ -209,10 +203,9 @@ WRONG_DATA: list[tuple[str, str, str]] = [
     (table(), "", "people.csv has a header but no rows"),
     (table(*BASE, "d,50"), "", "people.csv, line 5: 2 fields, the header has 5"),
     ("a,b,a\n1,2,3", "", "people.csv: two columns are called 'a'"),
-    (table(*BASE, 'd,50,"Oslo,1,low'), "", r"people.csv, line 5: unexpected end of data"),
+    (table(*BASE, 'd,50,"Oslo,1,low'), "", r"people.csv, line 5: a quote is opened and never closed"),
     (table(*BASE, "d,50,Oslo,3,low"), "", "people.csv, row 4: 'fold' is '3', which names no split; .* '1', '2'"),
     (table(*BASE, "d,50,Oslo,,low"), "", "people.csv, row 4: 'fold' is None, which names no split"),
-    (table(*BASE, "d,50,Oslo,1,"), "", "people.csv, row 4: target 'income' is missing .*drop_unlabelled = true"),
     (table(*BASE, "d,50,Oslo,2,midle"), "", "people.csv, row 4: target 'income' is 'midle', which is no class of the"),
     (table(*BASE), "classes = ['lo', 'high']", "target 'income' is 'low', which is none of `classes`; did you"),
     (table(BASE[0], BASE[2]), "", "target 'income' has 1 class in the training rows; two are needed"),
@@ -232,7 +225,8 @@ WRONG_DATA: list[tuple[str, str, str]] = [
     (table(*BASE), "target = 'city'\ntype = 'regression'", "target 'city' does not hold one number per row"),
     (table("a,20,Rome,1,1", "b,30,Oslo,1,1", "c,40,Rome,2,2"), "type = 'regression'",
      "target 'income' has the same value in every training row"),
-    (table("a,20,Rome,1,1", "b,30,Oslo,1,", "c,40,Rome,2,2"), "type = 'regression'", "row 2: target 'income' is mis"),
+    (table(*BASE[:2], "c,40,Rome,2,"), "", r"no row of the test split has a target \('income'\)"),
+    (table("a,20,Rome,1,1", "b,30,Oslo,1,", "c,40,Rome,2,2"), "type = 'regression'", "the same value in every training"),
     (table(*BASE), "split = { validation = 0.1, test = 0.1 }", "the validation split has no rows of 3"),
 ]  # fmt: skip
 
@@ -259,8 +253,10 @@ def test_too_many_categories(folder: Path) -> None:
 def test_a_column_of_text_here_and_numbers_there(folder: Path) -> None:
     (folder / "other.csv").write_text(table("a,old,Rome,1,low", "b,young,Oslo,1,high", "c,old,Rome,2,low"), "utf-8")
     second = "space = 's'\n[[tasks]]\nid = 'b'\nfile = 'other.csv'\ntarget = 'income'\nspace = 's'\n"
-    told = refused(folder, EASY + second, DataError)
-    assert "column 'age' holds categories in task 'b' and numbers in 'income'" in told
+    (folder / "tasks.toml").write_text(EASY + second, encoding="utf-8")
+    found = Tabular(folder=str(folder)).load()
+    assert found.ids == ["income"]
+    assert "column 'age' holds categories in task 'b' and numbers in 'income'" in found.left_out["b"]
 
 
 def test_files_of_one_task_have_the_same_columns(folder: Path) -> None:
@@ -288,7 +284,7 @@ def npz(**arrays: Any) -> dict[str, Any]:
         (npz(x=np.array([Bomb()] * 4, dtype=object)), "d.npz cannot be read: Object arrays cannot be loaded"),
         (npz(x=np.array([["a", "b"]] * 4)), "array 'x' has more than one dimension and does not hold numbers"),
         (npz(y=np.zeros((4, 2))), r"target 'y' has shape \(2,\) per row; one label is needed"),
-        (npz(y=np.array([0.0, 1, np.nan, 1])), "d.npz, row 3: target 'y' is missing"),
+        (npz(y=np.array([0.0, 1, np.nan, np.nan])), r"no row of the test split has a target \('y'\)"),
         ({name: array[:0] for name, array in npz().items()}, "d.npz has no rows"),
     ],
 )
@@ -325,4 +321,6 @@ def test_parquet_columns_of_another_kind(folder: Path) -> None:
 
 def test_text_that_is_not_utf8(folder: Path) -> None:
     (folder / "people.csv").write_bytes(PEOPLE.replace("Oslo", "K\xf6ln").encode("latin-1"))
-    assert "people.csv is not UTF-8 text: invalid start byte at byte" in refused(folder, EASY, DataError)
+    told = refused(folder, EASY, DataError)
+    assert "people.csv is not UTF-8 text: line 3: invalid start byte, b'\\xf6'; name another, such as encoding = " in told
+    (folder / "tasks.toml").write_text(EASY + "encoding = 'latin-1'\ntarget = 'city'\nclasses = ['Köln', 'Rome']", "utf-8")

@@ -222,9 +222,9 @@ def test_regression_on_several_targets(tmp_path: Path) -> None:
     assert sorted(plain.data("test").targets.tolist()) == [[18, 0], [21, 1]]
 
 
-def test_rows_without_a_target_are_left_out_if_so_asked(tmp_path: Path) -> None:
+def test_rows_without_a_target_are_no_samples(tmp_path: Path) -> None:
     table = PEOPLE | {"rich": ["no", None, "yes", "yes", "no", "yes", None, "yes"]}
-    task = load(folder(tmp_path, TASK + "drop_unlabelled = true", people=csv_of(table)))["rich"]
+    task = load(folder(tmp_path, TASK, people=csv_of(table)))["rich"]
     assert [len(task.data(split)) for split in ("train", "test")] == [4, 2]
 
 

@@ -1,23 +1,40 @@
-"""The manifest of a folder: what its tasks are. Everything that can be wrong with it is found before data are read."""
+"""The manifest of a folder: what its tasks are. Everything that can be wrong with it is found before data are read.
+
+What is wrong with one task leaves out that task and those that need it; the others are read.
+"""
 
 from __future__ import annotations
 
+import codecs
+import itertools
+import re
 import tomllib
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from fnmatch import translate
 from pathlib import Path
 from typing import Any
 
 import attrs
+import networkx as nx
 
-from crosstask.errors import DataError, OptionError, nearest
+from crosstask.errors import CrosstaskError, DataError, OptionError, nearest
 from crosstask.learning.objectives import LOSSES, METRICS
 from crosstask.options import build, option, record, structure
 from crosstask.tasks import SPLITS
-from crosstask_tabular.tables import SUFFIXES, columns_of, spelled
+from crosstask_tabular.files import SUFFIXES, Format, check_file, columns_of, shown
+from crosstask_tabular.tables import Reading, spelled
 
-Files = tuple[str, ...]
 _GLOB = "*?["
+_MANY = 1000  # names among which the nearest one is looked for: it takes a while
+_RANKED = ("ndcg", "hit_rate")
+_VALUES = ("r2", "pearson", "spearman", "rmse", "mae", "mse")
+FITTING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "classification": (("cross_entropy",), tuple(name for name in METRICS if name not in (*_VALUES, *_RANKED))),
+    "regression": (("mse", "mae", "huber"), (*_VALUES, *_RANKED)),
+    "multilabel": (("bce_with_logits",), tuple(name for name in METRICS if name not in _VALUES)),
+}
+"""Type of a task -> the losses and metrics of such targets. Of a single logit `bce_with_logits` is one, too."""
 
 
 def _listed(value: Any) -> Any:
@@ -75,7 +92,7 @@ class TaskEntry:
 
     id: str
     target: Any
-    type: str = option("classification", choices=("classification", "regression"), help="what is learned")
+    type: str = option("classification", choices=tuple(FITTING), help="what is learned")
     file: Any = None
     files: dict[str, Any] = attrs.field(factory=dict)
     where: dict[str, Any] = attrs.field(factory=dict)
@@ -91,11 +108,13 @@ class TaskEntry:
     max_categories: int = option(100, ge=2, help="more are taken for a mistake")
     standardize: bool = True
     standardize_target: bool = True
-    drop_unlabelled: bool = False
+    output_dim: int | None = option(None, ge=1, help="1: a single logit for two classes")
     delimiter: str = ","
+    encoding: str = "utf-8"
+    decimal: str = option(".", choices=(".", ","), help="what stands before the decimals of a number")
     split: SplitRule = attrs.field(factory=lambda: SplitRule(validation=0.15, test=0.15))
     loss: str | None = option(None, choices=(None, *LOSSES), help="by the task's type, if it is not given")
-    metric: str | None = option(None, choices=(None, *METRICS), help="by the task's type, if it is not given")
+    metric: str | None = option(None, help="by the task's type, if it is not given")
     unseen: bool = False
     descriptor: About = attrs.field(factory=About)
 
@@ -105,8 +124,16 @@ class TaskEntry:
         if isinstance(self.missing, str) and self.missing not in ("mean", "median", "indicator", "error"):
             hint = nearest(self.missing, ("mean", "median", "indicator", "error"))
             raise OptionError(f"missing must be a number or a rule, got {self.missing!r}{hint}")
-        if len(self.delimiter) != 1:
-            raise OptionError(f"delimiter must be one character, got {self.delimiter!r}")
+        if len(self.delimiter) != 1 or self.delimiter in '\r\n"\0':
+            raise OptionError(f"delimiter must be one character, no quote and no end of a line, got {self.delimiter!r}")
+        try:
+            codecs.lookup(self.encoding).incrementaldecoder(errors="strict").decode(b"")
+            object.__setattr__(self, "encoding", codecs.lookup(self.encoding).name)
+        except (LookupError, ValueError, TypeError):
+            known = ("utf-8", "utf-16", "cp1252", "latin-1", "shift_jis", "gb18030")
+            raise OptionError(f"encoding cannot be {shown(self.encoding)!r}{nearest(self.encoding, known)}") from None
+        if self.decimal == self.delimiter:
+            raise OptionError(f"decimal and delimiter are both {self.decimal!r}; tables with decimal commas have ';'")
         if bool(self.file) == bool(self.files):
             raise OptionError("either `file` (its rows are split) or `files` (one for each split) is needed")
         for split in self.files:
@@ -120,14 +147,33 @@ class TaskEntry:
             if split != "train" and getattr(self.split, split):
                 raise OptionError(f"files gives the {split} rows already; leave out split.{split}")
         if self.type == "classification" and len(self.targets) != 1:
-            raise OptionError(f"classification has one target column, got {list(self.targets)}")
-        if self.type == "regression" and self.classes is not None:
-            raise OptionError("classes are for classification; this is regression")
+            told = "several labels at once are of type = 'multilabel'"
+            raise OptionError(f"classification has one target column, got {list(self.targets)}; {told}")
+        if self.type != "classification" and self.classes is not None:
+            raise OptionError(f"classes are for classification; this is {self.type}")
+        self._check_objectives()
         given = self.classes
         if given is not None and (len(given) < 2 or len({*map(spelled, given)}) < len(given)):
             raise OptionError(f"classes must be two or more different names, got {list(given)}")
         if self.shape is not None and self.categorical:
             raise OptionError("shape is for numeric columns; it cannot be given with categorical ones")
+
+    def _check_objectives(self) -> None:
+        """That loss, metric and number of outputs fit the type."""
+        losses, metrics = FITTING[self.type]
+        if self.output_dim is not None:
+            if self.type != "classification":
+                raise OptionError(f"output_dim is for classification; of {self.type} it is the number of targets")
+            if self.output_dim == 1:
+                losses = (*losses, "bce_with_logits")
+        if self.loss is not None and self.loss not in losses:
+            raise OptionError(f"loss {self.loss!r} is none of {self.type}{nearest(self.loss, losses)}")
+        if self.metric is not None:
+            name, cut, top = self.metric.partition("@")
+            if name not in METRICS or (cut and (name not in _RANKED or not top.isdecimal() or int(top) < 1)):
+                raise OptionError(f"metric cannot be {self.metric!r}{nearest(self.metric, METRICS)}")
+            if name not in metrics:
+                raise OptionError(f"metric {self.metric!r} is none of {self.type}{nearest(name, metrics)}")
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -157,65 +203,128 @@ class Checked:
     entry: TaskEntry
     parts: dict[str, tuple[Path, ...]]
     features: tuple[str, ...]
-    space: str
     wanted: tuple[str, ...]
     """All columns that the task asks for: features, targets, those of `split` and `where`."""
+    own: frozenset[str] = attrs.field(init=False, repr=False)
+    """The features, to look them up."""
+
+    @own.default
+    def _own(self) -> frozenset[str]:
+        return frozenset(self.features)
+
+    @property
+    def reading(self) -> Reading:
+        """How its files are read."""
+        paths = tuple(dict.fromkeys(path for own in self.parts.values() for path in own))
+        missing = frozenset(text.strip() for text in self.entry.missing_values)
+        return Reading(paths, Format(self.entry.delimiter, self.entry.encoding), missing, self.entry.decimal)
 
 
 @attrs.frozen
 class Manifest:
-    """A checked manifest."""
+    """A manifest: the tasks that are in order, and what is wrong with others."""
 
+    path: Path
     name: str
-    tasks: tuple[Checked, ...]
+    tasks: dict[str, Checked]
+    wrong: dict[str, CrosstaskError]
+    places: dict[str, str]
+    """Task -> how messages call its place in the file."""
 
 
-def read_manifest(folder: Path, file: str) -> Manifest:
-    """The manifest of a folder, checked against the files beside it; no row of data is read.
+def read_manifest(folder: Path, file: str, wanted: Collection[str] | None = None) -> Manifest:
+    """The manifest of a folder, checked against the files beside it; no row of data is read. Only the files of the
+    tasks `wanted` are looked at (by default of all).
 
-    OptionError or DataError name the file, the task and the key, and what would be right.
+    OptionError or DataError name the file, the task and the key, and what would be right; where it is a single task
+    that is wrong, they are in `Manifest.wrong`.
     """
     path = folder / file
+    values = _parsed(folder, path)
+    known = ("name", "defaults", "tasks")
+    for key in values:
+        if key not in known:
+            raise OptionError(f"{path}: unknown key {shown(key)!r}{near(key, known)}")
+    name = structure(values.get("name", folder.resolve().name), str, f"{path}: name")
+    defaults, given = values.get("defaults", {}), values.get("tasks", [])
+    if not isinstance(defaults, dict):
+        raise OptionError(f"{path}: defaults must be a table ([defaults]), got {defaults!r}")
+    if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
+        raise OptionError(f"{path}: tasks must be a list of tables ([[tasks]]), got {given!r}")
+    if not given:
+        raise OptionError(f"{path} has no task: add a [[tasks]] table")
+    if "id" in defaults:
+        raise OptionError(f"{path}: defaults.id: every task has an id of its own")
+    keys = [f.name for f in attrs.fields(TaskEntry)]
+    for key in defaults:
+        if key not in keys:
+            raise OptionError(f"{path}: defaults: unknown key {shown(key)!r}{near(key, keys)}")
+    entries: dict[str, TaskEntry] = {}
+    wrong: dict[str, CrosstaskError] = {}
+    places: dict[str, str] = {}
+    for number, own in enumerate(given, 1):
+        task_id = str(own["id"]) if "id" in own else f"tasks[{number}]"
+        where = f"{path}: tasks[{number}] ({shown(str(own.get('id', 'without id')))!r})"
+        if task_id in places:
+            told = f"id {shown(task_id)!r} is taken by {places[task_id].removeprefix(f'{path}: ').partition(' ')[0]}"
+            wrong[task_id] = OptionError(f"{where}: {told}")
+            continue
+        places[task_id] = where
+        try:
+            entries[task_id] = _entry(where, defaults, own)
+        except CrosstaskError as error:
+            wrong[task_id] = error
+    for task_id in wrong:
+        entries.pop(task_id, None)
+    if entries and all(entry.unseen for entry in entries.values()) and not wrong:
+        raise OptionError(f"{path}: every task is unseen; nothing is left to learn")
+    wrong |= _wrong_together(entries, places, [str(own["id"]) for own in given if "id" in own])
+    headers: dict[tuple[Path, Format], list[str]] = {}
+    tasks: dict[str, Checked] = {}
+    for task_id, entry in entries.items():
+        if task_id not in wrong and (wanted is None or task_id in wanted):
+            try:
+                tasks[task_id] = _checked(places[task_id], folder, entry, headers)
+            except CrosstaskError as error:
+                wrong[task_id] = error
+    return Manifest(path, name, tasks, wrong, places)
+
+
+def _parsed(folder: Path, path: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        told = "" if folder.is_dir() else f" ({folder} is no folder)"
-        raise DataError(f"no manifest {path}: {error.strerror}{told}") from None
+        if folder.is_dir() and path.exists():
+            check_file(path)  # a pipe would be waited for
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise OptionError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except tomllib.TOMLDecodeError as error:
         raise OptionError(f"{path}: {error}") from None
-    known = ("name", "defaults", "tasks")
-    for key in values:
-        if key not in known:
-            raise OptionError(f"{path}: unknown key {key!r}{nearest(key, known)}")
-    name = structure(values.get("name", folder.resolve().name), str, f"{path}: name")
-    defaults, entries = values.get("defaults", {}), values.get("tasks", [])
-    if not isinstance(defaults, dict):
-        raise OptionError(f"{path}: defaults must be a table ([defaults]), got {defaults!r}")
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise OptionError(f"{path}: tasks must be a list of tables ([[tasks]]), got {entries!r}")
-    if not entries:
-        raise OptionError(f"{path} has no task: add a [[tasks]] table")
-    if "id" in defaults:
-        raise OptionError(f"{path}: defaults.id: every task has an id of its own")
-    tasks = [_entry(path, number, defaults, entry) for number, entry in enumerate(entries, 1)]
-    _check_together(path, tasks)
-    headers: dict[tuple[Path, str], list[str]] = {}
-    return Manifest(name, tuple(_checked(path, number, entry, headers) for number, entry in enumerate(tasks, 1)))
+    except DataError as error:
+        raise DataError(f"no manifest {path}: {error}") from None
+    except OSError as error:
+        told = "" if _is_folder(folder) else f" ({shown(str(folder))} is no folder)"
+        raise DataError(f"no manifest {shown(str(path))}: {error.strerror}{told}") from None
+    except ValueError as error:  # a NUL in its name
+        raise OptionError(f"no manifest {shown(str(path))!r}: {error}") from None
 
 
-def place(path: Path, number: int, task_id: str) -> str:
-    return f"{path}: tasks[{number}] ({task_id!r})"
+def _is_folder(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
-def _entry(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> TaskEntry:
-    where = place(path, number, str(own.get("id", "without id")))
-    for key in defaults:
-        if key not in {f.name for f in attrs.fields(TaskEntry)}:
-            raise OptionError(
-                f"{path}: defaults: unknown key {key!r}{nearest(key, (f.name for f in attrs.fields(TaskEntry)))}"
-            )
+def near(name: object, valid: Iterable[str]) -> str:
+    """`nearest`, also among very many names."""
+    text, names = shown(str(name)), list(valid)
+    if len(names) > _MANY:
+        like = (one for one in names if one[:2] == text[:2] or one.lower() == text.lower() or one[-3:] == text[-3:])
+        names = list(itertools.islice(like, _MANY)) or names[:_MANY]
+    return nearest(text, map(shown, names))
+
+
+def _entry(where: str, defaults: Mapping[str, Any], own: Mapping[str, Any]) -> TaskEntry:
     merged = {**defaults, **own}
     for files, other in (("file", "files"), ("files", "file")):  # a task's own way to name files replaces the other
         if files in own and other not in own:
@@ -233,59 +342,72 @@ def _entry(path: Path, number: int, defaults: Mapping[str, Any], own: Mapping[st
     return entry
 
 
-def _check_together(path: Path, tasks: list[TaskEntry]) -> None:
-    """Ids, prerequisites and spaces: what only the tasks together can get wrong."""
-    ids = [entry.id for entry in tasks]
+def _wrong_together(
+    entries: Mapping[str, TaskEntry], places: Mapping[str, str], ids: Sequence[str]
+) -> dict[str, CrosstaskError]:
+    """Prerequisites and spaces: what only the tasks together can get wrong."""
+    wrong: dict[str, CrosstaskError] = {}
     first: dict[str, TaskEntry] = {}
-    for number, entry in enumerate(tasks, 1):
-        where = place(path, number, entry.id)
-        if ids.index(entry.id) != number - 1:
-            raise OptionError(f"{where}: id {entry.id!r} is taken by tasks[{ids.index(entry.id) + 1}]")
+    known = {task_id for task_id in ids if task_id not in entries or not entries[task_id].unseen}
+    for task_id, entry in entries.items():
+        where = places[task_id]
         for needed in entry.descriptor.prerequisites:
-            others = [other.id for other in tasks if other is not entry and not other.unseen]
-            if needed not in others:
-                raise OptionError(f"{where}: descriptor.prerequisites: no task {needed!r}{nearest(needed, others)}")
+            if needed not in known or needed == task_id:
+                told = f"no task {shown(needed)!r}{near(needed, known - {task_id})}"
+                wrong[task_id] = OptionError(f"{where}: descriptor.prerequisites: {told}")
         if entry.space is not None:
             peer = first.setdefault(entry.space, entry)
             for key in SHARED:
                 ours, theirs = getattr(entry, key), getattr(peer, key)
                 if ours != theirs:
-                    told = f"{key} is {ours!r} here and {theirs!r} in {peer.id!r}"
-                    raise OptionError(f"{where}: tasks of space {entry.space!r} share one encoding; {told}")
-    if all(entry.unseen for entry in tasks):
-        raise OptionError(f"{path}: every task is unseen; nothing is left to learn")
+                    told = f"{key} is {ours!r} here and {theirs!r} in {shown(peer.id)!r}"
+                    wrong[task_id] = OptionError(
+                        f"{where}: tasks of space {shown(entry.space)!r} share one encoding; {told}"
+                    )
+    graph = nx.DiGraph((needed, task_id) for task_id, e in entries.items() for needed in e.descriptor.prerequisites)
+    for circle in nx.strongly_connected_components(graph):
+        if len(circle) > 1:
+            found = nx.find_cycle(graph.subgraph(circle), next(task_id for task_id in entries if task_id in circle))
+            path = " -> ".join(shown(task_id) for task_id in [*(edge[0] for edge in found), found[0][0]])
+            for task_id in circle:
+                told = f"{places[task_id]}: descriptor.prerequisites: they form a cycle: {path}"
+                wrong.setdefault(task_id, OptionError(told))
+    return wrong
 
 
-def _checked(path: Path, number: int, entry: TaskEntry, headers: dict[tuple[Path, str], list[str]]) -> Checked:
-    where = place(path, number, entry.id)
-    folder = path.parent
+def _checked(where: str, folder: Path, entry: TaskEntry, headers: dict[tuple[Path, Format], list[str]]) -> Checked:
     parts: dict[str, tuple[Path, ...]] = {}
     found: dict[Path, str] = {}  # file -> the key that names it
+    form = Format(entry.delimiter, entry.encoding)
     for split, names in entry.parts().items():
         key = f"files.{split}" if entry.files else "file"
         parts[split] = tuple(_file(folder, name, f"{where}: {key}") for name in names)
         for file in parts[split]:
             found.setdefault(file, key)
-            if (file, entry.delimiter) not in headers:
+            if (file, form) not in headers:
                 try:
-                    headers[file, entry.delimiter] = columns_of(file, entry.delimiter)
+                    headers[file, form] = columns_of(file, form)
                 except DataError as error:
                     raise DataError(f"{where}: {key}: {error}") from None
-    columns = list(dict.fromkeys(name for file in found for name in headers[file, entry.delimiter]))
+    columns = dict.fromkeys(name for file in found for name in headers[file, form])
+    asks = _asks(entry)
     first = next(iter(found))
     for file, key in found.items():
-        header = headers[file, entry.delimiter]
-        twice = next((name for name in header if header.count(name) > 1 and _asked(entry, name)), None)
+        header = headers[file, form]
+        twice = next((name for name, count in Counter(header).items() if count > 1 and asks(name)), None)
         if twice is not None:
-            raise DataError(f"{where}: {key}: {file.name}: two columns are called {twice!r}")
-        odd = sorted(name for name in set(header) ^ set(headers[first, entry.delimiter]) if _asked(entry, name))
+            raise DataError(f"{where}: {key}: {file.name}: two columns are called {shown(twice)!r}")
+        odd = sorted(name for name in set(header) ^ set(headers[first, form]) if asks(name))
         if odd:
-            raise DataError(f"{where}: {key}: {file.name} and {first.name} differ in column {odd[0]!r}")
+            raise DataError(f"{where}: {key}: {file.name} and {first.name} differ in column {shown(odd[0])!r}")
     file_names = ", ".join(dict.fromkeys(file.name for files in parts.values() for file in files))
 
     def column(name: str, key: str) -> None:
         if name not in columns:
-            raise OptionError(f"{where}: {key}: no column {name!r} in {file_names}{nearest(name, columns)}")
+            told = f"{where}: {key}: no column {shown(name)!r} in {file_names}"
+            other = next((d for d in ";,\t|" if len(columns) == 1 and name in next(iter(columns)).split(d)), None)
+            hint = f"; its header is one column, is it written with delimiter = {other!r}?" if other else ""
+            raise OptionError(told + (hint or near(name, columns)))
 
     for name in entry.targets:
         column(name, "target")
@@ -294,23 +416,27 @@ def _checked(path: Path, number: int, entry: TaskEntry, headers: dict[tuple[Path
             column(given, f"split.{key}")
     for name in entry.where:
         column(name, "where")
-    named = {*entry.targets, entry.split.column, entry.split.group}
+    targets = set(entry.targets)
+    named = {*targets, entry.split.column, entry.split.group}
     for name in entry.features:
-        if name in entry.targets:
-            raise OptionError(f"{where}: features: {name!r} is the target; what is predicted cannot be an input")
-    left_out = _matching(entry.exclude, columns, f"{where}: exclude", file_names)
+        if name in targets:
+            told = f"{shown(name)!r} is the target; what is predicted cannot be an input"
+            raise OptionError(f"{where}: features: {told}")
+    left_out = set(_matching(entry.exclude, columns, f"{where}: exclude", file_names))
     features = [
         name for name in _matching(entry.features, columns, f"{where}: features", file_names)
         if name not in named and name not in left_out
     ]  # fmt: skip
     if not features:
-        raise OptionError(f"{where}: no feature is left; {file_names} has the columns {', '.join(columns)}")
+        some = ", ".join(map(shown, itertools.islice(columns, 12))) + (", …" if len(columns) > 12 else "")
+        raise OptionError(f"{where}: no feature is left; {file_names} has the columns {some}")
+    have = set(features)
     for name in entry.categorical or ():
         column(name, "categorical")
-        if name not in features:
-            raise OptionError(f"{where}: categorical: {name!r} is not among the features{nearest(name, features)}")
-    wanted = tuple(dict.fromkeys([*features, *_named(entry)]))
-    return Checked(entry, parts, tuple(features), entry.space or f"task {entry.id}", wanted)
+        if name not in have:
+            told = f"{shown(name)!r} is not among the features{near(name, features)}"
+            raise OptionError(f"{where}: categorical: {told}")
+    return Checked(entry, parts, tuple(features), tuple(dict.fromkeys([*features, *_named(entry)])))
 
 
 def _named(entry: TaskEntry) -> tuple[str, ...]:
@@ -319,34 +445,57 @@ def _named(entry: TaskEntry) -> tuple[str, ...]:
     return (*entry.targets, *filter(None, (rule.column, rule.stratify, rule.group)), *entry.where)
 
 
-def _asked(entry: TaskEntry, name: str) -> bool:
+class _Patterns:
+    """Names and patterns (`pixel*`), to be asked about many columns."""
+
+    def __init__(self, given: Iterable[str]) -> None:
+        own = list(given)
+        self._names = set(own)
+        globs = [translate(one) for one in own if any(sign in one for sign in _GLOB)]
+        self._globs = re.compile("|".join(globs)) if globs else None
+
+    def fit(self, column: str) -> bool:
+        return column in self._names or (self._globs is not None and self._globs.match(column) is not None)
+
+
+def _asks(entry: TaskEntry) -> Any:
     """Whether a task asks for a column; what is wrong with any other is none of its business."""
-    taken, left_out = (any(_fits(name, one) for one in given) for given in (entry.features, entry.exclude))
-    return name in _named(entry) or (taken and not left_out)
+    taken, left_out, named = _Patterns(entry.features), _Patterns(entry.exclude), set(_named(entry))
+    return lambda name: name in named or (taken.fit(name) and not left_out.fit(name))
 
 
-def _fits(column: str, pattern: str) -> bool:
-    return column == pattern or (any(g in pattern for g in _GLOB) and fnmatchcase(column, pattern))
-
-
-def _matching(patterns: tuple[str, ...], columns: list[str], where: str, file_names: str) -> list[str]:
+def _matching(patterns: Sequence[str], columns: Mapping[str, None], where: str, file_names: str) -> list[str]:
     """The columns that a list of names and patterns (`pixel*`) stands for, each once, in the order of the list."""
     found: dict[str, None] = {}
     for pattern in patterns:
-        matched = [column for column in columns if _fits(column, pattern)]
+        matched = [pattern] if pattern in columns else []
+        if any(sign in pattern for sign in _GLOB):
+            fits = _Patterns([pattern]).fit
+            matched = [column for column in columns if fits(column)]
         if not matched:
-            raise OptionError(f"{where}: no column {pattern!r} in {file_names}{nearest(pattern, columns)}")
+            raise OptionError(f"{where}: no column {shown(pattern)!r} in {file_names}{near(pattern, columns)}")
         found.update(dict.fromkeys(matched))
     return list(found)
 
 
 def _file(folder: Path, name: str, where: str) -> Path:
+    if "\0" in name:
+        raise OptionError(f"{where}: {shown(name)!r} has a NUL character, which no file's name can have")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise OptionError(f"{where}: {name!r} is outside the folder of the manifest")
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.exists()
+    except (OSError, RuntimeError) as error:  # too long, or links in a circle
+        raise OptionError(f"{where}: {shown(name)!r}: {getattr(error, 'strerror', None) or error}") from None
+    if not inside:
+        raise OptionError(f"{where}: {shown(name)!r} is outside the folder of the manifest")
     if path.suffix not in SUFFIXES:
-        raise OptionError(f"{where}: {name!r} must end in {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        there = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*")) if p.suffix in SUFFIXES]
-        raise OptionError(f"{where}: no file {name!r} in {folder}{nearest(name, there)}")
+        raise OptionError(f"{where}: {shown(name)!r} must end in {', '.join(SUFFIXES)}")
+    if not there:
+        every = itertools.islice(folder.rglob("*"), 10 * _MANY)
+        others = [str(p.relative_to(folder)) for p in sorted(every) if p.suffix in SUFFIXES]
+        raise OptionError(f"{where}: no file {shown(name)!r} in {folder}{near(name, others)}")
+    try:
+        check_file(path)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
     return path

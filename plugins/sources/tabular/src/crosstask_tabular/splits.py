@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from crosstask.errors import DataError, nearest
+from crosstask.errors import DataError
 from crosstask.tasks import SPLITS
 from crosstask_sources.randomness import rng_for
-from crosstask_tabular.manifest import Checked, SplitRule
+from crosstask_tabular.manifest import Checked, SplitRule, near
 from crosstask_tabular.tables import Rows, spelled
 
 Index = NDArray[np.int64]
@@ -41,15 +43,15 @@ def divide(task: Checked, rows: Rows, seed: int) -> dict[str, Index]:
 
 def _by_column(rule: SplitRule, rows: Rows, rng: np.random.Generator) -> dict[str, Index]:
     assert rule.column is not None
-    said = rows.said(rule.column)
-    values = {split: set[str]().union(*map(rows.values[rule.column].meant, rule.values_of(split))) for split in SPLITS}
-    meant = set[str]().union(*values.values())
-    odd = next((row for row, value in enumerate(said) if value not in meant), None)
-    if odd is not None:
+    column = rows.values[rule.column]
+    codes = {split: set[int]().union(*map(column.meant, rule.values_of(split))) for split in SPLITS}
+    odd = np.flatnonzero(~column.rows_with(set[int]().union(*codes.values())))
+    if len(odd):
+        row = int(odd[0])
         known = {spelled(value) for split in SPLITS for value in rule.values_of(split)}
-        told = f"{rows.where(odd)}: {rule.column!r} is {said[odd]!r}, which names no split"
+        told = f"{rows.where(row)}: {rule.column!r} is {column.said(row)!r}, which names no split"
         raise DataError(f"{told}; split.values names {', '.join(sorted(map(repr, known)))}")
-    found = {split: np.flatnonzero([value in own for value in said]) for split, own in values.items()}
+    found = {split: np.flatnonzero(column.rows_with(own)) for split, own in codes.items()}
     return {s: rng.permutation(index) for s, index in found.items() if len(index) or s in rule.values or s == "train"}
 
 
@@ -62,14 +64,18 @@ def _at_random(rule: SplitRule, rows: Rows, own: Index, rng: np.random.Generator
             count = round(share * len(own))
             found[split], order = order[:count], order[count:]
         return {"train": order, **found}
-    groups = np.array([str(value) for value in rows.said(rule.group)], dtype=object)[order]
-    names = list(dict.fromkeys(groups))  # in random order, since the rows are
+    groups = rows.values[rule.group].codes[order]  # rows without a group (-1) are one
+    _, first, places, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    waiting = np.argsort(first)[::-1].tolist()  # groups in the order in which they come, the next one last
+    splits = np.full(len(counts), "train", dtype="U10")
     for split, share in shares.items():
-        chosen: list[str] = []
-        while names and np.isin(groups, chosen).sum() < round(share * len(own)):
-            chosen.append(names.pop(0))
-        found[split] = order[np.isin(groups, chosen)]
-    return {"train": order[np.isin(groups, names)], **found}
+        have = 0
+        while waiting and have < round(share * len(own)):
+            group = waiting.pop()
+            splits[group] = split
+            have += int(counts[group])
+    whose = splits[places]
+    return {split: order[whose == split] for split in ("train", *shares)}
 
 
 def _order(rule: SplitRule, rows: Rows, own: Index, rng: np.random.Generator) -> Index:
@@ -78,26 +84,27 @@ def _order(rule: SplitRule, rows: Rows, own: Index, rng: np.random.Generator) ->
     """
     if rule.stratify is None:
         return rng.permutation(len(own))
-    said = np.array([str(value) for value in rows.said(rule.stratify)], dtype=object)[own]
+    column = rows.values[rule.stratify]
+    codes = column.codes[own]
+    names: list[Any] = [*column.names, None]
+    by_value = np.argsort(codes, kind="stable")
+    different, starts, counts = np.unique(codes[by_value], return_index=True, return_counts=True)
     places = np.empty(len(own))
-    for value in sorted(set(said)):
-        (like,) = np.nonzero(said == value)
+    for number in sorted(range(len(different)), key=lambda place: str(names[different[place]])):
+        like = by_value[starts[number] : starts[number] + counts[number]]
         places[like] = (rng.permutation(len(like)) + rng.random(len(like))) / len(like)
     return np.argsort(places)
 
 
 def _kept(task: Checked, rows: Rows) -> NDArray[np.bool_]:
-    """Which rows `where` keeps and, with `drop_unlabelled`, have all targets."""
+    """Which rows `where` keeps."""
     kept = np.ones(len(rows), dtype=bool)
-    for column, wanted in task.entry.where.items():
-        values, names = rows.values[column], set[str]()
+    for name, wanted in task.entry.where.items():
+        column, codes = rows.values[name], set[int]()
         for value in wanted if isinstance(wanted, list | tuple) else [wanted]:
-            own = values.meant(value)
+            own = column.meant(value)
             if not own:
-                hint = nearest(value, values.known) if len(values.known) <= 1000 else ""
-                raise DataError(f"where: no row has {spelled(value)!r} in column {column!r}{hint}")
-            names |= own
-        kept &= np.array([value in names for value in values.said])
-    for target in task.entry.targets if task.entry.drop_unlabelled else ():
-        kept &= np.array([value is not None for value in rows.said(target)])
+                raise DataError(f"where: no row has {spelled(value)!r} in column {name!r}{near(value, column.names)}")
+            codes |= own
+        kept &= column.rows_with(codes)
     return kept
