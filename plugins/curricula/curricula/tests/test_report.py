@@ -99,6 +99,60 @@ def test_learning_curves_begin_with_the_target() -> None:
     assert "Transfer reaches scratch&#x27;s final" in found or "Transfer reaches scratch's final" in found
 
 
+def test_the_target_is_marked_in_the_graph() -> None:
+    first, *others = Stage.sections(sample(), TransferGraph())
+    assert first.marks == {"parity": "target of the curriculum"}
+    assert not any(section.marks for section in others)
+
+
+def with_single(**changes: Any) -> CurriculumComparison:
+    whole = sample()
+    told = {"convergence_speed_gain": 40.0, "sample_efficiency_gain": 8.0, "chance": 0.3, **changes}
+    return attrs.evolve(whole, transfers=(attrs.evolve(whole.transfers[0], **told),))
+
+
+def test_a_ratio_stands_only_beside_a_gain_that_is_beyond_doubt() -> None:
+    sure = Stage.summary(with_single(convergence_speed_interval=Interval(mean=30.0, low=20.0, high=45.0)))
+    assert sure["best_source_gain"] == around(0.1)
+    assert sure["convergence_speed_gain"] == "30× [20×, 45×]"
+    assert sure["sample_efficiency_gain"] == "8×"
+    ahead = curve(0.85, 0.9, 2)  # there before its first step
+    capped = Stage.summary(with_single(curve=ahead, sample_efficiency_capped=True))
+    assert capped["convergence_speed_gain"] == "at least 40×"
+    assert capped["sample_efficiency_gain"] == "at least 8×"
+    for doubt in ({"performance_gain": around(0.02)}, {"seeds": 1}):
+        found = with_single(**doubt)
+        assert not {"convergence_speed_gain", "sample_efficiency_gain"} & set(Stage.summary(found))
+        assert "40" not in re.findall(r"<td>(.*?)</td>", sections(found)["Learning curves"])
+    assert "<td>40×</td>" in sections(with_single())["Learning curves"]
+
+
+def test_a_source_that_was_only_predicted_is_called_so() -> None:
+    rows = Stage.summary(attrs.evolve(sample(), source_measured=False))
+    assert rows["source_predicted_to_be_best"] == "all_ten"
+    assert "best_source" not in rows
+
+
+def test_where_nothing_was_learned_that_is_said() -> None:
+    whole = sample()
+    steps = [attrs.evolve(step, chance=0.2) for step in whole.curriculum.steps]
+    told = sections(attrs.evolve(whole, curriculum=attrs.evolve(whole.curriculum, steps=tuple(steps))))["Curriculum"]
+    assert "nothing was learned" not in told
+    assert "<td>0.200</td>" in told
+    *_, ways = figures(told)
+    assert sum(len(trace["x"]) for trace in ways["data"]) == 4, "chance is one of the ways"
+    steps[1] = attrs.evolve(steps[1], chance=0.95)
+    steps[4] = attrs.evolve(steps[4], chance=0.8)  # with transfer 0.94, from scratch 0.78
+    found = attrs.evolve(whole, curriculum=attrs.evolve(whole.curriculum, steps=tuple(steps)))
+    told = sections(found)["Curriculum"]
+    assert "<strong>inverted: nothing was learned.</strong> Its score, 0.910 [0.880, 0.940]" in told
+    assert "parity: from scratch nothing was learned with this budget" in told
+    assert "nothing_learned" not in Stage.summary(found)
+    steps[4] = attrs.evolve(steps[4], chance=0.97)
+    found = attrs.evolve(whole, curriculum=attrs.evolve(whole.curriculum, steps=tuple(steps)))
+    assert "nothing_learned" in Stage.summary(found)
+
+
 def test_what_was_not_done_has_no_heading() -> None:
     whole = sample()
     bare = attrs.evolve(whole.curriculum.steps[-1], curve=LearningCurve(), scratch_curve=LearningCurve())

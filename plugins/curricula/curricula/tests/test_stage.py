@@ -12,6 +12,7 @@ import pytest
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import RecipeError
+from crosstask.graph import Evidence
 from crosstask.job import load_run, run_recipe
 from crosstask.learning.models import ModelSpec
 from crosstask.manifest import Extension, Plugin
@@ -88,6 +89,26 @@ def test_the_path_and_the_other_ways(engine: TransferEngine) -> None:
     assert structure(unstructure(found), CurriculumComparison, "record") == found
     plan = engine.generate_curriculum("quarters", max_tasks=4)
     assert found.curriculum == engine.run_curriculum(plan, planner="reference")
+
+
+def test_a_source_that_was_measured_comes_before_one_that_is_predicted_to_help_more(engine: TransferEngine) -> None:
+    known = next(e for e in engine.graph.edges_into("quarters") if e.transfer_coefficient > 0)
+    for edge in engine.graph.edges_into("quarters"):
+        if edge.source != known.source:
+            engine.graph.networkx.remove_edge(edge.source, "quarters")
+            guess = {"evidence": Evidence.PREDICTED, "transfer_coefficient": 0.99, "found_by": "guess"}
+            engine.graph.add(attrs.evolve(edge, **guess, low=None, high=None))
+    found = engine.run_stage("curriculum", target="quarters").record
+    assert found.source_measured
+    assert list(found.baselines)[1] == f"best single source: {known.source}"
+    engine.graph.networkx.remove_edge(known.source, "quarters")
+    cannot = sorted(e.source for e in engine.graph.edges_into("quarters"))[0]
+    engine.graph.rule_out(cannot, "quarters", "its inputs have another shape")
+    found = engine.run_stage("curriculum", target="quarters").record
+    assert not found.source_measured
+    [single] = found.transfers
+    assert single.source != cannot, "what cannot be tried is not tried"
+    assert list(found.baselines)[1] == f"source predicted to be the best: {single.source}"
 
 
 def test_which_layers_carried_the_transfer(engine: TransferEngine) -> None:

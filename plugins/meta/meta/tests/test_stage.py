@@ -51,7 +51,9 @@ def test_all_tasks_and_the_unseen_ones_in_the_test(engine: TransferEngine) -> No
     assert result.options["model"]["hidden"] == [16]
     assert outcome.artifacts["learner"](torch.zeros(3, 2)).shape == (3, 2)
     summary = FewShot.summary(result)
-    assert list(summary) == ["few_shot", "few_shot_learner", "few_shot_accuracy", "few_shot_untrained"]
+    scores = ["few_shot_accuracy", "few_shot_untrained", "few_shot_by_chance"]
+    assert list(summary) == ["few_shot", "few_shot_learner", *scores]
+    assert summary["few_shot_by_chance"] == 1 / result.ways
     assert summary["few_shot"] == "2-way 2-shot"
     assert "reference" in summary["few_shot_learner"]
 

@@ -129,6 +129,7 @@ def test_it_finds_what_a_model_search_finds(engine: TransferEngine) -> None:
         "best_found": ", ".join(f"{name} {value}" for name, value in result.best.point.items()),
         "found_score": result.score,
         "default_score": result.default_score,
+        "found_gain": result.gain,
         "failed_trials": None,
     }
     width = result.best.point["width1"]

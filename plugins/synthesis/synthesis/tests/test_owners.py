@@ -32,7 +32,7 @@ def test_owners_of_a_regression_are_all_of_the_same_place() -> None:
 def test_what_nobody_knows_is_named_with_the_reasons() -> None:
     with pytest.raises(DataError, match=r"'new': no source knows class 'x' \(far takes inputs \(9,\)\)"):
         owners_of(described("new", "ax"), [known("one", "ab")], {"far": "takes inputs (9,)"})
-    with pytest.raises(DataError, match="needs the names of its classes, or its output_dim"):
+    with pytest.raises(DataError, match="needs the names of its classes, to be made"):
         owners_of(described("new"), [known("one", "ab")], {})
 
 

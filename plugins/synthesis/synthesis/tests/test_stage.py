@@ -97,7 +97,11 @@ def test_a_model_is_made_and_judged(engine: TransferEngine) -> None:
         "zero_shot_score": result.score,
         "full_training_score": result.full_training_score,
         "zero_shot_share": result.score / result.full_training_score,
+        "unseen_task_by_chance": result.chance,
     }
+    train, test = task.data("train").targets, task.data("test").targets
+    assert result.chance == pytest.approx((test == train.mode().values).float().mean().item())
+    assert not result.learned_nothing
 
 
 def test_the_synthesizer_says_what_can_be_expected(engine: TransferEngine) -> None:

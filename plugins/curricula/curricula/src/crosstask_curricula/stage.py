@@ -80,10 +80,12 @@ class Curriculum(Stage):
         return Outcome(found, {"order": done.curriculum.task_sequence})
 
     def _best_source(self, engine: Engine) -> TransferEdge | None:
-        """The source that helps most, by what was measured; only where nothing was, by an estimate or a prediction."""
+        """The source that helps most of those that were measured to; where none was, of those that are estimated or
+        predicted to.
+        """
         into = [e for e in engine.graph.told_edges(guessed=True) if e.target == self.target]
-        known = [e for e in into if e.measured] or into
-        helping = [e for e in known if e.transfer_coefficient > 0]
+        helping = [e for e in into if e.transfer_coefficient > 0]
+        helping = [e for e in helping if e.measured] or helping
         return min(helping, key=lambda e: (-e.transfer_coefficient, e.source), default=None)
 
     @classmethod
