@@ -14,6 +14,8 @@ class Largest(Balancer):
 
 
 shared = torch.nn.Parameter(torch.ones(2))
-weights = Largest().backward([shared[0] ** 2, 3 * shared[1] ** 2], [shared])
+balancer = Largest()
+weights = balancer.backward({"near": shared[0] ** 2, "far": 3 * shared[1] ** 2}, [shared])
+assert balancer.last.names == ("near", "far")  # in `balance`: gradients.names, under which state is kept
 assert weights.argmax() == 1
 assert shared.grad[1] > shared.grad[0]

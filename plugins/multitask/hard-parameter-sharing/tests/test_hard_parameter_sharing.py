@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from crosstask.context import LocalContext
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.tasks import Task
 from crosstask_hard_parameter_sharing import HardParameterSharing
@@ -88,3 +88,61 @@ def test_what_cannot_be_built_is_said() -> None:
     module = sharing.build([task("digits")], trunk())
     with pytest.raises(DataError, match="did you mean 'digits'"):
         module({"digit": torch.randn(2, 4)})
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_a_task_that_is_added_has_the_head_it_would_have_had(hidden: int) -> None:
+    """And the others answer bit for bit as before."""
+    shared = trunk().eval()
+    sharing = HardParameterSharing(hidden=hidden)
+    sharing.bind(LocalContext(seed=3))
+    module, whole = (sharing.build([task(n) for n in names], shared).eval() for names in ("ab", "abc"))
+    inputs = {name: torch.randn(5, 4) for name in "ab"}
+    before = module(inputs)
+    module.add_task(task("c"))
+    after = module(inputs)
+    assert all(torch.equal(after[name], before[name]) for name in "ab")
+    batch = torch.randn(5, 4)
+    assert torch.equal(module({"c": batch})["c"], whole({"c": batch})["c"])
+    assert sum(p.numel() for p in module.task_parameters("c")) > 0
+    with pytest.raises(DataError, match="has a task 'a' already"):
+        module.add_task(task("a"))
+    with pytest.raises(DataError, match="'d': a head needs output_dim"):
+        module.add_task(Task(descriptor=TaskDescriptor(task_id="d", input_shape=(4,))))
+
+
+def test_heads_answer_only_for_the_rows_they_are_asked_about() -> None:
+    module = HardParameterSharing().build([task("a"), task("b")], trunk()).eval()
+    seen: list[int] = []
+    for head in module.heads.values():
+        head.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    batch = torch.randn(6, 4)
+    found = module.on_rows({"a": batch, "b": batch}, {"a": torch.tensor([1, 4]), "b": torch.tensor([0, 2, 5])})
+    assert seen == [2, 3]
+    whole = module({"a": batch})["a"]
+    torch.testing.assert_close(found["a"], whole[[1, 4]])
+
+
+def test_several_inputs_go_through_the_trunk_as_one() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.passes = nn.Linear(5, 3), 0
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> tuple[torch.Tensor, None]:
+            self.passes += 1
+            return self.layer(torch.cat([left, right], dim=1)), None
+
+    shared = Two()
+    tasks = [
+        Task(descriptor=TaskDescriptor(task_id=n, input_shapes={"left": (2,), "right": (3,)}, output_dim=2))
+        for n in "ab"
+    ]
+    module = HardParameterSharing().build(tasks, shared)
+    inputs = {n: MultiInput({"left": torch.randn(c, 2), "right": torch.randn(c, 3)}) for n, c in (("a", 3), ("b", 4))}
+    shared.passes = 0
+    outputs = module(inputs)
+    assert shared.passes == 1
+    alone = module({"b": inputs["b"]})["b"]
+    torch.testing.assert_close(outputs["b"], alone)
+    assert outputs["a"].shape == (3, 2)

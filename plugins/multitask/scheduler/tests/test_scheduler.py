@@ -1,21 +1,23 @@
 """The four samplers."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 import torch
 
-from crosstask.errors import OptionError
-from crosstask_multitask import Sampler
-from crosstask_scheduler import LossBased, PerformanceBased, RoundRobin, Uniform
+from crosstask.errors import OptionError, RunError
+from crosstask_multitask import History, Sampler
+from crosstask_scheduler import LossBased, Performance, PerformanceBased, RoundRobin, Uniform
 from crosstask_scheduler.plugin import PLUGIN
 
 TASKS = ["a", "b", "c"]
 
 
-def drawn(sampler: Sampler, history: dict[str, list[float]], steps: int = 4000, seed: int = 0) -> dict[str, float]:
+def drawn(sampler: Sampler, history: Mapping[str, list[float]], steps: int = 4000, seed: int = 0) -> dict[str, float]:
     rng = torch.Generator().manual_seed(seed)
-    counts = Counter(task for _ in range(steps) for task in sampler.sample(TASKS, history, rng))
+    given = history if isinstance(history, History) else History(history)
+    counts = Counter(task for _ in range(steps) for task in sampler.sample(TASKS, given, rng))
     return {task: counts[task] / steps for task in TASKS}
 
 
@@ -83,3 +85,31 @@ def test_wrong_options_are_refused() -> None:
         LossBased(temperature=0.0)
     with pytest.raises(OptionError, match="update_frequency must be >= 1"):
         PerformanceBased(update_frequency=0)
+
+
+def test_performance_is_one_minus_the_recent_accuracy() -> None:
+    """Of bounded metrics scaled to 0..1; of an error relative to the first."""
+    scores = {"a": [0.0] * 9 + [0.9] * 10, "b": [0.2, 0.4], "c": [-4.0, -2.0, -3.0]}
+    ranges = {"a": (0.0, 1.0), "b": (-1.0, 1.0), "c": (-float("inf"), 0.0)}
+    history = History({task: [1.0] for task in TASKS}, scores=scores, ranges=ranges)
+    needs = torch.tensor([1 - 0.9, 1 - (0.3 + 1) / 2, 3.0 / 4.0])
+    expected = dict(zip(TASKS, torch.softmax(needs / 0.2, 0).tolist(), strict=True))
+    assert drawn(Performance(temperature=0.2), history) == pytest.approx(expected, abs=0.03)
+
+
+def test_performance_waits_for_scores_and_says_where_there_will_be_none() -> None:
+    losses = {task: [1.0] for task in TASKS}
+    some = History(losses, scores={"a": [0.5], "b": [], "c": [0.5]})
+    assert drawn(Performance(), some, steps=20) == {"a": 0.0, "b": 1.0, "c": 0.0}
+    with pytest.raises(RunError, match="task 'c' is not measured: it needs validation data"):
+        Performance().sample(TASKS, History(losses, scores={"a": [0.5], "b": [0.5]}), torch.Generator())
+    endless = dict.fromkeys(TASKS, (-float("inf"), float("inf")))
+    unbounded = History(losses, scores={task: [1.0] for task in TASKS}, ranges=endless)
+    with pytest.raises(RunError, match="the metric of task 'a' has no best score"):
+        Performance().sample(TASKS, unbounded, torch.Generator())
+
+
+def test_what_is_not_finite_is_not_drawn_by() -> None:
+    history = History({"a": [1.0], "b": [float("nan")], "c": [1.0]})
+    with pytest.raises(RunError, match="what is known of task 'b' is not finite"):
+        LossBased().sample(TASKS, history, torch.Generator())

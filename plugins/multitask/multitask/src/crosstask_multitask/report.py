@@ -55,15 +55,20 @@ def render(done: MultiTaskResult) -> str:
         parts.append(note("Gradient conflicts were not recorded: the balancer never looked at the gradients."))
     rows = [
         (task, [(name, role, _exact(scores[task])) for name, role, scores in (
-            ("together", "more", done.scores), ("alone", "less", done.single_task_scores)) if task in scores])
+            ("together", "more", done.scores), ("alone", "less", done.single_task_scores),
+            ("chance", "muted", done.chances)) if task in scores])
         for task in done.tasks
         if task in done.scores or task in done.single_task_scores
     ]  # fmt: skip
     if rows:
         series = {"together": ("together", "more", "full"), "alone": ("alone", "less", "hollow")}
+        series |= {"chance": ("chance", "muted", "hollow")} if done.chances else {}
         caption = "Test score of each task"
         made = plot(dots(rows, "score"), caption, f"{caption}, trained together and alone", dots_height(rows))
         parts.append(view(legend(series), made))
+        if done.learned_nothing:
+            told = "nothing was learned, the score is no better than always giving the most frequent answer"
+            parts.append(note(f"<strong>{escape(', '.join(done.learned_nothing))}:</strong> {told}."))
     return "".join(parts)
 
 

@@ -13,7 +13,7 @@ from crosstask.graph import TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
-from crosstask.learning.objectives import metric_of
+from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.transferring import architecture, fresh_model, key_of, scratch_scores
 from crosstask.logs import logger
 from crosstask.options import component, option, structure, unstructure
@@ -228,6 +228,7 @@ class Multitask(Stage):
             sharing=made["sharing"].origin,
             scores=scores,
             single_task_scores=alone,
+            chances={t.task_id: c for t in trainer.tasks if (c := chance(t)) is not None},
             steps=tuple(trainer.steps),
             losses={t: tuple(v[s - 1] for s in trainer.steps if s <= len(v)) for t, v in trainer.history.items()},
             weights={t: tuple(v) for t, v in trainer.weights.items()},
@@ -261,6 +262,9 @@ class Multitask(Stage):
                 rows[f"joint_score_of_{task}"] = f"{metric} {pair}"
         else:
             rows |= {"joint_mean_score": mean, "single_task_mean_score": alone, "joint_gain": mean - alone}
+        if result.learned_nothing:
+            told = "no better than always giving the most frequent answer"
+            rows["nothing_learned"] = f"{', '.join(result.learned_nothing)}: {told}"
         rows["mean_conflict_share"] = sum(shares) / len(shares) if shares else None
         if result.start is not None:
             rows["joint_start"] = result.start
@@ -293,7 +297,9 @@ def _one_shape(tasks: list[Task]) -> tuple[object, ...]:
     """The shape (or shapes) of the inputs of all these tasks. DataError if they differ."""
     shapes = {inputs_of(task) for task in tasks}
     if len(shapes) > 1:
-        raise DataError(f"tasks with different input shapes cannot share a trunk: [{', '.join(sorted(map(str, shapes)))}]")
+        raise DataError(
+            f"tasks with different input shapes cannot share a trunk: [{', '.join(sorted(map(str, shapes)))}]"
+        )
     return shapes.pop()
 
 

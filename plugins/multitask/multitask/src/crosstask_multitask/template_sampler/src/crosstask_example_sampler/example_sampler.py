@@ -6,7 +6,7 @@ import torch
 
 from crosstask.errors import DataError
 from crosstask.options import component, option
-from crosstask_multitask import Sampler
+from crosstask_multitask import History, Sampler
 
 
 @component
@@ -19,7 +19,7 @@ class ExampleSampler(Sampler):
     count: int = option(1, ge=1, help="tasks in a step (all, if there are fewer)")
     power: float = option(1.0, ge=0, help="0: all tasks equally often")
 
-    def sample(self, tasks: list[str], history: dict[str, list[float]], rng: torch.Generator) -> list[str]:
+    def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
         if not tasks:
             raise DataError("no tasks to draw from")
         last = [history[task][-1] if history.get(task) else None for task in tasks]

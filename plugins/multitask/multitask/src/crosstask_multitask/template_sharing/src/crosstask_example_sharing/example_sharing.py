@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, nearest
 from crosstask.learning import seeded
+from crosstask.learning.modules import forward
 from crosstask.options import component, option
 from crosstask.tasks import Task
-from crosstask_multitask import MultiTaskModule, Sharing
+from crosstask_multitask import MultiTaskModule, Sharing, head_for
+from crosstask_multitask.heads import features_of
 
 
 class TrunkAndHeads(MultiTaskModule):
@@ -26,9 +28,11 @@ class TrunkAndHeads(MultiTaskModule):
             raise DataError(f"no head for task {task_id!r}{nearest(task_id, self.names)}")
         return self.heads[self.names.index(task_id)]
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         heads = {task_id: self.head(task_id) for task_id in inputs}
-        return {task_id: head(self.trunk(inputs[task_id])) for task_id, head in heads.items()}
+        batches = {id(batch): batch for batch in inputs.values()}  # tasks of one table have one batch: one pass
+        features = {key: forward(self.trunk, batch) for key, batch in batches.items()}
+        return {task_id: head(features[id(inputs[task_id])]) for task_id, head in heads.items()}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()
@@ -39,7 +43,7 @@ class TrunkAndHeads(MultiTaskModule):
 
 @component
 class ExampleSharing(Sharing):
-    """Each task gets a ReLU layer of `hidden` units and a linear head on the features [N, F] of the trunk."""
+    """Each task gets a ReLU layer of `hidden` units and a linear head on the features of the trunk."""
 
     hidden: int = option(16, ge=1, help="width of each task's own layer")
 
@@ -49,10 +53,6 @@ class ExampleSharing(Sharing):
         return TrunkAndHeads(trunk, [task.task_id for task in tasks], [self._head(task, trunk) for task in tasks])
 
     def _head(self, task: Task, trunk: nn.Module) -> nn.Module:
-        if task.descriptor.output_dim is None or not task.descriptor.input_shape:
-            raise DataError(f"task {task.task_id!r}: a head needs input_shape and output_dim in the descriptor")
-        like = next(trunk.parameters())
-        with torch.no_grad(), seeded(self.context.seed_for("example_sharing", task.task_id)):
-            width = trunk(torch.zeros(2, *task.descriptor.input_shape).to(like)).shape[1]
-            layers = [nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, task.descriptor.output_dim)]
-            return nn.Sequential(*layers).to(like)
+        features = features_of(trunk, task)
+        with seeded(self.context.seed_for("example_sharing", task.task_id)):
+            return head_for(task, features, self.hidden)
