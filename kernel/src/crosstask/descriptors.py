@@ -99,7 +99,7 @@ class MultiInput:
         self.named = named
         """Whether a model takes them by keyword."""
         if not self.parts:
-            raise DataError("no inputs")
+            raise DataError("a sample without any input")
         counts = {name: len(part) for name, part in self.parts.items()}
         if len(set(counts.values())) > 1:
             raise DataError(f"inputs of different lengths: {counts}")

@@ -16,9 +16,9 @@ from torch import nn
 from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
 from crosstask.advising import advise
 from crosstask.components import Component, Job, Remembered
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
-from crosstask.errors import DataError
+from crosstask.errors import DataError, of_kind
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
@@ -116,11 +116,29 @@ class TransferEngine(Engine):
         run_id: str = "",
         trace: Any = None,
     ) -> None:
-        self.model = model or ModelSpec()
-        self.train_budget = train or Budget(steps=400)
-        self.budget = budget or Budget(steps=100, samples=50)
-        self.seed, self.seeds, self.auto_discover = seed, seeds, auto_discover
-        self.registry = registry or Registry.installed()
+        self.model = ModelSpec() if model is None else structure(model, ModelSpec, "model")
+        self.train_budget = Budget(steps=400) if train is None else structure(train, Budget, "train")
+        self.budget = Budget(steps=100, samples=50) if budget is None else structure(budget, Budget, "budget")
+        seed, seeds = structure(seed, int, "seed"), structure(seeds, int, "seeds")
+        if seeds < 1:
+            raise DataError(f"seeds must be at least 1, got {seeds}")
+        run_id = structure(run_id, str, "run_id")
+        if trace is not None and not callable(trace):
+            raise DataError(f"trace must be a function, got a {type(trace).__name__}")
+        self.seed, self.seeds = seed, seeds
+        self.auto_discover = structure(auto_discover, bool, "auto_discover")
+        if discoverers is not None:
+            discoverers = structure(discoverers, tuple[Any, ...], "discoverers")
+        self.registry = Registry.installed() if registry is None else of_kind(registry, Registry, "registry")
+        if not isinstance(store, str | Path | None):
+            of_kind(store, Store, "store")  # type: ignore[type-abstract]
+        if executor is not None:
+            of_kind(executor, Executor, "executor")  # type: ignore[type-abstract]
+        observers = structure(observers, tuple[Any, ...], "observers")
+        for observer in observers:
+            given: object = observer
+            if not isinstance(given, Observer | Wrapper):
+                raise DataError(f"observers must be observers or wrappers, got a {type(given).__name__}")
         opened = open_store(str(store), registry=self.registry) if isinstance(store, str | Path) else store
         self.store = opened
         self.run: Run = Run(
@@ -173,6 +191,8 @@ class TransferEngine(Engine):
         if isinstance(strategy, Choice):
             return cast(C, self.run.component(point, strategy.use, {**strategy.options, **(options or {})}))
         name = DEFAULT if strategy is None else strategy.value if isinstance(strategy, enum.Enum) else strategy
+        if not isinstance(name, str):
+            raise DataError(f"a {point} is a name, a Choice or a {kind.__name__}, got a {type(name).__name__}")
         return cast(C, self.run.component(point, name, options))
 
     @functools.cached_property
@@ -279,6 +299,8 @@ class TransferEngine(Engine):
         """Train the tasks' own models (all with data, by default) with the training budget; those trained before are
         read from the store.
         """
+        if tasks is not None:
+            tasks = structure(tasks, tuple[str, ...], "the tasks to train")
         chosen = list(self.portfolio) if tasks is None else [self.portfolio[t] for t in tasks]
         self.run.tell("stage_started", stage="train", total=sum(t.model is None and t.has_data() for t in chosen))
         train_models(self.run, self.model, chosen, self.train_budget)
@@ -293,6 +315,7 @@ class TransferEngine(Engine):
         self.portfolio.check()
         chosen: list[Discoverer] = self.discoverers
         if discoverers is not None:
+            discoverers = structure(discoverers, tuple[Any, ...], "the discoverers")
             chosen = [self.component(Discoverer, "discovery", each) for each in discoverers]  # type: ignore[type-abstract]
         if any("descriptors_only" not in d.capabilities for d in chosen):
             self.train()
@@ -418,7 +441,7 @@ class TransferEngine(Engine):
             return of_curriculum(self.run_curriculum(source, strategy))
         if target is None:
             raise DataError("adapt needs a target: adapt(source, target), or a curriculum")
-        names = [source] if isinstance(source, str) else list(source)
+        names = [source] if isinstance(source, str) else structure(source, list[str], "the sources to adapt")
         if not names:
             raise DataError("adapt needs at least one source")
         found: list[Adapted] = []
@@ -445,6 +468,7 @@ class TransferEngine(Engine):
         before count as they are; else the test split is not looked at. DataError for an unknown target.
         """
         goal, method = self.portfolio[target], self.method(transfer_strategy)
+        share = structure(share, float, "share")
         if not 0 <= share <= 1:
             raise DataError(f"share must be between 0 and 1, got {share}")
         self.train([t.task_id for t in self.portfolio if t is not goal and t.has_data()])
@@ -533,6 +557,8 @@ class TransferEngine(Engine):
     def generate_curriculum(self, target_task: str, strategy: Strategy = None, max_tasks: int = 5) -> Curriculum:
         """An order of tasks that ends with the target; kept in the curriculum library."""
         self.portfolio[target_task]
+        if structure(max_tasks, int, "max_tasks") < 1:
+            raise DataError(f"max_tasks must be at least 1 (the target itself), got {max_tasks}")
         planner = self.component(CurriculumPlanner, "curriculum", strategy)  # type: ignore[type-abstract]
         curriculum: Curriculum = self.run.call(
             planner,
@@ -594,8 +620,12 @@ class TransferEngine(Engine):
         same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far, on
         the validation data of tasks that have them.
         """
+        for planned_id in of_kind(curriculum, Curriculum, "the curriculum").task_sequence:
+            self.portfolio[planned_id]
         method = self.method(transfer_strategy)
-        chooser = self.component(CurriculumPlanner, "curriculum", planner) if planner else None  # type: ignore[type-abstract]
+        chooser = None
+        if planner is not None:
+            chooser = self.component(CurriculumPlanner, "curriculum", planner)  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
         path = _Path(self, method, [self.run.seed_for("curriculum", number) for number in range(self.seeds)])
         adjustments: list[Adjustment] = []
@@ -639,10 +669,12 @@ class TransferEngine(Engine):
         self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None
     ) -> Distilled:
         """What several tasks have in common, by a registered distiller; kept in the knowledge repository."""
+        tasks = structure(tasks, tuple[str, ...], "the tasks to distill")
         self.train(tasks)
         return self._distilled([self.portfolio[t] for t in tasks], strategy, samples)
 
     def _distilled(self, tasks: list[Task], strategy: Strategy, samples: torch.Tensor | None) -> Distilled:
+        _check_unlabelled(samples, "samples")
         distiller = self.component(Distiller, "distillation", strategy)  # type: ignore[type-abstract]
         found: Distilled = self.run.call(distiller, "distill", tasks=tasks, samples=samples)
         self.run.remember("knowledge", key_of("knowledge", found.knowledge), found.knowledge, found.tensors)
@@ -661,6 +693,7 @@ class TransferEngine(Engine):
         says from what, and with `expect` what it can be expected to score, which takes about one more synthesis per
         known task. A new task is registered as unseen where the synthesis succeeds.
         """
+        _check_unlabelled(inputs, "inputs")
         maker = self.component(Synthesizer, "synthesis", synthesis_strategy)  # type: ignore[type-abstract]
         known = set(self.portfolio.ids) | {t.task_id for t in self.portfolio.unseen}
         task = self._unseen(new_task)
@@ -723,6 +756,11 @@ class TransferEngine(Engine):
         return table(title, ("Task", "Type", "Samples", "Model", "Best measured source"), rows)
 
 
+def _check_unlabelled(given: Any, what: str) -> None:
+    if not isinstance(given, torch.Tensor | MultiInput | None):
+        raise DataError(f"{what} must be a tensor [N, …] or a MultiInput, got a {type(given).__name__}")
+
+
 class KnowledgeDistiller:
     """The engine's distillation for models in hand, which need not be registered."""
 
@@ -740,9 +778,12 @@ class KnowledgeDistiller:
         and descriptors by task id, or in the same order.
         """
         if isinstance(task_descriptors, Mapping):
-            told = dict(task_descriptors)
+            told = structure(task_descriptors, dict[str, TaskDescriptor], "the descriptors")
         else:
-            told = {each.task_id: each for each in task_descriptors}
+            each_told = structure(task_descriptors, tuple[TaskDescriptor, ...], "the descriptors")
+            told = {each.task_id: each for each in each_told}
+        if not isinstance(task_models, Mapping):
+            task_models = structure(task_models, tuple[Any, ...], "the models")
         models = dict(task_models) if isinstance(task_models, Mapping) else dict(zip(told, task_models, strict=False))
         if set(models) != set(told) or (not isinstance(task_models, Mapping) and len(task_models) != len(told)):
             raise DataError(f"{len(models)} models for {len(told)} descriptors: one of each is needed for every task")
@@ -761,6 +802,9 @@ class KnowledgeDistiller:
         self, target_model: nn.Module, knowledge: Distilled, adaptation_rate: float = 0.1, strategy: Strategy = None
     ) -> nn.Module:
         """A changed copy of a model; the rate, from 0 to 1, is how far it goes towards the knowledge."""
+        of_kind(target_model, nn.Module, "the target's model")
+        of_kind(knowledge, Distilled, "the knowledge")
+        adaptation_rate = structure(adaptation_rate, float, "adaptation_rate")
         if not 0 <= adaptation_rate <= 1:
             raise DataError(f"adaptation_rate must be between 0 and 1, got {adaptation_rate}")
         chosen = strategy if strategy is not None else knowledge.knowledge.kind

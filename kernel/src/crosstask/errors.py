@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class CrosstaskError(Exception):
@@ -40,6 +43,15 @@ class StoreError(CrosstaskError):
 
 class RunError(CrosstaskError, RuntimeError):
     """A run failed while it worked: a loss that is not finite, a folder that cannot be written."""
+
+
+def of_kind(value: object, kind: type[T], where: str) -> T:
+    """`value` if it is a `kind`; DataError, which begins with `where`, if it is not."""
+    if isinstance(value, kind):
+        return value
+    given = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    raise DataError(f"{where} must be {article} {kind.__name__}, got {given}")
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ import networkx as nx
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.drawing import Drawing, network
-from crosstask.errors import CrosstaskError, GraphError, nearest
+from crosstask.errors import CrosstaskError, GraphError, nearest, of_kind
 from crosstask.options import option, record, structure, unstructure
 from crosstask.showing import frame, table
 
@@ -173,7 +173,7 @@ class TransferGraph:
     def __init__(self, tasks: Iterable[TaskDescriptor] = ()) -> None:
         self._graph = nx.MultiDiGraph()
         self._impossible: dict[tuple[str, str], str] = {}
-        for task in tasks:
+        for task in structure(tasks, tuple[Any, ...], "the tasks of a transfer graph"):
             self.add_task(task)
 
     @property
@@ -183,10 +183,12 @@ class TransferGraph:
 
     def add_task(self, task: TaskDescriptor) -> None:
         """Add a task or replace its descriptor."""
+        of_kind(task, TaskDescriptor, "what is added to a transfer graph as a task")
         self._graph.add_node(task.task_id, descriptor=task)
 
     def remove_task(self, task_id: str) -> None:
         """Take a task out, with its edges; one that is not here is none."""
+        _check_names(task_id)
         if task_id in self._graph:
             self._graph.remove_node(task_id)
         self._impossible = {pair: why for pair, why in self._impossible.items() if task_id not in pair}
@@ -197,6 +199,7 @@ class TransferGraph:
         A measured edge shows that the pair is not impossible. What one edge of a pair says of `shared_representations`
         belongs to the pair: edges that say nothing of them take it over.
         """
+        of_kind(edge, TransferEdge, "what is added to a transfer graph as an edge")
         self._check_ends("edge", edge.source, edge.target)
         if edge.measured:
             self._impossible.pop((edge.source, edge.target), None)
@@ -224,7 +227,7 @@ class TransferGraph:
         if reason is None:
             self._impossible.pop((source, target), None)
             return
-        if not reason:
+        if not structure(reason, str, f"pair {source!r} -> {target!r}: the reason"):
             raise GraphError(f"pair {source!r} -> {target!r}: say why transfer between them cannot be tried")
         edge = self.edge(source, target)
         if edge is None or not edge.measured:
@@ -241,6 +244,7 @@ class TransferGraph:
         What `other` says is the newer: its descriptor of a task that both have, its edge of the same evidence and
         finder.
         """
+        of_kind(other, TransferGraph, "what is merged with a transfer graph")
         both = TransferGraph([*map(self.task, self._graph), *map(other.task, other._graph)])
         for graph in (self, other):
             for edge in graph.all_edges():
@@ -251,7 +255,7 @@ class TransferGraph:
 
     def _check_ends(self, what: str, source: str, target: str) -> None:
         for end in (source, target):
-            if end not in self._graph:
+            if not isinstance(end, str) or end not in self._graph:
                 raise GraphError(f"{what} {source!r} -> {target!r}: no task {end!r}{nearest(end, self._graph)}")
         if source == target:
             raise GraphError(f"a {what} from task {source!r} to itself")
@@ -263,7 +267,7 @@ class TransferGraph:
 
     def task(self, task_id: str) -> TaskDescriptor:
         """A task's descriptor. GraphError if unknown."""
-        if task_id not in self._graph:
+        if not isinstance(task_id, str) or task_id not in self._graph:
             raise GraphError(f"no task {task_id!r} in the transfer graph{nearest(task_id, self._graph)}")
         descriptor: TaskDescriptor = self._graph.nodes[task_id]["descriptor"]
         return descriptor
@@ -285,10 +289,12 @@ class TransferGraph:
 
     def edge(self, source: str, target: str) -> TransferEdge | None:
         """The strongest edge of a pair; None if nothing is known."""
+        _check_names(source, target)
         return self._strongest(source, target) if self._graph.has_edge(source, target) else None
 
     def evidence(self, source: str, target: str) -> list[TransferEdge]:
         """Every edge of a pair, one per kind of evidence and finder, in the order in which they were found."""
+        _check_names(source, target)
         found = self._graph.get_edge_data(source, target, default={}).values()
         return [data["edge"] for data in found]
 
@@ -327,7 +333,8 @@ class TransferGraph:
 
     def best_sources(self, target: str, count: int | None = None, *, minimum: float = 0.0) -> list[TransferEdge]:
         """The sources that help `target` by more than `minimum`, best first."""
-        return [e for e in self.edges_into(target) if e.transfer_coefficient > minimum][:count]
+        minimum = structure(minimum, float, "minimum")
+        return [e for e in self.edges_into(target) if e.transfer_coefficient > minimum][: _how_many(count, "count")]
 
     def negative_transfer(self) -> list[TransferEdge]:
         """Pairs where transfer hurts (the whole interval below zero, where there is one), worst first."""
@@ -338,6 +345,7 @@ class TransferGraph:
         universal; both help one another: bidirectional; the source helps at least half of the others: multi-target; at
         least half of the others help the target: multi-source; else unidirectional. To help: a coefficient >= 0.2.
         """
+        self._check_ends("pair", source, target)
         helps = {(a, b): self.coefficient(a, b) >= HELPS for a, b in ((source, target), (target, source))}
         helped = sum(self.coefficient(source, t) >= HELPS for t in self._graph.successors(source))
         helping = sum(self.coefficient(s, target) >= HELPS for s in self._graph.predecessors(target))
@@ -356,6 +364,7 @@ class TransferGraph:
 
     def communities(self, seed: int = 0) -> list[set[str]]:
         """Groups of tasks that help one another (Louvain on the positive coefficients), largest first."""
+        seed = structure(seed, int, "seed")
         positive = nx.Graph()
         positive.add_nodes_from(self._graph)
         for e in self.edges():
@@ -465,7 +474,7 @@ class TransferGraph:
         In XML, a character of a name that XML cannot hold, or would change, is written as `\\uXXXX` and a backslash as
         two; the exact names stand in the records, which are JSON. GraphError for text that JSON cannot hold.
         """
-        path = Path(path)
+        path = Path(structure(path, Path, "where a transfer graph is written"))
         if path.suffix == ".json":
             path.write_text(_text(self.to_json(), indent=1), encoding="utf-8")
         elif path.suffix in (".graphml", ".gexf"):
@@ -487,7 +496,7 @@ class TransferGraph:
     @classmethod
     def load(cls, path: str | Path) -> TransferGraph:
         """Read what `export` wrote. GraphError names the file and what is wrong in it."""
-        path = Path(path)
+        path = Path(structure(path, Path, "where a transfer graph is read from"))
         if path.suffix not in (".json", ".graphml", ".gexf"):
             raise GraphError(f"cannot read {path.name!r}: the suffix must be .json, .graphml or .gexf")
         try:
@@ -547,8 +556,9 @@ class TransferGraph:
         It has the edges of `told_edges`, of these the `most` strongest (three for each task by default); what is not
         measured is dashed. `seed` decides where tasks are drawn. GraphError for a suffix that cannot be drawn.
         """
+        seed = structure(seed, int, "seed")
         edges = sorted(self.told_edges(guessed=guessed), key=lambda e: -abs(e.transfer_coefficient))
-        edges = edges[: 3 * len(self._graph) if most is None else most]
+        edges = edges[: 3 * len(self._graph) if most is None else _how_many(most, "most")]
         given = self.centrality()
         highest = max(given.values(), default=0.0) or 1.0
         used = [relation for relation in RelationType if any(edge.relation is relation for edge in edges)]
@@ -584,6 +594,19 @@ class _RuledOut:
     source: str
     target: str
     reason: str
+
+
+def _check_names(*names: Any) -> None:
+    for name in names:
+        if not isinstance(name, str):
+            raise GraphError(f"a task is named by its id, a string, got a {type(name).__name__}")
+
+
+def _how_many(count: int | None, where: str) -> int | None:
+    """How many to take; None: all."""
+    if count is not None and structure(count, int, where) < 0:
+        raise GraphError(f"{where} must be at least 0, got {count}")
+    return count
 
 
 def _direction(helped: int, helping: int, others: int, *, mutual: bool) -> TransferDirection:

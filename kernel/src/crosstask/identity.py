@@ -51,11 +51,23 @@ def _identity(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, Mapping):
         return [[_identity(key, inside), _identity(item, inside)] for key, item in value.items()]
     if hasattr(value, "detach") and hasattr(value, "cpu"):  # a tensor, without importing torch
-        value = value.detach().cpu().resolve_conj().resolve_neg().contiguous().numpy()
+        value = _array(value)
     if hasattr(value, "tobytes") and hasattr(value, "dtype"):
         digest = hashlib.sha256(value.tobytes()).hexdigest()
         return ["array", str(value.dtype), list(value.shape), digest]
     return _object(value, inside)
+
+
+def _array(tensor: Any) -> Any:
+    """A tensor as numpy has it; one of a kind of number that numpy has not, widened, which loses nothing."""
+    try:
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        try:
+            return plain.numpy()
+        except TypeError:
+            return plain.float().numpy()
+    except (RuntimeError, TypeError) as error:  # on the meta device, sparse, quantised
+        raise UnidentifiedError(f"a tensor without plain values cannot be told from another: {error}") from None
 
 
 def _function(value: types.FunctionType, inside: tuple[int, ...]) -> Any:

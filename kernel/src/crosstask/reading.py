@@ -254,6 +254,10 @@ def _joined(parts: dict[str, Tensor], named: bool, single: bool) -> Any:
 def _inputs(found: Any) -> Tensor | MultiInput:
     """What was gathered as tensors of the right kinds."""
     parts, named, single = _split_input(found)
+    for name, part in parts.items():
+        if part.ndim == 0:
+            what = f"input {name!r} is" if name else "inputs are"
+            raise DataError(f"{what} a single number: the first dimension is that of the samples")
     return _joined({name: _numbers(part) for name, part in parts.items()}, named, single)  # type: ignore[no-any-return]
 
 
@@ -315,7 +319,10 @@ def _column(value: Any) -> Tensor | np.ndarray:
         return (value.to_dense() if value.layout != torch.strided else value).detach()
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"targets cannot be made a tensor: {error}") from None
     if array.dtype == object:
         flat = array.reshape(-1)
         missing = np.array([item is None or item != item for item in flat])  # NaN is not itself
@@ -348,15 +355,17 @@ def rows_of_table(
     count = len(whole)
     found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
     for split, given in (splits or {"train": range(count)}).items():
-        rows = torch.as_tensor(np.asarray(given)).reshape(-1)
+        rows = _tensor(given, f"rows of the split {split}").reshape(-1)
+        if rows.is_floating_point() and len(rows) or rows.is_complex():
+            raise DataError(f"split {split!r} is numbers of rows, or True and False for every row, got {rows.dtype}")
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.long()
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
             raise DataError(f"split {split!r} names row {int(rows.max())} of a table of {count}")
         part = whole[rows]
         for place, (task_id, column) in enumerate(targets.items()):
             own = _column(column)
-            if len(own) != count or (known is not None and len(known) != count):
-                raise DataError(f"task {task_id!r}: {len(own)} targets for a table of {count} rows")
+            if own.ndim == 0 or len(own) != count or (known is not None and len(known) != count):
+                raise DataError(f"task {task_id!r}: {len(own) if own.ndim else 1} targets for a table of {count} rows")
             own = own[rows.numpy()] if isinstance(own, np.ndarray) else own[rows]
             if known is not None:
                 own = _hidden(own, known[rows, place])

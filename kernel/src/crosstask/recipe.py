@@ -161,6 +161,8 @@ def recipe_from(values: Mapping[str, Any], registry: Registry, where: str = "rec
 
     First the kernel's tables; what is left over is a stage's, as far as `registry` knows a stage of that name.
     """
+    if not isinstance(values, Mapping):
+        raise RecipeError(f"{where}: a recipe is a table, got a {type(values).__name__}")
     own = {key: value for key, value in values.items() if key in _KERNEL and key != "extends"}
     stages = {key: value for key, value in values.items() if key not in _KERNEL}
     try:

@@ -12,6 +12,7 @@ import functools
 import importlib
 import json
 import re
+import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -416,6 +417,8 @@ class Registry:
 
     def find(self, point: str, name: str) -> tuple[PluginRecord, Extension]:
         """The one usable offer of a component, or an error that says why there is none and what comes nearest."""
+        if not isinstance(name, str):
+            raise UnknownComponentError(f"a {point} is chosen by its name, got {reprlib.repr(name)}")
         if point not in (RECIPE, COMMAND):
             self.point(point)
         if name == DEFAULT:

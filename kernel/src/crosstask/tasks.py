@@ -12,8 +12,9 @@ import attrs
 import networkx as nx
 
 from crosstask.descriptors import TaskDescriptor, TensorData
-from crosstask.errors import DataError, nearest
+from crosstask.errors import DataError, nearest, of_kind
 from crosstask.identity import UnidentifiedError, identity_of
+from crosstask.options import structure
 from crosstask.showing import frame, table
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ SPLITS = ("train", "validation", "test")
 
 
 def _described(value: Any) -> TaskDescriptor:
-    return TaskDescriptor(task_id=value) if isinstance(value, str) else value
+    return of_kind(
+        TaskDescriptor(task_id=value) if isinstance(value, str) else value, TaskDescriptor, "the descriptor of a task"
+    )
+
+
+def _split(name: Any) -> str:
+    if not isinstance(name, str) or name not in SPLITS:
+        raise DataError(f"unknown split {name!r}{nearest(name, SPLITS)}")
+    return name
 
 
 @attrs.define(eq=False, slots=False, kw_only=True)
@@ -60,6 +69,13 @@ class Task:
     _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
     _classes_found: bool = attrs.field(default=False, init=False, repr=False)
 
+    def __attrs_post_init__(self) -> None:
+        kinds = {"head": str | None, "target": str | None, "inputs": str | tuple[str, ...] | None}
+        for name, kind in kinds.items():
+            setattr(self, name, structure(getattr(self, name), kind, f"task {self.task_id!r}: {name}"))
+        if self.build is not None and not callable(self.build):
+            raise DataError(f"task {self.task_id!r}: build must be a function, got a {type(self.build).__name__}")
+
     @property
     def task_id(self) -> str:
         """The descriptor's."""
@@ -67,13 +83,11 @@ class Task:
 
     def has_data(self, split: str = "train") -> bool:
         """Whether a split was given; it is not read for this."""
-        return getattr(self, split) is not None
+        return getattr(self, _split(split)) is not None
 
     def data(self, split: str = "train") -> TensorData:
         """One split, read and checked. DataError if it was not given or is not usable."""
-        if split not in SPLITS:
-            raise DataError(f"unknown split {split!r}{nearest(split, SPLITS)}")
-        if split not in self._splits:
+        if _split(split) not in self._splits:
             raw = getattr(self, split)
             if raw is None:
                 have = [s for s in SPLITS if getattr(self, s) is not None]
@@ -84,7 +98,7 @@ class Task:
                 self.data("train")  # shapes and classes are those of the training data
             from crosstask.reading import Fields, read_described  # deferred: a descriptor alone needs no torch
 
-            names = self.inputs if self.inputs is None or isinstance(self.inputs, str) else tuple(self.inputs)
+            names: Any = self.inputs
             fields = Fields(names, self.target, self._classes_found)
             had = self.descriptor.classes
             self._splits[split], self.descriptor = read_described(raw, self.descriptor, split, fields)
@@ -147,10 +161,9 @@ class Portfolio:
         self._unseen: dict[str, Task] = {}
         self.focus: str | None = None
         self._chosen: tuple[tuple[str, str], ...] | None = None
-        for task in tasks:
-            self.add(task)
-        for task in unseen:
-            self.add(task, unseen=True)
+        for held_back, given in ((False, tasks), (True, unseen)):
+            for task in structure(given, tuple[Any, ...], f"the tasks of portfolio {name!r}"):
+                self.add(task, unseen=held_back)
 
     @classmethod
     def from_table(
@@ -173,8 +186,15 @@ class Portfolio:
         """
         from crosstask.reading import rows_of_table  # deferred: a portfolio of descriptors needs no torch
 
-        for what, given, valid in (("task", descriptors, list(targets)), ("split", splits, SPLITS)):
-            if unknown := [each for each in given or () if each not in valid]:
+        for what, table in (("targets", targets), ("descriptors", descriptors), ("splits", splits)):
+            if table is not None or what == "targets":
+                of_kind(table, Mapping, f"from_table: {what}")  # type: ignore[type-abstract]
+        for task_id in targets:
+            of_kind(task_id, str, "from_table: the id of a task")
+        for given in (descriptors or {}).values():
+            of_kind(given, TaskDescriptor, "from_table: what descriptors hold")
+        for what, names, valid in (("task", descriptors, list(targets)), ("split", splits, SPLITS)):
+            if unknown := [each for each in names or () if each not in valid]:
                 raise DataError(f"from_table: unknown {what} {unknown[0]!r}{nearest(unknown[0], valid)}")
         portfolio = cls(name=name)
         own: dict[str, Any]
@@ -185,6 +205,7 @@ class Portfolio:
 
     def add(self, task: Task, *, unseen: bool = False) -> None:
         """Add a task. DataError if the id is taken."""
+        of_kind(task, Task, "what is added to a portfolio")
         if task.task_id in self._tasks or task.task_id in self._unseen:
             raise DataError(f"portfolio {self.name!r} already has a task {task.task_id!r}")
         (self._unseen if unseen else self._tasks)[task.task_id] = task
@@ -202,10 +223,12 @@ class Portfolio:
         return len(self._tasks)
 
     def __contains__(self, task_id: object) -> bool:
-        return task_id in self._tasks
+        return isinstance(task_id, str) and task_id in self._tasks
 
     def __getitem__(self, task_id: str) -> Task:
-        task = self._tasks.get(task_id) or self._unseen.get(task_id)
+        task = None
+        if isinstance(task_id, str):
+            task = self._tasks.get(task_id) or self._unseen.get(task_id)
         if task is None:
             raise DataError(
                 f"no task {task_id!r} in portfolio {self.name!r}{nearest(task_id, [*self._tasks, *self._unseen])}"
@@ -235,7 +258,8 @@ class Portfolio:
         """
         view = Portfolio(name=self.name)
         view._tasks, view._unseen, view.focus = self._tasks, self._unseen, self.focus
-        view._chosen = tuple(dict.fromkeys(pairs))
+        chosen = structure(pairs, tuple[tuple[str, str], ...], "the pairs of a restricted portfolio")
+        view._chosen = tuple(dict.fromkeys(chosen))
         for source, target in view._chosen:
             for end in (source, target):
                 if self[end].task_id not in self._tasks and (end == source or end != self.focus):

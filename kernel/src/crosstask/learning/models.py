@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput, TaskDescriptor
-from crosstask.errors import DataError, OptionError
+from crosstask.errors import CrosstaskError, DataError, OptionError, told
 from crosstask.identity import identity_of
 from crosstask.learning.modules import head_keys, know, seeded
-from crosstask.options import option, options_of, record
+from crosstask.options import option, options_of, record, structure
 
 
 class Network(nn.Sequential):
@@ -73,18 +73,35 @@ class ModelSpec:
                 f"task {task.task_id!r}: {self.kind!r} gives one answer per sample, a {task.task_type} task needs one "
                 "for every place; give it a model of its own: Task(model=...) or Task(build=...)"
             )
-        with seeded(seed):
+        with seeded(structure(seed, int, "the seed of a model")):
             if ":" in self.kind:
-                module, _, function = self.kind.partition(":")
-                make = getattr(importlib.import_module(module), function)
-                model = make(task.input_shape or task.input_shapes, task.output_dim, **self.arguments)
+                model = self._own(task)
                 if not isinstance(model, nn.Module):
                     raise DataError(f"{self.kind} returned a {type(model).__name__}, not a torch module")
                 head_keys(model)
                 return self._noted(model, task)
-            layers = self._mlp(task.input_dim) if self.kind == "mlp" else self._conv(task)
-            head = nn.Linear(self.hidden[-1], task.output_dim)
+            try:
+                layers = self._mlp(task.input_dim) if self.kind == "mlp" else self._conv(task)
+                head = nn.Linear(self.hidden[-1], task.output_dim)
+            except (RuntimeError, TypeError, MemoryError) as error:  # torch refuses a size
+                shape = task.input_shape or task.input_shapes
+                size = f"of inputs {shape}, widths {self.hidden} and {task.output_dim} outputs"
+                raise DataError(f"task {task.task_id!r}: a network {size} cannot be had: {error}") from None
             return self._noted(Network(OrderedDict(trunk=nn.Sequential(*layers), head=head)), task)
+
+    def _own(self, task: TaskDescriptor) -> Any:
+        """What the user's own function makes."""
+        module, _, function = self.kind.partition(":")
+        try:
+            make = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise DataError(f"model {self.kind!r} cannot be imported: {error}") from error
+        try:
+            return make(task.input_shape or task.input_shapes, task.output_dim, **self.arguments)
+        except CrosstaskError:
+            raise
+        except Exception as error:  # the user's own code
+            raise DataError(f"model {self.kind!r} cannot be made for task {task.task_id!r}: {told(error)}") from error
 
     def _noted(self, model: nn.Module, task: TaskDescriptor) -> nn.Module:
         """The model, with how it was made kept on it: its file says so."""

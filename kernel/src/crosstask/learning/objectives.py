@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError, nearest
+from crosstask.errors import CrosstaskError, DataError, nearest, told
+from crosstask.options import structure
 from crosstask.tasks import Task
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -92,6 +93,13 @@ class Metric:
     low: float = -math.inf
     high: float = math.inf
     higher_is_better: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if not callable(self.function):
+            raise DataError(f"a metric's function must be one, got a {type(self.function).__name__}")
+        low, high = (structure(end, float, f"metric: {name}") for name, end in (("low", self.low), ("high", self.high)))
+        if not low < high:
+            raise DataError(f"a metric's range must go from low to high, got {low} to {high}")
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor | float:
         """The score."""
@@ -341,6 +349,20 @@ def _of_torchmetrics(chosen: Any) -> Metric:
         high=math.inf if high is None else float(high),
         higher_is_better=chosen.higher_is_better is not False,
     )
+
+
+def called(what: str, function: Callable[..., Any], task: Task, outputs: Tensor, targets: Tensor) -> Any:
+    """`function(outputs, targets)` of a task's loss or metric (`what`). DataError says with what it failed; memory that
+    ran out is told as it is.
+    """
+    try:
+        return function(outputs, targets)
+    except (CrosstaskError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's own code, or torch's
+        name = getattr(function, "told", None) or getattr(function, "__name__", type(function).__name__)
+        shapes = f"outputs {tuple(outputs.shape)} and targets {tuple(targets.shape)}"
+        raise DataError(f"task {task.task_id!r}: the {what} {name} fails for {shapes}: {told(error)}") from error
 
 
 def metric_name(task: Task) -> str:

@@ -13,7 +13,7 @@ from crosstask.components import Context, Job, Remembered
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import know, locate_head, origin_of, seeded
-from crosstask.learning.training import device_of, fit, misfit
+from crosstask.learning.training import device_of, fit, misfit, without_values
 from crosstask.learning.transferring import fresh_model, key_of, without_model
 from crosstask.records import Budget
 from crosstask.tasks import SPLITS, Task
@@ -34,6 +34,8 @@ def prepare_model(task: Task) -> None:
     given: object = model
     if not isinstance(given, nn.Module):
         raise DataError(f"task {task.task_id!r}: its model must be a torch module, got a {type(given).__name__}")
+    if reason := without_values(model):
+        raise DataError(f"task {task.task_id!r}: {reason}")
     if task.build is not None:
         know(model, build=task.build)
     split = next((each for each in SPLITS if task.has_data(each)), None)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
-from crosstask.errors import DataError, RunError
+from crosstask.errors import CrosstaskError, DataError, RunError, of_kind, told
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.modules import forward
-from crosstask.learning.objectives import loss_of, metric_of, outputs_of
+from crosstask.learning.objectives import called, loss_of, metric_of, outputs_of
+from crosstask.options import structure
 from crosstask.records import Budget, LearningCurve
 from crosstask.steps import listener
 from crosstask.tasks import Task
@@ -55,25 +57,59 @@ def device_of(model: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int = 4096) -> Tensor:
-    """Logits for all inputs in evaluation mode, on the inputs' device; the model's mode is restored."""
-    device, mode = device_of(model), model.training
-    model.eval()
+    """Logits for all inputs in evaluation mode, on the inputs' device; the model's mode is restored. DataError if the
+    model cannot take them, or gives no row for each.
+    """
+    if not isinstance(inputs, Tensor | MultiInput) or (isinstance(inputs, Tensor) and not inputs.ndim):
+        raise DataError(f"inputs must be a tensor [N, …] or a MultiInput, got a {type(inputs).__name__}")
+    if structure(batch_size, int, "batch_size") < 1:
+        raise DataError(f"batch_size must be at least 1, got {batch_size}")
+    made = of_kind(model, nn.Module, "the model")
+    device, mode, found = device_of(made), made.training, []
+    made.eval()
     try:
-        return torch.cat([forward(model, part.to(device)).to(inputs.device) for part in inputs.split(batch_size)])
+        for part in inputs.split(batch_size):
+            outputs = answer(made, part.to(device)).to(inputs.device)
+            if outputs.ndim == 0 or len(outputs) != len(part):
+                shape = tuple(outputs.shape)
+                raise DataError(f"{type(made).__name__} gives outputs of shape {shape} for {len(part)} samples")
+            found.append(outputs)
     finally:
-        model.train(mode)
+        made.train(mode)
+    return torch.cat(found)
+
+
+def answer(model: nn.Module, inputs: Tensor | MultiInput) -> Tensor:
+    """`forward`, whose failures are DataErrors that say with what; memory that ran out is told as it is."""
+    try:
+        outputs = forward(model, inputs)
+    except (CrosstaskError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the user's own code, or torch's
+        parts = getattr(inputs, "shapes", None) or tuple(inputs.shape[1:])
+        why = f"{type(model).__name__} cannot take inputs of shape {parts} ({inputs.dtype}): {_line(error)}"
+        raise DataError(why) from error
+    if outputs.is_meta:
+        raise DataError(f"{type(model).__name__} gives outputs on the meta device, which have no values")
+    return outputs
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message."""
+    text = told(error).partition(": ")[2].strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def evaluate(model: nn.Module, task: Task, split: str = "test") -> float:
     """The task's score on a split. RunError if it is not finite, DataError if it is no number."""
-    data, metric = task.data(split), metric_of(task)
-    found = metric(predict(model, data.inputs), data.targets)
+    data, metric = of_kind(task, Task, "the task").data(split), metric_of(task)
+    found = called("metric", metric, task, predict(model, data.inputs), data.targets)
     if isinstance(found, Tensor) and found.numel() != 1:
         shape = tuple(found.shape)
         raise DataError(f"task {task.task_id!r}: metric {metric.told} must be one number, got shape {shape}")
     try:
         value = float(found)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise DataError(f"task {task.task_id!r}: metric {metric.told} must be a number, got {found!r}") from None
     if not math.isfinite(value):
         raise RunError(f"task {task.task_id!r}: the metric {metric.told} on the {split} data is {value}")
@@ -87,23 +123,31 @@ def misfit(model: nn.Module, task: Task, split: str = "train") -> str | None:
     given: object = model
     if not isinstance(given, nn.Module):
         return f"its model is a {type(given).__name__}, not a torch module"
+    if reason := without_values(model):
+        return reason
     data = task.data(split).take(slice(2))
     device, modes = device_of(model), [(m, m.training) for m in model.modules()]
     model.eval()
-    who = type(model).__name__
     try:
         with torch.no_grad():
-            outputs = forward(model, data.inputs.to(device))
-    except DataError as error:
-        return str(error)
-    except Exception as error:  # the user's own code
-        shape = task.descriptor.input_shape or task.descriptor.input_shapes
-        told = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return f"{who} cannot take inputs of shape {shape} ({data.inputs.dtype}): {told}"
+            outputs = answer(model, data.inputs.to(device))
+    except (DataError, MemoryError, torch.OutOfMemoryError) as error:
+        return str(error) if isinstance(error, DataError) else told(error)
     finally:
         for module, training in modes:
             module.training = training
-    return _unlike(outputs, data.targets, task, who)
+    return _unlike(outputs, data.targets, task, type(model).__name__)
+
+
+def without_values(model: nn.Module) -> str | None:
+    """Why nothing can be done with a module: it was never initialised, or its weights have no values; None if it is."""
+    who = type(model).__name__
+    if not hasattr(model, "_parameters"):
+        return f"{who} is not initialised: its __init__ must call super().__init__() first"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            return f"{name!r} of {who} lies on the meta device, where weights have no values"
+    return None
 
 
 def _unlike(outputs: Tensor, targets: Tensor, task: Task, who: str) -> str | None:
@@ -147,13 +191,21 @@ def fit(
     Observers of the run hear every step and may ask to stop. RunError names the task and the step where a loss is not
     finite; DataError says that nothing can be trained.
     """
+    of_kind(task, Task, "the task")
+    of_kind(budget, Budget, "the budget")
+    of_kind(generator, torch.Generator, "the generator")
+    if reason := without_values(of_kind(model, nn.Module, "the model")):
+        raise DataError(f"task {task.task_id!r}: {reason}")
     train = task.data("train").head(budget.samples)
     if curve_split is not None and not task.has_data(curve_split):
         curve_split = None
     if budget.patience is not None and curve_split is None:
         raise DataError(f"task {task.task_id!r}: patience looks at validation data, and there are none")
     count, device = budget.steps if steps is None else steps, device_of(model)
-    chosen = [p for p in (model.parameters() if parameters is None else parameters) if p.requires_grad]
+    given = list(model.parameters()) if parameters is None else structure(parameters, list[Any], "parameters")
+    for parameter in given:
+        of_kind(parameter, Tensor, "each of parameters")
+    chosen = [p for p in given if p.requires_grad]
     if not chosen:
         raise DataError(f"task {task.task_id!r}: no parameter of {type(model).__name__} is trainable (requires_grad)")
     optimizer = optimizer_for(budget.optimizer, chosen, budget.learning_rate, budget.weight_decay)
@@ -182,13 +234,14 @@ def fit(
             index = next(stream).to(device)
             inputs, targets = data.inputs[index], data.targets[index]
             with autocast:
-                outputs = forward(model, inputs)
-                loss = loss_function(outputs.float() if half else outputs, targets)
+                outputs = _fitting(model, inputs, task)
+                loss = called("loss", loss_function, task, outputs.float() if half else outputs, targets)
+                _check_loss(loss, task, device)
                 if penalty is not None:
                     loss = loss + penalty(inputs, outputs)
             if budget.accumulate > 1:
                 loss = loss / budget.accumulate
-            scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            scaler.scale(loss).backward()
             total = total + loss.detach()
         if budget.clip is not None:
             scaler.unscale_(optimizer)
@@ -217,6 +270,25 @@ def fit(
     if best_state is not None and history.values and history.values[-1] < best:
         model.load_state_dict(best_state)
     return history
+
+
+def _fitting(model: nn.Module, inputs: Tensor | MultiInput, task: Task) -> Tensor:
+    try:
+        return answer(model, inputs)
+    except DataError as error:
+        raise DataError(f"task {task.task_id!r}: {error}") from error.__cause__
+
+
+def _check_loss(loss: object, task: Task, device: torch.device) -> None:
+    who = f"task {task.task_id!r}: its loss"
+    if not isinstance(loss, Tensor):
+        raise DataError(f"{who} must be a tensor of one number, got a {type(loss).__name__}")
+    if loss.numel() != 1 or not loss.is_floating_point():
+        raise DataError(f"{who} must be one real number, got shape {tuple(loss.shape)} of {loss.dtype}")
+    if not loss.requires_grad:
+        raise DataError(f"{who} does not depend on the model's trainable parameters: nothing can be learned from it")
+    if loss.device != device:
+        raise DataError(f"{who} lies on {loss.device}, the model on {device}")
 
 
 def schedule_for(
