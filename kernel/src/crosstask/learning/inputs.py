@@ -20,6 +20,11 @@ def kind_of(inputs: Tensor | MultiInput) -> Hashable:
     return tuple(inputs.shape[1:]), inputs.is_floating_point()
 
 
+def shape_of(inputs: Tensor | MultiInput) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    """Of one sample, as a descriptor says it: the shape of a single input, of several by name."""
+    return inputs.shapes if isinstance(inputs, MultiInput) else tuple(inputs.shape[1:])
+
+
 def joined(parts: Sequence[Tensor | MultiInput]) -> Tensor | MultiInput:
     """Inputs of one kind (`kind_of`) one after another [N, …], on the device of the first."""
     first = parts[0]

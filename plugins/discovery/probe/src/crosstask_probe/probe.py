@@ -10,7 +10,7 @@ from torch import nn
 
 from crosstask.components import Job
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import CrosstaskError
+from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import (
@@ -277,7 +277,7 @@ class Probe(Discoverer):
 
 @attrs.frozen
 class Failed:
-    """Why a training gave nothing, and whether it was the model's code that failed."""
+    """Why a training gave nothing, and whether that is for the model and the data (not for a loss that diverged)."""
 
     reason: str
     model: bool
@@ -288,7 +288,7 @@ def attempt(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except Exception as error:  # a user's model, or a method, may raise anything
-        return Failed(in_a_line(error), not isinstance(error, CrosstaskError))
+        return Failed(in_a_line(error), isinstance(error, DataError) or not isinstance(error, CrosstaskError))
 
 
 def most_promising(pairs: Sequence[Pair], graph: TransferGraph) -> list[Pair]:

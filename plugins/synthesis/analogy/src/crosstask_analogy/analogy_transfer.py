@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.modules import for_classes, head_keys, load_matching
+from crosstask.learning.modules import head_keys, load_matching
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import architecture, receive
 from crosstask.options import component, option
@@ -21,8 +21,10 @@ from crosstask.tasks import Task
 from crosstask_analogy.embedding import Analogy, best_analogies
 from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask_synthesis.expectation import Make, expected_score
-from crosstask_synthesis.owners import unfit
+from crosstask_synthesis.outputs import answering, baseline, outputs_wanted
+from crosstask_synthesis.owners import strange_inputs, unfit
 
+Inputs = Tensor | MultiInput
 State = Mapping[str, Tensor]
 
 
@@ -49,9 +51,10 @@ class AnalogyTransfer(Synthesizer):
     learning_rate: float = option(1e-3, gt=0, help="step size of that fine-tuning")
 
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Inputs | None
     ) -> nn.Module:
-        able, notes = self._able(new_task, sources)
+        strange_inputs(new_task, inputs)
+        able, notes = self._able(new_task, sources, inputs)
         found, owner = self._found(new_task, able, graph)
         a, b, c = (able[name] for name in (found.a, found.b, found.c))
         kept = kept_by_mean([a, b, c])
@@ -67,7 +70,7 @@ class AnalogyTransfer(Synthesizer):
         load_matching(model, _moved(one, two, three, self.strength, same, head_keys(model)))
         if has_statistics(model) and inputs is not None:
             reestimate(model, inputs)
-        model = for_classes(model, owner.descriptor.classes, new_task.classes).eval()
+        model = answering(model, owner.descriptor, new_task).eval()
         nearer = 1 - (found.distance / found.nearest) ** 2 if found.nearest else 0.0
         if nearer <= 0:
             notes.insert(0, "no analogy lies nearer to the new task than a single source does: expect little")
@@ -82,13 +85,15 @@ class AnalogyTransfer(Synthesizer):
 
     def expect(
         self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
-        inputs: Tensor | None,
+        inputs: Inputs | None,
     ) -> tuple[Interval | None, str]:  # fmt: skip
         return expected_score(make, model, new_task, sources, graph, inputs)
 
-    def _able(self, new_task: TaskDescriptor, sources: list[Task]) -> tuple[dict[str, Task], list[str]]:
+    def _able(
+        self, new_task: TaskDescriptor, sources: list[Task], inputs: Inputs | None
+    ) -> tuple[dict[str, Task], list[str]]:
         """(tasks of the architecture that most share, why the others are left out)."""
-        why = {t.task_id: reason for t in sources if (reason := unfit(new_task, t))}
+        why = {t.task_id: reason for t in sources if (reason := unfit(new_task, t, inputs))}
         rest = [t for t in sources if t.task_id not in why]
         kinds = [architecture(t.model) for t in rest if t.model is not None]
         common = max(kinds, key=kinds.count) if kinds else ""
@@ -116,7 +121,7 @@ class AnalogyTransfer(Synthesizer):
             for name in (candidate.c, candidate.b):
                 its = able[name].descriptor
                 has_classes = set(new_task.classes) <= set(its.classes)
-                if has_classes if new_task.classes else its.output_dim == new_task.output_dim:
+                if has_classes if new_task.classes else outputs_wanted(its) == outputs_wanted(new_task):
                     return candidate, able[name]
         wanted = ", ".join(new_task.classes[:8]) if new_task.classes else f"{new_task.output_dim} outputs"
         raise DataError(f"task {new_task.task_id!r}: no model has all of its outputs ({wanted}) to take the head from")
@@ -153,8 +158,8 @@ def _moved(a: State, b: State, c: State, strength: float, heads: bool, head: fro
 
 
 def kept_by_mean(tasks: list[Task]) -> float | None:
-    """The share of the tasks' accuracy above chance that is left when each one's trunk is replaced by the mean of all
-    trunks. None if no task has validation data.
+    """The share of the tasks' score above chance (`baseline`) that is left when each one's trunk is replaced by the
+    mean of all trunks. None if no task has validation data.
     """
     states = [t.model.state_dict() for t in tasks if t.model is not None]
     shares = []
@@ -167,7 +172,9 @@ def kept_by_mean(tasks: list[Task]) -> float | None:
         load_matching(mixed, {n: torch.stack([s[n] for s in states]).mean(0) for n in names})
         if has_statistics(mixed):
             reestimate(mixed, task.data("validation").inputs)
-        chance = 1 / (task.descriptor.output_dim or 2) if task.descriptor.task_type == "classification" else 0.0
+        chance = baseline(task)
+        if chance is None:
+            continue
         own = evaluate(task.model, task, "validation") - chance
         if own > 0:
             shares.append((evaluate(mixed, task, "validation") - chance) / own)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.graph import TransferGraph
 from crosstask.learning.training import device_of, fit, predict
 from crosstask.learning.transferring import receive
@@ -21,7 +21,10 @@ from crosstask.tasks import Task
 from crosstask_ensemble.module import Ensemble
 from crosstask_synthesis.expectation import Make, expected_score
 from crosstask_synthesis.known import known_samples
-from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
+from crosstask_synthesis.outputs import CLASSES, class_dim, is_single, outputs_wanted, two_sided
+from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, strange_inputs, unfit
+
+Inputs = Tensor | MultiInput
 
 
 @component
@@ -31,8 +34,9 @@ class WeightedEnsemble(Synthesizer):
     Classification: a class of the new task gets the weighted average of its raw logits over the models that own a
     class of that name. The logits of each model are centred and divided by their root mean square, measured on the
     unlabelled inputs if there are any, else on the source's own training data. A class is taken from models of the
-    new task's own domain if one has it, and from others only if none does. Regression: the weighted average of the
-    outputs of all regression models with as many outputs.
+    new task's own domain if one has it, and from others only if none does. A single logit counts as those of two
+    classes. Segmentation and token classification: the same at every place. Regression, several labels at once: the
+    weighted average of the outputs as they are, of all models with as many outputs or with labels of these names.
 
     Weights are exp(coefficient / temperature), summing to one for each class. Left out, and named in the provenance's
     notes: models for another input shape or type, without any of the classes, or with a coefficient of `minimum` or
@@ -53,15 +57,13 @@ class WeightedEnsemble(Synthesizer):
     distill_rate: float = option(1e-3, gt=0, help="learning rate of the distillation")
 
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Inputs | None
     ) -> nn.Module:
-        if inputs is not None and new_task.input_shape and tuple(inputs.shape[1:]) != new_task.input_shape:
-            given = tuple(inputs.shape[1:])
-            raise DataError(
-                f"task {new_task.task_id!r} has inputs {new_task.input_shape}, the unlabelled ones have {given}"
-            )
+        strange_inputs(new_task, inputs)
         known = {t.task_id: _coefficient(graph, t.task_id, new_task.task_id) for t in sources}
-        left_out = {t.task_id: reason for t in sources if (reason := self._unfit(new_task, t, known[t.task_id]))}
+        left_out = {
+            t.task_id: reason for t in sources if (reason := self._unfit(new_task, t, known[t.task_id], inputs))
+        }
         fitting = [t for t in sources if t.task_id not in left_out]
         owners = self._owners(new_task, fitting, left_out, known)
         used = [t for t in fitting if any(t is owner for group in owners for owner, _ in group)]
@@ -91,12 +93,14 @@ class WeightedEnsemble(Synthesizer):
 
     def expect(
         self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
-        inputs: Tensor | None,
+        inputs: Inputs | None,
     ) -> tuple[Interval | None, str]:  # fmt: skip
         return expected_score(make, model, new_task, sources, graph, inputs)
 
-    def _unfit(self, new_task: TaskDescriptor, source: Task, coefficient: float | None) -> str | None:
-        if reason := unfit(new_task, source) or lacks_outputs(new_task, source):
+    def _unfit(
+        self, new_task: TaskDescriptor, source: Task, coefficient: float | None, inputs: Inputs | None
+    ) -> str | None:
+        if reason := unfit(new_task, source, inputs) or lacks_outputs(new_task, source):
             return reason
         if coefficient is not None and coefficient <= self.minimum:
             return f"is not expected to help ({coefficient:+.2f})"
@@ -121,14 +125,13 @@ class WeightedEnsemble(Synthesizer):
         powers = [math.exp((c - best) / self.temperature) for c in coefficients]
         return [power / sum(powers) for power in powers]
 
-    def _distilled(self, new_task: TaskDescriptor, ensemble: Ensemble, first: Task, inputs: Tensor) -> nn.Module:
+    def _distilled(self, new_task: TaskDescriptor, ensemble: Ensemble, first: Task, inputs: Inputs) -> nn.Module:
         assert first.model is not None
         seed = self.context.seed_for("distill", new_task.task_id)
-        classes = new_task.task_type == "classification"
         lesson = Task(
             descriptor=attrs.evolve(new_task, task_type="imitation", classes=(), output_dim=ensemble.outputs),
             train=(inputs, predict(ensemble, inputs)),
-            loss=_soft_loss if classes else functional.mse_loss,
+            loss=_imitation(new_task),
             metric=lambda outputs, targets: -functional.mse_loss(outputs, targets),
         )
         student, _, _ = receive(first.model, lesson, seed, keep_head=False)
@@ -145,14 +148,14 @@ def _assemble(
     used: list[Task],
     owners: list[Owners],
     weights: list[list[float]],
-    inputs: Tensor | None,
+    inputs: Inputs | None,
 ) -> Ensemble:
     models, shares, scales = [], [], []
-    centred = new_task.task_type != "regression"
+    centred, dim = new_task.task_type in CLASSES, class_dim(new_task)
     for task in used:
         model = task.model
         assert model is not None
-        size = len(task.descriptor.classes) if centred else len(owners)
+        size = outputs_wanted(task.descriptor) or len(owners)
         share = torch.zeros(size, len(owners))
         for k, (group, own) in enumerate(zip(owners, weights, strict=True)):
             for (owner, j), weight in zip(group, own, strict=True):
@@ -160,8 +163,8 @@ def _assemble(
                     share[j, k] = weight
         models.append(model)
         shares.append(share.to(device_of(model)))
-        scales.append(_scale(task, model, inputs) if centred else 1.0)
-    return Ensemble(models, shares, scales, centred)
+        scales.append(_scale(task, model, inputs, dim) if centred else 1.0)
+    return Ensemble(models, shares, scales, centred, dim, is_single(new_task))
 
 
 def _sharpened(ensemble: Ensemble, new_task: TaskDescriptor, sources: list[Task]) -> list[str]:
@@ -171,25 +174,42 @@ def _sharpened(ensemble: Ensemble, new_task: TaskDescriptor, sources: list[Task]
     known = known_samples(new_task, [t for t in sources if t.has_data("validation")])
     if known is None:
         return []
-    outputs = predict(ensemble, known.inputs)
+    outputs = two_sided(predict(ensemble, known.inputs))
     factors = torch.logspace(-1, 2, 121).to(outputs)
     losses = torch.stack([functional.cross_entropy(outputs * f, known.labels.to(outputs.device)) for f in factors])
     ensemble.sharpness.copy_(factors[losses.argmin()])
     return [f"its confidence in an input was fitted to {len(known.labels)} held-out samples of its classes"]
 
 
-def _scale(task: Task, model: nn.Module, inputs: Tensor | None) -> float:
+def _scale(task: Task, model: nn.Module, inputs: Inputs | None, dim: int) -> float:
     """Root mean square of a model's centred logits; 1 if there is nothing to measure it on."""
     if inputs is None and task.has_data("train"):
         inputs = task.data("train").inputs
     if inputs is None:
         return 1.0
-    logits = predict(model, inputs)
-    return max(float((logits - logits.mean(dim=1, keepdim=True)).square().mean().sqrt()), 1e-6)
+    logits = two_sided(predict(model, inputs))
+    return max(float((logits - logits.mean(dim=dim, keepdim=True)).square().mean().sqrt()), 1e-6)
+
+
+def _imitation(task: TaskDescriptor) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of one who is to give the ensemble's answers."""
+    if is_single(task) or task.task_type == "multilabel":
+        return _soft_labels
+    if task.task_type == "token_classification":
+        return _soft_tokens
+    return _soft_loss if task.task_type in CLASSES else functional.mse_loss
 
 
 def _soft_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets.softmax(dim=1))
+
+
+def _soft_tokens(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _soft_loss(outputs.flatten(0, 1), targets.flatten(0, 1))
+
+
+def _soft_labels(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(outputs, targets.sigmoid())
 
 
 def _coefficient(graph: TransferGraph, source: str, target: str) -> float | None:

@@ -8,20 +8,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import skip_init
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError, nearest
 from crosstask.graph import TransferGraph
-from crosstask.learning.modules import Headless
+from crosstask.learning.inputs import joined as joined_inputs
+from crosstask.learning.inputs import kind_of
+from crosstask.learning.modules import Headless, forward
 from crosstask.learning.training import predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
+from crosstask.reading import DENSE
 from crosstask.records import Interval, Provenance
 from crosstask.tasks import Task
 from crosstask_knowledge_composition.pieces import adapted, joined
 from crosstask_knowledge_composition.scene import ANCHORED, OWN, SEEN, STRANGE, Scene, Trunk, near
 from crosstask_knowledge_composition.stitching import FEWEST
 from crosstask_synthesis.expectation import Make, expected_score
-from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
+from crosstask_synthesis.outputs import is_single
+from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, strange_inputs, unfit
+
+Inputs = Tensor | MultiInput
 
 
 @component
@@ -41,11 +47,12 @@ class KnowledgeComposition(Synthesizer):
     How much of each output's variance a stitch carries is measured with each sample left out. Several owners of an
     output are weighted by it, those of the better way only. The trunk is the one onto which most is carried, of the new
     task's domain if there is one. Logits are centred and divided by their root mean square, as each head has its own
-    loudness; where sources have labelled training data of all the new task's classes in its domain, one factor and one
-    offset per class are then fitted to these (`calibrate`).
+    loudness (a single logit counts as those of two classes); where sources have labelled training data of all the new
+    task's classes in its domain, one factor and one offset per class are then fitted to these (`calibrate`).
 
     `blocks` names the tasks that the trunk's blocks come from, `adapters` those whose change of the trunk's weights (a
-    fine-tuning of `trunk`) is added to it with low rank. Regression: heads with as many outputs, as they are.
+    fine-tuning of `trunk`) is added to it with low rank. Regression: heads with as many outputs, as they are;
+    several labels at once: heads by the labels' names, as they are. One answer for each sample: not for dense tasks.
     """
 
     trunk: str | None = option(None, help="the task whose trunk is used (default: found)")
@@ -57,9 +64,15 @@ class KnowledgeComposition(Synthesizer):
     samples: int = option(2048, ge=4, help="inputs that a stitch is fitted to, at most")
 
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Inputs | None
     ) -> nn.Module:
-        why = {t.task_id: reason for t in sources if (reason := unfit(new_task, t))}
+        strange_inputs(new_task, inputs)
+        if new_task.task_type in DENSE:
+            raise DataError(
+                f"task {new_task.task_id!r} is a {new_task.task_type} task: knowledge_composition gives one answer for "
+                "each sample; weighted_ensemble and the merging methods make models for it"
+            )
+        why = {t.task_id: reason for t in sources if (reason := unfit(new_task, t, inputs))}
         able = [t for t in sources if t.task_id not in why]
         silent = {t.task_id: reason for t in able if (reason := self._silent(new_task, t, graph))}
         owners = owners_of(new_task, [t for t in able if t.task_id not in silent], why | silent)
@@ -69,8 +82,10 @@ class KnowledgeComposition(Synthesizer):
         best = max(made, key=lambda m: float(m.carried.mean()))
         if self.calibrate and new_task.task_type == "classification":
             best = self._calibrated(best, scene)
+        if is_single(new_task):  # two classes by how far the second is above the first
+            best = attrs.evolve(best, weight=best.weight[1:] - best.weight[:1], bias=best.bias[1:] - best.bias[:1])
         like = next(best.trunk.module.parameters())
-        head = skip_init(nn.Linear, best.weight.shape[1], len(owners), dtype=like.dtype, device=like.device)
+        head = skip_init(nn.Linear, best.weight.shape[1], len(best.weight), dtype=like.dtype, device=like.device)
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
@@ -91,7 +106,7 @@ class KnowledgeComposition(Synthesizer):
 
     def expect(
         self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
-        inputs: Tensor | None,
+        inputs: Inputs | None,
     ) -> tuple[Interval | None, str]:  # fmt: skip
         return expected_score(make, model, new_task, sources, graph, inputs)
 
@@ -102,17 +117,15 @@ class KnowledgeComposition(Synthesizer):
             return f"is not expected to help ({edge.transfer_coefficient:+.2f})"
         return lacks_outputs(new_task, source)
 
-    def _seen(self, new_task: TaskDescriptor, able: list[Task], inputs: Tensor | None) -> Tensor | None:
+    def _seen(self, new_task: TaskDescriptor, able: list[Task], inputs: Inputs | None) -> Inputs | None:
         """Inputs of the new task's domain, evenly from all that have some."""
-        if inputs is not None and new_task.input_shape and tuple(inputs.shape[1:]) != new_task.input_shape:
-            given = tuple(inputs.shape[1:])
-            raise DataError(
-                f"task {new_task.task_id!r} has inputs {new_task.input_shape}, the unlabelled ones have {given}"
-            )
-        parts = [] if inputs is None else [inputs]
+        parts: list[Inputs] = [] if inputs is None else [inputs]
         parts += [t.data("train").inputs for t in able if near(t, new_task) and t.has_data("train")]
+        kinds = [kind_of(part) for part in parts]  # those of the new task, or else of most
+        kind = kinds[0] if inputs is not None else max(kinds, key=kinds.count, default=None)
+        parts = [part for part, own in zip(parts, kinds, strict=True) if own == kind]
         each = max(FEWEST, self.samples // max(1, len(parts)))
-        return torch.cat([part[:each].to(parts[0]) for part in parts]) if parts else None
+        return joined_inputs([part[:each] for part in parts]) if parts else None
 
     def _trunks(self, new_task: TaskDescriptor, able: list[Task], scene: Scene) -> list[Trunk]:
         by_name = {t.task_id: t for t in able}
@@ -209,13 +222,15 @@ class Made:
 class Composed(nn.Module):
     """A trunk with a new head."""
 
+    whole_inputs = True
+
     def __init__(self, trunk: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
         self.provenance: Provenance
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = self.head(self.trunk(inputs).flatten(1))
+    def forward(self, inputs: Inputs) -> Tensor:
+        out: Tensor = self.head(forward(self.trunk, inputs).flatten(1))
         return out
 
 

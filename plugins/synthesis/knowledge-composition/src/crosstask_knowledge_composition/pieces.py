@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import skip_init
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.modules import Headless, head_keys
 from crosstask.learning.training import device_of, predict
@@ -53,7 +54,7 @@ def _flat(module: nn.Module) -> list[nn.Module] | None:
     return found
 
 
-def joined(tasks: Sequence[Task], inputs: Tensor | None) -> tuple[nn.Module, list[str]]:
+def joined(tasks: Sequence[Task], inputs: Tensor | MultiInput | None) -> tuple[nn.Module, list[str]]:
     """(a trunk whose k-th block is that of the k-th task, notes). Between blocks of different tasks lies a linear map
     (1 x 1 on feature maps) from what comes to what the next block's own model would give it, fitted on `inputs`.
     """

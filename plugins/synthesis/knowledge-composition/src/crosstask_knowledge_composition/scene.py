@@ -6,12 +6,14 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.modules import head_of
 from crosstask.learning.training import predict
 from crosstask.tasks import Task
 from crosstask_knowledge_composition.stitching import Stitch, stitch
+from crosstask_synthesis.outputs import is_single, two_sided
 
 OWN, SEEN, ANCHORED, STRANGE = range(4)
 """How an owner's outputs come onto a trunk, best first: it is the trunk's own head, of the new task's domain; both
@@ -32,22 +34,25 @@ class Trunk:
 class Scene:
     """What is known of a new task: sources, inputs of its domain, labelled samples by class and domain."""
 
-    def __init__(self, new_task: TaskDescriptor, able: list[Task], seen: Tensor | None, samples: int) -> None:
+    def __init__(
+        self, new_task: TaskDescriptor, able: list[Task], seen: Tensor | MultiInput | None, samples: int
+    ) -> None:
         self.new_task, self.able, self.seen, self.samples = new_task, able, seen, samples
         self.loud: dict[str, float] = {}
 
     def output(self, place: int) -> str:
         return self.new_task.classes[place] if self.new_task.classes else f"output {place}"
 
-    def inputs_of(self, task: Task) -> Tensor | None:
+    def inputs_of(self, task: Task) -> Tensor | MultiInput | None:
         return task.data("train").inputs[: self.samples] if task.has_data("train") else None
 
-    def logits(self, task: Task, inputs: Tensor) -> Tensor:
+    def logits(self, task: Task, inputs: Tensor | MultiInput) -> Tensor:
         """A model's outputs [N, K], for classes centred and divided by their root mean square on its own domain."""
         assert task.model is not None
         found = predict(task.model, inputs).to("cpu", torch.float64)
         if task.descriptor.task_type != "classification":
-            return found
+            return found.flatten(1)
+        found = two_sided(found)
         return (found - found.mean(1, keepdim=True)) / self._loudness(task, found)
 
     def _loudness(self, task: Task, logits: Tensor) -> float:
@@ -55,7 +60,7 @@ class Scene:
             own = self.seen if near(task, self.new_task) and self.seen is not None else self.inputs_of(task)
             if own is not None:
                 assert task.model is not None
-                logits = predict(task.model, own).to("cpu", torch.float64)
+                logits = two_sided(predict(task.model, own).to("cpu", torch.float64))
             spread = (logits - logits.mean(1, keepdim=True)).square().mean().sqrt()
             self.loud[task.task_id] = max(float(spread), 1e-6)
         return self.loud[task.task_id]
@@ -88,13 +93,17 @@ class Scene:
         weight = head.weight.detach().to("cpu", torch.float64)
         bias = torch.zeros(len(weight), dtype=weight.dtype)
         bias = bias if head.bias is None else head.bias.detach().to(bias)
+        if is_single(owner.descriptor):
+            weight, bias = torch.cat([-weight / 2, weight / 2]), torch.cat([-bias / 2, bias / 2])
         if owner.descriptor.task_type == "classification":
             inputs = self.seen if self.seen is not None else self.inputs_of(owner)
-            loud = self._loudness(owner, predict(owner.model, inputs).double()) if inputs is not None else 1.0
+            loud = (
+                self._loudness(owner, two_sided(predict(owner.model, inputs).to(weight))) if inputs is not None else 1.0
+            )
             weight, bias = (weight - weight.mean(0)) / loud, (bias - bias.mean()) / loud
         return Stitch(weight, bias, torch.ones(len(weight), dtype=weight.dtype))
 
-    def _stitched(self, trunk: Trunk, owner: Task, inputs: Tensor) -> Stitch:
+    def _stitched(self, trunk: Trunk, owner: Task, inputs: Tensor | MultiInput) -> Stitch:
         return stitch(predict(trunk.module, inputs), self.logits(owner, inputs))
 
     def _anchored(self, trunk: Trunk, owner: Task) -> Stitch | None:
@@ -126,7 +135,7 @@ class Scene:
         found = stitch(predict(trunk.module, x), means[x_labels])
         return attrs.evolve(found, carried=found.carried * explained.nan_to_num(0.0).clamp(0, 1))
 
-    def labelled(self) -> tuple[Tensor, Tensor] | None:
+    def labelled(self) -> tuple[Tensor | MultiInput, Tensor] | None:
         """Training samples of the new task's classes from sources of its domain, labelled by its own numbers; None if
         fewer than five of a class.
         """
@@ -135,7 +144,11 @@ class Scene:
         parts = [(x, y) for x, y in parts if len(y)]
         if not parts:
             return None
-        inputs, labels = torch.cat([x.to(parts[0][0]) for x, _ in parts]), torch.cat([y for _, y in parts])
+        kind = kind_of(parts[0][0] if self.seen is None else self.seen)
+        parts = [(x, y) for x, y in parts if kind_of(x) == kind]
+        if not parts:
+            return None
+        inputs, labels = joined([x for x, _ in parts]), torch.cat([y for _, y in parts])
         return (inputs, labels) if int(torch.bincount(labels, minlength=len(names)).min()) >= 5 else None
 
 
@@ -147,7 +160,7 @@ def _shared(one: Task, other: Task) -> set[str]:
     return set(one.descriptor.classes) & set(other.descriptor.classes)
 
 
-def _of(task: Task, names: list[str], most: int) -> tuple[Tensor, Tensor]:
+def _of(task: Task, names: list[str], most: int) -> tuple[Tensor | MultiInput, Tensor]:
     """(training inputs of a task's classes `names`, their places in `names`)."""
     data = task.data("train")
     places = [names.index(c) if c in names else -1 for c in task.descriptor.classes]

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from crosstask.descriptors import MultiInput
 from crosstask.learning.fisher import fisher_diagonal
 from crosstask.options import component, option
+from crosstask.reading import DENSE
 from crosstask.tasks import Task
 from crosstask_merging.merger import Ingredients, Merger, exact
 from crosstask_merging.weights import InMemory, Weights
@@ -17,7 +19,8 @@ from crosstask_merging.weights import InMemory, Weights
 class FisherMerge(Merger):
     """Σ weight F θ / Σ weight F, F the diagonal Fisher information of each model (Matena and Raffel 2022, equation 3).
 
-    The Fisher information is exact (the model's own distribution, not the labels), on the first `samples` of each
+    The Fisher information is exact (the model's own distribution, not the labels; drawn from it where every place has
+    a label, and for values that of the data), on the first `samples` of each
     model's training inputs, else of the unlabelled ones; for files it is read from files with the models' names. Each
     model's is divided by its mean, so that a model that is less sure counts no more than another. Where it is zero
     everywhere, the merged weight is the mean.
@@ -28,17 +31,22 @@ class FisherMerge(Merger):
     samples: int = option(256, ge=1, help="inputs per model on which the Fisher information is taken")
     floor: float = option(1e-3, gt=0, help="added to the Fisher information, whose mean is 1")
 
-    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Tensor | None) -> None:
+    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Tensor | MultiInput | None) -> None:
         found: list[Weights] = []
         for task in chosen:
             seen = task.data("train").inputs if task.has_data("train") else inputs
             if seen is None:
                 return
             assert task.model is not None
-            seen = seen[: self.samples]
-            kind = "expected" if task.descriptor.task_type == "classification" else "data"
-            targets = None if kind == "expected" else task.data("train").targets[: self.samples]
-            found.append(InMemory(fisher_diagonal(task.model, seen, targets, labels=kind), task.task_id))
+            seen, kind = seen[: self.samples], task.descriptor.task_type
+            how, targets = "expected", None
+            if kind not in ("classification", "multilabel"):
+                how, targets = "sampled" if kind in DENSE else "data", task.data("train").targets[: self.samples]
+            fisher = fisher_diagonal(
+                task.model, seen, targets, labels=how, multilabel=kind == "multilabel",
+                generator=self.context.generator("fisher_merge", task.task_id),
+            )  # fmt: skip
+            found.append(InMemory(fisher, task.task_id))
         given.fishers = found
 
     def prepare(self, given: Ingredients) -> list[float]:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.training import predict
 
 
 @torch.no_grad()
-def grams_of(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+def grams_of(model: nn.Module, inputs: Tensor | MultiInput) -> dict[str, Tensor]:
     """For each linear and (ungrouped, zero-padded) 2-d convolution layer, by its name, the mean over positions of
     [x 1]ᵀ[x 1], [in + 1, in + 1]: x what comes in, the 1 stands for the bias. In double precision on the CPU.
 

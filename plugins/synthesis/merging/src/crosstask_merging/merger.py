@@ -11,10 +11,10 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.modules import for_classes
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.objectives import loss_of
 from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
@@ -24,8 +24,10 @@ from crosstask.tasks import Task
 from crosstask_merging.weights import InMemory, Weights, check_alike, is_extra, load
 from crosstask_synthesis.batchnorm import has_statistics, is_statistic, reestimate
 from crosstask_synthesis.expectation import Make, expected_score
-from crosstask_synthesis.owners import unfit
+from crosstask_synthesis.outputs import answering, baseline, outputs_wanted, two_sided
+from crosstask_synthesis.owners import strange_inputs, unfit
 
+Inputs = Tensor | MultiInput
 Score = Callable[[Mapping[str, Tensor]], float]
 """How good a model with these tensors is; higher is better."""
 
@@ -187,9 +189,10 @@ class Merger(Synthesizer):
                 yield name, given.models[0].get(name)
 
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Inputs | None
     ) -> nn.Module:
-        chosen, notes = self._chosen(new_task, sources, graph)
+        strange_inputs(new_task, inputs)
+        chosen, notes = self._chosen(new_task, sources, graph, inputs)
         models = [t.model for t in chosen if t.model is not None]
         given = Ingredients(
             [InMemory(m, t.task_id) for t, m in zip(chosen, models, strict=True)], [1 / len(chosen)] * len(chosen)
@@ -212,7 +215,7 @@ class Merger(Synthesizer):
             if self.strict:
                 raise DataError(f"task {new_task.task_id!r}: {told}")
             notes.insert(0, told)
-        model = for_classes(model, chosen[0].descriptor.classes, new_task.classes).eval()
+        model = answering(model, chosen[0].descriptor, new_task).eval()
         model.provenance = Provenance(  # type: ignore[assignment]
             strategy=type(self).__module__.rpartition(".")[2],
             new_task=new_task.task_id,
@@ -224,19 +227,19 @@ class Merger(Synthesizer):
 
     def expect(
         self, make: Make, model: nn.Module, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph,
-        inputs: Tensor | None,
+        inputs: Inputs | None,
     ) -> tuple[Interval | None, str]:  # fmt: skip
         return expected_score(make, model, new_task, sources, graph, inputs)
 
     def _chosen(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Inputs | None
     ) -> tuple[list[Task], list[str]]:
         """(tasks to merge, why the others are not)."""
-        why = {t.task_id: self._unfit(new_task, t, graph) for t in sources}
+        why = {t.task_id: self._unfit(new_task, t, graph, inputs) for t in sources}
         fitting = [t for t in sources if why[t.task_id] is None]
-        groups: dict[tuple[str, ...], list[Task]] = {}
+        groups: dict[tuple[tuple[str, ...], int | None], list[Task]] = {}
         for task in fitting:
-            groups.setdefault(task.descriptor.classes, []).append(task)
+            groups.setdefault((task.descriptor.classes, task.descriptor.output_dim), []).append(task)
         best = max(groups.values(), key=lambda g: (len(g), g[0].descriptor.classes == new_task.classes), default=[])
         for task in fitting:
             if task not in best:
@@ -250,16 +253,16 @@ class Merger(Synthesizer):
             )
         return best, notes
 
-    def _unfit(self, new_task: TaskDescriptor, source: Task, graph: TransferGraph) -> str | None:
+    def _unfit(self, new_task: TaskDescriptor, source: Task, graph: TransferGraph, inputs: Inputs | None) -> str | None:
         its = source.descriptor
         edge = graph.edge(its.task_id, new_task.task_id) if new_task.task_id in graph.task_ids else None
         if self.tasks is not None and its.task_id not in self.tasks:
             return "is not among the tasks to merge"
-        if why := unfit(new_task, source):
+        if why := unfit(new_task, source, inputs):
             return why
         if new_task.classes and (missing := [c for c in new_task.classes if c not in its.classes]):
             return f"does not know {', '.join(map(repr, missing[:3]))}{' …' if len(missing) > 3 else ''}"
-        if not new_task.classes and its.output_dim != new_task.output_dim:
+        if not new_task.classes and outputs_wanted(its) != outputs_wanted(new_task):
             return f"has {its.output_dim} outputs"
         if edge is not None and edge.transfer_coefficient <= self.minimum and self.tasks is None:
             return f"is not expected to help ({edge.transfer_coefficient:+.2f})"
@@ -272,7 +275,7 @@ class Merger(Synthesizer):
             raise DataError(f"{self.origin}: base {self.base!r} is no task with a trained model; these are: {known}")
         return found
 
-    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Tensor | None) -> None:
+    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Inputs | None) -> None:
         """Give the ingredients what this method needs from data."""
         if "score" in self.needs:
             given.score = self._score(chosen)
@@ -291,12 +294,12 @@ class Merger(Synthesizer):
 
         return score
 
-    def _seen(self, chosen: list[Task], inputs: Tensor | None) -> Tensor | None:
+    def _seen(self, chosen: list[Task], inputs: Inputs | None) -> Inputs | None:
         """Inputs that the merged model will work on: those given, else the members' own."""
         if inputs is not None:
             return inputs
         known = [t.data("train").inputs for t in chosen if t.has_data("train")]
-        return torch.cat(known) if known else None
+        return joined([each for each in known if kind_of(each) == kind_of(known[0])]) if known else None
 
 
 _NEEDED = {
@@ -312,20 +315,22 @@ def held_out_loss(model: nn.Module, task: Task) -> float:
     return float(loss_of(task)(predict(model, data.inputs), data.targets))
 
 
-def kept_share(model: nn.Module, members: Sequence[Task], inputs: Tensor | None) -> float | None:
-    """The share of its members' accuracy above chance that a merged model keeps on their validation data, in [0, 1];
-    without those, how often it agrees with them on the inputs. None if there is neither.
+def kept_share(model: nn.Module, members: Sequence[Task], inputs: Inputs | None) -> float | None:
+    """The share of its members' score above chance (`baseline`) that a merged model keeps on their validation data, in
+    [0, 1]; without those, how often it gives the same class as they do on the inputs. None if there is neither.
     """
     found = []
     for task in members:
-        chance = 1 / max(2, task.descriptor.output_dim or 2) if task.descriptor.task_type == "classification" else 0.0
         assert task.model is not None
         if task.has_data("validation"):
-            own = evaluate(task.model, task, "validation") - chance
-            if own > 0:
+            chance = baseline(task)
+            own = 0.0 if chance is None else evaluate(task.model, task, "validation") - chance
+            if chance is not None and own > 0:
                 found.append((evaluate(model, task, "validation") - chance) / own)
-        elif inputs is not None and chance:
-            same = (predict(model, inputs).argmax(1) == predict(task.model, inputs).argmax(1)).double().mean()
+        elif inputs is not None and task.descriptor.task_type == "classification":
+            chance = 1 / max(2, outputs_wanted(task.descriptor))
+            one, other = (two_sided(predict(each, inputs)).argmax(1) for each in (model, task.model))
+            same = (one == other).double().mean()
             found.append((float(same) - chance) / (1 - chance))
     return max(0.0, min(1.0, sum(found) / len(found))) if found else None
 

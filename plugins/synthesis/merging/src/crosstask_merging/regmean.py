@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from crosstask.descriptors import MultiInput
 from crosstask.options import component, option
 from crosstask.tasks import Task
 from crosstask_merging.grams import grams_of
@@ -33,7 +34,7 @@ class RegMean(Merger):
     ridge: float = option(1e-6, ge=0, help="pull to the mean, as a share of the Gram matrix' mean diagonal")
     samples: int = option(1024, ge=1, help="inputs per model on which Gram matrices are taken")
 
-    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Tensor | None) -> None:
+    def _add_data(self, given: Ingredients, chosen: list[Task], inputs: Tensor | MultiInput | None) -> None:
         found: list[Weights] = []
         for task in chosen:
             seen = task.data("train").inputs if task.has_data("train") else inputs

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from crosstask.descriptors import MultiInput
+from crosstask.learning.modules import forward
 from crosstask.learning.training import device_of
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -28,7 +30,7 @@ def has_statistics(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def reestimate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
+def reestimate(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int = 256) -> None:
     """Set every running statistic to its mean over batches of `inputs`, in place. Weights and modes are left alone.
 
     Every batch counts the same; all but normalisation layers stay in evaluation mode, so that dropout is off.
@@ -45,8 +47,8 @@ def reestimate(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> None:
         layer.train()
     try:
         count = max(1, round(len(inputs) / batch_size))  # batches of nearly the same size: none of a single input
-        for part in torch.tensor_split(inputs, count):
-            model(part.to(device_of(model)))
+        for index in torch.tensor_split(torch.arange(len(inputs)), count):
+            forward(model, inputs[index.to(inputs.device)].to(device_of(model)))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

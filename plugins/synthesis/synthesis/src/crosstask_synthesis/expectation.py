@@ -11,11 +11,14 @@ Two cases, by what the sources know of the new task (classification):
   is expected to be one more draw from these: Student's prediction interval. With unlabelled inputs, and five tasks or
   more, the model's mean confidence enters as a regressor where leaving one out shows that it helps.
 
-Scores are brought to the share of what lies between chance and perfect before they are averaged over tasks.
+Scores are in the sources' metric, which the new task is taken to share: where they have several, that of most of them.
+They are brought to the share of what lies between chance and perfect before they are averaged over tasks; those of a
+metric without a best value (a negated error) are taken as they are.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 
@@ -23,17 +26,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferGraph
 from crosstask.learning.metrics import student_quantile
+from crosstask.learning.objectives import Metric, metric_of
 from crosstask.learning.training import evaluate, predict
 from crosstask.records import Interval
 from crosstask.tasks import Task
 from crosstask_synthesis.intervals import one_more, share_variance, wilson
 from crosstask_synthesis.known import Known, balanced, known_samples
+from crosstask_synthesis.outputs import CLASSES, class_dim, outputs_wanted, two_sided
 
-Make = Callable[[TaskDescriptor, list[Task], TransferGraph, Tensor | None], nn.Module]
+Inputs = Tensor | MultiInput
+Make = Callable[[TaskDescriptor, list[Task], TransferGraph, Inputs | None], nn.Module]
 """How a model is made: (new task, sources, graph, unlabelled inputs) -> module. DataError where it cannot be."""
 
 
@@ -43,7 +49,7 @@ def expected_score(
     new_task: TaskDescriptor,
     sources: Sequence[Task],
     graph: TransferGraph,
-    inputs: Tensor | None = None,
+    inputs: Inputs | None = None,
     most: int = 12,
 ) -> tuple[Interval | None, str]:
     """(the expected score of `model` on `new_task` with its 95 % interval, how it was found).
@@ -54,7 +60,8 @@ def expected_score(
     held = [s for s in sources if s.has_data("validation")]
     if not held:
         return None, "no expected score: no source has validation data"
-    own = known_samples(new_task, held)
+    held, metric = _of_one_metric(held, new_task)
+    own = known_samples(new_task, held) if metric is not None and metric.told in _SHARES else None
     if own is not None:
         return _covered(make, model, new_task, sources, held, own, graph, inputs, most)
     return _uncovered(make, model, new_task, sources, held, graph, inputs, most)
@@ -68,7 +75,7 @@ def _covered(
     held: Sequence[Task],
     own: Known,
     graph: TransferGraph,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
     most: int,
 ) -> tuple[Interval | None, str]:
     score, count = balanced(model, own, len(new_task.classes))
@@ -104,10 +111,11 @@ def _uncovered(
     sources: Sequence[Task],
     held: Sequence[Task],
     graph: TransferGraph,
-    inputs: Tensor | None,
+    inputs: Inputs | None,
     most: int,
 ) -> tuple[Interval | None, str]:
     shares: list[float] = []
+    metric: Metric | None = None
     confidences: list[float] = []
     names: list[str] = []
     for task in held:
@@ -123,38 +131,69 @@ def _uncovered(
             made = make(its, others, _as_unseen(graph, task.task_id, new_task.task_id), seen)
         except DataError:
             continue
-        chance = _chance(its)
-        shares.append((evaluate(made, task, "validation") - chance) / (1 - chance))
-        confidences.append(_confidence(made, data.inputs) if inputs is not None else 0.0)
+        metric = metric_of(task)
+        least, scale = _from_chance(its, metric)
+        shares.append((evaluate(made, task, "validation") - least) / scale)
+        confidences.append(_confidence(made, data.inputs, its) if inputs is not None else 0.0)
         names.append(task.task_id)
-    if not shares:
+    if not shares or metric is None:
         return None, "no expected score: no known task can be made from the others as the new one was"
-    mine = _confidence(model, inputs) if inputs is not None else 0.0
+    mine = _confidence(model, inputs, new_task) if inputs is not None else 0.0
     mean, spread, freedom, by_confidence = one_more(np.array(shares), np.array(confidences), mine)
-    chance = _chance(new_task)
-    scale = 1 - chance
+    least, scale = _from_chance(new_task, metric)
     half = student_quantile(freedom) * spread if freedom else math.inf
     how = f"expected score: from {len(shares)} known tasks made as if they were as strange ({', '.join(names)})"
     if by_confidence:
         how += ", by the model's mean confidence"
-    low, high = (max(0.0, min(1.0, chance + scale * (mean + sign * half))) for sign in (-1, 1))
-    return Interval(mean=max(0.0, min(1.0, chance + scale * mean)), low=low, high=high), how
+    if metric.told != "accuracy":
+        how += f", in {metric.told}"
+    worst, best = metric.range
+    low, middle, high = (max(worst, min(best, least + scale * (mean + part))) for part in (-half, 0.0, half))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return None, "no expected score: one known task says nothing of how far another may be from it"
+    return Interval(mean=middle, low=low, high=high), how
+
+
+_SHARES = ("accuracy", "balanced_accuracy")
+
+
+def _of_one_metric(held: Sequence[Task], new_task: TaskDescriptor) -> tuple[list[Task], Metric | None]:
+    """(the tasks whose metric most of those of the new task's type have, that metric)."""
+    alike = []
+    for task in held:
+        if task.descriptor.task_type == new_task.task_type:
+            with contextlib.suppress(DataError):  # a type of its own that names no metric
+                alike.append((task, metric_of(task)))
+    names = [metric.told for _, metric in alike]
+    if not names:
+        return [], None
+    common = max(names, key=names.count)
+    return [task for task, metric in alike if metric.told == common], next(m for _, m in alike if m.told == common)
 
 
 @torch.no_grad()
-def _confidence(model: nn.Module, inputs: Tensor) -> float:
-    """Mean probability of the chosen class, as the share above that of guessing."""
+def _confidence(model: nn.Module, inputs: Inputs, task: TaskDescriptor) -> float:
+    """Mean probability of the chosen class, as the share above that of guessing; 0 for what are no classes."""
     outputs = predict(model, inputs)
-    if outputs.shape[1] < 2:
+    if task.task_type not in CLASSES:
         return 0.0
-    chance = 1 / outputs.shape[1]
-    return (float(outputs.softmax(1).amax(1).mean()) - chance) / (1 - chance)
+    outputs, dim = two_sided(outputs), class_dim(task)
+    if outputs.shape[dim] < 2:
+        return 0.0
+    chance = 1 / outputs.shape[dim]
+    return (float(outputs.softmax(dim).amax(dim).mean()) - chance) / (1 - chance)
 
 
-def _chance(task: TaskDescriptor) -> float:
-    """Accuracy of guessing among equally frequent classes; 0 for other metrics (r2 of the mean)."""
-    outputs = task.output_dim or 0
-    return 1 / outputs if task.task_type == "classification" and outputs > 1 else 0.0
+def _from_chance(task: TaskDescriptor, metric: Metric) -> tuple[float, float]:
+    """(what guessing scores, how far that is from perfect): for accuracy among equally frequent classes, 0 for other
+    metrics that reach it (r2 of the mean, a correlation). (0, 1) where nothing is perfect.
+    """
+    if not math.isfinite(metric.best):
+        return 0.0, 1.0
+    classes = outputs_wanted(task)
+    share = task.task_type in CLASSES and metric.told in _SHARES and classes > 1
+    least = 1 / classes if share else max(0.0, metric.range[0]) if metric.best > 0 else metric.range[0]
+    return (least, metric.best - least) if math.isfinite(least) else (0.0, 1.0)
 
 
 def _gives_away(source: TaskDescriptor, hidden: TaskDescriptor) -> bool:

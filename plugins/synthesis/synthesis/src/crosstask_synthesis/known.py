@@ -9,9 +9,11 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
+from crosstask.learning.inputs import joined, kind_of, shape_of
 from crosstask.learning.training import predict
 from crosstask.tasks import Task
+from crosstask_synthesis.outputs import two_sided
 
 FEWEST = 5
 """With fewer held-out samples of a class nothing can be said."""
@@ -21,7 +23,7 @@ FEWEST = 5
 class Known:
     """Labelled samples [N, …], [N], with which half of all images each belongs to."""
 
-    inputs: Tensor
+    inputs: Tensor | MultiInput
     labels: Tensor
     odd: Tensor
 
@@ -36,32 +38,41 @@ def known_samples(task: TaskDescriptor, sources: Sequence[Task]) -> Known | None
     """
     if task.task_type != "classification" or not task.classes or task.domain == "general":
         return None
-    found: dict[bytes, tuple[Tensor, int]] = {}
+    found: dict[bytes, tuple[Tensor | MultiInput, int]] = {}
+    kind: object = None
     for source in sources:
         its = source.descriptor
         if its.domain != task.domain or its.task_type != "classification":
             continue
         names = {place: task.classes.index(c) for place, c in enumerate(its.classes) if c in task.classes}
         data = source.data("validation")
-        if not names or (task.input_shape and tuple(data.inputs.shape[1:]) != task.input_shape):
+        own = kind_of(data.inputs)
+        wanted = task.input_shape or task.input_shapes
+        if not names or (wanted and shape_of(data.inputs) != wanted) or (found and own != kind):
             continue
-        for row, label in zip(data.inputs, data.targets.tolist(), strict=True):
+        kind = own
+        for number, label in enumerate(data.targets.tolist()):
             if label in names:
+                row = data.inputs[number : number + 1]
                 found[_digest(row)] = (row, names[label])
     labels = torch.tensor([label for _, label in found.values()], dtype=torch.long)
     if int(torch.bincount(labels, minlength=len(task.classes)).min()) < FEWEST:
         return None
     odd = torch.tensor([bool(key[0] & 1) for key in found])
-    return Known(torch.stack([row for row, _ in found.values()]), labels, odd)
+    return Known(joined([row for row, _ in found.values()]), labels, odd)
 
 
-def _digest(row: Tensor) -> bytes:
-    return hashlib.blake2b(row.detach().cpu().contiguous().numpy().tobytes(), digest_size=8).digest()
+def _digest(row: Tensor | MultiInput) -> bytes:
+    parts = row.parts.values() if isinstance(row, MultiInput) else (row,)
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+    return digest.digest()
 
 
 def balanced(model: nn.Module, known: Known, classes: int) -> tuple[float, float]:
     """(mean over classes of the accuracy, how many samples of equally frequent classes would say as much)."""
-    right = (predict(model, known.inputs).argmax(1) == known.labels).double()
+    right = (two_sided(predict(model, known.inputs)).argmax(1).cpu() == known.labels).double()
     counts = torch.bincount(known.labels, minlength=classes).double()
     hits = torch.bincount(known.labels, weights=right, minlength=classes)
     counts, hits = counts[counts > 0], hits[counts > 0]
