@@ -218,6 +218,7 @@ class _Sample:
             tasks=together, balancer=self.text("rgb"), sharing=self.text("hard_parameter_sharing"),
             scores={task: 0.93 - 0.02 * n for n, task in enumerate(together)},
             single_task_scores={task: 0.9 - 0.01 * n for n, task in enumerate(together)}, steps=STEPS,
+            chances={task: 0.95 if n == 3 else 0.5 for n, task in enumerate(together)},
             losses={task: tuple(2.3 * math.exp(-s / (40 + 12 * n)) + rng.random() / 20 for s in STEPS)
                     for n, task in enumerate(together)},
             weights={task: tuple(0.25 + rng.gauss(0, 0.02) for _ in STEPS) for task in together},
@@ -233,7 +234,7 @@ class _Sample:
     def synthesis(self) -> SynthesisResult:
         unseen = self.text("even_and_small")
         return SynthesisResult(
-            task_id=unseen, metric=self.text("accuracy"), score=0.71, full_training_score=0.95,
+            task_id=unseen, metric=self.text("accuracy"), score=0.71, full_training_score=0.95, chance=0.75,
             provenance=Provenance(
                 strategy=self.text("weighted_ensemble"), new_task=unseen, confidence=0.64, expected=around(0.74, 0.08),
                 sources={"zero_to_four": 0.3, **dict(zip(self.path, (0.26, 0.2, 0.12, 0.08, 0.04), strict=True))},

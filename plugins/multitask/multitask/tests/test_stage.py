@@ -463,6 +463,13 @@ def test_what_is_shown() -> None:
         ]  # fmt: skip
         assert rows["trained_together"] == "task0, task1"
         assert rows["joint_gain"] == pytest.approx(rows["joint_mean_score"] - rows["single_task_mean_score"])
+        task = engine.portfolio["task0"]
+        train, test = task.data("train").targets, task.data("test").targets
+        assert plain.chances["task0"] == pytest.approx((test == train.mode().values).float().mean().item())
+        nothing = attrs.evolve(plain, chances={"task0": plain.scores["task0"], "task1": 0.0})
+        assert Multitask.summary(nothing)["nothing_learned"].startswith("task0: no better than")
+        assert "<strong>task0:</strong> nothing was learned" in Multitask.sections(nothing, engine.graph)[0].html
+        assert plain.to_frame()["together"].tolist() == list(plain.scores.values())
         more = Multitask.summary(adapted)
         assert more["joint_start"] == "the model of task 'task2'"
         assert more["joint_weights_trained"] == adapted.trained_weights
