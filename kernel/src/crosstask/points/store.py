@@ -76,6 +76,7 @@ class Store(ABC):
     """
 
     lease: float = LEASE
+    """Seconds that a claim lasts after its holder's last sign of life."""
     closed: bool = False
     """Whether `close` was called: nobody gives signs of life any more."""
 

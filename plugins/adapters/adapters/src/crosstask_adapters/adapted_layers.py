@@ -195,6 +195,7 @@ class AdaptedLayer:
         super().__delattr__(name)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As of any module; a weight that is read through adapters cannot be replaced by one."""
         if param is not None and not isinstance(param, nn.Parameter):  # of something that was read through adapters
             raise _fixed(self, name.partition("_")[0])
         super().register_parameter(name, param)  # type: ignore[misc]

@@ -26,6 +26,7 @@ class BaseAdapter(nn.Module, ABC):
     """
 
     config: AdapterConfig
+    """What it was made from."""
 
     def __init__(self, config: AdapterConfig) -> None:
         super().__init__()
