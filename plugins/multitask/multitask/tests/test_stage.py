@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -269,8 +270,8 @@ def test_trunks_that_do_not_fit_are_refused() -> None:
 
         held = nn.Linear(2, 4)
         held.__class__ = Held
-        with pytest.raises(DataError, match="give it a method reset_parameters"):
-            joint(engine, trunk=held)
+        _, result = joint(engine, trunk=held)  # the control from scratch is drawn by the spread of its weights
+        assert set(result.single_task_scores) == set(IDS[:2])
 
 
 def test_a_stage_can_start_from_what_another_provides() -> None:
