@@ -271,3 +271,19 @@ def test_features_are_what_the_head_receives(case: tuple[nn.Module, Task, Task, 
     else:
         found = model.get_submodule(head)(features)
     torch.testing.assert_close(found, answer, rtol=1e-4, atol=1e-5)
+
+
+def test_trained_jointly_from_its_trunk_under_pcgrad(case: tuple[nn.Module, Task, Task, str]) -> None:
+    model, source, target, _ = case
+    with TransferEngine(seeds=1, auto_discover=False, discoverers=[]) as engine:
+        engine.register_task(source, model)
+        engine.register_task(target)
+        found = engine.run_stage(
+            "multitask", tasks=["source", "target"], balancer="pcgrad", start="source",
+            budget=Budget(steps=2, batch_size=12),
+        )  # fmt: skip
+    module, inputs = found.artifacts["model"], source.data().inputs[:3]
+    answers = module({"source": inputs, "target": inputs})
+    assert (answers["source"].shape[-1], answers["target"].shape[-1]) == (2, 3)
+    trunk = type(found.artifacts["trunk"].model)  # the user's own class, its head taken off
+    assert trunk is type(model)
