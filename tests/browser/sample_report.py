@@ -147,13 +147,16 @@ class _Sample:
 
     def advice(self) -> Advice:
         rows = tuple(
-            AdviceRow(source=task, strategy=self.text("lp_ft"), expected=around(0.9 - n / 20), evidence=self.text("tried"),
-                      screened=0.7 if n else None, helps=True if n else None)
+            AdviceRow(
+                source=task, strategy=self.text("lp_ft"), expected=around(0.9 - n / 20), evidence=self.text("tried"),
+                screened=0.7 if n else None, helps=True if n else None,
+            )
             for n, task in enumerate(self.path)
         )  # fmt: skip
         return Advice(
             target="prime", source=self.path[0], strategy=self.text("lp_ft"), metric=self.text("accuracy"), rows=rows,
-            avoid={self.path[1]: self.text("its inputs have another shape")}, text=self.text("Use all_ten."), samples=40,
+            avoid={self.path[1]: self.text("its inputs have another shape")}, text=self.text("Use all_ten."),
+            samples=40,
         )  # fmt: skip
 
     def discovery(self) -> DiscoveryResult:
@@ -166,8 +169,8 @@ class _Sample:
         steps = tuple(
             CurriculumStep(
                 step=n + 1, task_id=task, score=around(0.9 + 0.01 * n), scratch_score=around(0.9 - 0.03 * n),
-                gain=around(0.04 * n, 0.02), chance=0.95 if n == 1 else 0.3, curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2),
-                scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
+                gain=around(0.04 * n, 0.02), chance=0.95 if n == 1 else 0.3,
+                curve=curve(0.3 + 0.1 * n, 0.92 + 0.01 * n, 2), scratch_curve=curve(0.1, 0.9 - 0.03 * n, 1),
             )
             for n, task in enumerate(path)
         )  # fmt: skip

@@ -238,8 +238,7 @@ def test_the_matrix_and_dots_can_be_walked_by_keyboard(page: Any) -> None:
         figure = page.find_element(By.CSS_SELECTOR, f"#{section} .plot")
         page.execute_script("arguments[0].focus()", figure)
         ActionChains(page).send_keys("\ue014").perform()
-        text = "return document.activeElement.nextElementSibling.textContent"
-        assert said in str(wait(lambda: page.execute_script(text)))
+        assert said in str(wait(lambda: active(page, "nextElementSibling.textContent")))
 
 
 def test_on_a_phone_only_tables_scroll_sideways_each_in_its_box(page: Any) -> None:

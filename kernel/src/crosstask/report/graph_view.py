@@ -147,7 +147,8 @@ def describe(graph: TransferGraph, edge: TransferEdge) -> str:
     if edge.accuracy_gain is not None:
         gain = interval(edge.accuracy_gain, edge.accuracy_gain_low, edge.accuracy_gain_high, signed=True)
         lines.append(f"{gain} gain in the metric")
-    if edge.helps and (edge.accuracy_gain_low is None or edge.accuracy_gain_low > 0):  # beside a gain that may be none, a ratio of steps says nothing
+    # beside a gain that may be none, a ratio of steps says nothing
+    if edge.helps and (edge.accuracy_gain_low is None or edge.accuracy_gain_low > 0):
         if edge.convergence_speed_gain is not None:
             lines.append(f"{times(edge.convergence_speed_gain, edge.speed_capped)} as fast to what scratch ends with")
         if edge.sample_efficiency_gain is not None:
