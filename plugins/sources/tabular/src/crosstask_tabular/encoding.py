@@ -18,7 +18,7 @@ from crosstask_tabular.tables import Rows, Values
 
 Floats = NDArray[np.float32]
 LARGEST = float(np.finfo(np.float32).max)
-_CELLS = 1 << 21  # that are float64 at a time
+_CELLS = 1 << 19  # that are float64 at a time
 
 
 @attrs.frozen(eq=False)
@@ -142,9 +142,9 @@ class Encoding:
             for rows, values in _numbers(member, code.columns, index):
                 code.encode(values, own[rows])
             own[:, code.without(absent)] = 0
-        odd = ~np.isfinite(made)
-        if odd.any():  # standardised by a spread that is next to nothing, or filled with a number that is too large
-            row, place = (int(found[0]) for found in np.nonzero(odd))
+        # standardised by a spread that is next to nothing, or filled with a number that is too large
+        if len(made) and not np.isfinite([made.min(), made.max()]).all():
+            row, place = (int(found[0]) for found in np.nonzero(~np.isfinite(made)))
             raise DataError(f"{member.rows.where(int(index[row]))}: input {place + 1} is too large for a float32")
         return made.reshape(len(index), *self.shape)
 

@@ -23,11 +23,11 @@ Codes = NDArray[np.int64]
 """[N]: which of the names each row has; -1 for a missing value."""
 SUFFIXES = (".csv", ".npz", ".parquet")
 
-_CELLS = 500_000  # of a CSV file that are Python strings at a time
+_CELLS = 100_000  # of a CSV file that are Python strings at a time
 _END = b"\xff"  # between cells: no byte of UTF-8
 _MARK = _END.decode("utf-8", "surrogateescape")
 _DEFLATE = 1032  # how many times as large as its compressed form anything can be (zlib's technical details)
-_BATCH = 256  # columns of a Parquet file that are read at a time
+_VALUES = 1 << 22  # of a Parquet file that are read at a time, of some columns at once
 
 
 @attrs.frozen
@@ -326,7 +326,7 @@ def _csv_columns(path: Path, form: Format, names: Sequence[str]) -> dict[str, Pa
     header, _ = next(rows)
     places = {name: place for place, name in enumerate(header)}
     wanted = [(places[name], Cells()) for name in names]
-    many = max(1, _CELLS // len(header))
+    many = max(8, _CELLS // len(header))
     held: list[list[str]] = []
 
     def keep() -> None:
@@ -439,15 +439,21 @@ def _parquet_columns(path: Path, form: Format, names: Sequence[str]) -> dict[str
 
         rows = file.metadata.num_rows
         _fits_memory(path, rows * 8 * len(names), f"{rows:,} rows of {len(names):,} columns")
+        held = sum(file.metadata.row_group(number).num_rows for number in range(file.metadata.num_row_groups))
+        if held != rows:
+            raise DataError(f"{path.name} says it has {rows:,} rows, and {held:,} in its row groups")
         found: dict[str, Part] = {}
         try:
-            for start in range(0, len(names), _BATCH):
-                some = names[start : start + _BATCH]
+            many = max(1, _VALUES // max(1, rows))
+            for start in range(0, len(names), many):
+                some = names[start : start + many]
                 table = file.read(columns=list(some))  # also the parts of a nested column `a` for a name `a.b`
                 if table.num_rows != rows:
                     raise DataError(f"{path.name} says it has {rows:,} rows; there are {table.num_rows:,}")
                 for name in some:
                     found[name] = _parquet_part(path, name, table.column(name))
+                del table
+                pyarrow.default_memory_pool().release_unused()
         except (pyarrow.ArrowException, OSError, ValueError, IndexError) as error:
             if isinstance(error, DataError):
                 raise
@@ -463,10 +469,16 @@ def _parquet_part(path: Path, name: str, column: Any) -> Part:
         column = column.cast(column.type.value_type)
     kind = column.type
     if kinds.is_integer(kind) or kinds.is_floating(kind):
-        if kinds.is_floating(kind) or not column.null_count:
-            return Numbers(np.asarray(column.to_numpy()))
-        gaps = pyarrow.compute.is_null(column).to_numpy()
-        return Numbers(np.ma.MaskedArray(pyarrow.compute.fill_null(column, 0).to_numpy(), mask=gaps))
+        whole = np.empty(len(column), dtype=kind.to_pandas_dtype())
+        gaps = np.zeros(len(column), dtype=bool)
+        row = 0
+        for piece in column.chunks:  # one at a time: the table is never there twice
+            own = slice(row, row := row + len(piece))
+            if piece.null_count:
+                gaps[own] = pyarrow.compute.is_null(piece).to_numpy(zero_copy_only=False)
+                piece = pyarrow.compute.fill_null(piece, math.nan if whole.dtype.kind == "f" else 0)
+            whole[own] = piece.to_numpy()
+        return Numbers(np.ma.MaskedArray(whole, mask=gaps) if gaps.any() and whole.dtype.kind != "f" else whole)
     if kinds.is_null(kind):
         return Coded(np.full(len(column), -1), [])
     if kinds.is_boolean(kind) or kinds.is_decimal(kind):  # numbers as they are written, with all their digits

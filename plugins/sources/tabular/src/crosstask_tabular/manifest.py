@@ -174,6 +174,14 @@ class TaskEntry:
                 raise OptionError(f"metric cannot be {self.metric!r}{nearest(self.metric, METRICS)}")
             if name not in metrics:
                 raise OptionError(f"metric {self.metric!r} is none of {self.type}{nearest(name, metrics)}")
+            if self.ranked and self.type == "regression" and self.standardize_target:
+                told = "ranks by relevances from 0 on, which standardising makes negative"
+                raise OptionError(f"metric {self.metric!r} {told}; say standardize_target = false")
+
+    @property
+    def ranked(self) -> bool:
+        """Whether the metric ranks several targets by relevance."""
+        return self.metric is not None and self.metric.partition("@")[0] in _RANKED
 
     @property
     def targets(self) -> tuple[str, ...]:

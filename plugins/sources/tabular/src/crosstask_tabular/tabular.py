@@ -363,6 +363,12 @@ def _values(member: Member) -> Targets:
             row, place = (int(each[0]) for each in np.nonzero(wrong))
             told = f"{member.rows.where(int(member.splits[split][row]))}: target {shown(names[place])!r}"
             raise DataError(f"{told} is infinite or too large: {values[row, place]:.3g}; it must be at most 3.4e38")
+        if member.entry.ranked and (values < 0).any():
+            row, place = (int(each[0]) for each in np.nonzero(values < 0))
+            told = f"{member.rows.where(int(member.splits[split][row]))}: target {shown(names[place])!r}"
+            raise DataError(
+                f"{told} is {values[row, place]:.3g}; metric {member.entry.metric!r} needs values from 0 on"
+            )
     if member.entry.standardize_target:
         train = found["train"]
         for place, name in enumerate(names):
