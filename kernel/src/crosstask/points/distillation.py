@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from crosstask.descriptors import MultiInput
+
 
 @attrs.frozen(eq=False)
 class Distilled:
@@ -31,7 +33,7 @@ class Distiller(Component):
 
     @abstractmethod
     @hook(first=True, returns=Distilled)
-    def distill(self, tasks: list[Task], samples: torch.Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: torch.Tensor | MultiInput | None) -> Distilled:
         """What these tasks (with trained models) have in common, seen on unlabelled `samples` [N, …] if needed."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from crosstask.components import Component, hook
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.graph import TransferGraph
 from crosstask.records import Interval
 from crosstask.tasks import Task
@@ -25,17 +25,22 @@ class Synthesizer(Component):
     @abstractmethod
     @hook(first=True)
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: torch.Tensor | None
+        self,
+        new_task: TaskDescriptor,
+        sources: list[Task],
+        graph: TransferGraph,
+        inputs: torch.Tensor | MultiInput | None,
     ) -> nn.Module:
         """A module that maps inputs to the new task's outputs (logits for classification).
 
-        `sources` carry trained models; `inputs` [N, …] are unlabelled and may be None. The module's attribute
-        `provenance` is a `crosstask.Provenance`. DataError if no source fits, with what is missing.
+        `sources` carry trained models; `inputs` [N, …] are unlabelled and may be None. Models are called with
+        `crosstask.learning.modules.forward`: they may take several inputs, and answer with a tuple or a mapping. The
+        module's attribute `provenance` is a `crosstask.Provenance`. DataError if no source fits, with what is missing.
         """
 
     def expect(
         self, make: Callable[..., nn.Module], model: nn.Module, new_task: TaskDescriptor, sources: list[Task],
-        graph: TransferGraph, inputs: torch.Tensor | None,
+        graph: TransferGraph, inputs: torch.Tensor | MultiInput | None,
     ) -> tuple[Interval | None, str] | None:  # fmt: skip
         """What `model`, which `synthesize` has made, can be expected to score, with a 95 % interval (None: unknown),
         and in a sentence how that was found, or why not. `make(descriptor, sources, graph, inputs)` synthesises for

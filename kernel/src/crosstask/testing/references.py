@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from crosstask.builtin import PLUGIN as KERNEL
 from crosstask.components import Component, Job, hookimpl, run_now
-from crosstask.descriptors import TaskDescriptor, TensorData
+from crosstask.descriptors import MultiInput, TaskDescriptor, TensorData
 from crosstask.errors import DataError, OptionError, RecipeError, RunError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.modules import forward
 from crosstask.learning.training import History, fit
 from crosstask.manifest import API_VERSION, Extension, Plugin
 from crosstask.options import component, option, record, state
@@ -218,13 +219,13 @@ class ReferenceDiscoverer(Discoverer):
 class ReferenceDistiller(Distiller):
     """How large weights are on average."""
 
-    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: Tensor | MultiInput | None) -> Distilled:
         models = [task.model for task in tasks if task.model is not None]
         if not models:
             raise DataError("nothing to distil: no task has a trained model")
         sizes = torch.stack([nn.utils.parameters_to_vector(m.parameters()).detach().norm() for m in models])
         named = tuple(task.task_id for task in tasks if task.model is not None)
-        knowledge = MetaKnowledge(kind="prior", source_tasks=named, seed=self.context.seed)
+        knowledge = MetaKnowledge(kind="reference", source_tasks=named, seed=self.context.seed)
         return Distilled(knowledge=knowledge, tensors={"norm": sizes.mean()})
 
     def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
@@ -365,8 +366,10 @@ class First(nn.Module):
         super().__init__()
         self.model, self.outputs, self.provenance = model, outputs, provenance
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        found: Tensor = self.model(inputs)[:, : self.outputs]
+    whole_inputs = True
+
+    def forward(self, inputs: Tensor | MultiInput) -> Tensor:
+        found = forward(self.model, inputs)[:, : self.outputs]
         return nn.functional.pad(found, (0, self.outputs - found.shape[1]))
 
 
@@ -375,7 +378,7 @@ class ReferenceSynthesizer(Synthesizer):
     """The model of the source that helps most."""
 
     def synthesize(
-        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | None
+        self, new_task: TaskDescriptor, sources: list[Task], graph: TransferGraph, inputs: Tensor | MultiInput | None
     ) -> nn.Module:
         trained = [task for task in sources if task.model is not None]
         if not trained:

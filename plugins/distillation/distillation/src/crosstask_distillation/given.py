@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError
+from crosstask.learning.inputs import shape_of
+from crosstask.logs import logger
 from crosstask.tasks import Task
 
 
@@ -26,18 +29,25 @@ def with_models(tasks: Sequence[Task]) -> list[Task]:
     return found
 
 
-def inputs_of(task: Task, samples: Tensor | None) -> Tensor | None:
+def inputs_of(task: Task, samples: Tensor | MultiInput | None) -> Tensor | MultiInput | None:
     """A task's own training inputs, else the given ones if they have its shape."""
     if task.has_data("train"):
         return task.data("train").inputs
-    shape = task.descriptor.input_shape
-    fits = samples is not None and (not shape or tuple(samples.shape[1:]) == shape)
+    shape = task.descriptor.input_shape or task.descriptor.input_shapes
+    fits = samples is not None and (not shape or shape_of(samples) == shape)
     return samples if fits else None
 
 
-def conditions(tasks: Sequence[Task]) -> dict[str, object]:
-    """When knowledge of these tasks can be applied: to inputs of these shapes, for tasks of these types."""
-    return {
-        "input_shapes": sorted({t.descriptor.input_shape for t in tasks}),
+def conditions(tasks: Sequence[Task], left_out: Mapping[str, str] | None = None) -> dict[str, object]:
+    """When knowledge of these tasks can be applied: to inputs of these shapes, for tasks of these types; and why others
+    took no part in it, which is logged, too.
+    """
+    shapes = [t.descriptor.input_shape or t.descriptor.input_shapes for t in tasks]
+    told: dict[str, object] = {
+        "input_shapes": sorted((s for n, s in enumerate(shapes) if s not in shapes[:n]), key=str),
         "task_types": sorted({t.descriptor.task_type for t in tasks}),
     }
+    if left_out:
+        logger().info("tasks left out", of="distillation", reasons=dict(left_out))
+        told["left_out"] = dict(left_out)
+    return told

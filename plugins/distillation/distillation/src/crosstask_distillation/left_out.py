@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from crosstask.components import Context
-from crosstask.errors import DataError
+from crosstask.errors import DataError, RunError
 from crosstask.learning.metrics import relative_gain
+from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import drawn, fresh_model
 from crosstask.points.distillation import Distilled
@@ -39,14 +40,14 @@ def generalization(
             continue
         seed = context.seed_for("generalization", task.task_id)
         scores = []
-        lesson = drawn(task, budget.samples, seed)
-        plain = fresh_model(task.model, task, seed)
         try:
+            lesson = drawn(task, budget.samples, seed)
+            plain = fresh_model(task.model, task, seed)
             models = [apply(plain, distill(others), 1.0), plain]
-        except DataError:  # the others' architecture is another one: nothing can be given to this task
+            for model in models:
+                fit(model, lesson, budget, torch.Generator().manual_seed(seed), curve_split=None)
+                scores.append(evaluate(model, task, "validation"))
+        except (DataError, RunError):  # the others' architecture is another one, or a training of it diverges
             continue
-        for model in models:
-            fit(model, lesson, budget, torch.Generator().manual_seed(seed), curve_split=None)
-            scores.append(evaluate(model, task, "validation"))
-        gains.append(relative_gain(*scores))
+        gains.append(relative_gain(scores[0], scores[1], metric_of(task).best))
     return sum(gains) / len(gains) if gains else None

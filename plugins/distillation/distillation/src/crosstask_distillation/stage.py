@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, RecipeError
 from crosstask.graph import TransferGraph
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
 from crosstask.parts import Part, part
@@ -60,11 +60,10 @@ class Distillation(Stage):
     def work(self, engine: Engine) -> Outcome:
         engine.run.tell("stage_started", stage="distillation", total=1)
         chosen = [task for task in self._chosen(engine.portfolio) if self.tasks or task.model is not None]
-        shapes = {task.descriptor.input_shape for task in chosen}
         inputs = [task.data("train").inputs for task in chosen if task.has_data()]
-        samples = torch.cat(inputs) if len(shapes) == 1 and inputs else None
+        samples = joined(inputs) if len({kind_of(each) for each in inputs}) == 1 else None
         distiller = self.made_of("distiller")[0]
-        found = engine.distill([task.task_id for task in chosen], distiller, samples)
+        found = engine.distill([task.task_id for task in chosen], distiller, samples)  # type: ignore[arg-type]
         result = DistillationResult(knowledge=found.knowledge, distiller=distiller.origin)
         artifacts: dict[str, Any] = {"tensors": found.tensors}
         if isinstance(distiller, EncoderDistiller):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.modules import Headless
 from crosstask.manifest import Extension, Plugin
@@ -25,12 +26,10 @@ from crosstask_distillation.given import with_models
 class FirstTrunk(EncoderDistiller):
     """The trunk of the first model, as it is."""
 
-    def distill(self, tasks: list[Task], samples: torch.Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: torch.Tensor | MultiInput | None) -> Distilled:
         first = with_models(tasks)[0]
         assert first.model is not None
-        knowledge = MetaKnowledge(
-            kind="representation", source_tasks=(first.task_id,), domains=(first.descriptor.domain,)
-        )
+        knowledge = MetaKnowledge(kind="first_trunk", source_tasks=(first.task_id,), domains=(first.descriptor.domain,))
         state = Headless(first.model).state_dict()
         return Distilled(knowledge, {name: tensor.detach().clone() for name, tensor in state.items()})
 

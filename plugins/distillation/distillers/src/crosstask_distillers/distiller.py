@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import attrs
+import torch
 from torch import Tensor, nn
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest
+from crosstask.learning.own_models import prepare_model
 from crosstask.options import build
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.tasks import Task
 from crosstask_distillers.plugin import PLUGIN
 
-Samples = Tensor | tuple[Tensor, Tensor]
+Inputs = Tensor | MultiInput
+Samples = Inputs | tuple[Inputs, Tensor]
 
 
 class MetaKnowledgeDistiller:
@@ -33,7 +36,7 @@ class MetaKnowledgeDistiller:
         self,
         task_models: Mapping[str, nn.Module],
         task_descriptors: Mapping[str, TaskDescriptor] | Sequence[TaskDescriptor],
-        distillation_samples: Tensor | Mapping[str, Samples] | None = None,
+        distillation_samples: Inputs | Mapping[str, Samples] | None = None,
     ) -> Distilled:
         """What the tasks have in common.
 
@@ -55,9 +58,10 @@ class MetaKnowledgeDistiller:
                 task.validation = (own[0][-held:], own[1][-held:])
             elif own is not None:  # a split is a pair, so the targets are there, and nobody reads them
                 task.descriptor = attrs.evolve(task.descriptor, task_type="unlabelled")
-                task.train = (own, own.new_zeros(len(own)))
+                task.train = (own, torch.zeros(len(own)))
+            prepare_model(task)
             tasks.append(task)
-        shared = distillation_samples if isinstance(distillation_samples, Tensor) else None
+        shared = distillation_samples if isinstance(distillation_samples, Tensor | MultiInput) else None
         return self.distiller.distill(tasks, shared)
 
     def apply_meta_knowledge(

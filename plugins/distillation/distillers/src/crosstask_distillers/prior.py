@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.modules import head_keys
 from crosstask.learning.transferring import architecture
@@ -38,9 +39,10 @@ class WeightPrior(Distiller):
         factory=lambda: Budget(steps=60, samples=40), help="training of a left-out task, with the knowledge and without"
     )
 
-    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: Tensor | MultiInput | None) -> Distilled:
         known = with_models(tasks)
         members, tensors, aligned = self._fitted(known)
+        left_out = {t.task_id: "its model has another architecture" for t in known if t not in members}
         score = None
         if self.held_out:
             score = generalization(
@@ -57,7 +59,7 @@ class WeightPrior(Distiller):
             domains=tuple(sorted({t.descriptor.domain for t in members})),
             embedding=tuple(float(v.double().mean()) for k, v in tensors.items() if k.startswith("mean.")),
             generalization_score=score,
-            applicability_conditions=conditions(members) | {"aligned": aligned},
+            applicability_conditions=conditions(members, left_out) | {"aligned": aligned},
             seed=self.context.seed,
             options=self.options(),
         )

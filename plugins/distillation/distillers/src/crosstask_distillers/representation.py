@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -13,9 +14,11 @@ from torch.nn import functional
 
 from crosstask.errors import DataError
 from crosstask.learning.data import batches
-from crosstask.learning.modules import Headless, head_keys, seeded
+from crosstask.learning.inputs import kind_of, shape_of
+from crosstask.learning.modules import Headless, head_keys, redraw, seeded
+from crosstask.learning.own_models import copied
 from crosstask.learning.training import device_of, predict
-from crosstask.learning.transferring import architecture, fresh_model
+from crosstask.learning.transferring import architecture
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge
@@ -23,7 +26,7 @@ from crosstask.tasks import Task
 from crosstask_distillation.encoders import EncoderDistiller
 from crosstask_distillation.given import check_rate, conditions, inputs_of, with_models
 from crosstask_distillation.left_out import generalization
-from crosstask_distillers.universal import Reversed, Universal
+from crosstask_distillers.universal import Inputs, Reversed, Universal
 
 CRITIC_STEPS = 3
 
@@ -33,11 +36,13 @@ class Representation(EncoderDistiller):
     """One universal encoder, trained to reproduce what every task model sees in its inputs.
 
     Every domain has an encoder of its own, an affine map that starts as the identity (and stays it for the domain with
-    the most tasks), into the universal encoder, which has the trunk's architecture that most task models share. For
-    each task it is trained so that a linear map of its features gives the task model's (standardised) features, and so
-    that its features lie as far from one another as the task model's do (Park et al. 2019, equation 6). A critic tries
-    to tell the domain from the features; its gradient is reversed (Ganin et al. 2016, equation 10), growing as training
-    goes on.
+    the most tasks), into the universal encoder, which has the trunk's architecture that most task models share. Inputs
+    of other shapes have one, too. Ids of tokens, and several inputs of a sample, cannot be mapped so: where the most
+    common models take those, only tasks with inputs of that kind take part, else only tasks whose inputs are numbers.
+    For each task it is trained so that a linear map of its features gives the task model's (standardised) features, and
+    so that its features lie as far from one another as the task model's do (Park et al. 2019, equation 6). A critic
+    tries to tell the domain from the features; its gradient is reversed (Ganin et al. 2016, equation 10), growing as
+    training goes on.
 
     The knowledge's tensors are `universal.<name>` and `domain.<name>.down` / `.up`; its embedding is the mean feature.
     Applied, the trunk's weights go over into the universal ones by name and shape; the head is left alone.
@@ -56,7 +61,7 @@ class Representation(EncoderDistiller):
         factory=lambda: Budget(steps=60, samples=40), help="training of a left-out task, with the knowledge and without"
     )
 
-    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: Inputs | None) -> Distilled:
         known = with_models(tasks)
         found = self._distilled(known, samples)
         score = None
@@ -69,8 +74,10 @@ class Representation(EncoderDistiller):
                 self.budget,
                 self.held_out,
             )
-        told = found.knowledge
-        where = conditions([t for t in known if t.task_id in told.source_tasks]) | told.applicability_conditions
+        told, took = found.knowledge, found.knowledge.source_tasks
+        reasons = dict(told.applicability_conditions)
+        left_out = reasons.pop("left_out", None)
+        where = conditions([t for t in known if t.task_id in took], left_out) | reasons
         return Distilled(
             attrs.evolve(
                 told,
@@ -82,18 +89,21 @@ class Representation(EncoderDistiller):
             found.tensors,
         )
 
-    def _distilled(self, tasks: Sequence[Task], samples: Tensor | None) -> Distilled:
+    def _distilled(self, tasks: Sequence[Task], samples: Inputs | None) -> Distilled:
         """The knowledge of these tasks, without its generalization score."""
-        reference = _commonest(tasks)
-        teachers = []
-        for task in tasks:
-            inputs = inputs_of(task, samples)
-            if inputs is not None:
-                assert task.model is not None
-                seen = inputs[: self.samples].to(device_of(task.model))
-                teachers.append(Teacher(task, seen, _standard(predict(Headless(task.model), seen))))
+        teachers, left_out = self._teachers(tasks, samples)
         if not teachers:
-            raise DataError("distillation of a representation needs inputs: tasks with training data, or samples")
+            told = "; ".join(f"{task} {reason}" for task, reason in left_out.items())
+            raise DataError(
+                f"distillation of a representation needs inputs: tasks with training data, or samples ({told})"
+            )
+        reference = _commonest([t.task for t in teachers])
+        kind = next(kind_of(t.inputs) for t in teachers if t.task is reference)
+        plain = _is_plain(next(t for t in teachers if t.task is reference))
+        for teacher in list(teachers):
+            if kind_of(teacher.inputs) != kind and not (plain and _is_plain(teacher)):
+                teachers.remove(teacher)
+                left_out[teacher.task.task_id] = f"its inputs are of another kind than those of {reference.task_id!r}"
         seed = self.context.seed_for("representation", *(t.task.task_id for t in teachers))
         universal = self._trained(reference, teachers, seed)
         features = [universal(t.inputs).detach().mean(0) for t in teachers if universal.serves(t.inputs)]
@@ -104,22 +114,48 @@ class Representation(EncoderDistiller):
             source_tasks=tuple(t.task.task_id for t in teachers),
             domains=tuple(names),
             embedding=tuple(embedding.double().tolist()),
-            applicability_conditions={"architecture": architecture(reference.model) if reference.model else ""},
+            applicability_conditions={"architecture": architecture(reference.model) if reference.model else ""}
+            | ({"left_out": left_out} if left_out else {}),
         )
         return Distilled(knowledge, universal.tensors())
 
+    def _teachers(self, tasks: Sequence[Task], samples: Inputs | None) -> tuple[list[Teacher], dict[str, str]]:
+        """(views of the tasks whose models see inputs, why the others have none)."""
+        teachers: list[Teacher] = []
+        left_out: dict[str, str] = {}
+        for task in tasks:
+            inputs = inputs_of(task, samples)
+            if inputs is None:
+                left_out[task.task_id] = "has no inputs"
+                continue
+            assert task.model is not None
+            seen = inputs[: self.samples].to(device_of(task.model))
+            if isinstance(seen, Tensor) and not seen.is_floating_point() and not _has_tokens(task):
+                seen = seen.to(_dtype_of(task.model))
+            try:
+                teachers.append(Teacher(task, seen, _standard(predict(Headless(task.model), seen))))
+            except DataError as error:
+                left_out[task.task_id] = str(error)
+        return teachers, left_out
+
     def _trained(self, reference: Task, teachers: Sequence[Teacher], seed: int) -> Universal:
         assert reference.model is not None
-        domains = [t.task.descriptor.domain for t in teachers]
-        anchor = max(sorted(set(domains)), key=domains.count)
-        names = sorted(set(domains))
-        model = Headless(fresh_model(reference.model, reference, seed))
-        shape = inputs_shape(reference, teachers)
+        names = sorted({t.task.descriptor.domain for t in teachers})
+        groups = _groups(teachers)
+        own = next(t for t in teachers if t.task is reference)
+        kind = kind_of(own.inputs)
+        alike = [groups[t.task.task_id] for t in teachers if kind_of(t.inputs) == kind]
+        straight = max(sorted(set(alike)), key=alike.count)  # the others are mapped to what these inputs are
+        mapped = {groups[t.task.task_id]: t for t in teachers if groups[t.task.task_id] != straight and _is_plain(t)}
+        trunk = copied(reference.model)
+        redraw(trunk, seed)
+        model = Headless(trunk)
         with seeded(seed):
-            universal = Universal(model, shape, {d: _shape_of(d, teachers) for d in names if d != anchor}, self.rank)
+            shapes = {name: tuple(mapped[name].inputs.shape[1:]) for name in sorted(mapped)} if _is_plain(own) else {}
+            universal = Universal(model, kind, shapes, self.rank)
             universal.to(device_of(reference.model), dtype=_dtype_of(reference.model))
             with torch.no_grad():
-                width = universal.model.eval()(_fitting(teachers, shape)[:2]).shape[1]
+                width = universal.eval()(own.inputs[:2]).shape[1]
             heads = nn.ModuleList(nn.Linear(width, t.features.shape[1]) for t in teachers)
             # Normalised first: otherwise the encoder escapes by making its features small or large.
             critic = nn.Sequential(
@@ -140,7 +176,7 @@ class Representation(EncoderDistiller):
             for teacher, stream, head in zip(teachers, streams, heads, strict=True):
                 index = next(stream).to(teacher.inputs.device)
                 domain = teacher.task.descriptor.domain
-                features = universal(teacher.inputs[index], domain)
+                features = universal(teacher.inputs[index], groups[teacher.task.task_id])
                 wanted = teacher.features[index]
                 loss = functional.mse_loss(head(features), wanted)
                 losses.append(loss + self.relation * relation_loss(features, wanted))
@@ -188,13 +224,19 @@ class Representation(EncoderDistiller):
             raise DataError(f"no task has a model with the layers of the universal encoder; the tasks: {named}")
         trunk = Headless(model).requires_grad_(True)
         trunk.load_state_dict({f"model.{name}": tensor for name, tensor in _universal(knowledge).items()})
-        return nn.Sequential(trunk, nn.Flatten()).eval()
+        return Encoder(trunk, nn.Flatten()).eval()
+
+
+class Encoder(nn.Sequential):
+    """A trunk, whose features are flattened. Several inputs come as one `MultiInput`."""
+
+    whole_inputs = True
 
 
 class Teacher:
     """A task model's view of its inputs: `features` [N, F], standardised."""
 
-    def __init__(self, task: Task, inputs: Tensor, features: Tensor) -> None:
+    def __init__(self, task: Task, inputs: Any, features: Tensor) -> None:
         self.task, self.inputs, self.features = task, inputs, features
 
 
@@ -225,22 +267,28 @@ def _commonest(tasks: Sequence[Task]) -> Task:
     return tasks[kinds.index(max(kinds, key=kinds.count))]
 
 
-def inputs_shape(reference: Task, teachers: Sequence[Teacher]) -> tuple[int, ...]:
-    """The shape of one input of the universal encoder."""
-    own = next((t for t in teachers if t.task is reference), teachers[0])
-    return reference.descriptor.input_shape or tuple(own.inputs.shape[1:])
+def _is_plain(teacher: Teacher) -> bool:
+    """Whether the inputs are one tensor of numbers, which can be mapped to another shape: no ids of tokens."""
+    return isinstance(teacher.inputs, Tensor) and not _has_tokens(teacher.task)
 
 
-def _shape_of(domain: str, teachers: Sequence[Teacher]) -> tuple[int, ...]:
-    shapes = {tuple(t.inputs.shape[1:]) for t in teachers if t.task.descriptor.domain == domain}
-    if len(shapes) > 1:
-        raise DataError(f"tasks of domain {domain!r} have inputs of different shapes: {sorted(shapes)}")
-    return shapes.pop()
+def _has_tokens(task: Task) -> bool:
+    return task.model is not None and any(isinstance(m, nn.Embedding | nn.EmbeddingBag) for m in task.model.modules())
 
 
-def _fitting(teachers: Sequence[Teacher], shape: tuple[int, ...]) -> Tensor:
-    found = [t.inputs for t in teachers if tuple(t.inputs.shape[1:]) == shape]
-    return found[0] if found else teachers[0].inputs.new_zeros(2, *shape)
+def _groups(teachers: Sequence[Teacher]) -> dict[str, str]:
+    """For each task the group that shares an encoder of inputs: its domain, by shape where a domain has several."""
+    kinds: dict[str, list[Any]] = {}
+    for teacher in teachers:
+        known = kinds.setdefault(teacher.task.descriptor.domain, [])
+        if (shape := shape_of(teacher.inputs)) not in known:
+            known.append(shape)
+    found = {}
+    for teacher in teachers:
+        domain, shape = teacher.task.descriptor.domain, shape_of(teacher.inputs)
+        several = len(kinds[domain]) > 1
+        found[teacher.task.task_id] = f"{domain} {shape}".replace(".", "_") if several else domain
+    return found
 
 
 def _dtype_of(model: nn.Module) -> torch.dtype:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Job
-from crosstask.errors import DataError
+from crosstask.descriptors import MultiInput
+from crosstask.errors import CrosstaskError, DataError, RunError
 from crosstask.learning.metrics import relative_gain
+from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import drawn, fresh_model, without_model
 from crosstask.options import component, option
@@ -34,7 +36,8 @@ class Strategy(Distiller):
     """The learning rate and schedule that served the known tasks, as a prior for the next one.
 
     Every task's architecture is trained anew for the budget with each learning rate and schedule; these histories (the
-    validation score at the end, as the share of the task's best) are the data. The prior over the logarithm of the
+    validation score at the end, as the share of the task's best; of a metric that is not bounded below, of what lies
+    between chance and that) are the data. The prior over the logarithm of the
     learning rate is normal, with the mean and spread over tasks of each task's expected value under its own scores; the
     schedule is the one with the highest mean. The generalization score: what the choice made from the other tasks gains
     on each task over the budget's own learning rate, held constant.
@@ -48,27 +51,28 @@ class Strategy(Distiller):
     budget: Budget = option(factory=lambda: Budget(steps=60, samples=100), help="one training; its rate is the default")
     sharpness: float = option(20.0, gt=0, help="how much more the better scores count in a task's expected rate")
 
-    def distill(self, tasks: list[Task], samples: Tensor | None) -> Distilled:
+    def distill(self, tasks: list[Task], samples: Tensor | MultiInput | None) -> Distilled:
         known = [t for t in with_models(tasks) if t.has_data("train") and t.has_data("validation")]
         if not known:
             raise DataError("distillation of a strategy needs tasks with training and validation data")
-        scores, plain = self._histories(known)  # [T, S, R], [T]
-        share = scores / scores.amax(dim=(1, 2), keepdim=True).clamp_min(1e-9)
+        known, scores, plain, left_out = self._histories(known)  # [T, S, R], [T]
+        share = torch.stack([_shares(task, own) for task, own in zip(known, scores, strict=True)])
         place, mean, spread = self._prior(share)
         factors = torch.tensor(SCHEDULES[list(SCHEDULES)[place]], dtype=torch.float64)
         gains = []
-        for left_out in range(len(known)) if len(known) > 1 else ():
-            others = [n for n in range(len(known)) if n != left_out]
+        for number in range(len(known)) if len(known) > 1 else ():
+            others = [n for n in range(len(known)) if n != number]
             schedule, rate, _ = self._prior(share[others])
             nearest = min(range(len(self.rates)), key=lambda r: abs(math.log(self.rates[r]) - rate))
-            gains.append(relative_gain(float(scores[left_out, schedule, nearest]), float(plain[left_out])))
+            best = metric_of(known[number]).best
+            gains.append(relative_gain(float(scores[number, schedule, nearest]), float(plain[number]), best))
         knowledge = MetaKnowledge(
             kind="strategy",
             source_tasks=tuple(t.task_id for t in known),
             domains=tuple(sorted({t.descriptor.domain for t in known})),
             embedding=(mean, spread, *factors.tolist()),
             generalization_score=sum(gains) / len(gains) if gains else None,
-            applicability_conditions=conditions(known)
+            applicability_conditions=conditions(known, left_out)
             | {"schedule": list(SCHEDULES)[place], "learning_rate": math.exp(mean), "steps": self.budget.steps},
             seed=self.context.seed,
             options=self.options(),
@@ -78,19 +82,32 @@ class Strategy(Distiller):
         }  # fmt: skip
         return Distilled(knowledge, tensors)
 
-    def _histories(self, tasks: Sequence[Task]) -> tuple[Tensor, Tensor]:
-        """(validation score of every task, schedule and rate; of every task with the budget's own rate)."""
+    def _histories(self, tasks: Sequence[Task]) -> tuple[list[Task], Tensor, Tensor, dict[str, str]]:
+        """(tasks that could be trained, the validation score of each by schedule and rate, that with the budget's own
+        rate, why others could not). A training that diverges has the worst score that the task reached. DataError if
+        none could be trained.
+        """
         jobs = []
         for task in tasks:
             seed = self.context.seed_for("strategy", task.task_id)
             lesson = without_model(drawn(task, self.budget.samples, seed), ("train", "validation"))
             settings = [(rate, factors) for factors in SCHEDULES.values() for rate in self.rates]
             jobs.append(Job(_trained, (task.model, lesson, self.budget, settings, seed), label=task.task_id))
-        rows: list[list[float]] = [[] for _ in tasks]
+        rows: dict[int, Tensor] = {}
+        left_out: dict[str, str] = {}
         for index, row in self.context.jobs(jobs):
-            rows[index] = row
-        table = torch.tensor(rows, dtype=torch.float64)
-        return table[:, :-1].reshape(len(tasks), len(SCHEDULES), len(self.rates)), table[:, -1]
+            values = torch.tensor([] if isinstance(row, str) else row, dtype=torch.float64)
+            finite = values[~values.isnan()]
+            if len(finite):
+                rows[index] = torch.where(values.isnan(), finite.min(), values)
+            else:
+                left_out[tasks[index].task_id] = row if isinstance(row, str) else "each of its trainings diverges"
+        if not rows:
+            why = "; ".join(f"{task} {reason}" for task, reason in left_out.items())
+            raise DataError(f"distillation of a strategy: no task could be trained ({why})")
+        table = torch.stack([rows[index] for index in sorted(rows)])
+        found = [tasks[index] for index in sorted(rows)]
+        return found, table[:, :-1].reshape(len(found), len(SCHEDULES), len(self.rates)), table[:, -1], left_out
 
     def _prior(self, share: Tensor) -> tuple[int, float, float]:
         """(place of the schedule, mean and standard deviation of the log rate) from shares [T, S, R]."""
@@ -139,13 +156,30 @@ def train_with(
     return history
 
 
+def _shares(task: Task, scores: Tensor) -> Tensor:
+    """Scores [S, R] as shares of the best, in [0, 1]: from 0 on, or from chance where the metric goes below."""
+    least = 0.0
+    if metric_of(task).range[0] < 0:
+        known = chance(task, "validation")
+        least = float(scores.min()) if known is None else known
+    above = (scores - least).clamp_min(0.0)
+    return above / above.amax().clamp_min(1e-9)
+
+
 def _trained(
     model: nn.Module, task: Task, budget: Budget, settings: Sequence[tuple[float, tuple[float, ...]]], seed: int
-) -> list[float]:
-    """Validation scores of an architecture trained anew with each setting, and last with the budget's own rate."""
+) -> list[float] | str:
+    """Validation scores of an architecture trained anew with each setting, and last with the budget's own rate; NaN
+    where it diverges. Why it cannot be trained at all, if so.
+    """
     scores = []
     for rate, factors in [*settings, (budget.learning_rate, (1.0,))]:
-        fresh = fresh_model(model, task, seed)
-        train_with(fresh, task, budget, torch.Generator().manual_seed(seed), TrainingStrategy(rate, factors))
-        scores.append(evaluate(fresh, task, "validation"))
+        try:
+            fresh = fresh_model(model, task, seed)
+            train_with(fresh, task, budget, torch.Generator().manual_seed(seed), TrainingStrategy(rate, factors))
+            scores.append(evaluate(fresh, task, "validation"))
+        except RunError:
+            scores.append(math.nan)
+        except Exception as error:  # the user's own code
+            return str(error) if isinstance(error, CrosstaskError) else f"{type(error).__name__}: {error}"
     return scores

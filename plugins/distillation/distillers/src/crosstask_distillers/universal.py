@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from crosstask.descriptors import MultiInput
+from crosstask.learning.inputs import kind_of
+from crosstask.learning.modules import forward
+
+Inputs = Tensor | MultiInput
+
 
 class Universal(nn.Module):
-    """Domain encoders into one encoder. Without a domain the inputs go straight into it."""
+    """Domain encoders into one encoder. Without a domain the inputs go straight into it.
 
-    def __init__(
-        self, model: nn.Module, shape: tuple[int, ...], domains: dict[str, tuple[int, ...]], rank: int
-    ) -> None:
+    `kind` is that of the inputs (`kind_of`) that go straight in; with domains they are a single tensor of numbers.
+    """
+
+    def __init__(self, model: nn.Module, kind: Hashable, domains: dict[str, tuple[int, ...]], rank: int) -> None:
         super().__init__()
-        self.model, self.shape, self.names = model, shape, list(domains)
+        self.model, self.kind, self.names = model, kind, list(domains)
+        shape: Any = kind[0] if domains else ()  # type: ignore[index]
         self.encoders = nn.ModuleList(DomainEncoder(given, shape, rank) for given in domains.values())
 
-    def serves(self, inputs: Tensor) -> bool:
-        return tuple(inputs.shape[1:]) == self.shape
+    def serves(self, inputs: Inputs) -> bool:
+        return kind_of(inputs) == self.kind
 
-    def forward(self, inputs: Tensor, domain: str | None = None) -> Tensor:
+    def forward(self, inputs: Inputs, domain: str | None = None) -> Tensor:
         if domain in self.names:
             inputs = self.encoders[self.names.index(domain)](inputs)
-        out: Tensor = self.model(inputs).flatten(1)
-        return out
+        return forward(self.model, inputs).flatten(1)
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"universal.{k.removeprefix('model.')}": v for k, v in self.model.state_dict().items()}
