@@ -31,6 +31,14 @@ def nothing():
 def none_at_all():
     return []
 
+def without_end():
+    number = 0
+    while True:
+        yield (number := number + 1)
+
+def many():
+    return list(range(1_000_000))
+
 def words():
     return ["a", "b"]
 
@@ -67,6 +75,10 @@ def test_arguments_are_passed_on(module: str) -> None:
         ("{module}:constant", OptionError, "tasks_of_mine:constant is a int, not a function"),
         ("{module}:nothing", DataError, "tasks_of_mine:nothing must return a Portfolio or tasks, got None"),
         ("{module}:none_at_all", DataError, r"must return a Portfolio or tasks, got \[\]"),
+        ("{module}:without_end", DataError, "must return a Portfolio or tasks, got <generator"),
+        ("{module}:many", DataError, r"must return a Portfolio or tasks, got \[0, 1, 2, 3, 4, 5, ...\]$"),
+        ("m" * 5000 + ":tasks", PluginError, "importing m+ failed"),
+        ("m\0m:tasks", PluginError, "importing m.m failed"),
         ("{module}:words", DataError, r"must return a Portfolio or tasks, got \['a', 'b'\]"),
     ],
 )

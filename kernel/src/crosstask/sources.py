@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import reprlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,7 @@ class PythonSource(Source):
             found = load(self.function, self.origin)
         except PluginError as error:
             module = self.function.partition(":")[0].partition(".")[0]
-            if isinstance(error.__cause__, ModuleNotFoundError) and (
-                Path(f"{module}.py").exists() or Path(module).is_dir()
-            ):
+            if isinstance(error.__cause__, ModuleNotFoundError) and _lies_here(module):
                 error.add_note(
                     f"{module} lies in this folder: `python -m crosstask` finds it there, `crosstask` does not"
                 )
@@ -45,7 +44,22 @@ class PythonSource(Source):
         made: Any = found(**self.arguments)
         if isinstance(made, Portfolio):
             return made
-        tasks = list(made) if isinstance(made, Iterable) else made
-        if not isinstance(tasks, list) or not tasks or not all(isinstance(task, Task) for task in tasks):
-            raise DataError(f"{self.origin}: {self.function} must return a Portfolio or tasks, got {made!r}")
+        tasks: list[Task] = []
+        for each in made if isinstance(made, Iterable) and not isinstance(made, str | Mapping) else ():
+            if not isinstance(each, Task):  # at once: what gives them may have no end
+                tasks.clear()
+                break
+            tasks.append(each)
+        if not tasks:
+            raise DataError(
+                f"{self.origin}: {self.function} must return a Portfolio or tasks, got {reprlib.repr(made)}"
+            )
         return Portfolio(tasks)
+
+
+def _lies_here(module: str) -> bool:
+    """Whether a module is a file or a folder of the working directory."""
+    try:
+        return Path(f"{module}.py").exists() or Path(module).is_dir()
+    except (OSError, ValueError):  # no file can have such a name
+        return False
