@@ -322,9 +322,4 @@ def test_parquet_columns_of_another_kind(folder: Path) -> None:
 def test_text_that_is_not_utf8(folder: Path) -> None:
     (folder / "people.csv").write_bytes(PEOPLE.replace("Oslo", "K\xf6ln").encode("latin-1"))
     told = refused(folder, EASY, DataError)
-    assert (
-        "people.csv is not UTF-8 text: line 3: invalid start byte, b'\\xf6'; name another, such as encoding = " in told
-    )
-    (folder / "tasks.toml").write_text(
-        EASY + "encoding = 'latin-1'\ntarget = 'city'\nclasses = ['Köln', 'Rome']", "utf-8"
-    )
+    assert "people.csv is not UTF-8 text: line 3: invalid start byte, b'\\xf6'; name another, such as encod" in told
