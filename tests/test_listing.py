@@ -84,7 +84,7 @@ def test_info(broken: Path) -> None:
     assert "no installed plugin defines extension point 'nowhere'" in told
     _, told, _ = crosstask("plugins", "info", "process", "--json", path=broken)
     (item,) = json.loads(told)
-    assert [option["name"] for option in item["options"]] == ["workers"]
+    assert [option["name"] for option in item["options"]] == ["workers", "timeout", "memory", "retries"]
     status, _, errors = crosstask("plugins", "info", "procss", path=broken)
     assert (status, errors.partition("; did you mean")[0]) == (2, "error: no plugin or component named 'procss'")
 
