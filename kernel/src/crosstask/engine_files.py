@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 from torch import nn
 
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import CrosstaskError, DataError, StoreError, nearest
+from crosstask.errors import CrosstaskError, DataError, StoreError, nearest, of_kind
 from crosstask.graph import TransferGraph
 from crosstask.learning.checkpoint import load_state, save_state
 from crosstask.learning.model_files import load_model, save_model
@@ -48,7 +48,7 @@ HEAD = "engine.json"
 
 def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path:
     """Write the engine into a new folder, or over one that an engine was written into; whole or not at all."""
-    target = Path(folder)
+    target = Path(structure(folder, Path, "where an engine is saved"))
     if target.exists() and not (target / HEAD).exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} holds something else: name a new folder")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -115,7 +115,13 @@ def open_engine(
     **options: Any,
 ) -> H:
     """An engine as it was saved; see `TransferEngine.open`."""
-    root = Path(folder)
+    root = Path(structure(folder, Path, "where an engine was saved"))
+    tasks = structure(tasks, dict[str, Any], "tasks") if tasks is not None else {}
+    models = structure(models, dict[str, Any], "models") if models is not None else {}
+    for task in tasks.values():
+        of_kind(task, Task, "each of tasks")
+    for model in models.values():
+        of_kind(model, nn.Module, "each of models")
     try:
         head = json.loads((root / HEAD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -124,11 +130,16 @@ def open_engine(
         raise StoreError(f"cannot read engine {root}: {error}") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT or not isinstance(head.get("tasks"), list):
         raise StoreError(f"{root}: an engine of another format; this crosstask reads {FORMAT}")
-    known = [str(told.get("descriptor", {}).get("task_id")) for told in head["tasks"] if isinstance(told, dict)]
+    for told in head["tasks"]:
+        if not isinstance(told, dict) or not isinstance(told.get("descriptor"), dict):
+            raise StoreError(f"{root}: {HEAD} is damaged: a task without a descriptor")
+    known = [str(told["descriptor"].get("task_id")) for told in head["tasks"]]
     for given in (tasks, models):
-        for task_id in given or ():
+        for task_id in given:
             if task_id not in known:
                 raise DataError(f"{root} has no task {task_id!r}{nearest(task_id, known)}")
+    if missing := [key for key in ("model", "train", "budget", "seed", "seeds") if key not in head]:
+        raise StoreError(f"{root}: {HEAD} is damaged: it has no {missing[0]!r}")
     options = {
         "model": structure(head["model"], ModelSpec, "model"),
         "train": structure(head["train"], Budget, "train"),
@@ -140,7 +151,7 @@ def open_engine(
     engine = make(**options)
     engine.portfolio.name = str(head.get("name", root.name))
     for told in head["tasks"]:
-        _reopen(engine, root, told, dict(tasks or {}), dict(models or {}), trust)
+        _reopen(engine, root, told, tasks, models, trust)
     engine.graph = TransferGraph.load(root / "graph.json")
     return engine
 

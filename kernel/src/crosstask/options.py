@@ -238,7 +238,7 @@ def unstructure(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # numpy and torch values, without importing either
         return unstructure(value.tolist())
-    named = value if hasattr(value, "__qualname__") else type(value)
+    named = value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"  # a module or callable: say what it was
 
 
@@ -287,7 +287,7 @@ def _structure_union(value: Any, args: tuple[Any, ...], where: str) -> Any:
 
 
 def _structure_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
         raise _wrong(value, "a list", where)
     items = list(value)
     if kind is tuple and args and args[-1] is not Ellipsis:

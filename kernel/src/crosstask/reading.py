@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from crosstask.descriptors import MultiInput, TaskDescriptor, TensorData
-from crosstask.errors import DataError, nearest
+from crosstask.errors import CrosstaskError, DataError, nearest, told
 
 TARGETS = ("label", "labels", "target", "targets", "y")
 """What the field with the target is called where samples are mappings and nobody says."""
@@ -22,6 +22,10 @@ UNKNOWN = -100
 
 DENSE = ("segmentation", "token_classification")
 """Task types that give a label to every place of an input."""
+
+
+REAL = ("classification", "regression", "multilabel", *DENSE)
+"""Task types whose targets are real numbers."""
 
 
 @attrs.frozen
@@ -57,6 +61,12 @@ def read_described(
     try:
         found, targets, mask, names = _gathered(raw, fields or Fields())
         inputs = _inputs(found)
+        if targets.ndim == 0:
+            raise DataError("targets are a single number: the first dimension is that of the samples")
+        if isinstance(targets, Tensor) and targets.is_complex() and descriptor.task_type in REAL:
+            raise DataError(f"targets of a {descriptor.task_type} task are no complex numbers")
+        if len(targets) and not np.prod(targets.shape):
+            raise DataError(f"targets of shape {tuple(targets.shape[1:])} hold nothing")
         if len(inputs) != len(targets):
             raise DataError(f"{len(inputs)} inputs but {len(targets)} targets")
         if len(inputs) == 0:
@@ -90,7 +100,9 @@ def read_described(
 def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[str, ...]]:
     """(inputs, targets, mask, names of the classes where the data say them)."""
     if isinstance(raw, TensorData):
-        return raw.inputs, raw.targets, None, ()
+        return raw.inputs, _column(raw.targets), None, ()
+    if isinstance(raw, Tensor):
+        raise DataError("expected (inputs, targets), got a single tensor")
     if isinstance(raw, tuple | list) and len(raw) in (2, 3) and not isinstance(raw[0], str):
         mask = _mask(raw[2]) if len(raw) == 3 else None
         return _framed(raw[0]), _column(raw[1]), mask, ()
@@ -105,7 +117,15 @@ def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[
         target = _chosen(list(raw.column_names), fields)[1]
         names = tuple(getattr(raw.features[target], "names", None) or ())
     if callable(raw) and (isinstance(raw, type) or not hasattr(raw, "__getitem__")):
-        inputs, targets = _batches(raw(), fields)
+        try:
+            made = raw()
+        except CrosstaskError:
+            raise
+        except Exception as error:  # the user's own code
+            raise DataError(f"the function that is to return batches fails: {told(error)}") from error
+        if not isinstance(made, Iterable):
+            raise DataError(f"the function is to return batches that can be iterated over, got {type(made).__name__}")
+        inputs, targets = _batches(made, fields)
     elif hasattr(raw, "__getitem__") and hasattr(raw, "__len__"):
         inputs, targets = _samples(raw, fields)
     elif isinstance(raw, Iterable):
@@ -143,6 +163,8 @@ def _framed(value: Any) -> Any:
 
 def _one_or_table(named: dict[str, Any]) -> Any:
     """Columns of single numbers are one input [N, F]; anything else several inputs (a single one: itself)."""
+    if not named:
+        raise DataError("a table without columns has no inputs")
     parts = {name: _tensor(value, name) for name, value in named.items()}
     if all(part.ndim == 1 for part in parts.values()):
         kind = torch.get_default_dtype()
@@ -162,7 +184,10 @@ def _sample(item: Any, fields: Fields, number: int) -> tuple[Any, Any]:
 
 def _samples(raw: Any, fields: Fields) -> tuple[Any, Any]:
     """All samples of a Dataset, one after another, into memory that is taken once."""
-    count = len(raw)
+    try:
+        count = len(raw)
+    except (TypeError, ValueError) as error:  # a single number; a length below zero
+        raise DataError(f"a {type(raw).__name__} that has no length holds no samples: {error}") from None
     if count == 0:
         raise DataError("no samples")
     room: dict[str, Tensor] = {}
@@ -200,6 +225,8 @@ def _batches(raw: Any, fields: Fields) -> tuple[Any, Any]:
     for number, item in enumerate(raw):
         given, target = _sample(item, fields, number)
         parts, named, single = _split_input(given)
+        if not parts:
+            raise DataError(f"batch {number} has no inputs")
         if collected and parts.keys() != collected[0].keys():
             raise DataError(f"batch {number} has inputs {sorted(parts)}, the first had {sorted(collected[0])}")
         for name, part in parts.items() if collected else ():
@@ -210,6 +237,8 @@ def _batches(raw: Any, fields: Fields) -> tuple[Any, Any]:
                 )
         collected.append(parts)
         targets.append(_column(target))
+        if any(part.ndim == 0 for part in (*parts.values(), targets[-1])):
+            raise DataError(f"batch {number} is a single number: a batch has a dimension for its samples")
         if len(targets[-1]) != len(next(iter(parts.values()))):
             raise DataError(
                 f"batch {number} has {len(next(iter(parts.values())))} inputs but {len(targets[-1])} targets"
@@ -238,10 +267,11 @@ def _promised(raw: Any) -> int | None:
 
 def _split_input(given: Any) -> tuple[dict[str, Tensor], bool, bool]:
     """(tensors by name, whether they are named, whether there is but one) of what a sample or batch gives as input."""
-    if isinstance(given, Mapping) or (hasattr(given, "keys") and hasattr(given, "__getitem__")):
+    mapping = isinstance(given, Mapping) or (hasattr(given, "keys") and hasattr(given, "__getitem__"))
+    if mapping and not hasattr(given, "to_numpy"):  # pandas' are arrays here
         return {str(name): _tensor(given[name], name) for name in given}, True, False
     if isinstance(given, MultiInput):
-        return given.parts, given.named, False
+        return {name: _tensor(part, name) for name, part in given.parts.items()}, given.named, False
     if isinstance(given, tuple) and any(_is_array(part) for part in given):
         return {str(n): _tensor(part, n) for n, part in enumerate(given)}, False, False
     return {"": _tensor(given)}, False, True
@@ -258,12 +288,12 @@ def _inputs(found: Any) -> Tensor | MultiInput:
         if part.ndim == 0:
             what = f"input {name!r} is" if name else "inputs are"
             raise DataError(f"{what} a single number: the first dimension is that of the samples")
+        if len(part) and not part.numel():
+            raise DataError(f"inputs of shape {tuple(part.shape[1:])} hold no numbers")
     return _joined({name: _numbers(part) for name, part in parts.items()}, named, single)  # type: ignore[no-any-return]
 
 
 def _numbers(part: Tensor) -> Tensor:
-    if part.layout != torch.strided:
-        part = part.to_dense()
     if part.dtype == torch.uint8:
         whole = part.to(torch.get_default_dtype())
         return whole / 255 if part.ndim > 2 else whole
@@ -279,8 +309,25 @@ def _is_array(value: Any) -> bool:
 def _plain(value: Any) -> Any:
     """A target as numpy has it."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().numpy()
+        dense = _dense(value).cpu()
+        return (dense.float() if dense.dtype == torch.bfloat16 else dense).numpy()
     return value
+
+
+def _dense(value: Tensor, what: str = "it ") -> Tensor:
+    """A tensor as plain numbers. DataError where it has none of its own, or not as many for each sample."""
+    if value.is_nested:
+        raise DataError(f"{what}is a nested tensor, of samples of different sizes: bring all to one size")
+    if value.is_meta:
+        raise DataError(f"{what}is a tensor on the meta device, which has no values")
+    value = value.detach()
+    if value.is_quantized:
+        value = value.dequantize()
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    if value.dtype == torch.complex32:
+        return value.to(torch.complex64)
+    return value.float() if value.is_floating_point() and value.dtype.itemsize == 1 else value
 
 
 def _stacked(values: list[Any]) -> np.ndarray:
@@ -291,9 +338,9 @@ def _stacked(values: list[Any]) -> np.ndarray:
 
 
 def _tensor(value: Any, name: object = "") -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
     what = f"input {name!r} " if name != "" else ""
+    if isinstance(value, Tensor):
+        return _dense(value, what or "it ")
     image = hasattr(value, "getbands") and hasattr(value, "size")  # PIL: rows, columns, channels
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
@@ -316,7 +363,7 @@ def _tensor(value: Any, name: object = "") -> Tensor:
 def _column(value: Any) -> Tensor | np.ndarray:
     """Targets as a tensor, or as an array of texts where they are names."""
     if isinstance(value, Tensor):
-        return (value.to_dense() if value.layout != torch.strided else value).detach()
+        return _dense(value)
     if hasattr(value, "to_numpy"):
         value = value.to_numpy()
     try:
@@ -325,12 +372,19 @@ def _column(value: Any) -> Tensor | np.ndarray:
         raise DataError(f"targets cannot be made a tensor: {error}") from None
     if array.dtype == object:
         flat = array.reshape(-1)
-        missing = np.array([item is None or item != item for item in flat])  # NaN is not itself
+        missing = np.array([_missing(item) for item in flat], dtype=bool)
         if all(isinstance(item, str) for item in flat[~missing]):
             return array
     if array.dtype.kind in "US":
         return array.astype(object)
     return _tensor(array if array.ndim else array[None])
+
+
+def _missing(item: Any) -> bool:
+    try:
+        return item is None or bool(item != item)  # NaN is not itself
+    except (TypeError, ValueError):
+        return type(item).__name__ == "NAType"  # of pandas; an array is not missing
 
 
 def _mask(value: Any) -> Tensor:
@@ -356,7 +410,7 @@ def rows_of_table(
     found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
     for split, given in (splits or {"train": range(count)}).items():
         rows = _tensor(given, f"rows of the split {split}").reshape(-1)
-        if rows.is_floating_point() and len(rows) or rows.is_complex():
+        if (rows.is_floating_point() and len(rows)) or rows.is_complex():
             raise DataError(f"split {split!r} is numbers of rows, or True and False for every row, got {rows.dtype}")
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.long()
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
@@ -442,16 +496,17 @@ def _numbered(targets: Tensor, descriptor: TaskDescriptor) -> tuple[Tensor, Task
     if not known.numel() or bool((known != known.round()).any() if known.is_floating_point() else False):
         return targets, descriptor
     found = torch.unique(known)
-    if int(found[0]) >= 0 and len(found) > (int(found[-1]) + 1) // 2:
+    if found[0].item() >= 0 and len(found) > (int(found[-1].item()) + 1) // 2:
         return targets, descriptor
-    given = attrs.evolve(descriptor, classes=tuple(str(int(value)) for value in found))
+    given = attrs.evolve(descriptor, classes=tuple(str(int(value.item())) for value in found))
     return _named(_as_names(targets), given)
 
 
 def _as_names(targets: Tensor) -> np.ndarray:
     """Whole numbers as texts; what is not finite as None."""
     values = targets.reshape(-1).double().tolist()
-    return np.array([f"{v:.0f}" if np.isfinite(v) else None for v in values], dtype=object)
+    names = np.array([f"{v:.0f}" if np.isfinite(v) else None for v in values], dtype=object)
+    return names.reshape(tuple(targets.shape))
 
 
 def _known(targets: Tensor) -> Tensor:

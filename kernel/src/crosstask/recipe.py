@@ -124,6 +124,8 @@ def load_recipe(
     `overrides` are `dotted.key=value` with TOML values (a bare word is a string). RecipeError says which file, and
     for a syntax error shows the line. With `stage` it gets an empty table of that name if it has none.
     """
+    structure(reference, str | Path, "the name or path of a recipe")
+    overrides, stage = structure(overrides, tuple[str, ...], "overrides"), structure(stage, str, "stage")
     values, origins = _chain(reference, registry, [])
     if stage and stage not in values:
         try:

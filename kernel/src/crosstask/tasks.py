@@ -186,9 +186,9 @@ class Portfolio:
         """
         from crosstask.reading import rows_of_table  # deferred: a portfolio of descriptors needs no torch
 
-        for what, table in (("targets", targets), ("descriptors", descriptors), ("splits", splits)):
-            if table is not None or what == "targets":
-                of_kind(table, Mapping, f"from_table: {what}")  # type: ignore[type-abstract]
+        for what, told in (("targets", targets), ("descriptors", descriptors), ("splits", splits)):
+            if told is not None or what == "targets":
+                of_kind(told, Mapping, f"from_table: {what}")  # type: ignore[type-abstract]
         for task_id in targets:
             of_kind(task_id, str, "from_table: the id of a task")
         for given in (descriptors or {}).values():

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError, StoreError
+from crosstask.errors import DataError, StoreError, of_kind
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Head, head_found, head_of, know, origin_of, replace_head
+from crosstask.learning.modules import Head, head_found, head_of, know, origin_of, replace_head, without_values
 from crosstask.options import structure, unstructure
 
 FORMAT = 1
@@ -27,7 +27,10 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
     """Write a model's weights and how it is made: as a `ModelSpec` says, as a class of transformers from its config, by
     the factory that was given with it, or (where none of these is known) by a constructor that its owner must call.
     """
-    target = Path(path)
+    target = Path(structure(path, Path, "where a model is written"))
+    of_kind(model, nn.Module, "what is written as a model")
+    if reason := without_values(model, lazy=False):
+        raise DataError(f"{target}: {reason}")
     how = _told(model)
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -50,10 +53,15 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     torch, transformers and crosstask is imported only with `trust`. StoreError if the file cannot be read or is no
     model, DataError if the module cannot be made or its weights do not fit.
     """
-    told, tensors = _read(Path(path))
-    model = into if into is not None else _made(told, Path(path), trust)
+    path = Path(structure(path, Path, "where a model is read from"))
+    if into is not None:
+        of_kind(into, nn.Module, "into")
+    told, tensors = _read(path)
+    model = into if into is not None else _made(told, path, trust)
+    if reason := without_values(model):
+        raise DataError(f"{path}: {reason}")
     head, outputs = told.get("head"), told.get("outputs")
-    if head is not None and origin_of(model).head is None and head in dict(model.named_modules()):
+    if isinstance(head, str) and origin_of(model).head is None and head in dict(model.named_modules()):
         know(model, head=Head(head))
     if isinstance(outputs, int) and _outputs(model) not in (None, outputs):
         replace_head(model, outputs, 0)  # the model was given another head after it was made
@@ -62,7 +70,10 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     other = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
     if missing or other:
         raise DataError(f"{path}: the weights are not those of this {type(model).__name__} ({(missing + other)[0]!r})")
-    model.load_state_dict(tensors, strict=False)
+    try:
+        model.load_state_dict(tensors, strict=False)
+    except Exception as error:  # of the module's own class
+        raise DataError(f"{path}: {type(model).__name__} cannot take its weights: {error}") from error
     return model.eval()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from crosstask.descriptors import MultiInput
@@ -26,6 +27,23 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 # Calling --------------------------------------------------------------------------------------------------------------
+
+
+def without_values(model: nn.Module, *, lazy: bool = True) -> str | None:
+    """Why nothing can be done with a module: it was never initialised, or its weights have no values; None if it can.
+    With `lazy`, layers that take their sizes from their first inputs may be among its own.
+    """
+    who = type(model).__name__
+    if not hasattr(model, "_parameters"):
+        return f"{who} is not initialised: its __init__ must call super().__init__() first"
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            if lazy:
+                continue
+            return f"{name!r} of {who} has no size yet: a batch of inputs must go through the model first"
+        if tensor.is_meta:
+            return f"{name!r} of {who} lies on the meta device, where weights have no values"
+    return None
 
 
 def forward(model: nn.Module, inputs: Tensor | MultiInput) -> Tensor:

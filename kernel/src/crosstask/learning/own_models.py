@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Context, Job, Remembered
-from crosstask.errors import DataError
+from crosstask.errors import CrosstaskError, DataError, told
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import know, locate_head, origin_of, seeded
-from crosstask.learning.training import device_of, fit, misfit, without_values
+from crosstask.learning.modules import know, locate_head, origin_of, seeded, without_values
+from crosstask.learning.training import device_of, fit, misfit
 from crosstask.learning.transferring import fresh_model, key_of, without_model
 from crosstask.records import Budget
 from crosstask.tasks import SPLITS, Task
@@ -38,6 +38,13 @@ def prepare_model(task: Task) -> None:
         raise DataError(f"task {task.task_id!r}: {reason}")
     if task.build is not None:
         know(model, build=task.build)
+    _look(model, task)
+    if reason := without_values(model, lazy=False):
+        raise DataError(f"task {task.task_id!r}: {reason}")
+
+
+def _look(model: nn.Module, task: Task) -> None:
+    """Send an example through a model and find its head."""
     split = next((each for each in SPLITS if task.has_data(each)), None)
     if split is not None:
         if reason := misfit(model, task, split):
@@ -62,7 +69,12 @@ def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
     if task.build is None:
         return spec.build(task.descriptor, seed)
     with seeded(seed):
-        model = task.build()
+        try:
+            model = task.build()
+        except CrosstaskError:
+            raise
+        except Exception as error:  # the user's own code
+            raise DataError(f"task {task.task_id!r}: its build fails: {told(error)}") from error
     made = task.over(**{s: task.data(s) for s in SPLITS if task.has_data(s)})
     made.model = model
     prepare_model(made)

@@ -15,7 +15,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, RunError, of_kind, told
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import forward
+from crosstask.learning.modules import forward, without_values
 from crosstask.learning.objectives import called, loss_of, metric_of, outputs_of
 from crosstask.options import structure
 from crosstask.records import Budget, LearningCurve
@@ -137,17 +137,6 @@ def misfit(model: nn.Module, task: Task, split: str = "train") -> str | None:
         for module, training in modes:
             module.training = training
     return _unlike(outputs, data.targets, task, type(model).__name__)
-
-
-def without_values(model: nn.Module) -> str | None:
-    """Why nothing can be done with a module: it was never initialised, or its weights have no values; None if it is."""
-    who = type(model).__name__
-    if not hasattr(model, "_parameters"):
-        return f"{who} is not initialised: its __init__ must call super().__init__() first"
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            return f"{name!r} of {who} lies on the meta device, where weights have no values"
-    return None
 
 
 def _unlike(outputs: Tensor, targets: Tensor, task: Task, who: str) -> str | None:
