@@ -394,3 +394,15 @@ def test_a_model_with_nothing_to_train() -> None:
     task = Task(descriptor=TaskDescriptor(task_id="cold", output_dim=2), train=(inputs, targets))
     with pytest.raises(DataError, match="task 'cold': no parameter of Linear is trainable"):
         fit(frozen, task, BUDGET, torch.Generator())
+
+
+def test_the_mean_of_curves_of_which_one_was_stopped() -> None:
+    from crosstask.learning.transferring import mean_curve
+    from crosstask.records import LearningCurve
+
+    long = LearningCurve(steps=(0, 20, 40), values=(0.0, 0.5, 0.75))
+    short = LearningCurve(steps=(0, 12), values=(0.5, 1.0))
+    found = mean_curve([long, short])
+    assert found.steps == (0, 12, 20, 40)
+    assert found.values == (0.25, 0.5, 0.75, 0.875)
+    assert mean_curve([long, LearningCurve()]) == LearningCurve()

@@ -313,11 +313,13 @@ def summarise(
 
 
 def mean_curve(curves: Sequence[LearningCurve]) -> LearningCurve:
-    """The mean of curves recorded at the same steps."""
-    if not curves or not curves[0].steps:
+    """The mean of curves recorded at the same steps. One that ended before the others stays where it ended."""
+    if not curves or not all(curve.steps for curve in curves):
         return LearningCurve()
-    values = zip(*(c.values for c in curves), strict=True)
-    return LearningCurve(steps=curves[0].steps, values=tuple(sum(v) / len(v) for v in values))
+    steps = tuple(sorted({step for curve in curves for step in curve.steps}))
+    at = [[curve.values[max(n for n, s in enumerate(curve.steps) if s <= step or n == 0)] for curve in curves]
+          for step in steps]  # fmt: skip
+    return LearningCurve(steps=steps, values=tuple(sum(values) / len(values) for values in at))
 
 
 def speed_gain(curve: LearningCurve, scratch_curve: LearningCurve) -> float | None:
