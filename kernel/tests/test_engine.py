@@ -426,7 +426,7 @@ def test_what_a_planner_changed_while_it_ran_is_recorded(engine: TransferEngine)
         engine.run_curriculum(curriculum, "fake", planner=Hasty(stop=True))
 
 
-def test_observers_hear_every_step_of_every_training_and_may_stop_it(registry: Registry) -> None:
+def test_observers_hear_every_step_of_every_training_and_may_stop_it(registry: Registry, tmp_path: Path) -> None:
     heard: list[tuple[str, str]] = []
 
     @component
@@ -440,10 +440,11 @@ def test_observers_hear_every_step_of_every_training_and_may_stop_it(registry: R
 
     with TransferEngine(
         registry=registry, discoverers=[], model=ModelSpec(hidden=(8,)), train=TRAIN, budget=FEW, seeds=1,
-        observers=[Stops()],
+        observers=[Stops()], store=tmp_path / "s.db",
     ) as engine:  # fmt: skip
         engine.register_task(blobs("a"))
         engine.train()
+        assert list(engine.store.entries("models")) == [], "what was cut short is not another run's"  # type: ignore[union-attr]
         assert heard == [("train", "a")] * 3
         heard.clear()
         engine.register_task(blobs("b", seed=1))

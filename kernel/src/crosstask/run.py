@@ -84,6 +84,7 @@ class Run(Context):
         self._wraps: list[_Wrapped] = []
         self._asked: list[Component] = []
         self._stages: list[str] = []
+        self._cut_short = False  # an observer stopped a training: what came of it follows from no key
         self._trace = trace
         for observer in observers:
             self.add(observer)
@@ -295,7 +296,11 @@ class Run(Context):
 
         def listen(step: int, metrics: dict[str, Any]) -> bool:
             stage = self._stages[-1] if self._stages else ""
-            return True in self.tell("training_step", stage=stage, step=step, metrics=metrics)
+            stop = True in self.tell("training_step", stage=stage, step=step, metrics=metrics)
+            if stop and not self._cut_short:
+                self._cut_short = True
+                self.log.info("a training was stopped: results of this run are not stored", stage=stage, step=step)
+            return stop
 
         return listen
 
@@ -439,7 +444,7 @@ class Run(Context):
     def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         plain = unstructure(payload)
         self._memory[kind, key] = Remembered(plain, {n: t.detach().clone() for n, t in (tensors or {}).items()})
-        if self.store is not None:
+        if self.store is not None and not self._cut_short:
             self.store.put(kind, key, plain, tensors=tensors, run_id=self.run_id)
         self._release((kind, key))
 
