@@ -319,7 +319,7 @@ class Advice(Shown):
 class MetaKnowledge(Shown):
     """What several tasks have in common. Tensors (encoders, priors) are stored beside it under its `weights` key."""
 
-    kind: str = option(choices=("representation", "strategy", "prior"), help="what was distilled")
+    kind: str = option(help="the distiller that made it, by name: the same applies it")
     source_tasks: tuple[str, ...]
     domains: tuple[str, ...] = ()
     embedding: tuple[float, ...] = ()

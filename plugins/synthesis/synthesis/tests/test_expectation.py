@@ -97,6 +97,24 @@ def test_covered_intervals_hold_as_often_as_they_say(wrong: float) -> None:
     assert hits >= 182  # 95 % of 200, less two standard errors
 
 
+def test_covered_intervals_hold_for_a_score_on_other_samples() -> None:
+    """What it is compared with is a score on a test split, not the share that would be found on endless data."""
+    new, hits, wide = described("new", "bd", domain="d", input_shape=(3,)), 0, 0.0
+    for seed in range(200):
+        sources = [task("one", "abc", seed=seed), task("two", "cd", seed=seed)]
+        graph = TransferGraph([new, *(s.descriptor for s in sources)])
+        interval, _ = expected_score(maker(0.1), Guess("bd", 0.1), new, sources, graph)
+        assert interval is not None
+        count = sum(int((s.data("validation").targets == k).sum()) for s, k in ((sources[0], 1), (sources[1], 1)))
+        again = task("new", "bd", count=count, seed=1000 + seed)
+        found = again.data("test")
+        score = float((Guess("bd", 0.1)(found.inputs).argmax(1) == found.targets).float().mean())
+        hits += interval.low <= score <= interval.high
+        wide += (interval.high - interval.low) / 200
+    assert 182 <= hits < 200
+    assert wide < 0.25
+
+
 def test_names_that_mean_something_else_elsewhere_widen_the_interval() -> None:
     """The same class names, but the model that serves one task is wrong on the other: the sources show it."""
     new = described("new", "ab", domain="d", input_shape=(3,))

@@ -3,7 +3,7 @@
 Two cases, by what the sources know of the new task (classification):
 
 - *Covered*: every class of the new task has held-out samples in a source of its own domain. They are labelled samples
-  of the new task, and the model is scored on them. How far such a score is off because the same names mean something
+  of the new task, and the model is scored on them; the interval is for a score on as many others. How far such a score is off because the same names mean something
   else in another task is seen on the sources themselves: each that the others cover is synthesised from the others,
   scored on one half of the held-out samples through the others and on the other half with its own labels.
 - *Not covered*, or not classification: each known task is synthesised as if it were as strange as the new one (itself
@@ -97,8 +97,9 @@ def _covered(
         excess.append((said[0] - was[0]) ** 2 - share_variance(*said) - share_variance(*was))
     between = max(0.0, sum(excess) / len(excess)) if excess else 0.0
     low, high = wilson(score, count)
-    low = score - math.hypot(score - low, 1.96 * math.sqrt(between))
-    high = score + math.hypot(high - score, 1.96 * math.sqrt(between))
+    # What is judged later is a score on other samples, too: on as many, its own spread adds as much.
+    more = 1.96 * math.sqrt(between + share_variance(score, count))
+    low, high = score - math.hypot(score - low, more), score + math.hypot(high - score, more)
     how = f"expected score: on {len(own.labels)} held-out samples of its classes from tasks of its domain"
     checked = f"; such scores were checked on {len(excess)} known tasks" if excess else ""
     return Interval(mean=score, low=max(0.0, low), high=min(1.0, high)), how + checked
