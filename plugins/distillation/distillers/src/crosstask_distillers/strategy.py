@@ -14,7 +14,7 @@ from crosstask.components import Job
 from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, RunError
 from crosstask.learning.metrics import relative_gain
-from crosstask.learning.objectives import chance, metric_of
+from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import drawn, fresh_model, without_model
 from crosstask.options import component, option
@@ -36,8 +36,8 @@ class Strategy(Distiller):
     """The learning rate and schedule that served the known tasks, as a prior for the next one.
 
     Every task's architecture is trained anew for the budget with each learning rate and schedule; these histories (the
-    validation score at the end, as the share of the task's best; of a metric that is not bounded below, of what lies
-    between chance and that) are the data. The prior over the logarithm of the
+    validation score at the end, as the share of the task's best; of an error, the smallest as a share of it) are the
+    data. The prior over the logarithm of the
     learning rate is normal, with the mean and spread over tasks of each task's expected value under its own scores; the
     schedule is the one with the highest mean. The generalization score: what the choice made from the other tasks gains
     on each task over the budget's own learning rate, held constant.
@@ -157,12 +157,13 @@ def train_with(
 
 
 def _shares(task: Task, scores: Tensor) -> Tensor:
-    """Scores [S, R] as shares of the best, in [0, 1]: from 0 on, or from chance where the metric goes below."""
-    least = 0.0
-    if metric_of(task).range[0] < 0:
-        known = chance(task, "validation")
-        least = float(scores.min()) if known is None else known
-    above = (scores - least).clamp_min(0.0)
+    """Scores [S, R] as shares of the best, in [0, 1]: of what lies above the lowest that there can be; of negated
+    errors, which have no lowest, the smallest error as a share of each.
+    """
+    least = metric_of(task).range[0]
+    if math.isinf(least) and bool((scores < 0).all()):
+        return scores.amax() / scores
+    above = scores - (float(scores.min()) if math.isinf(least) else least)
     return above / above.amax().clamp_min(1e-9)
 
 
