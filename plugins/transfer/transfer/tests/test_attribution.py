@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from typing import Any
 
 import attrs
@@ -11,8 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import head_of
+from crosstask.learning.own_models import prepare_model
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import measure_transfer
 from crosstask.options import component, state
@@ -193,3 +196,45 @@ def test_a_share_of_nothing_has_no_value() -> None:
     whole = share([0.2, 0.3, 0.25], [0.2, 0.3, 0.25])
     assert whole is not None
     assert (whole.mean, whole.low, whole.high) == pytest.approx((1, 1, 1))
+
+
+def test_scores_below_zero_and_models_with_several_inputs() -> None:
+    """An error is negative, and its differences are not cut to those of a share."""
+
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.answer = nn.Linear(3, 8), nn.Linear(2, 8), nn.Linear(8, 1)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": self.answer((self.left(left) + self.right(right)).relu())}
+
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(120, 5, generator=generator)
+    values = 30 * rows.sum(1).relu()
+
+    def made(name: str, factor: float) -> Task:
+        parts = [
+            ({"left": rows[own, :3], "right": rows[own, 3:]}, factor * values[own])
+            for own in (slice(0, 60), slice(60, 90), slice(90, 120))
+        ]
+        about = TaskDescriptor(task_id=name, task_type="regression")
+        task = Task(descriptor=about, train=parts[0], validation=parts[1], test=parts[2], metric="rmse", model=Parts())
+        prepare_model(task)
+        return task
+
+    source, target = made("source", 1.0), made("target", 1.1)
+    budget = Budget(steps=30, samples=40, learning_rate=0.03, evaluate_every=30)
+    fit(source.model, source, budget, torch.Generator().manual_seed(0), steps=200, curve_split=None)  # type: ignore[arg-type]
+    method = Tune()
+    result = measure_transfer(method, source, target, budget, 3, "test")
+    found = attribute_layers(method, source, target, result)
+    assert found.metric == "neg_rmse"
+    assert [block.block for block in found.blocks] == ["left", "right"]
+    for block in found.blocks:
+        assert block.without.low < block.without.mean < -1
+        spread = statistics.stdev(block.without.values) / 3**0.5 * 4.303
+        assert block.without.low == pytest.approx(block.without.mean - spread)
+        assert block.lost_without.high - block.lost_without.mean == pytest.approx(
+            statistics.stdev(block.lost_without.values) / 3**0.5 * 4.303
+        )

@@ -23,6 +23,7 @@ from torch import nn
 from crosstask.components import Job
 from crosstask.learning.metrics import confidence_interval, student_quantile
 from crosstask.learning.modules import head_keys, head_label
+from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
     drawn,
@@ -104,7 +105,7 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
         context.remember("transfers", key, {"what": "ablation", "block": block, "how": how, "score": score})
         scores[block, how, seed] = score
         context.tell("stage_progress", stage="explain", detail=f"{block} {how}")
-    full, plain = result.score.values, result.scratch_score.values
+    full, plain, metric = result.score.values, result.scratch_score.values, metric_of(target)
     sizes = {name: tensor.numel() for name, tensor in model.named_parameters()}
     found = []
     for block, names in blocks.items():
@@ -117,11 +118,11 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
             BlockAttribution(
                 block=block,
                 weights=sum(sizes.get(name, 0) for name in names),
-                without=confidence_interval(by_how["without"], (0, 1)),
-                alone=confidence_interval(by_how["alone"], (0, 1)),
-                lost_without=confidence_interval(lost, (-1, 1)),
-                gained_alone=confidence_interval(alone, (-1, 1)),
-                lost_frozen=None if adapted is None else confidence_interval(adapted, (-1, 1)),
+                without=confidence_interval(by_how["without"], metric.range),
+                alone=confidence_interval(by_how["alone"], metric.range),
+                lost_without=confidence_interval(lost, metric.gains),
+                gained_alone=confidence_interval(alone, metric.gains),
+                lost_frozen=None if adapted is None else confidence_interval(adapted, metric.gains),
                 share_lost=share(lost, gain),
                 share_alone=share(alone, gain),
             )
