@@ -16,7 +16,7 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
 from crosstask.graph import TransferEdge, TransferGraph
-from crosstask.learning.training import History, fit
+from crosstask.learning.training import History, evaluate, fit
 from crosstask.options import component, option
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.transfer import Transfer
@@ -31,6 +31,7 @@ from crosstask_orders import (
     TransferPotential,
     UncertaintyDriven,
 )
+from crosstask_orders.adaptive_difficulty import gain_of
 from crosstask_orders.plugin import PLUGIN
 
 STRATEGIES = [AdaptiveDifficulty, DiverseSampling, EasyToHard, TransferPotential, UncertaintyDriven]
@@ -209,6 +210,19 @@ def test_adaptive_difficulty_when_stuck_still_does_what_the_target_needs() -> No
     assert walk(planner, curriculum, iter([-0.1] * 6)) == ["a", "b", "c", "d", "goal"]
 
 
+def test_gains_of_errors_are_shares() -> None:
+    """A loss of 0.5 in an error of 100 is noise, one of 50 is not; scores between 0 and 1 are compared as they are."""
+
+    def of(score: float, scratch: float) -> CurriculumStep:
+        values = [Interval(mean=v, low=v, high=v) for v in (score, scratch, score - scratch)]
+        return CurriculumStep(step=1, task_id="a", score=values[0], scratch_score=values[1], gain=values[2])
+
+    assert gain_of(of(0.7, 0.4)) == pytest.approx(0.3)
+    assert gain_of(of(-100.5, -100.0)) == pytest.approx(-0.5 / 100.5)
+    assert gain_of(of(-100.0, -150.0)) == pytest.approx(50 / 150)
+    assert gain_of(of(2.0, 1.0)) == pytest.approx(0.5)
+
+
 @component
 class Learner(Transfer):
     """Fine-tunes, or forgets everything: a learner that makes progress, and one that makes none."""
@@ -223,6 +237,7 @@ class Learner(Transfer):
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.zero_()
+            history.values[-1] = evaluate(model, task, "validation")  # which planners see
         return history
 
 

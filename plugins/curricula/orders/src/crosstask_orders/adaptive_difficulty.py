@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from crosstask.graph import TransferGraph
+from crosstask.learning.metrics import relative_gain
 from crosstask.options import component, option
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.records import Curriculum, CurriculumStep
@@ -20,8 +23,9 @@ class AdaptiveDifficulty(CurriculumPlanner):
     - After `patience` such losses in a row: straight to the target, by way of what it needs only.
 
     In the spirit of teacher-student curricula (Matiisen et al. 2020), with gains over training from scratch
-    as the signal. A task is offered only when its prerequisites are done, each at most once, and the target
-    always comes.
+    as the signal: differences of scores between 0 and 1; of other metrics (errors), as shares of the larger
+    score. A task is offered only when its prerequisites are done, each at most once, and the target always
+    comes.
     """
 
     minimum: float = option(0.0, ge=-1, lt=1, help="leave out tasks with a transfer coefficient up to this")
@@ -54,11 +58,11 @@ class AdaptiveDifficulty(CurriculumPlanner):
         last = history[-1]
         harder = [t for t in ready if level(t) > level(last.task_id)]
         easier = [t for t in ready if t not in harder]
-        if last.gain.mean < -self.setback and easier:
+        if gain_of(last) < -self.setback and easier:
             return easier[-1]
         if not harder:  # skipped before, or waiting for a prerequisite: now or never
             return self._finally(curriculum, easier)
-        skip = last.gain.mean >= self.progress and len(harder) > 1
+        skip = gain_of(last) >= self.progress and len(harder) > 1
         return harder[1 if skip else 0]
 
     def _finally(self, curriculum: Curriculum, easier: list[str]) -> str:
@@ -68,7 +72,17 @@ class AdaptiveDifficulty(CurriculumPlanner):
 
     def _stuck(self, history: list[CurriculumStep]) -> bool:
         recent = history[-self.patience :]
-        return len(recent) == self.patience and all(s.gain.mean < -self.setback for s in recent)
+        return len(recent) == self.patience and all(gain_of(s) < -self.setback for s in recent)
+
+
+def gain_of(step: CurriculumStep) -> float:
+    """What a step gained over scratch: the difference where both scores lie between 0 and 1, else as a share of the
+    larger of the two.
+    """
+    scores = step.score.mean, step.scratch_score.mean
+    if all(0 <= score <= 1 for score in scores):
+        return step.gain.mean
+    return relative_gain(*scores, best=math.inf)
 
 
 def _required(curriculum: Curriculum, task_id: str) -> set[str]:
