@@ -20,6 +20,8 @@ from crosstask.showing import times
 
 _POINTS = 9  # of the curve of an edge
 _MIDDLE = slice(3, 6)
+MOST = 4000
+"""Edges that a figure holds: a page with more is too large to open, and nobody sees them apart."""
 Places = dict[str, Point]
 
 
@@ -29,8 +31,10 @@ def render(graph: TransferGraph, seed: int = 0) -> str:
     tasks = graph.task_ids
     if not edges:
         return note("No relation between tasks has been discovered yet, so there is no graph to draw.")
-    shown = graph.told_edges()
-    guessed = len(edges) - len(shown)
+    every, edges = len(edges), strongest(edges, len(tasks))
+    shown = strongest(graph.told_edges(), len(tasks))
+    among = {(edge.source, edge.target) for edge in shown}
+    guessed = sum((edge.source, edge.target) not in among for edge in edges)
     series = {
         f"relation {relation.value}": (_counted(relation, shown, edges), relation.value, "solid")
         for relation in RelationType
@@ -67,6 +71,7 @@ def render(graph: TransferGraph, seed: int = 0) -> str:
     )
     left = len(graph.impossible)
     cannot = f" {number(left)} pairs between which transfer cannot be tried are left out." if left else ""
+    cannot += f" Of {number(every)} edges the strongest into each task are here." if every > len(edges) else ""
     lead = (
         '<p class="lead">An arrow runs from the task that was learned first to the one that it helps or hurts; the '
         f"wider, the stronger. {kinds}{cannot} Point at a task or an edge for its numbers, or go there with the arrow "
@@ -74,6 +79,19 @@ def render(graph: TransferGraph, seed: int = 0) -> str:
     )
     drawn = view(controls, legend(series), plot(made, "", label, 620), classes="halo")
     return f"<div>{lead}{drawn}{_strongest(graph)}</div>"
+
+
+def strongest(edges: Sequence[TransferEdge], tasks: int, most: int = MOST) -> list[TransferEdge]:
+    """All edges, or where these are more than `most`, as many of the strongest into each task; measured ones first."""
+    if len(edges) <= most:
+        return list(edges)
+    left = Counter({edge.target: max(3, most // max(1, tasks)) for edge in edges})
+    kept = []
+    for edge in sorted(edges, key=lambda e: (not e.measured, -abs(e.transfer_coefficient), e.source)):
+        if left[edge.target] > 0:
+            left[edge.target] -= 1
+            kept.append(edge)
+    return kept
 
 
 def _counted(relation: RelationType, shown: Sequence[TransferEdge], edges: Sequence[TransferEdge]) -> str:

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.report.figures import figure, plot, view
-from crosstask.report.graph_view import describe
+from crosstask.report.graph_view import describe, strongest
 from crosstask.report.page import color, details, escape, interval, note, number, short, table
 from crosstask_discovery.records import DiscoveryResult
 
 _SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]
+_MOST = 150
+"""Tasks of a matrix: of more, nobody reads the names."""
 
 
 def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     """The HTML of the section: a cell for each pair, sources as rows and targets as columns."""
-    tasks = graph.task_ids
     edges = graph.told_edges(guessed=True)
     cannot = list(graph.impossible.items())
+    tasks = _chosen(graph, edges)
+    few = ""
+    if len(tasks) < len(graph.task_ids):
+        few = f" Of {number(len(graph.task_ids))} tasks the {len(tasks)} of which most is known are here."
+        own = set(tasks)
+        edges = strongest([e for e in edges if e.source in own and e.target in own], len(tasks))
+        cannot = [(pair, why) for pair, why in cannot if own.issuperset(pair)]
     if not edges and not cannot:
         return note("No pair of tasks has been measured or estimated yet, so the matrix is empty.")
     index = {task: n for n, task in enumerate(tasks)}
@@ -84,13 +93,29 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
         '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
         "measured; a small dot was only estimated or predicted; where there is a cross, transfer cannot be tried; an "
         "empty cell is not known. The sign + or − stands where the whole 95\u00a0% interval lies on one side of zero: "
-        f"{len(certain)} of {len(measured)} measured pairs.</p>"
+        f"{len(certain)} of {len(measured)} measured pairs.{few}</p>"
     )
     label = (
         f"Matrix of transfer coefficients, {len(measured)} measured, {len(guessed)} only estimated or predicted, "
         f"{len(cannot)} impossible"
     )
     return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks)))) + _tables(measured, graph)
+
+
+def _chosen(graph: TransferGraph, edges: list[TransferEdge]) -> list[str]:
+    """The tasks of the matrix, in the order of the graph: of too many those with the most measured edges, then with the
+    strongest.
+    """
+    if len(graph.task_ids) <= _MOST:
+        return graph.task_ids
+    measured = Counter(end for e in edges if e.measured for end in (e.source, e.target))
+    strength: dict[str, float] = dict.fromkeys(graph.task_ids, 0.0)
+    for edge in edges:
+        for end in (edge.source, edge.target):
+            strength[end] += abs(edge.transfer_coefficient)
+    ranked = sorted(graph.task_ids, key=lambda task: (-measured[task], -strength[task]))
+    kept = set(ranked[:_MOST])
+    return [task for task in graph.task_ids if task in kept]
 
 
 def _tables(measured: list[TransferEdge], graph: TransferGraph) -> str:
