@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Context, Job, Remembered
-from crosstask.learning.metrics import confidence_interval
+from crosstask.descriptors import TensorData
+from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
 from crosstask.learning.training import device_of, evaluate, predict
@@ -51,20 +54,23 @@ def advise(
 
     Every source is looked at without training: ridge regression on the features of its frozen trunk, left one out (its
     error in closed form: Allen 1974). The best few are learned from for real on folds of the target's samples, as far
-    as the share of the cost allows, and ranked by the mean of both. What was measured before counts as it is.
+    as the share of the cost allows, and ranked by the mean of both. What was measured before, a transfer or an edge of
+    the graph, counts as it is.
     """
     metric = metric_of(target)
     known = [_Candidate(*each) for each in candidates]
     with_data = target.has_data("train")
-    screened = {c.source.task_id: _screened(c.source.model, target, metric) for c in known} if with_data else {}
-    plain = {c.source.task_id: _untrained(c, target, metric, context) for c in known} if with_data else {}
-    unmeasured = [c for c in known if c.measured is None]
+    samples = len(_samples(target, budget)) if with_data else 0
+    screened = {c.source.task_id: _screened(c.source.model, target, metric, budget) for c in known} if with_data else {}
+    plain = {c.source.task_id: _untrained(c, target, metric, context, budget) for c in known} if with_data else {}
+    edges = _by_edges([c for c in known if c.measured is None], metric)
+    unmeasured = [c for c in known if c.measured is None and c.source.task_id not in edges]
     whole = max(1, len(known)) * seeds * budget.steps
     tried, spent = _tried(context, method, target, unmeasured, screened, budget, int(share * whole))
     rows = []
     for c in known:
         name = c.source.task_id
-        expected, evidence = _expected(c, screened.get(name), tried.get(name), metric)
+        expected, evidence = _expected(c, screened.get(name), tried.get(name), edges.get(name), metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
         helps = None if looked is None or fresh is None else looked > fresh
         rows.append(
@@ -89,7 +95,7 @@ def advise(
         avoid={**worse, **hurt, **avoid},
         cost=seeds * budget.steps,
         spent=spent / whole,
-        samples=len(target.data("train").head(budget.samples)) if with_data else 0,
+        samples=samples,
     )
     return attrs.evolve(advice, text=paragraph(advice))
 
@@ -106,14 +112,22 @@ def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, fl
 
 
 def _expected(
-    candidate: _Candidate, screened: float | None, folds: Sequence[float] | None, metric: Metric
+    candidate: _Candidate,
+    screened: float | None,
+    folds: Sequence[float] | None,
+    by_edge: Interval | None,
+    metric: Metric,
+    samples: int,
 ) -> tuple[Interval | None, str]:
     """(the score to expect, from what)."""
     if candidate.measured is not None:
         result = candidate.measured
         return result.score, f"measured on the {result.split} split, {result.seeds} seeds"
+    if by_edge is not None:
+        return by_edge, "measured by discovery"
     if folds:
-        return confidence_interval(list(folds), metric.range), f"tried on {len(folds)} folds of the target's samples"
+        told = f"tried on {len(folds)} folds of the target's samples"
+        return _of_folds(folds, metric, samples), told
     edge = candidate.edge
     if screened is not None:
         return Interval(mean=screened, low=screened, high=screened), "a linear model on its features, left one out"
@@ -123,13 +137,49 @@ def _expected(
     return None, "nothing is known"
 
 
+def _of_folds(folds: Sequence[float], metric: Metric, samples: int) -> Interval:
+    """The mean over folds. Of a score from 0 to 1 the interval is that of a share of so many samples: few folds say
+    less of their own spread than the samples in them.
+    """
+    if metric.range != (0.0, 1.0):
+        return confidence_interval(list(folds), metric.range)
+    mean = sum(folds) / len(folds)
+    center = (mean * samples + 2) / (samples + 4)  # Agresti and Coull 1998
+    half = 1.96 * (center * (1 - center) / (samples + 4)) ** 0.5
+    return Interval(mean=mean, low=max(0.0, min(mean, center - half)), high=min(1.0, max(mean, center + half)),
+                    values=tuple(folds))  # fmt: skip
+
+
+def _by_edges(candidates: Sequence[_Candidate], metric: Metric) -> dict[str, Interval]:
+    """The scores that measured edges mean. The score from scratch, from which they count, follows from a coefficient
+    and the gain beside it; without one that says it, none.
+    """
+    measured = {c.source.task_id: c.edge for c in candidates if c.edge is not None and c.edge.measured}
+    best = metric.best
+    clear = [e for e in measured.values() if e.accuracy_gain is not None and e.transfer_coefficient > 0.01]
+    if not clear or math.isinf(best):
+        return {}
+    scratch = statistics.median(best - e.accuracy_gain / e.transfer_coefficient for e in clear)
+    found = {}
+    for name, edge in measured.items():
+        middle = edge.transfer_coefficient
+        low, mean, high = (moved(scratch, middle if c is None else c, best) for c in (edge.low, middle, edge.high))
+        found[name] = Interval(mean=mean, low=min(low, mean), high=max(high, mean))
+    return found
+
+
 # Looking at features --------------------------------------------------------------------------------------------------
 
 
-def _screened(model: nn.Module | None, target: Task, metric: Metric) -> float | None:
+def _samples(target: Task, budget: Budget) -> TensorData:
+    """The samples of the target that may be looked at: those that the budget lets it learn from."""
+    return target.data("train").head(min(MOST, budget.samples or MOST))
+
+
+def _screened(model: nn.Module | None, target: Task, metric: Metric, budget: Budget) -> float | None:
     """The metric of ridge regression on a model's features, left one out; None where there are no features."""
     assert model is not None
-    data = target.data("train").head(MOST)
+    data = _samples(target, budget)
     if target.descriptor.task_type not in ("classification", "multilabel", "regression") or len(data) < 4:
         return None
     try:
@@ -170,7 +220,7 @@ def left_one_out(features: Tensor, targets: Tensor, task: Task) -> Tensor:
     return (found - 0.5 if kind == "multilabel" else found).float()
 
 
-def _untrained(candidate: _Candidate, target: Task, metric: Metric, context: Context) -> float | None:
+def _untrained(candidate: _Candidate, target: Task, metric: Metric, context: Context, budget: Budget) -> float | None:
     """The best of the same look at untrained networks of the source's architecture: what features are worth that know
     nothing.
     """
@@ -179,7 +229,7 @@ def _untrained(candidate: _Candidate, target: Task, metric: Metric, context: Con
         assert candidate.source.model is not None
         try:
             seed = context.seed_for("advise", target.task_id, "untrained", number)
-            score = _screened(fresh_model(candidate.source.model, target, seed), target, metric)
+            score = _screened(fresh_model(candidate.source.model, target, seed), target, metric, budget)
         except Exception:  # of the user's own class; whether it fits has been asked before
             return None
         if score is not None:

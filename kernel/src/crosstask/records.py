@@ -77,7 +77,7 @@ class TransferResult(Shown):
     `convergence_speed_interval` is the speed gain over the seeds, each by its own two curves (Student's t of the
     logarithms); None for one seed, or where one never reaches it. A capped gain is the most that could be seen: see
     `speed_capped`, `sample_efficiency_capped`. `chance` is what a model reaches that has learned nothing
-    (`crosstask.learning.objectives.chance`).
+    (`crosstask.learning.objectives.chance`). `drawn_by` says how the weights of the controls from scratch were drawn.
     """
 
     source: str
@@ -98,6 +98,7 @@ class TransferResult(Shown):
     scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
     transferred: tuple[str, ...] = ()
     not_transferred: tuple[str, ...] = ()
+    drawn_by: str = ""
     seed: int = 0
     seeds: int = 1
     budget: Budget = attrs.field(factory=Budget)

@@ -174,7 +174,8 @@ def measure_transfer(
     keep_head = same_classes(source.descriptor, target.descriptor)
     chosen = scratch_seeds(context, target, seeds)
     runs, copied, left = transfer_scores(method, model, target, budget, chosen, split, keep_head)
-    return summarise(method, source.task_id, target, budget, split, runs, controls, copied, left, context.seed)
+    result = summarise(method, source.task_id, target, budget, split, runs, controls, copied, left, context.seed)
+    return attrs.evolve(result, drawn_by=redraw(copy.deepcopy(model), 0))
 
 
 def scratch_seeds(context: Context, target: Task, seeds: int) -> list[int]:
