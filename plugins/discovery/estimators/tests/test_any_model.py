@@ -274,7 +274,7 @@ def test_discovery_over_mixed_models_finds_edges_where_they_can_be_and_says_why_
     assert "leep" not in found.get(("ink", "height"), ())  # values have no classes
     assert "logme" in found["ink", "height"]
     assert ("odd", "ten") not in measured
-    assert "RuntimeError: what is this?" in graph.impossible["odd", "ten"]
+    assert "what is this?" in graph.impossible["odd", "ten"]
     assert "more that nobody needs" not in graph.impossible["odd", "ten"]
     engine.close()
 
