@@ -272,11 +272,11 @@ def test_a_type_that_cannot_be_is_refused_and_nothing_is_registered(name: str) -
         engine.register_task(boxes())
         for task in learned():
             engine.register_task(task)
-        for new, reason in (
-            (TaskDescriptor(task_id="found", task_type="detection", input_shape=(4,), output_dim=4), "detection|two|three"),
-            (TaskDescriptor(task_id="map", task_type="segmentation", input_shape=(1, 8, 8), output_dim=3), "is a class|names of|one answer"),
-            (TaskDescriptor(task_id="strange", input_shape=(1, 8, 8), classes=("ant", "bee")), "ant"),
-        ):  # fmt: skip
+        boxed = TaskDescriptor(task_id="found", task_type="detection", input_shape=(4,), output_dim=4)
+        mapped = TaskDescriptor(task_id="map", task_type="segmentation", input_shape=(1, 8, 8), output_dim=3)
+        strange = TaskDescriptor(task_id="strange", input_shape=(1, 8, 8), classes=("ant", "bee"))
+        why = ("detection|two|three", "is a class|names of|one answer", "ant")
+        for new, reason in zip((boxed, mapped, strange), why, strict=True):
             with pytest.raises(DataError, match=reason):
                 engine.synthesize_zero_shot_model(new, name)
             assert engine.portfolio.unseen == []
@@ -362,7 +362,7 @@ def test_held_out_samples_of_several_inputs() -> None:
 
 
 def test_full_training_is_of_the_tasks_own_architecture() -> None:
-    """Of the task's own model, its builder, the user's source; the engine's network only where there is none of these."""
+    """Of the task's own model, its builder, the user's source; the engine's network only where none of these is."""
 
     class Own(nn.Module):
         made = 0

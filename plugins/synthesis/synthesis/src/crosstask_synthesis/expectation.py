@@ -3,9 +3,10 @@
 Two cases, by what the sources know of the new task (classification):
 
 - *Covered*: every class of the new task has held-out samples in a source of its own domain. They are labelled samples
-  of the new task, and the model is scored on them; the interval is for a score on as many others. How far such a score is off because the same names mean something
-  else in another task is seen on the sources themselves: each that the others cover is synthesised from the others,
-  scored on one half of the held-out samples through the others and on the other half with its own labels.
+  of the new task, and the model is scored on them; the interval is for a score on as many others. How far such a score
+  is off because the same names mean something else in another task is seen on the sources themselves: each that the
+  others cover is synthesised from the others, scored on one half of the held-out samples through the others and on the
+  other half with its own labels.
 - *Not covered*, or not classification: each known task is synthesised as if it were as strange as the new one (itself
   and every source of its domain that has one of its classes hidden) and scored on its own held-out data. The new score
   is expected to be one more draw from these: Student's prediction interval. With unlabelled inputs, and five tasks or
