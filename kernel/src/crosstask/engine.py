@@ -23,7 +23,7 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import chance, metric_of
+from crosstask.learning.objectives import chance, loss_of, metric_of
 from crosstask.learning.own_models import (
     Architecture,
     arrays_of,
@@ -257,6 +257,10 @@ class TransferEngine(Engine):
         task.model = before if trained_model is None else trained_model
         try:
             fingerprint = task.fingerprint()
+            if task.loss is not None:
+                loss_of(task)  # a name that nobody knows is said now
+            if task.metric is not None:
+                metric_of(task)
             prepare_model(task)
             self.portfolio.add(task, unseen=unseen)
         except BaseException:
@@ -617,8 +621,8 @@ class TransferEngine(Engine):
         """Train through a curriculum, each step starting from the model of the step before, for every seed.
 
         Steps before the target get the training budget, the target its own; each is compared with scratch under the
-        same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far, on
-        the validation data of tasks that have them.
+        same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far,
+        on the validation data of tasks that have them.
         """
         for planned_id in of_kind(curriculum, Curriculum, "the curriculum").task_sequence:
             self.portfolio[planned_id]

@@ -47,9 +47,10 @@ HEAD = "engine.json"
 
 
 def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path:
-    """Write the engine into a new folder, or over one that an engine was written into; whole or not at all."""
+    """Write the engine into a new folder, or over one that an engine was written into, whose other files stay."""
     target = Path(structure(folder, Path, "where an engine is saved"))
-    if target.exists() and not (target / HEAD).exists() and (not target.is_dir() or any(target.iterdir())):
+    before = _written(target)
+    if before is None:
         raise StoreError(f"{target} holds something else: name a new folder")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -85,13 +86,32 @@ def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path
         }
         (part / HEAD).write_text(json.dumps(head, indent=1), encoding="utf-8")
         engine.graph.export(part / "graph.json")
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        written = sorted((f.relative_to(part) for f in part.rglob("*") if f.is_file()), key=lambda f: f.name == HEAD)
+        for file in written:  # the head, which names the others, last
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            (part / file).replace(target / file)
+        for file in before - set(written):
+            (target / file).unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write engine {target}: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _written(folder: Path) -> set[Path] | None:
+    """The files that an engine was written into; none for a new or empty folder; None for anything else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return set()
+    try:
+        head = json.loads((folder / HEAD).read_text(encoding="utf-8"))
+        if head["format"] != FORMAT or not isinstance(head["tasks"], list):
+            return None
+        named = [told.get(kind) for told in head["tasks"] for kind in ("model", "data")]
+        files = {_inside(folder, name).relative_to(folder.resolve()) for name in named if name}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
+        return None
+    return files | {Path("graph.json"), Path(HEAD)}
 
 
 def _data_of(task: Task) -> dict[str, Any]:
@@ -140,8 +160,13 @@ def open_engine(
                 raise DataError(f"{root} has no task {task_id!r}{nearest(task_id, known)}")
     if missing := [key for key in ("model", "train", "budget", "seed", "seeds") if key not in head]:
         raise StoreError(f"{root}: {HEAD} is damaged: it has no {missing[0]!r}")
+    spec = structure(head["model"], ModelSpec, "model")
+    if ":" in spec.kind and not trust and "model" not in options:
+        raise DataError(
+            f"{root}: its networks are made by {spec.kind}, whose code is imported only with trust=True; or give model="
+        )
     options = {
-        "model": structure(head["model"], ModelSpec, "model"),
+        "model": spec,
         "train": structure(head["train"], Budget, "train"),
         "budget": structure(head["budget"], Budget, "budget"),
         "seed": head["seed"],
@@ -162,6 +187,14 @@ def _reopen(
 ) -> None:  # fmt: skip
     descriptor = TaskDescriptor.from_json(told["descriptor"])
     task = tasks.get(descriptor.task_id)
+    if task is not None and descriptor.classes:
+        if not task.descriptor.classes and descriptor.task_type == task.descriptor.task_type:
+            task.descriptor = descriptor  # labels that are names mean the classes that the model knows
+        if task.descriptor.classes != descriptor.classes:
+            raise DataError(
+                f"task {task.task_id!r} was saved with the classes {list(descriptor.classes)}, and has "
+                f"{list(task.descriptor.classes)}: its model knows the former"
+            )
     if task is None:
         splits = _read_data(root, told["data"]) if told.get("data") else {}
         task = Task(descriptor=descriptor, loss=told.get("loss"), metric=told.get("metric"), head=told.get("head"),

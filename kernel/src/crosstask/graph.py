@@ -279,9 +279,9 @@ class TransferGraph:
 
     def edges(self) -> Iterator[TransferEdge]:
         """The strongest edge of each pair."""
-        for source, targets in self._graph.adjacency():
-            for target in targets:
-                yield self._strongest(source, target)
+        for _, targets in self._graph.adjacency():
+            for found in targets.values():
+                yield _strongest(found.values())
 
     def measured_edges(self) -> list[TransferEdge]:
         """The strongest edge of each pair between which transfer was tried out: what headline figures are made of."""
@@ -306,13 +306,7 @@ class TransferGraph:
         return merged
 
     def _strongest(self, source: str, target: str) -> TransferEdge:
-        best: TransferEdge | None = None
-        for data in self._graph[source][target].values():
-            edge: TransferEdge = data["edge"]
-            if best is None or edge.measured or not best.measured:
-                best = edge
-        assert best is not None
-        return best
+        return _strongest(self._graph[source][target].values())
 
     def coefficient(self, source: str, target: str, default: float = 0.0) -> float:
         """The transfer coefficient of the strongest edge of a pair; `default` where there is none."""
@@ -585,6 +579,17 @@ class TransferGraph:
         title += f"; {left} more only estimated or predicted" if left else ""
         title += f"; {len(self._impossible)} impossible" if self._impossible else ""
         return table(title, ("Edge", "Coefficient", "Low", "High", "Relation", "Evidence"), rows)
+
+
+def _strongest(found: Iterable[Mapping[str, TransferEdge]]) -> TransferEdge:
+    """Of the edges of one pair, in the order in which they were found: the newest measured one, or the newest."""
+    best: TransferEdge | None = None
+    for data in found:
+        edge = data["edge"]
+        if best is None or edge.measured or not best.measured:
+            best = edge
+    assert best is not None
+    return best
 
 
 @record

@@ -88,6 +88,9 @@ def _content(cell: types.CellType) -> Any:
 def _object(value: Any, inside: tuple[int, ...]) -> Any:
     """An object by its class and what it holds."""
     held = getattr(value, "__dict__", None)
+    if held is None:
+        slots = [n for cls in type(value).__mro__ for n in vars(cls).get("__slots__", ()) if not n.startswith("__")]
+        held = {name: getattr(value, name) for name in slots if hasattr(value, name)} or None
     if held is None or type(value).__module__ == "builtins":
         raise UnidentifiedError(f"a {type(value).__name__} cannot be told from another")
     called = (getattr(type(value), name, None) for name in ("__call__", "forward"))  # the latter by torch's modules

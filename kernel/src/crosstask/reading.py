@@ -140,7 +140,10 @@ def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[
 
 def _chosen(names: Sequence[str], fields: Fields) -> tuple[tuple[str, ...], str]:
     """Names of the inputs and of the target among those of a mapping."""
-    target = fields.target or next((name for name in TARGETS if name in names), None)
+    meant = [name for name in TARGETS if name in names]
+    if fields.target is None and len(meant) > 1:
+        raise DataError(f"the fields {' and '.join(map(repr, meant))} could each be the target: say which with target=")
+    target = fields.target or next(iter(meant), None)
     if target is None:
         told = ", ".join(map(repr, names))
         raise DataError(f"none of the fields {told} is a target by its name: say which with Task(target=...)")
@@ -355,7 +358,7 @@ def _tensor(value: Any, name: object = "") -> Tensor:
         if not array.flags.writeable:
             array = array.copy()
         tensor = torch.as_tensor(array)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{what}cannot be made a tensor: {error}") from None
     return tensor.movedim(-1, 0) if image and tensor.ndim == 3 else tensor
 
@@ -368,7 +371,7 @@ def _column(value: Any) -> Tensor | np.ndarray:
         value = value.to_numpy()
     try:
         array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(f"targets cannot be made a tensor: {error}") from None
     if array.dtype == object:
         flat = array.reshape(-1)
@@ -412,9 +415,16 @@ def rows_of_table(
         rows = _tensor(given, f"rows of the split {split}").reshape(-1)
         if (rows.is_floating_point() and len(rows)) or rows.is_complex():
             raise DataError(f"split {split!r} is numbers of rows, or True and False for every row, got {rows.dtype}")
+        if rows.dtype == torch.bool and len(rows) != count:
+            raise DataError(f"split {split!r} says True or False for {len(rows)} rows of a table of {count}")
         rows = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows.long()
-        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-            raise DataError(f"split {split!r} names row {int(rows.max())} of a table of {count}")
+        outside = rows[(rows < 0) | (rows >= count)]
+        if len(outside):
+            raise DataError(f"split {split!r} names row {int(outside[0])} of a table of {count}")
+        if len(torch.unique(rows)) < len(rows):
+            raise DataError(
+                f"split {split!r} names a row twice (True and False for every row are booleans, not numbers)"
+            )
         part = whole[rows]
         for place, (task_id, column) in enumerate(targets.items()):
             own = _column(column)
@@ -504,8 +514,9 @@ def _numbered(targets: Tensor, descriptor: TaskDescriptor) -> tuple[Tensor, Task
 
 def _as_names(targets: Tensor) -> np.ndarray:
     """Whole numbers as texts; what is not finite as None."""
-    values = targets.reshape(-1).double().tolist()
-    names = np.array([f"{v:.0f}" if np.isfinite(v) else None for v in values], dtype=object)
+    values = targets.reshape(-1).tolist()
+    names = np.array([f"{v:.0f}" if isinstance(v, float) and np.isfinite(v) else None if isinstance(v, float) else
+                      str(int(v)) for v in values], dtype=object)  # fmt: skip
     return names.reshape(tuple(targets.shape))
 
 
@@ -559,6 +570,8 @@ def _labels(targets: Tensor, descriptor: TaskDescriptor) -> Tensor:
 
 
 def _places(targets: Tensor, descriptor: TaskDescriptor) -> Tensor:
+    if targets.is_floating_point() and not bool((targets == targets.round()).all()):
+        raise DataError("the labels of places must be whole numbers (a mask of 0 and 255 that was scaled is none)")
     labels = targets.long()
     known = labels[labels != UNKNOWN]
     if known.numel():

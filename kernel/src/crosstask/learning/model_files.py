@@ -5,6 +5,7 @@ choosing runs.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 from pathlib import Path
@@ -32,6 +33,13 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
     if reason := without_values(model, lazy=False):
         raise DataError(f"{target}: {reason}")
     how = _told(model)
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    if extra:
+        try:
+            how["extra"] = json.loads(json.dumps(extra))
+        except (TypeError, ValueError):
+            name = next(iter(extra))
+            raise StoreError(f"{target}: {name!r} (get_extra_state) is no plain data: it cannot be written") from None
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
@@ -49,9 +57,9 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     """What `save_model` wrote, as a module of its own class.
 
     `into` is a fresh module of the architecture, whose head may have another size; without one it is made as the file
-    says. A factory or class outside
-    torch, transformers and crosstask is imported only with `trust`. StoreError if the file cannot be read or is no
-    model, DataError if the module cannot be made or its weights do not fit.
+    says. A factory or class outside torch, transformers and crosstask is imported only with `trust`, and a class called
+    only where its constructor takes nothing: what it was made with is not in the file. StoreError if the file cannot be
+    read or is no model, DataError if the module cannot be made or its weights do not fit.
     """
     path = Path(structure(path, Path, "where a model is read from"))
     if into is not None:
@@ -70,8 +78,9 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     other = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
     if missing or other:
         raise DataError(f"{path}: the weights are not those of this {type(model).__name__} ({(missing + other)[0]!r})")
+    extra = told.get("extra")
     try:
-        model.load_state_dict(tensors, strict=False)
+        model.load_state_dict({**tensors, **(extra if isinstance(extra, dict) else {})}, strict=False)
     except Exception as error:  # of the module's own class
         raise DataError(f"{path}: {type(model).__name__} cannot take its weights: {error}") from error
     return model.eval()
@@ -142,6 +151,8 @@ def _made(told: dict[str, Any], path: Path, trust: bool) -> nn.Module:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part)
+        if isinstance(found, type) and inspect.signature(found).parameters:
+            raise TypeError("its constructor takes arguments, which are not in the file")
         model = found()
     except Exception as error:  # foreign code
         raise DataError(f"{path}: {where} cannot make its model ({error}): give a fresh module with into=") from None

@@ -100,6 +100,8 @@ class Head:
 
     module: str | None
     weights: tuple[tuple[str, int], ...] = ()
+    unknown: str = ""
+    """Why it could not be found; nothing then takes another layer for it."""
 
 
 @attrs.frozen
@@ -109,6 +111,7 @@ class Origin:
     head: Head | None = None
     build: Callable[[], nn.Module] | None = None
     made: Any = None  # of a `ModelSpec`: {"spec": …, "descriptor": …}
+    built: bool = False  # by a task's factory, and in use
 
 
 def origin_of(model: nn.Module) -> Origin:
@@ -144,7 +147,9 @@ def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None
         with torch.no_grad(), _evaluating(model), watch:
             outputs = forward(model, inputs)
         last = watch.found(outputs)
-        if last is None:
+        if last is not None and last.unknown:
+            found = last
+        elif last is None:
             found = Head(head_name(model))
         else:
             inside = last.module is not None and (last.module == "head" or last.module.startswith("head."))
@@ -189,10 +194,7 @@ class _Watch(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.names = {id(p): name for name, p in model.named_parameters(remove_duplicate=False)}
-        for name, p in model.named_parameters():
-            self.names.setdefault(id(p), name)
-        self.owners = {id(p): (m, path) for path, m in model.named_modules() for p in m.parameters(recurse=False)}
+        self.names = {id(p): name for name, p in model.named_parameters()}
         self.derived: dict[int, tuple[str, tuple[int, ...]]] = {}
         self.kept: list[Any] = []
         self.used: list[tuple[Head, int]] = []
@@ -269,6 +271,18 @@ class _Watch(TorchFunctionMode):
         if not self.used:
             return None
         head, size = self.used[-1]
+        own = {name for name, _ in head.weights}
+        if head.module is not None:
+            inside = self.model.get_submodule(head.module) if head.module else self.model
+            own = {self.names[id(p)] for p in inside.parameters()}
+        later = [source for when, source, tensor in self.added if when == len(self.used) and tensor.ndim > 1]
+        who = type(self.model).__name__
+        if strange := [source for source in later if source not in own]:
+            return Head(None, unknown=f"{who} uses {strange[0]!r} after its last layer, in a way that is not known")
+        for name in own:
+            owner = self.model.get_submodule(name.rpartition(".")[0])
+            if isinstance(owner, nn.Embedding) and head.module is None:
+                return Head(None, unknown=f"the last layer of {who} is the weight of an embedding, {name!r}")
         if head.module is not None:
             return head if head.module else None
         weights = dict(head.weights)
@@ -300,7 +314,10 @@ def head_found(model: nn.Module) -> Head:
     """The head: what a forward pass has found (`locate_head`), else the module `head`, else the linear or convolution
     layer that is declared last. DataError if there is none.
     """
-    return origin_of(model).head or Head(_static_head(model))
+    found = origin_of(model).head or Head(_static_head(model))
+    if found.unknown:
+        raise DataError(f"the head cannot be found: {found.unknown}; name it with Task(head=...), or give it a layer")
+    return found
 
 
 def head_name(model: nn.Module) -> str:
@@ -322,10 +339,19 @@ def head_keys(model: nn.Module) -> frozenset[str]:
     """Names of the head's parameters and buffers, as in the model's `state_dict`."""
     found = head_found(model)
     if found.module is None:
-        return frozenset(name for name, _ in found.weights)
+        held = dict(model.named_parameters(remove_duplicate=False))
+        ours = {id(held[name]) for name, _ in found.weights}
+        return frozenset(name for name, parameter in held.items() if id(parameter) in ours)
     own = model.get_submodule(found.module)
-    names = (*own.state_dict(), *(name for name, _ in own.named_parameters()))
-    return frozenset(f"{found.module}.{name}" if found.module else name for name in names)
+    names = {*own.state_dict(), *(name for name, _ in own.named_parameters())}
+    every = _aliases(model, found.module)
+    return frozenset(f"{path}.{name}" if path else name for path in every for name in names)
+
+
+def _aliases(model: nn.Module, path: str) -> list[str]:
+    """All names of a module: one may stand at several places."""
+    wanted = model.get_submodule(path)
+    return [name for name, module in model.named_modules(remove_duplicate=False) if module is wanted]
 
 
 class LooseHead(nn.Module):
@@ -378,8 +404,10 @@ def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Module:
                 reset = getattr(layer, "reset_parameters", None)
                 if layer is not last and callable(reset):
                     reset()
-            parent, _, child = whole.rpartition(".")
-            setattr(model.get_submodule(parent), child, _layer_like(last, output_dim))
+            new = _layer_like(last, output_dim)
+            for place in _aliases(model, whole):
+                parent, _, child = place.rpartition(".")
+                setattr(model.get_submodule(parent), child, new)
     config: Any = getattr(model, "config", None)
     if hasattr(config, "num_labels"):
         with contextlib.suppress(AttributeError, ValueError):
@@ -418,8 +446,11 @@ def _wider(model: nn.Module, name: str, dim: int, outputs: int) -> nn.Parameter:
 
 
 def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    parent, _, child = name.rpartition(".")
-    model.get_submodule(parent)._parameters[child] = parameter
+    held = dict(model.named_parameters(remove_duplicate=False))
+    for each, old in held.items():
+        if old is held[name]:
+            parent, _, child = each.rpartition(".")
+            model.get_submodule(parent)._parameters[child] = parameter
 
 
 def load_matching(model: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
@@ -458,11 +489,20 @@ def redraw(model: nn.Module, seed: int) -> str:
     """
     factory = origin_of(model).build
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    kept = {name: b.detach().clone() for name, b in model.named_buffers()}
     said: list[str] = []
     with seeded(seed):
         if factory is not None:
             made = factory()
-            _take(model, made, f"the factory of {type(model).__name__}", whole=True)
+            who = f"the factory of {type(model).__name__}"
+            if not isinstance(made, nn.Module):
+                raise DataError(f"{who} returned a {type(made).__name__}, not a torch module")
+            theirs = dict(made.named_parameters())
+            moving = [n for n, p in before.items() if p.numel() > 1 and float(p.float().std()) > 0 and n in theirs]
+            same = [n for n in moving if theirs[n].shape == before[n].shape and torch.equal(theirs[n], before[n])]
+            if made is model or (moving and len(same) == len(moving)):
+                raise DataError(f"{who} returns the weights that the model has: it must make fresh ones at every call")
+            _take(model, made, who, whole=True)
             return "its factory"
         done: set[str] = set()
         for path, module in model.named_modules():
@@ -486,12 +526,14 @@ def redraw(model: nn.Module, seed: int) -> str:
                 resets = True
         if resets:
             said.append("reset_parameters")
-        left = []
+        left, stay = [], []
         for name, p in model.named_parameters():
             inside = any(name.startswith(f"{other}.") for other in done)
             if inside or not torch.equal(p.detach(), before[name]) or not p.is_floating_point():
                 continue
             spread = float(p.detach().std()) if p.numel() > 1 else 0.0
+            if p.numel() == 1 and float(p.detach().abs().sum()) not in (0.0, 1.0):
+                stay.append(name)  # a single number that was learned: nothing says how to draw it
             if spread > 0:
                 with torch.no_grad():
                     p.copy_(torch.randn_like(p) * spread + p.mean())
@@ -499,6 +541,11 @@ def redraw(model: nn.Module, seed: int) -> str:
     if left:
         shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         said.append(f"the spread of {shown}")
+    stay += [name for name, b in model.named_buffers() if name in kept and b.is_floating_point() and b.numel() > 1
+             and torch.equal(b, kept[name]) and float(b.float().std()) > 0]  # fmt: skip
+    if stay:
+        shown = ", ".join(stay[:3]) + (f" and {len(stay) - 3} more" if len(stay) > 3 else "")
+        said.append(f"as they are {shown} (a factory, Task(build=...), would make them anew)")
     return ", then ".join(said) if said else "nothing to draw"
 
 
@@ -543,8 +590,9 @@ class Headless(nn.Module):
         self.model = copy.deepcopy(model)
         found = head_found(self.model)
         if found.module is not None:
-            parent, _, child = found.module.rpartition(".")
-            setattr(self.model.get_submodule(parent), child, nn.Identity())
+            for place in _aliases(self.model, found.module):
+                parent, _, child = place.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, nn.Identity())
             return
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         for name, dim in found.weights:

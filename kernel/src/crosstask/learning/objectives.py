@@ -200,21 +200,61 @@ def f1(outputs: Tensor, targets: Tensor) -> Tensor:
     return _torchmetrics("f1_score", outputs, targets, average="macro")
 
 
+def _each_against_the_rest(name: str, outputs: Tensor, targets: Tensor) -> Tensor:
+    """A metric of torchmetrics for two classes, of each class against the rest (of each label), the mean of those for
+    which the targets have both sides. DataError where there is none.
+    """
+    if targets.is_floating_point():
+        rows = targets.reshape(len(targets), -1)
+        scores = outputs.reshape(rows.shape)
+        pairs = [(scores[:, k], rows[:, k]) for k in range(rows.shape[1])]
+    elif targets.ndim == 1 and outputs.shape[-1] == 1:
+        pairs = [(outputs[:, 0], targets.to(outputs.dtype))]
+    else:
+        found = _classes_second(outputs, targets).movedim(1, -1).reshape(-1, _classes_second(outputs, targets).shape[1])
+        flat = targets.reshape(-1)
+        found, flat = found[flat != -100].softmax(1), flat[flat != -100]
+        pairs = [(found[:, k], (flat == k).to(outputs.dtype)) for k in range(found.shape[1])]
+    values = []
+    for scores, wanted in pairs:
+        known = ~torch.isnan(wanted)
+        scores, wanted = scores[known], wanted[known]
+        if len(wanted) and 0 < float(wanted.mean()) < 1:
+            values.append(_functional(name)(scores, wanted.long(), task="binary"))
+    if not values:
+        raise DataError(f"{name} needs samples of two classes at least; the targets have but one")
+    return torch.stack(values).mean()
+
+
 def auroc(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Area under the ROC curve, the mean over classes (one against the rest) or labels."""
-    return _torchmetrics("auroc", outputs, targets, average="macro")
+    """Area under the ROC curve, the mean over classes (one against the rest) or labels that the targets have."""
+    return _each_against_the_rest("auroc", outputs, targets)
 
 
 def average_precision(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Area under the precision-recall curve, the mean over classes or labels."""
-    return _torchmetrics("average_precision", outputs, targets, average="macro")
+    """Area under the precision-recall curve, the mean over classes or labels that the targets have."""
+    return _each_against_the_rest("average_precision", outputs, targets)
 
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean over classes of the share of their samples that are found (of two: both count the same)."""
-    if targets.ndim == 1 and outputs.shape[-1] == 1:
-        outputs = torch.cat([torch.zeros_like(outputs), outputs], dim=1)
-    return _torchmetrics("recall", outputs, targets, average="macro")
+    """The mean over the classes that the targets have of the share of their samples that are found; of several labels,
+    the mean of this over the labels.
+    """
+    if targets.is_floating_point():
+        rows = targets.reshape(len(targets), -1)
+        chosen = outputs.reshape(rows.shape) > 0
+        return torch.stack([_found(chosen[:, k].long(), rows[:, k]) for k in range(rows.shape[1])]).mean()
+    return _found(_answers(outputs, targets).reshape(-1), targets.reshape(-1))
+
+
+def _found(answers: Tensor, targets: Tensor) -> Tensor:
+    """The mean over classes of the share of their samples whose answer is right."""
+    known = ~torch.isnan(targets) if targets.is_floating_point() else targets != -100
+    answers, targets = answers[known], targets[known].long()
+    shares = [
+        (answers[targets == label] == label).to(torch.get_default_dtype()).mean() for label in torch.unique(targets)
+    ]
+    return torch.stack(shares).mean()
 
 
 def matthews(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -75,9 +75,14 @@ def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
             raise
         except Exception as error:  # the user's own code
             raise DataError(f"task {task.task_id!r}: its build fails: {told(error)}") from error
+    if isinstance(model, nn.Module) and origin_of(model).built:
+        raise DataError(
+            f"task {task.task_id!r}: build returned a module that is in use already: it must make a new one"
+        )
     made = task.over(**{s: task.data(s) for s in SPLITS if task.has_data(s)})
     made.model = model
     prepare_model(made)
+    know(model, built=True)
     return model
 
 

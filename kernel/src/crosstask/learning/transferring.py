@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from crosstask.errors import DataError, StoreError
 from crosstask.identity import UnidentifiedError, identity_of
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain
-from crosstask.learning.modules import head_keys, head_of, load_matching, redraw, replace_head
+from crosstask.learning.modules import head_found, head_keys, head_of, load_matching, redraw, replace_head
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.training import History, evaluate, fit, misfit
 from crosstask.options import structure, unstructure
@@ -65,8 +66,10 @@ def _keyed(value: Any) -> Any:
 
 
 def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
-    """Identity of a trained model: its weights, by name."""
+    """Identity of a trained model: its weights, by name, and what it does with them (`architecture`)."""
     digest = hashlib.sha256()
+    if isinstance(model, nn.Module):
+        digest.update(architecture(model).encode())
     for name, tensor in (model.state_dict() if isinstance(model, nn.Module) else model).items():
         if not isinstance(tensor, torch.Tensor):  # a module's extra state
             digest.update(f"{name}{tensor!r}".encode())
@@ -116,6 +119,10 @@ def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequenc
     for split in splits:
         if not target.has_data(split):
             return f"task {target.task_id!r} has no {split} data"
+    try:
+        head_found(source.model)
+    except DataError as error:
+        return f"of the model of {source.task_id!r} {error}"
     alike = source.descriptor.task_type == target.descriptor.task_type and bool(ours) and ours == theirs
     if ours and theirs and ours != theirs and not any(target.has_data(split) for split in SPLITS):
         return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
@@ -221,9 +228,12 @@ def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
 
 def architecture(model: nn.Module) -> str:
     """The layers of a model as text, without its head: what scratch and transfer have in common. Classes that are not
-    torch's are told apart by the code of their `forward`.
+    torch's are told apart by their code, and modules of them by what they hold besides weights.
     """
-    head = head_of(model)
+    try:
+        head: nn.Module = head_of(model)
+    except DataError:  # nobody knows it: all of it is looked at
+        head = nn.Module()
     inside = {id(module) for module in head.modules()}
     loose = {id(p) for p in head.parameters()}
     lines = []
@@ -233,17 +243,40 @@ def architecture(model: nn.Module) -> str:
         lines.append(f"{name}:{type(module).__qualname__ if list(module.children()) else module}")
         own = {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False) if id(p) not in loose}
         if not type(module).__module__.startswith(("torch.", "crosstask.")):
-            lines.append(f"{own} {_code(cast(Any, type(module)))}")
+            lines.append(f"{own} {_code(cast(Any, type(module)))} {_held(module)}")
     return "\n".join(lines)
 
 
 @functools.cache
 def _code(cls: Any) -> str:
-    try:
-        said = identity_of(cls.forward)
-    except (UnidentifiedError, AttributeError):
-        return ""
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    """The code of a class and of those that it is made from, as far as they are nobody else's."""
+    said = []
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] in ("torch", "transformers", "builtins", "crosstask"):
+            continue
+        for name, value in vars(base).items():
+            if inspect.isfunction(value):
+                try:
+                    said.append([name, identity_of(value)])
+                except UnidentifiedError:
+                    said.append([name, value.__qualname__])
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] if said else ""
+
+
+def _held(module: nn.Module) -> str:
+    """What a module holds besides weights and other modules: numbers, functions, options."""
+    said = {}
+    for name, value in vars(module).items():
+        if name.startswith("_") or name == "training":
+            continue
+        if hasattr(value, "to_json_string"):  # a config of transformers
+            said[name] = value.to_json_string()
+            continue
+        try:
+            said[name] = json.dumps(identity_of(value))
+        except (UnidentifiedError, TypeError, ValueError, RecursionError):
+            said[name] = type(value).__qualname__
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16] if said else ""
 
 
 def transfer_scores(

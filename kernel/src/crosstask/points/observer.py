@@ -45,7 +45,8 @@ class Observer(Component):
     @hook()
     def training_step(self, stage: str, step: int, metrics: dict[str, Any]) -> bool | None:
         """One optimiser step of a training in this process; `metrics` holds losses by task, and where they are known
-        weights and gradient conflicts; `task` is there where a single task is trained. An answer of True asks that this training stop now.
+        weights and gradient conflicts; `task` is there where a single task is trained. An answer of True asks that this
+        training stop now.
         """
         return None
 

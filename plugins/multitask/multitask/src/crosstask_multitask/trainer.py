@@ -113,7 +113,8 @@ class MultiTaskTrainer:
         """Updates up to `budget.steps`, going on where this trainer (or the state it loaded) stopped."""
         while self.done < self.budget.steps and not self.stopped:
             number = self.done + 1
-            self.step(number, record=number % self.budget.evaluate_every == 0 or number == 1)
+            last = number == self.budget.steps  # whose weights may be the best
+            self.step(number, record=number % self.budget.evaluate_every == 0 or number == 1 or last)
         if self._best_weights is not None:
             self.module.load_state_dict(self._best_weights)
 
