@@ -369,11 +369,11 @@ def test_full_training_is_of_the_tasks_own_architecture() -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.head = nn.Linear(64, 2)
+            self.body, self.head = nn.Linear(64, 6), nn.Linear(6, 2)
 
         def forward(self, inputs: Tensor) -> Tensor:
             type(self).made += 1
-            out: Tensor = self.head(inputs.flatten(1))
+            out: Tensor = self.head(self.body(inputs.flatten(1)).relu())
             return out
 
     pixels, digits = load_digits(return_X_y=True)
