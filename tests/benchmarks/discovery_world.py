@@ -24,8 +24,8 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.executors import ProcessExecutor
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.training import evaluate
 from crosstask.learning.own_models import train_models
+from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import key_of
 from crosstask.records import Budget
 from crosstask.registry import Registry

@@ -30,7 +30,7 @@ from crosstask.records import Budget, CurriculumResult, Interval, TransferResult
 from crosstask.tasks import Task
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Adapted:
     """A model for a target, in evaluation mode, of its source's class, and what is known of how good it is.
 
@@ -47,6 +47,14 @@ class Adapted:
     scratch_score: Interval
     result: TransferResult | CurriculumResult
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        whence = " and ".join(self.sources)
+        score = f"{self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}]"
+        return (
+            f"Adapted({type(self.model).__name__} for {self.target!r} from {whence} by {self.strategy}: {self.metric} "
+            f"{score}, {self.scratch_score.mean:.3f} from scratch)"
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write the model (`crosstask.load_model` reads it)."""

@@ -73,6 +73,8 @@ def advise(
         expected, evidence = _expected(c, screened.get(name), tried.get(name), edges.get(name), metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
         helps = None if looked is None or fresh is None else looked > fresh
+        if c.edge is not None and c.edge.measured and name not in edges and c.measured is None:
+            helps = c.edge.transfer_coefficient > 0  # it was tried
         rows.append(
             AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
                       untrained=fresh, helps=helps)
@@ -101,14 +103,16 @@ def advise(
 
 
 def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:
-    """What was measured or tried before what was only looked at: of the others the finalists were the best."""
+    """What was measured or tried before what was only looked at (of the others the finalists were the best), and that
+    before what was measured not to help.
+    """
     looked = -1e9 if row.screened is None else row.screened
     if row.source in tried:
         found = sum(tried[row.source]) / len(tried[row.source])
-        return 1, (found + looked) / 2
-    if row.evidence.startswith("measured") and row.expected is not None:
+        return 1, found if row.screened is None else (found + looked) / 2
+    if row.expected is not None:
         return 1, row.expected.mean
-    return 0, looked if row.screened is not None else (row.expected.mean if row.expected is not None else -1e9)
+    return (-1 if row.evidence.startswith("measured") and not row.helps else 0), looked
 
 
 def _expected(
@@ -129,11 +133,12 @@ def _expected(
         told = f"tried on {len(folds)} folds of the target's samples"
         return _of_folds(folds, metric, samples), told
     edge = candidate.edge
+    if edge is not None and edge.measured:
+        return None, f"measured by discovery: coefficient {edge.transfer_coefficient:+.2f}"
     if screened is not None:
-        return Interval(mean=screened, low=screened, high=screened), "a linear model on its features, left one out"
+        return None, "only looked at: a linear model on its features"
     if edge is not None:
-        told = "measured by discovery" if edge.measured else edge.evidence.value
-        return None, f"transfer coefficient {edge.transfer_coefficient:+.2f}, {told}"
+        return None, f"{edge.evidence.value}: coefficient {edge.transfer_coefficient:+.2f}"
     return None, "nothing is known"
 
 
@@ -255,7 +260,7 @@ def _tried(
     looked = [c for c in candidates if screened.get(c.source.task_id) is not None]
     order = sorted(looked, key=lambda c: -(screened[c.source.task_id] or 0.0)) or list(candidates)
     finalists = order[: min(FINALISTS, max(0, allowance // (2 * budget.steps)))]
-    if len(order) < 2 or not finalists:
+    if not finalists:
         return {}, 0
     folds = min(FOLDS, allowance // (len(finalists) * budget.steps))
     jobs, places, found = [], [], {c.source.task_id: [0.0] * folds for c in finalists}
@@ -323,13 +328,19 @@ def paragraph(advice: Advice) -> str:
         low, high = best.expected.low, best.expected.high
         ends = f" (95 % interval {low:.3f} to {high:.3f})" if high > low else ""
         said.append(f"Expected {advice.metric}: {best.expected.mean:.3f}{ends}; {best.evidence}.")
+    elif best.screened is not None and not best.evidence.startswith("measured"):
+        said.append(
+            f"No transfer was tried: a linear model on its features scores {best.screened:.3f} on samples left out, "
+            f"which is no {best.strategy} yet."
+        )
     else:
         said.append(f"Evidence: {best.evidence}.")
     if len(advice.rows) > 1:
         second = advice.rows[1]
         beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
         said.append(f"Next best: {second.source!r}{beside}.")
-    said.append(f"That takes {advice.cost} steps over all seeds; this advice took {advice.spent:.0%} of trying all.")
+    spent = "no training" if not advice.spent else "under 1 %" if advice.spent < 0.005 else f"{advice.spent:.0%}"
+    said.append(f"That takes {advice.cost} steps over all seeds; this advice took {spent} of trying all.")
     if advice.avoid:
         name, why = next(iter(advice.avoid.items()))
         more = f", and {len(advice.avoid) - 1} more" if len(advice.avoid) > 1 else ""

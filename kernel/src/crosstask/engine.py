@@ -380,6 +380,8 @@ class TransferEngine(Engine):
         With `samples`, the sample efficiency gain is measured too: the same with 1/2, 1/4, 1/8 of the samples.
         """
         source, target = self.portfolio[source_task], self.portfolio[target_task]
+        if source is target:
+            raise DataError(f"task {source_task!r} is both source and target: a transfer needs two")
         method = self.method(transfer_strategy)
         self.train([source_task])
         if source.model is None:
@@ -398,6 +400,9 @@ class TransferEngine(Engine):
             },
         ).with_performance(result.metric, result.score.mean)
         self.transfer_history.append(result)
+        if result.learned_nothing:
+            self.run.log.warning("nothing was learned", source=source_task, target=target_task, score=result.score.mean,
+                                 metric=result.metric, chance=result.chance)  # fmt: skip
         return result
 
     def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
@@ -925,12 +930,13 @@ def _step_job(
     ready: bool,
     device: str,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One step of a curriculum for one seed, with its control. The first step is training from scratch itself, or no
-    training at all where the user's own model is `ready`.
+    """One step of a curriculum for one seed, with its control, judged on test data, or on what there is. The first step
+    is training from scratch itself, or no training at all where the user's own model is `ready`.
     """
     task = drawn(task, budget.samples, seed)
     generator = torch.Generator().manual_seed(seed)
-    plain_score, plain_curve = scratch(network_like(like, task, seed).to(device), task, budget, seed, "test")
+    split = next(s for s in ("test", "validation", "train") if task.has_data(s))
+    plain_score, plain_curve = scratch(network_like(like, task, seed).to(device), task, budget, seed, split)
     if ready:
         assert isinstance(like, nn.Module)
         learner, curve = copied(like), LearningCurve()
@@ -944,7 +950,7 @@ def _step_job(
         curve = method.learn(learner, model, task, budget, generator).curve()
     payload = {
         "task": task.task_id,
-        "score": evaluate(learner, task, "test"),
+        "score": evaluate(learner, task, split),
         "curve": curve,
         "scratch": {"score": plain_score, "curve": plain_curve},
         "seed": seed,

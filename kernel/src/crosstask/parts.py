@@ -18,6 +18,7 @@ provides under that name. `Component.referred("encoder")` gives the object.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,12 +65,17 @@ def part(point: str, default: Any = DEFAULT, *, help: str, required: bool = Fals
     def read(value: Any, instance: Any, field: attrs.Attribute[Any]) -> Any:
         where = f"{type(instance).__name__}: {field.name}"
         if isinstance(value, list | tuple):
+            if not _SEVERAL.search(str(field.type)):
+                raise OptionError(f"{where} is a single component of {point!r}, got a list of {len(value)}")
             return tuple(_one(item, point, f"{where}[{number}]") for number, item in enumerate(value))
         return None if value is None and field.default is None else _one(value, point, where)
 
     converter = attrs.Converter(read, takes_self=True, takes_field=True)
     given = attrs.NOTHING if required else default
     return attrs.field(default=given, converter=converter, metadata={"help": help, "part": point})
+
+
+_SEVERAL = re.compile(r"\b(tuple|list|Sequence)\b")  # in the annotation of a part
 
 
 def _one(value: Any, point: str, where: str) -> Any:

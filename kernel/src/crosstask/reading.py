@@ -342,6 +342,7 @@ def _stacked(values: list[Any]) -> np.ndarray:
 
 def _tensor(value: Any, name: object = "") -> Tensor:
     what = f"input {name!r} " if name != "" else ""
+    hint = ": name the fields that are inputs with Task(inputs=...), or encode it as numbers"
     if isinstance(value, Tensor):
         return _dense(value, what or "it ")
     image = hasattr(value, "getbands") and hasattr(value, "size")  # PIL: rows, columns, channels
@@ -354,7 +355,9 @@ def _tensor(value: Any, name: object = "") -> Tensor:
             if inner <= {"int", "float", "bool", "NoneType", "int64", "float64"}:
                 array = array.astype(np.float64)
         if array.dtype.kind in "USO":
-            raise TypeError(f"it holds {'text' if array.dtype.kind in 'US' else 'objects'}, not numbers")
+            raise TypeError(
+                f"it holds {'text' if array.dtype.kind in 'US' else 'objects'}, not numbers{hint if name != '' else ''}"
+            )
         if not array.flags.writeable:
             array = array.copy()
         tensor = torch.as_tensor(array)

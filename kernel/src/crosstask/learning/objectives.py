@@ -323,6 +323,9 @@ METRICS: dict[str, Metric] = {
 }
 """Metrics that a task may name; `ndcg@10` and `hit_rate@10` look at the ten best."""
 
+OF_VALUES = frozenset({"r2", "pearson", "spearman", "rmse", "mae", "mse"})
+"""Metrics of values, which labels of classes are not."""
+
 TASK_TYPES: dict[str, tuple[str, str]] = {
     "classification": ("cross_entropy", "accuracy"),
     "regression": ("mse", "r2"),
@@ -362,6 +365,11 @@ def metric_of(task: Task) -> Metric:
         if name not in METRICS or (top and (name not in ("ndcg", "hit_rate") or not top.isdigit() or int(top) < 1)):
             raise DataError(f"task {task.task_id!r}: unknown metric {chosen!r}{nearest(chosen, METRICS)}")
         known = METRICS[name]
+        if name in OF_VALUES and task.descriptor.task_type == "classification":
+            raise DataError(
+                f"task {task.task_id!r}: metric {name!r} is of values, the task is a classification: say "
+                "task_type='regression' in its descriptor"
+            )
         if not top:
             return known
         return attrs.evolve(known, name=chosen, function=functools.partial(known.function, top=int(top)))

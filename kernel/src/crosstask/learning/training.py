@@ -89,6 +89,8 @@ def answer(model: nn.Module, inputs: Tensor | MultiInput) -> Tensor:
         parts = getattr(inputs, "shapes", None) or tuple(inputs.shape[1:])
         why = f"{type(model).__name__} cannot take inputs of shape {parts} ({inputs.dtype}): {_line(error)}"
         raise DataError(why) from error
+    if outputs.layout != torch.strided:
+        raise DataError(f"{type(model).__name__} gives outputs of layout {outputs.layout}: logits are a dense tensor")
     if outputs.is_meta:
         raise DataError(f"{type(model).__name__} gives outputs on the meta device, which have no values")
     return outputs
@@ -157,6 +159,10 @@ def _unlike(outputs: Tensor, targets: Tensor, task: Task, who: str) -> str | Non
         fits = outputs.ndim == 2 and outputs.shape[1] == count
         if kind == "classification" and not fits and outputs.ndim == 2 and outputs.shape[1] == 1 and count == 2:
             wanted += ", or output_dim=1 in the descriptor for a single logit of two classes,"
+        elif not fits and outputs.ndim == 1:
+            wanted += " (of a single logit: unsqueeze(-1), and output_dim=1 in the descriptor)"
+        elif kind == "classification" and not fits and outputs.ndim == 2 and count and outputs.shape[1] > count:
+            wanted += f", or output_dim={outputs.shape[1]} in the descriptor, if the data lack classes,"
     else:
         return None  # its own loss knows
     return None if fits else f"{have}: {wanted} is needed"

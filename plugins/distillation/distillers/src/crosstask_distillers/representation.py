@@ -109,12 +109,15 @@ class Representation(EncoderDistiller):
         features = [universal(t.inputs).detach().mean(0) for t in teachers if universal.serves(t.inputs)]
         embedding = torch.stack(features).mean(0) if features else torch.zeros(0)
         names = sorted({t.task.descriptor.domain for t in teachers})
+        made = architecture(reference.model) if reference.model is not None else ""
         knowledge = MetaKnowledge(
             kind="representation",
             source_tasks=tuple(t.task.task_id for t in teachers),
             domains=tuple(names),
             embedding=tuple(embedding.double().tolist()),
-            applicability_conditions={"architecture": architecture(reference.model) if reference.model else ""}
+            applicability_conditions={
+                "architecture": architecture(reference.model) if reference.model is not None else ""
+            }
             | ({"left_out": left_out} if left_out else {}),
         )
         return Distilled(knowledge, universal.tensors())
