@@ -82,7 +82,40 @@ class Representation(EncoderDistiller):
             attrs.evolve(
                 told,
                 generalization_score=score,
-                applicability_conditions={"architecture": made} | ({"left_out": left_out} if left_out else {}),
+                applicability_conditions=where,
+                seed=self.context.seed,
+                options=self.options(),
+            ),
+            found.tensors,
+        )
+
+    def _distilled(self, tasks: Sequence[Task], samples: Inputs | None) -> Distilled:
+        """The knowledge of these tasks, without its generalization score."""
+        teachers, left_out = self._teachers(tasks, samples)
+        if not teachers:
+            told = "; ".join(f"{task} {reason}" for task, reason in left_out.items())
+            raise DataError(
+                f"distillation of a representation needs inputs: tasks with training data, or samples ({told})"
+            )
+        reference = _commonest([t.task for t in teachers])
+        kind = next(kind_of(t.inputs) for t in teachers if t.task is reference)
+        plain = _is_plain(next(t for t in teachers if t.task is reference))
+        for teacher in list(teachers):
+            if kind_of(teacher.inputs) != kind and not (plain and _is_plain(teacher)):
+                teachers.remove(teacher)
+                left_out[teacher.task.task_id] = f"its inputs are of another kind than those of {reference.task_id!r}"
+        seed = self.context.seed_for("representation", *(t.task.task_id for t in teachers))
+        universal = self._trained(reference, teachers, seed)
+        features = [universal(t.inputs).detach().mean(0) for t in teachers if universal.serves(t.inputs)]
+        embedding = torch.stack(features).mean(0) if features else torch.zeros(0)
+        names = sorted({t.task.descriptor.domain for t in teachers})
+        made = architecture(reference.model) if reference.model is not None else ""
+        knowledge = MetaKnowledge(
+            kind="representation",
+            source_tasks=tuple(t.task.task_id for t in teachers),
+            domains=tuple(names),
+            embedding=tuple(embedding.double().tolist()),
+            applicability_conditions={"architecture": made} | ({"left_out": left_out} if left_out else {}),
         )
         return Distilled(knowledge, universal.tensors())
 

@@ -40,10 +40,6 @@ def command(
     for note in result.provenance.notes:
         say(note)
     if (expected := result.provenance.expected) is not None:
-        say(
-            f"{result.metric} expected: {expected.mean:.3f}, 95 % interval {expected.low:.3f} to {expected.high:.3f}"
-        )
-    say(
-        f"{result.metric}: {shown(result.score)} untrained, {shown(result.full_training_score)} with full training"
-    )
+        say(f"{result.metric} expected: {expected.mean:.3f}, 95 % interval {expected.low:.3f} to {expected.high:.3f}")
+    say(f"{result.metric}: {shown(result.score)} untrained, {shown(result.full_training_score)} with full training")
     say(f"weights: {path}")
