@@ -421,6 +421,23 @@ class TransferGraph:
             "impossible": [each for into in self._ruled_out().values() for each in into],
         }
 
+    def _lines(self) -> Iterator[str]:
+        """`to_json` as text, a task, edge or pair on each line: no graph of a million edges is there twice."""
+        yield f'{{\n "schema": {json.dumps(SCHEMA)}'
+        parts: dict[str, Iterator[Any]] = {
+            "tasks": (_plain(self.task(t)) for t in self._graph),
+            "edges": (plain for _, plain in self._plain_edges()),
+            "impossible": (each for into in self._ruled_out().values() for each in into),
+        }
+        for name, items in parts.items():
+            yield f',\n "{name}": ['
+            before = "\n  "
+            for item in items:
+                yield before + _text(item)
+                before = ",\n  "
+            yield "]" if before == "\n  " else "\n ]"
+        yield "\n}\n"
+
     def _ruled_out(self) -> dict[str, list[dict[str, str]]]:
         """The impossible pairs as plain data, by target."""
         place = {task: number for number, task in enumerate(self._graph)}
@@ -470,7 +487,13 @@ class TransferGraph:
         """
         path = Path(structure(path, Path, "where a transfer graph is written"))
         if path.suffix == ".json":
-            path.write_text(_text(self.to_json(), indent=1), encoding="utf-8")
+            part = path.with_name(f".{path.name}.part")
+            try:
+                with part.open("w", encoding="utf-8") as file:
+                    file.writelines(self._lines())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
         elif path.suffix in (".graphml", ".gexf"):
             flat = nx.MultiDiGraph()
             into = self._ruled_out()
@@ -657,13 +680,13 @@ def _numbers(value: Any) -> Any:
     return [_numbers(item) for item in value] if isinstance(value, list) else value
 
 
-def _text(plain: Any, indent: int | None = None) -> str:
+def _text(plain: Any) -> str:
     """JSON. GraphError for the two halves of a surrogate pair as characters: JSON would make them one."""
     for text in _strings(plain):
         if _PAIR.search(text):
             told = "two surrogates in a row, which no file can tell from the character that they encode"
             raise GraphError(f"{text!r} cannot be written: it holds {told}")
-    return json.dumps(plain, indent=indent, allow_nan=False)
+    return json.dumps(plain, allow_nan=False)
 
 
 def _strings(plain: Any) -> Iterator[str]:
