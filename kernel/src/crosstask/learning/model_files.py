@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import attrs
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -65,13 +67,15 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     if into is not None:
         of_kind(into, nn.Module, "into")
     told, tensors = _read(path)
-    model = into if into is not None else _made(told, path, trust)
+    model = into if into is not None else _made(told, tensors, path, trust)
     if reason := without_values(model):
         raise DataError(f"{path}: {reason}")
     head, outputs = told.get("head"), told.get("outputs")
     if isinstance(head, str) and origin_of(model).head is None and head in dict(model.named_modules()):
         know(model, head=Head(head))
-    if isinstance(outputs, int) and _outputs(model) not in (None, outputs):
+    if type(outputs) is int and _outputs(model) not in (None, outputs):
+        if not any(outputs in tensor.shape for tensor in tensors.values()):
+            raise DataError(f"{path}: a head of {outputs} outputs is told, no tensor of the file has that size")
         replace_head(model, outputs, 0)  # the model was given another head after it was made
     own = model.state_dict()
     missing = [name for name, value in own.items() if isinstance(value, Tensor) and name not in tensors]
@@ -128,19 +132,22 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise StoreError(f"cannot read model {path}: {error}") from None
 
 
-def _made(told: dict[str, Any], path: Path, trust: bool) -> nn.Module:
+def _made(told: dict[str, Any], tensors: dict[str, Tensor], path: Path, trust: bool) -> nn.Module:
     if "made" in told:
         made = told["made"]
         try:
             spec = structure(made["spec"], ModelSpec, "model")
             if ":" in spec.kind and not trust:
                 raise DataError(f"{path}: made by {spec.kind}, whose code is imported only with trust=True")
-            built: nn.Module = spec.build(TaskDescriptor.from_json(made["descriptor"]), 0)
+            descriptor = TaskDescriptor.from_json(made["descriptor"])
+            if ":" not in spec.kind:
+                return _of_spec(spec, descriptor, tensors, path)
+            built: nn.Module = spec.build(descriptor, 0)
             return built
         except (KeyError, TypeError) as error:
             raise StoreError(f"{path}: how its model is made cannot be read: {error}") from None
     if "transformers" in told:
-        return _of_transformers(told, path)
+        return _of_transformers(told, tensors, path)
     where = told.get("factory") or told.get("class")
     if not trust:
         raise DataError(
@@ -161,7 +168,25 @@ def _made(told: dict[str, Any], path: Path, trust: bool) -> nn.Module:
     return model
 
 
-def _of_transformers(told: dict[str, Any], path: Path) -> nn.Module:
+def _of_spec(spec: ModelSpec, told: TaskDescriptor, tensors: dict[str, Tensor], path: Path) -> nn.Module:
+    """The network of a specification, once its shapes are known to be those of the file: a damaged file must not ask
+    for memory that its tensors do not fill.
+    """
+    head = tensors.get("head.weight")
+    if head is None or head.ndim != 2:
+        raise DataError(f"{path}: the weights are not those of a {spec.kind}: it has no 'head.weight'")
+    outputs = attrs.evolve(told, output_dim=len(head), classes=())
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in spec.build(outputs, 0).state_dict().items()}
+    for name in (*shapes, *tensors):
+        if name not in shapes or name not in tensors or shapes[name] != tensors[name].shape:
+            raise DataError(f"{path}: the weights are not those of the {spec.kind} that it tells of ({name!r})")
+    model = spec.build(outputs, 0)
+    know(model, made={"spec": unstructure(spec), "descriptor": told.to_json()})
+    return model
+
+
+def _of_transformers(told: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> nn.Module:
     try:
         import transformers  # deferred: only its own models need it
     except ImportError:
@@ -171,6 +196,15 @@ def _of_transformers(told: dict[str, Any], path: Path) -> nn.Module:
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         raise DataError(f"{path}: the installed transformers has no model {name!r}")
     config = told["transformers"]
+    try:
+        made = kind.config_class.from_dict(config)  # type: ignore[union-attr]
+        with torch.device("meta"):
+            asked = sum(p.numel() for p in kind._from_config(made).parameters())  # type: ignore[no-untyped-call]
+    except Exception:  # some classes look at values when they are made
+        asked = 0
+    held = sum(tensor.numel() for tensor in tensors.values())
+    if asked > 2 * held + 10_000_000:  # a head that was replaced may be smaller
+        raise DataError(f"{path}: its config asks for {asked} numbers, the file holds {held}")
     try:
         made = kind.config_class.from_dict(config)  # type: ignore[union-attr]
         return kind._from_config(made)  # type: ignore[no-any-return, no-untyped-call]
