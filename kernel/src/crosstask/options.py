@@ -259,7 +259,10 @@ def _wrong(value: Any, expected: str, where: str) -> OptionError:
 
 def _structure_scalar(value: Any, kind: type, where: str) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
-        value = value.item()
+        try:
+            value = value.item()
+        except Exception:  # on torch's meta device nothing has a value
+            raise _wrong(value, _SCALARS[kind], where) from None
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -287,9 +290,12 @@ def _structure_union(value: Any, args: tuple[Any, ...], where: str) -> Any:
 
 
 def _structure_sequence(value: Any, kind: type, args: tuple[Any, ...], where: str) -> Any:
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
         raise _wrong(value, "a list", where)
-    items = list(value)
+    try:
+        items = list(value)
+    except Exception:  # a tensor or array of no dimension, or of a layout without rows
+        raise _wrong(value, "a list", where) from None
     if kind is tuple and args and args[-1] is not Ellipsis:
         if len(items) != len(args):
             raise _wrong(value, f"a list of {len(args)}", where)
