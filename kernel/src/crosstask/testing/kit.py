@@ -149,7 +149,8 @@ class Kit(ABC):
         if self.subject.manifest is not None:
             with contextlib.suppress(Exception):  # what is wrong with it is for the checks of the manifest to say
                 own = import_manifest(self.subject.manifest)
-                if all(record.plugin is not own for record in registry.records):  # it may be the kernel's, or a base's
+                if own is not PLUGIN:  # a base's is there already, perhaps as it was read in another process
+                    registry.records = [record for record in registry.records if record.name != own.name]
                     registry.register(own)
         return registry
 
