@@ -16,6 +16,7 @@ GROWN = "grown"
 the outputs that there were otherwise."""
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Kinds of convolution layers."""
 
 
 def outputs_in(layer: Any) -> int:

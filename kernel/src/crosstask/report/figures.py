@@ -8,8 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
+from crosstask.drawing import color
 from crosstask.records import Interval
-from crosstask.report.page import attribute, color, cut, escape, spread, words
+from crosstask.report.page import attribute, cut, escape, spread, words
 
 DASHES = ("solid", "dash", "dot")
 _SERIES = [f"series{n}" for n in range(1, 8)]

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
-from crosstask.drawing import Point, bent, places
+from crosstask.drawing import Point, bent, color, places
 from crosstask.graph import RelationType, TransferEdge, TransferGraph
 from crosstask.report.figures import dropdown, figure, legend, plot, view
-from crosstask.report.page import color, details, escape, interval, note, number, short, table, words
+from crosstask.report.page import details, escape, interval, note, number, short, table, words
 from crosstask.showing import times
 
 _POINTS = 9  # of the curve of an edge

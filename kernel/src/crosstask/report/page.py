@@ -16,7 +16,6 @@ from typing import Any
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped]  # plotly ships no types
 
 from crosstask.drawing import PALETTE as PALETTE
-from crosstask.drawing import color as color
 from crosstask.drawing import cut as cut
 from crosstask.drawing import seen
 from crosstask.points.stage import Section

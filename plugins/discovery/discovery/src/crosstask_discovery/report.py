@@ -7,10 +7,11 @@ from collections import Counter
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
+from crosstask.drawing import color
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.report.figures import figure, plot, view
 from crosstask.report.graph_view import describe, strongest
-from crosstask.report.page import color, details, escape, interval, note, number, short, table
+from crosstask.report.page import details, escape, interval, note, number, short, table
 from crosstask_discovery.records import DiscoveryResult
 
 _SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]

@@ -6,8 +6,9 @@ import itertools
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
+from crosstask.drawing import color
 from crosstask.report.figures import dots, dots_height, figure, line, plot, view
-from crosstask.report.page import color, details, escape, note, number, table, words
+from crosstask.report.page import details, escape, note, number, table, words
 from crosstask_search.records import SearchResult, Trial
 
 TITLE = "Search"

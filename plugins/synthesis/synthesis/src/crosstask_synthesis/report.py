@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ships no types
 
+from crosstask.drawing import color
 from crosstask.records import Interval
 from crosstask.report.figures import dots_height, figure, plot, view
-from crosstask.report.page import color, details, escape, note, number, short, words
+from crosstask.report.page import details, escape, note, number, short, words
 from crosstask_synthesis.records import SynthesisResult
 
 TITLE = "Zero-shot synthesis"
