@@ -83,8 +83,11 @@ def advise(
     best = rows[0] if rows else None
     hurt = {c.source.task_id: "transfer from it was measured to hurt" for c in known if c.edge is not None and
             c.edge.measured and c.edge.hurts}  # fmt: skip
-    worse = {row.source: "its features tell less about the target than untrained ones" for row in rows[1:]
-             if row.helps is False}  # fmt: skip
+    worse = {
+        row.source: "its features tell less about the target than untrained ones"
+        for row in rows[1:]
+        if row.helps is False and _clearly_less(row.screened, row.untrained, samples)
+    }
     if best is not None and (best.helps is False or best.source in hurt) and all(r.helps is False for r in rows):
         best = None
     advice = Advice(
@@ -100,6 +103,13 @@ def advise(
         samples=samples,
     )
     return attrs.evolve(advice, text=paragraph(advice))
+
+
+def _clearly_less(screened: float | None, untrained: float | None, samples: int) -> bool:
+    """Whether a score is below another by more than a standard error of a share of so many samples."""
+    if screened is None or untrained is None or not 0 <= untrained <= 1:
+        return screened is not None and untrained is not None and screened < untrained
+    return untrained - screened > (untrained * (1 - untrained) / max(1, samples)) ** 0.5
 
 
 def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:

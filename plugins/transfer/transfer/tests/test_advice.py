@@ -74,7 +74,7 @@ def test_the_source_with_the_same_features_is_advised() -> None:
         assert advice.rows[0].helps
         assert advice.rows[0].screened > advice.rows[1].screened + 0.2
         assert "takes inputs (5,)" in advice.avoid["narrow"]
-        assert ("other" in advice.avoid) is not advice.rows[1].helps
+        assert not (advice.rows[1].helps and "other" in advice.avoid)
         assert str(advice).startswith("Learn 'target' from 'same' by lp_ft. Expected accuracy: ")
         assert engine.advise("target", share=0.5).spent == 0, "what was tried is remembered"
         assert engine.advise("target", share=0).source == "same", "by the look at features alone"
