@@ -109,7 +109,7 @@ def _clearly_less(screened: float | None, untrained: float | None, samples: int)
     """Whether a score is below another by more than a standard error of a share of so many samples."""
     if screened is None or untrained is None or not 0 <= untrained <= 1:
         return screened is not None and untrained is not None and screened < untrained
-    return untrained - screened > (untrained * (1 - untrained) / max(1, samples)) ** 0.5
+    return bool(untrained - screened > math.sqrt(untrained * (1 - untrained) / max(1, samples)))
 
 
 def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:
