@@ -501,8 +501,18 @@ def redraw(model: nn.Module, seed: int) -> str:
             drawn = head_keys(model)  # by the same seed, perhaps to the same values
             moving = [n for n, p in before.items()
                       if n in theirs and n not in drawn and p.numel() > 1 and float(p.float().std()) > 0]  # fmt: skip
-            same = [n for n in moving if theirs[n].shape == before[n].shape and torch.equal(theirs[n], before[n])]
-            if made is model or (moving and len(same) == len(moving)):
+
+            def stuck(fresh: nn.Module) -> bool:
+                theirs = dict(fresh.named_parameters())
+                return bool(moving) and all(
+                    theirs[n].shape == before[n].shape and torch.equal(theirs[n], before[n]) for n in moving
+                )
+
+            again = made is model or stuck(made)
+            if again and made is not model:  # the model may have been made with this very seed
+                torch.manual_seed(seed + 1)
+                again = stuck(factory())
+            if again:
                 raise DataError(f"{who} returns the weights that the model has: it must make fresh ones at every call")
             _take(model, made, who, whole=True)
             return "its factory"
