@@ -36,10 +36,10 @@ from crosstask import (
     TransferGraph,
     TransferResult,
 )
+from crosstask.drawing import color
 from crosstask.learning.transferring import speed_interval
 from crosstask.points.stage import Section
 from crosstask.records import CurriculumResult, CurriculumStep, LearningCurve
-from crosstask.report import page
 from crosstask.showing import flat, times
 from crosstask_fakes.registry import with_fakes
 
@@ -268,7 +268,7 @@ def test_a_graph_is_drawn_as_png(tmp_path: Path) -> None:
     drawn = small(*names).plot(tmp_path / "graph.png", guessed=True)
     with Image.open(tmp_path / "graph.png") as image:
         assert image.size == (2 * drawn.width, 2 * drawn.height)
-        colours = {tuple(int(page.color(role)[at : at + 2], 16) for at in (1, 3, 5)) for role in ("paper", "ink")}
+        colours = {tuple(int(color(role)[at : at + 2], 16) for at in (1, 3, 5)) for role in ("paper", "ink")}
         assert colours <= {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
 
 

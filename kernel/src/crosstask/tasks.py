@@ -99,7 +99,8 @@ class Task:
             from crosstask.reading import Fields, read_described  # deferred: a descriptor alone needs no torch
 
             names: Any = self.inputs
-            fields = Fields(names, self.target, self._classes_found)
+            read_before = isinstance(raw, TensorData) and raw.table is None  # its labels are numbers of classes already
+            fields = Fields(names, self.target, self._classes_found and not read_before)
             had = self.descriptor.classes
             self._splits[split], self.descriptor = read_described(raw, self.descriptor, split, fields)
             self._classes_found = self._classes_found or bool(not had and self.descriptor.classes)
