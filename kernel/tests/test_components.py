@@ -499,3 +499,19 @@ def test_a_stored_result_is_not_taken_for_one_under_a_wrapper(registry: Registry
     assert gain(2.0) == 0.5
     assert gain(4.0) == 0.25
     assert gain(None) == plain
+
+
+def test_a_single_component_is_no_list() -> None:
+    from crosstask import Transfer, part
+
+    @component
+    class Whole(Transfer):
+        """Has one part."""
+
+        inner: Part = part("transfer", help="one")
+
+        def learn(self, model, source, task, budget, generator):  # type: ignore[no-untyped-def]
+            raise NotImplementedError
+
+    with pytest.raises(OptionError, match="is a single component of 'transfer', got a list of 2"):
+        Whole(inner=["a", "b"])

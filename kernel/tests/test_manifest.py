@@ -147,3 +147,13 @@ def test_a_registry_starts_with_the_kernels_points() -> None:
     assert [(each.point.name, each.origin) for each in Registry().points()] == [
         (point.name, "kernel") for point in KERNEL_POINTS
     ]
+
+
+def test_fields_of_other_kinds_are_problems() -> None:
+    from crosstask.manifest import Extension, Plugin
+
+    made = Plugin(name="odd", api=(2, 0), extensions="rgb", formerly=[3])  # type: ignore[arg-type,list-item]
+    assert any("extensions must be a list of Extension objects, got 'rgb'" in problem for problem in made.problems)
+    assert any("formerly must be lower-case letters" in problem for problem in made.problems)
+    told = Plugin(name="odd", api=(2, 0), extensions=[Extension("balancer", "x", "a:B", summary=3)])  # type: ignore[arg-type]
+    assert any("summary must be a string, got 3" in each for each in told.extensions[0].problems)

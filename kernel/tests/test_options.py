@@ -289,3 +289,15 @@ def test_an_option_is_read_under_a_name_that_it_had_before() -> None:
         assert build(Renamed, {"speed": 2.0}, "observer 'x'").rate == 2.0
     with pytest.raises(OptionError, match="unknown option 'speed'"):
         build(Renamed, {"speed": 2.0, "rate": 1.0}, "observer 'x'")
+
+
+def test_values_without_a_value_and_lists_without_rows() -> None:
+    import torch
+
+    from crosstask.errors import OptionError
+    from crosstask.options import structure
+
+    with pytest.raises(OptionError, match="n must be an integer"):
+        structure(torch.empty((), device="meta"), int, "n")
+    with pytest.raises(OptionError, match="n must be a list"):
+        structure(torch.tensor(3), list[int], "n")

@@ -794,3 +794,16 @@ def test_the_index_of_packages_is_read_from_the_root_distribution(monkeypatch: p
     monkeypatch.setattr(importlib_metadata, "distribution", lambda name: Root())
     read = packages.__wrapped__
     assert read() == {"balancer/rgb": "crosstask-rgb"}
+
+
+def test_a_component_is_chosen_by_a_name_and_a_record_has_all_its_names() -> None:
+    from crosstask.errors import UnknownComponentError
+    from crosstask.manifest import Plugin
+    from crosstask.registry import Registry, licence
+
+    registry = Registry()
+    with pytest.raises(UnknownComponentError, match="a executor is chosen by its name, got 3"):
+        registry.find("executor", 3)  # type: ignore[arg-type]
+    record = registry.register(Plugin(name="new", api=(2, 0), formerly=["old"]))
+    assert record.names == ("new", "(in process)", "old")
+    assert licence("no-such-distribution") == "unknown"
