@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.modules import forward
+from crosstask.learning.modules import evaluating, forward
 from crosstask.learning.training import device_of
 from crosstask.reading import UNKNOWN
 
@@ -119,18 +119,6 @@ def gradient_moments(
         if rest := [name for name in names if name not in seen]:
             _one_by_one(totals, model, inputs, objectives, rest, known, power)
     return {name: total / len(inputs) for name, total in totals.items()}
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; afterwards each of its modules is in the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 # --- What is differentiated

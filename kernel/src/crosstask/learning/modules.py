@@ -144,7 +144,7 @@ def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None
         found = _named_head(model, named)
     else:
         watch = _Watch(model)
-        with torch.no_grad(), _evaluating(model), watch:
+        with torch.no_grad(), evaluating(model), watch:
             outputs = forward(model, inputs)
         last = watch.found(outputs)
         if last is not None and last.unknown:
@@ -171,7 +171,8 @@ def _named_head(model: nn.Module, name: str) -> Head:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; afterwards each of its modules is in the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.fisher import evaluating
-from crosstask.learning.modules import forward, logits_of, seeded
+from crosstask.learning.modules import evaluating, forward, logits_of, seeded
 from crosstask.learning.training import device_of
 from crosstask.tasks import Task
 from crosstask_continual.batch import Batch

@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from crosstask.learning.fisher import evaluating
+from crosstask.learning.modules import evaluating
 from crosstask.options import component, option, state
 from crosstask.tasks import Task
 from crosstask_continual import Batch, ContinualModel, ContinualStrategy

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput, TensorData
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.learning.fisher import evaluating
-from crosstask.learning.modules import Headless, forward, head_found
+from crosstask.learning.modules import Headless, evaluating, forward, head_found
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import drawn, key_of, unfit_pair, weights_digest
 from crosstask.options import component, option, state
