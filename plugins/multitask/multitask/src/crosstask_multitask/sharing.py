@@ -10,10 +10,24 @@ from torch import Tensor, nn
 
 from crosstask.components import Component, hook
 from crosstask.errors import DataError
+from crosstask.options import record
 from crosstask.tasks import Task
 
 Inputs = Mapping[str, Any]
 """A batch for each task, a tensor or a `MultiInput`; tasks of one table are given the same one, as one object."""
+
+
+@record
+class SharingMatrix:
+    """What a module has learned of sharing: how much each of `rows` (tasks, mostly) takes of each of `columns` (tasks,
+    experts, layers). `values` [rows, columns]; `told` says what a value is.
+    """
+
+    name: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    told: str = ""
 
 
 class MultiTaskModule(nn.Module, ABC):
@@ -40,6 +54,12 @@ class MultiTaskModule(nn.Module, ABC):
         for the whole batch, of which the rows are taken; a module whose heads cost something can do better.
         """
         return {t: outputs[rows[t]] if t in rows else outputs for t, outputs in self(inputs).items()}
+
+    def learned(self, inputs: Inputs) -> list[SharingMatrix]:
+        """What the module has learned of sharing, as matrices to be drawn; none by default. What depends on the inputs,
+        such as gates, is the mean over these.
+        """
+        return []
 
     def add_task(self, task: Task) -> None:
         """Give the module another task, whose own parameters are new; the other tasks' answers stay as they are.
