@@ -15,9 +15,11 @@ from crosstask.learning.gradients import MatrixGradients
 from crosstask.points.balancer import Balancer
 from crosstask.testing.balancers import problems
 from crosstask_jacobian import (
+    CRMOGM,
     DBMTL,
     IMTLG,
     MGDA,
+    PCD,
     AlignedMTL,
     CAGrad,
     ConFIG,
@@ -138,15 +140,44 @@ def test_mgda_normalised() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(seeds)
-def test_nash_of_two_gradients(seed: int) -> None:
-    """The unit bisector's direction: α_i |g_i| = 1/√(1 + cos), which gives an update of length √2."""
-    matrix = draw(2, 5, seed)
+@given(seeds, st.floats(1e-4, 1e4))
+def test_nash_of_two_gradients(seed: int, scale: float) -> None:
+    """The unit bisector's direction: α_i |g_i| = 1/√(1 + cos), an update of length √2 however long the gradients."""
+    matrix = draw(2, 5, seed) * scale
     unit = matrix / matrix.norm(dim=1, keepdim=True)
     expected = unit.sum(dim=0) / torch.sqrt(1 + unit[0] @ unit[1])
-    size = torch.linalg.norm(matrix @ matrix.T).sqrt()
-    close(NashMTL(max_norm=0.0).combine(matrix) / size, expected, 1e-5)
+    close(NashMTL(max_norm=0.0).combine(matrix), expected, 1e-5)
     close(NashMTL(max_norm=0.5).combine(matrix).norm(), torch.tensor(0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_nash_update_has_the_papers_length(tasks: int, scale: float) -> None:
+    """G α = 1/α, so that |Σ α g|² = α·Gα = T: the claim of the paper, and what its authors say of their code."""
+    matrix = draw(tasks, 20, tasks) * scale
+    weights = weights_of(NashMTL(max_norm=0.0), matrix)
+    close(matrix @ matrix.T @ weights * weights, torch.ones(tasks, dtype=torch.float64))
+    update = NashMTL(max_norm=0.0).combine(matrix)
+    close(update.norm(), torch.tensor(tasks**0.5, dtype=torch.float64))
+    close(NashMTL().combine(matrix), update / tasks**0.5)  # cut back to a length of 1
+    orthogonal = torch.diag(torch.linspace(0.5, 3.0, tasks, dtype=torch.float64)) * scale
+    close(weights_of(NashMTL(max_norm=0.0), orthogonal), 1 / orthogonal.diagonal())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nash_of_torchjd() -> None:
+    """Where its conic programs have converged: they stop after so many, and where their solver fails."""
+    pytest.importorskip("ecos")
+    compared = 0
+    for tasks in (2, 3, 5):
+        for seed in range(2):
+            matrix = draw(tasks, 20, seed)
+            found = jd().NashMTL(n_tasks=tasks, max_norm=0.0, optim_niter=100)(matrix)
+            gains = matrix @ found
+            if torch.linalg.lstsq(matrix.T, found).solution.mul(gains).sub(1).abs().max() < 1e-3:
+                close(NashMTL(max_norm=0.0).combine(matrix), found, 1e-3)
+                compared += 1
+    assert compared
 
 
 def test_nash_keeps_its_weights_between_intervals() -> None:
@@ -364,6 +395,10 @@ def test_excess_mtl_of_torchjd() -> None:
         (SDMGrad, {"steps": 0}, "steps"),
         (ExcessMTL, {"warmup": 0}, "warmup"),
         (DBMTL, {"beta": 1.0}, "beta"),
+        (PCD, {"tau": 1.1}, "tau"),
+        (PCD, {"tau": {"a": -0.1}}, "tau"),
+        (PCD, {"beta": 1.0}, "beta"),
+        (CRMOGM, {"alpha": 1.1}, "alpha"),
     ],
 )
 def test_wrong_options(method: type[Balancer], options: dict[str, object], named: str) -> None:
@@ -414,6 +449,8 @@ PINNED = torch.tensor([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0], [1.0, 2.0, -1.0]], dty
         (NashMTL, [0.067327, 0.942544, 0.327229]),
         (SDMGrad, [4.846154, 1.076923, 0.846154]),
         (UPGrad, [0.306043, 1.989279, 0.989279]),
+        (CRMOGM, [-0.0, 1.2, 0.6]),
+        (PCD, [-0.820033, 2.943429, 2.943429]),
     ],
 )
 def test_pinned(method: type[Balancer], expected: list[float]) -> None:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from crosstask_jacobian.aligned_mtl import AlignedMTL
     from crosstask_jacobian.cagrad import CAGrad
     from crosstask_jacobian.config import ConFIG
+    from crosstask_jacobian.cr_mogm import CRMOGM
     from crosstask_jacobian.db_mtl import DBMTL
     from crosstask_jacobian.dualproj import DualProj
     from crosstask_jacobian.excess_mtl import ExcessMTL
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     from crosstask_jacobian.moco import MoCo
     from crosstask_jacobian.modo import MoDo
     from crosstask_jacobian.nash_mtl import NashMTL
+    from crosstask_jacobian.pcd import PCD
+    from crosstask_jacobian.rgw import RGW
     from crosstask_jacobian.sdmgrad import SDMGrad
     from crosstask_jacobian.upgrad import UPGrad
 
 __all__ = [
+    "CRMOGM",
     "DBMTL",
     "IMTLG",
     "MGDA",
+    "PCD",
+    "RGW",
     "AlignedMTL",
     "CAGrad",
     "ConFIG",
@@ -44,6 +50,9 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     {
+        "RGW": "rgw",
+        "PCD": "pcd",
+        "CRMOGM": "cr_mogm",
         "AlignedMTL": "aligned_mtl",
         "CAGrad": "cagrad",
         "ConFIG": "config",

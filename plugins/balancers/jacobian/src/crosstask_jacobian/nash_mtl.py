@@ -21,17 +21,22 @@ class NashMTL(Balancer):
 
     Solved exactly by Newton's method on the strictly convex α·Gα/2 - Σ log α, started from the last solution; the
     authors' code approximates it by a sequence of conic programs. Every task gains, and scaling one task's loss changes
-    nothing but the overall scale. As in their code α is that of G divided by its Frobenius norm, and the update is cut
-    back to length `max_norm`. Between two `update_interval`s the last weights are used again, as long as the tasks are
-    the same: α belongs to all of them together. A zero gradient gets weight 0. State: α, by task.
+    nothing. The update Σ α_i g_i has the squared length α·Gα = Σ α_i / α_i = T, however long the gradients are: the
+    paper's, in which they fix the direction alone. As in the authors' code it is then cut back to `max_norm`, which
+    with the default makes every update one of length 1: the learning rate says how long steps are, and must fall for
+    training to settle.
 
-    Source: Navon et al. 2022, *Multi-Task Learning as a Bargaining Game*, arXiv:2202.01017, claim 3.1, algorithm 1.
+    Between two `update_interval`s the last weights are used again, as long as the tasks are the same: α belongs to all
+    of them together. A zero gradient gets weight 0. State: α, by task.
+
+    Source: Navon et al. 2022, *Multi-Task Learning as a Bargaining Game*, arXiv:2202.01017, claim 3.1, algorithm 1;
+    of the length also github.com/AvivNavon/nash-mtl, issue 7.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "non_conflicting"})
-    results_version: ClassVar[int] = 2
+    results_version: ClassVar[int] = 3
 
-    max_norm: float = option(1.0, help="longest update; 0 for no limit", ge=0)
+    max_norm: float = option(1.0, help="longest update; 0 for no limit, which is √T", ge=0)
     update_interval: int = option(1, help="solve for the weights every so many updates", ge=1)
 
     weights: Kept = state(factory=dict)
@@ -51,7 +56,6 @@ class NashMTL(Balancer):
             )
         )
         gramian = gram_array(gradients)
-        found = found * math.sqrt(float(np.linalg.norm(gramian)))
         length = math.sqrt(max(float(found @ gramian @ found), 0.0))
         if 0 < self.max_norm < length:
             found = found * (self.max_norm / length)

@@ -28,6 +28,13 @@ PLUGIN = Plugin(
         ),
         Extension(
             "balancer",
+            "cr_mogm",
+            "crosstask_jacobian.cr_mogm:CRMOGM",
+            summary="Another balancer's weights, averaged over the steps",
+            source="Zhou et al. 2022, On the Convergence of Stochastic Multi-Objective Gradient Manipulation, NeurIPS",
+        ),
+        Extension(
+            "balancer",
             "db_mtl",
             "crosstask_jacobian.db_mtl:DBMTL",
             summary="Averaged gradients of log losses, all equally long",
@@ -102,6 +109,20 @@ PLUGIN = Plugin(
             "crosstask_jacobian.nash_mtl:NashMTL",
             summary="The bargaining solution: maximises the product of the gains",
             source="Navon et al. 2022, arXiv:2202.01017",
+        ),
+        Extension(
+            "balancer",
+            "pcd",
+            "crosstask_jacobian.pcd:PCD",
+            summary="One task first, and a part of its own progress for every other",
+            source="Varam & AlHajri 2026, arXiv:2606.29521",
+        ),
+        Extension(
+            "balancer",
+            "rgw",
+            "crosstask_jacobian.rgw:RGW",
+            summary="Random weights of the gradients in every step",
+            source="Lin et al. 2022, arXiv:2111.10603",
         ),
         Extension(
             "balancer",
