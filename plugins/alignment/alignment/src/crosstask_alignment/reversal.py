@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstask.errors import DataError
-from crosstask.options import structure
+from crosstask_alignment.domains import progress_of
 
 
 class GradientReversalLayer(torch.autograd.Function):
@@ -33,7 +32,4 @@ def reversal_strength(progress: float, gamma: float = 10.0) -> float:
 
     DataError for a progress outside 0 to 1.
     """
-    p = structure(progress, float, "progress")
-    if not 0 <= p <= 1:
-        raise DataError(f"progress is the part of the training that is done, from 0 to 1, got {progress!r}")
-    return math.tanh(gamma * p / 2)  # the same, and exact for large gamma
+    return math.tanh(gamma * progress_of(progress) / 2)  # the same, and exact for large gamma
