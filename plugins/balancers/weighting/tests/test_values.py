@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crosstask import OptionError, RunError
 from crosstask.learning.gradients import MatrixGradients
 from crosstask.points.balancer import Balancer
-from crosstask_weighting import DWA, FAMO, GLS, IMTLL, RLW, STCH, Fixed, ScaleInvariant, Uncertainty
+from crosstask_weighting import COSMOS, DWA, FAMO, GLS, IMTLL, PBI, RLW, STCH, Fixed, ScaleInvariant, Uncertainty
 
 NONE = MatrixGradients(torch.zeros(3, 1, dtype=torch.float64))
 some_losses = st.lists(st.floats(0.01, 50), min_size=3, max_size=3).map(lambda v: torch.tensor(v, dtype=torch.float64))
@@ -38,6 +38,44 @@ def test_weights_are_the_gradient_of_the_objective(losses: Tensor) -> None:
     p, ideal = torch.tensor([0.2, 0.3, 0.5]).double(), torch.tensor([0.0, 1.0, -1.0]).double()
     smooth = STCH(mu=0.7, preferences=(0.2, 0.3, 0.5), ideal=(0.0, 1.0, -1.0))
     close(smooth.balance(losses, NONE), slope(lambda v: 0.7 * (p * (v - ideal) / 0.7).logsumexp(0), losses))
+
+
+@settings(max_examples=30, deadline=None)
+@given(some_losses)
+def test_cosmos_and_pbi_are_the_gradients_of_their_objectives(losses: Tensor) -> None:
+    r, ideal = torch.tensor([0.2, 0.3, 0.5]).double(), torch.tensor([0.0, -1.0, -2.0]).double()
+    cosine = lambda v: r @ v / (r.norm() * v.norm())  # noqa: E731
+    cosmos = COSMOS(lambd=2.0, preferences=(0.2, 0.3, 0.5))
+    close(cosmos.balance(losses, NONE), slope(lambda v: r @ v - 2.0 * cosine(v), losses))
+    p = r / r.norm()
+    along = lambda v: (v - ideal) @ p  # noqa: E731
+    pbi = PBI(preferences={"0": 0.2, "1": 0.3, "2": 0.5}, ideal=(0.0, -1.0, -2.0))
+    expected = slope(lambda v: along(v) + 5.0 * (v - ideal - along(v) * p).norm(), losses)
+    close(pbi.balance(losses, NONE), expected)
+
+
+def test_cosmos_and_pbi_of_torchjd() -> None:
+    jd, thirds = pytest.importorskip("torchjd.scalarization"), torch.full((3,), 1 / 3).double()
+    losses = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
+    close(COSMOS(lambd=0.7).balance(losses, NONE), slope(jd.COSMOS(0.7, thirds), losses))
+    close(PBI(theta=0.3).balance(losses, NONE), slope(jd.PBI(0.3, thirds), losses))
+
+
+def test_cosmos_and_pbi_where_there_is_no_direction() -> None:
+    even, none = torch.full((3,), 2.0).double(), torch.zeros(3).double()
+    close(COSMOS().balance(even, NONE), torch.full((3,), 1 / 3).double())  # the cosine is at its largest
+    close(COSMOS().balance(none, NONE), torch.full((3,), 1 / 3).double())
+    for losses in (even, none):
+        close(PBI().balance(losses, NONE), torch.full((3,), 3**-0.5).double())
+
+
+@pytest.mark.parametrize(("method", "sign"), [(Uncertainty, 1), (IMTLL, -1)])
+def test_weighted_losses_and_penalty_are_the_objective(method: type[Any], sign: int) -> None:
+    balancer, losses = method(initial=0.3), torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
+    weights = balancer.balance(losses, NONE)
+    s = 0.3 * torch.ones(3).double()
+    expected = float(((-sign * s).exp() * losses + sign * s).sum())
+    assert float(weights @ losses) + balancer.penalty(["0", "1", "2"]) == pytest.approx(expected)
 
 
 def test_stch_with_warmup() -> None:
@@ -203,6 +241,8 @@ def test_famo_of_torchjd() -> None:
         (DWA, {"temperature": -1.0}, "temperature"),
         (FAMO, {"learning_rate": 0}, "learning_rate"),
         (Fixed, {"weights": (-1.0,)}, "weights"),
+        (COSMOS, {"lambd": -1.0}, "lambd"),
+        (PBI, {"preferences": (0.0, 1.0)}, "preferences"),
         (Uncertainty, {"initial": "low"}, "initial"),
     ],
 )

@@ -21,6 +21,7 @@ class IMTLL(TrainedScales):
     Source: Liu et al. 2021, *Towards Impartial Multi-task Learning*, ICLR, equation 6.
     """
 
+    sign: ClassVar[float] = -1.0
     weighs_losses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant", "needs_losses"})
     results_version: ClassVar[int] = 2

@@ -7,6 +7,13 @@ PLUGIN = Plugin(
     extensions=[
         Extension(
             "balancer",
+            "cosmos",
+            "crosstask_weighting.cosmos:COSMOS",
+            summary="The weighted sum, pulled toward losses in given proportions",
+            source="Ruchte & Grabocka 2021, arXiv:2103.13392",
+        ),
+        Extension(
+            "balancer",
             "dwa",
             "crosstask_weighting.dwa:DWA",
             summary="Favours losses that fall slowly",
@@ -45,6 +52,13 @@ PLUGIN = Plugin(
             "crosstask_weighting.imtl_l:IMTLL",
             summary="Learned scales that bring all losses to one size",
             source="Liu et al. 2021, Towards Impartial Multi-task Learning, ICLR",
+        ),
+        Extension(
+            "balancer",
+            "pbi",
+            "crosstask_weighting.pbi:PBI",
+            summary="Losses along a direction, and their distance from it",
+            source="Zhang & Li 2007, MOEA/D, IEEE Transactions on Evolutionary Computation",
         ),
         Extension(
             "balancer",

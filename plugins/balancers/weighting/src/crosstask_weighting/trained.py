@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -34,6 +35,9 @@ class TrainedScales(Balancer):
     says so.
     """
 
+    sign: ClassVar[float]
+    """Of the scales in the objective."""
+
     initial: float = option(0.0, help="log scale at the start")
 
     scales: dict[str, nn.Parameter] = state(factory=dict)
@@ -47,6 +51,10 @@ class TrainedScales(Balancer):
     @abstractmethod
     def weigh(self, scales: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         """The weights [T] for these scales, and the gradient [T] that trains the scales."""
+
+    def penalty(self, names: Sequence[str]) -> float:
+        """What the objective adds to the weighted losses of these tasks: their scales, with their sign."""
+        return self.sign * sum(float(self.scales[name].detach()) for name in names)
 
     def balance(self, losses: Tensor, gradients: TaskGradients) -> Tensor:
         weights, slopes = self.weigh(self._values(losses, gradients), losses)

@@ -22,6 +22,7 @@ class Uncertainty(TrainedScales):
     regression, and what the authors use for classification, equation 10).
     """
 
+    sign: ClassVar[float] = 1.0
     weighs_losses: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant", "needs_losses"})
     results_version: ClassVar[int] = 2
