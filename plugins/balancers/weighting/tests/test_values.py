@@ -43,7 +43,8 @@ def test_weights_are_the_gradient_of_the_objective(losses: Tensor) -> None:
 @settings(max_examples=30, deadline=None)
 @given(some_losses)
 def test_cosmos_and_pbi_are_the_gradients_of_their_objectives(losses: Tensor) -> None:
-    r, ideal = torch.tensor([0.2, 0.3, 0.5]).double(), torch.tensor([0.0, -1.0, -2.0]).double()
+    r = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    ideal = torch.tensor([0.0, -1.0, -2.0], dtype=torch.float64)
     cosine = lambda v: r @ v / (r.norm() * v.norm())  # noqa: E731
     cosmos = COSMOS(lambd=2.0, preferences=(0.2, 0.3, 0.5))
     close(cosmos.balance(losses, NONE), slope(lambda v: r @ v - 2.0 * cosine(v), losses))
@@ -55,7 +56,7 @@ def test_cosmos_and_pbi_are_the_gradients_of_their_objectives(losses: Tensor) ->
 
 
 def test_cosmos_and_pbi_of_torchjd() -> None:
-    jd, thirds = pytest.importorskip("torchjd.scalarization"), torch.full((3,), 1 / 3).double()
+    jd, thirds = pytest.importorskip("torchjd.scalarization"), torch.full((3,), 1 / 3, dtype=torch.float64)
     losses = torch.tensor([0.5, 2.0, 4.0], dtype=torch.float64)
     close(COSMOS(lambd=0.7).balance(losses, NONE), slope(jd.COSMOS(0.7, thirds), losses))
     close(PBI(theta=0.3).balance(losses, NONE), slope(jd.PBI(0.3, thirds), losses))
