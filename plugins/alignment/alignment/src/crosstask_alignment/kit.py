@@ -78,7 +78,10 @@ class AlignmentKit(Kit):
         _, one = self.found(inputs)
         _, other = self.found(turned)
         same = torch.allclose(one, other, rtol=1e-4, atol=1e-6)
-        expect(same, f"{self.name}: {float(one.detach())} for some rows, {float(other.detach())} for the same in another order")
+        expect(
+            same,
+            f"{self.name}: {float(one.detach())} for some rows, {float(other.detach())} for the same in another order",
+        )
 
     def check_brings_domains_together(self) -> None:
         """Minimising it, its own weights among what is trained, makes the spread of one domain that of the other."""
