@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
-from crosstask.learning.modules import Headless, evaluating
+from crosstask.learning.modules import Headless, evaluating, seeded
 from crosstask.options import component, option
 from crosstask.tasks import SPLITS, Task
 from crosstask_multimodal.trunk import MultiModalNetwork, MultiModalTrunk, Places, attention
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
-from crosstask_multitask.heads import features_of
+from crosstask_multitask.heads import features_of, head_for
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
 
 SHOWN = 64
@@ -75,7 +75,7 @@ class MultiModalModule(HeadedModule):
             yield self.queries[key(task_id)]
 
     def make_parts(self, task: Task) -> nn.Module:
-        made = self.maker.make(task, self.trunk)
+        made = _head(self.maker, task, self.trunk)
         if self.own_attention:
             self._give_query(task.task_id)
         return made
@@ -140,8 +140,16 @@ class MultiModal(Sharing):
             raise DataError("multimodal: no tasks to build heads for")
         shared = _giving_tokens(trunk, tasks[0])
         maker = HeadMaker(self.hidden, self.context.seed, "multimodal")
-        heads = {task.task_id: maker.make(task, shared) for task in tasks}
+        heads = {task.task_id: _head(maker, task, shared) for task in tasks}
         return MultiModalModule(shared, heads, maker, own_attention=self.own_attention)
+
+
+def _head(maker: HeadMaker, task: Task, trunk: MultiModalTrunk | Places) -> nn.Module:
+    """A head on the trunk's features. Without data nothing says which of the inputs are ids, and none are made up."""
+    if isinstance(trunk, Places) or any(task.has_data(split) for split in SPLITS):
+        return maker.make(task, trunk)
+    with seeded(maker.seed_for(task)), torch.no_grad():
+        return head_for(task, trunk.fuse(trunk.query().expand(2, len(trunk.modalities), -1)), maker.hidden)
 
 
 def _giving_tokens(trunk: nn.Module, task: Task) -> MultiModalTrunk | Places:
