@@ -33,7 +33,10 @@ class HeadMaker:
 
     def make(self, task: Task, trunk: nn.Module) -> nn.Module:
         """A head for the task on this trunk's features."""
-        features = features_of(trunk, task)
+        return self.fitting(task, features_of(trunk, task))
+
+    def fitting(self, task: Task, features: Tensor) -> nn.Module:
+        """A head for the task on features as these."""
         with seeded(self.seed_for(task)):
             return head_for(task, features, self.hidden)
 

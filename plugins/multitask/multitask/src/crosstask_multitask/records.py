@@ -9,6 +9,7 @@ import attrs
 from crosstask.options import option, record
 from crosstask.records import Interval
 from crosstask.showing import Shown
+from crosstask_multitask.sharing import SharingMatrix
 
 
 @record
@@ -20,6 +21,8 @@ class MultiTaskResult(Shown):
     alone, with what they can be at all, as one training says no more of their spread; `chances` the scores of a model
     that has learned nothing (`crosstask.learning.objectives.chance`). `notes` say what a reader may not
     expect, such as a task whose own model was not used.
+
+    `learned` is what the module has learned of sharing, measured on test samples of each task.
 
     `start` says whose trunk it started from and `adapter` what was trained on it, if anything; `trained_weights` of the
     module's `all_weights` were trained, the others were frozen.
@@ -38,6 +41,7 @@ class MultiTaskResult(Shown):
     losses: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     weights: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
     conflicts: dict[str, tuple[float, ...]] = attrs.field(factory=dict)
+    learned: tuple[SharingMatrix, ...] = ()
     start: str | None = None
     adapter: str | None = None
     trained_weights: int | None = option(None, ge=0, help="numbers that the optimiser may change")

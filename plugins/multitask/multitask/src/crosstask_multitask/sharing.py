@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -20,7 +21,8 @@ Inputs = Mapping[str, Any]
 @record
 class SharingMatrix:
     """What a module has learned of sharing: how much each of `rows` (tasks, mostly) takes of each of `columns` (tasks,
-    experts, layers). `values` [rows, columns]; `told` says what a value is.
+    experts, layers). `values` [rows, columns]; `told` says what a value is. Where the name says "each task" the rows are
+    the tasks. DataError where the values do not fit the names.
     """
 
     name: str
@@ -28,6 +30,16 @@ class SharingMatrix:
     columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
     told: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        shape = [len(row) for row in self.values]
+        if shape != [len(self.columns)] * len(self.rows):
+            raise DataError(f"{self.name}: {len(self.rows)} rows of {len(self.columns)} values are named, got {shape}")
+
+    @property
+    def finite(self) -> bool:
+        """Whether every value is a number."""
+        return all(math.isfinite(value) for row in self.values for value in row)
 
 
 class MultiTaskModule(nn.Module, ABC):
@@ -57,14 +69,14 @@ class MultiTaskModule(nn.Module, ABC):
 
     def learned(self, inputs: Inputs) -> list[SharingMatrix]:
         """What the module has learned of sharing, as matrices to be drawn; none by default. What depends on the inputs,
-        such as gates, is the mean over these.
+        such as gates, is the mean over these, in evaluation mode.
         """
         return []
 
     def add_task(self, task: Task) -> None:
         """Give the module another task, whose own parameters are new; the other tasks' answers stay as they are.
 
-        DataError if it cannot be given one.
+        DataError if it cannot be given one, or has it already.
         """
         raise DataError(f"a {type(self).__name__} cannot be given another task: build it anew with {task.task_id!r}")
 

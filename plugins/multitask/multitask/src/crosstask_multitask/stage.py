@@ -55,7 +55,7 @@ class Multitask(Stage):
 
     Result: ClassVar[type] = MultiTaskResult
     after: ClassVar[tuple[str, ...]] = ("discovery",)
-    results_version: ClassVar[int] = 2
+    results_version: ClassVar[int] = 3
     provides: ClassVar[Mapping[str, Any]] = {"model": nn.Module, "trunk": nn.Module}
 
     tasks: tuple[str, ...] = option((), help="at least two; those that the transfer graph finds compatible by default")
@@ -221,6 +221,8 @@ class Multitask(Stage):
         made = {name: each[0] for name in _PARTS if (each := self.made_of(name))}
         spec = self.referred("model")
         scores, metrics = trainer.scores("test"), {t.task_id: metric_of(t) for t in trainer.tasks}
+        learned = trainer.learned()
+        unclear = tuple(f"{m.name}: what was learned of it is not finite." for m in learned if not m.finite)
         sizes = [(p.numel(), p.requires_grad) for p in joint.module.parameters()]
         return MultiTaskResult(
             tasks=tuple(alone),
@@ -233,6 +235,7 @@ class Multitask(Stage):
             losses={t: tuple(v[s - 1] for s in trainer.steps if s <= len(v)) for t, v in trainer.history.items()},
             weights={t: tuple(v) for t, v in trainer.weights.items()},
             conflicts={name: tuple(v) for name, v in trainer.conflicts.items()},
+            learned=tuple(m for m in learned if m.finite),
             start=joint.origin.label,
             adapter=made["adapter"].origin if "adapter" in made else None,
             trained_weights=sum(size for size, trained in sizes if trained),
@@ -241,7 +244,7 @@ class Multitask(Stage):
             metrics={t: metric.told for t, metric in metrics.items()},
             intervals={t: confidence_interval([scores[t]], metric.range) for t, metric in metrics.items()},
             gains={t: confidence_interval([scores[t] - alone[t]], metric.gains) for t, metric in metrics.items()},
-            notes=joint.notes,
+            notes=joint.notes + unclear,
             stopped=trainer.stopped,
             options={name: each.options() for name, each in made.items()}
             | {"budget": unstructure(self.budget)}

@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from crosstask.learning.models import Network
 from crosstask.learning.modules import Headless, redraw
 
 
@@ -13,12 +14,14 @@ def stages_of(trunk: nn.Module) -> list[nn.Module]:
     """The trunk as modules that, one after another, do what it does, sharing its weights.
 
     A stage is a layer with weights and whatever follows it that has none (activation, pooling, dropout) or only
-    normalises; layers before the first weights belong to the first stage. A trunk that is no `nn.Sequential` (nor
-    `Headless` around one, nor one whose only child is one) is a single stage: nobody but its class knows the order of
-    its parts.
+    normalises; layers before the first weights belong to the first stage, which takes whatever inputs the trunk does. A
+    trunk that is no `nn.Sequential` (nor `Headless` around one), or one with a `forward` of its own, is a single stage:
+    nobody but its class knows the order of its parts.
     """
-    chain = _chain(trunk)
-    if chain is None:
+    network = _without_wrapper(trunk)
+    entered = isinstance(network, Network)  # its own `forward` is for inputs alone
+    chain = _chain(nn.Sequential(*network) if isinstance(network, Network) else network)
+    if not chain:
         return [trunk]
     stages: list[list[nn.Module]] = [[]]
     weighty = False
@@ -28,7 +31,8 @@ def stages_of(trunk: nn.Module) -> list[nn.Module]:
             stages.append([])
         weighty = weighty or opens
         stages[-1].append(layer)
-    return [stage[0] if len(stage) == 1 else nn.Sequential(*stage) for stage in stages] if stages[0] else [trunk]
+    made = [stage[0] if len(stage) == 1 else nn.Sequential(*stage) for stage in stages]
+    return [Network(*stages[0]), *made[1:]] if entered else made
 
 
 def copies_of(trunk: nn.Module, count: int, seed: int, *, fresh: bool = True) -> list[nn.Module]:
@@ -48,11 +52,13 @@ def copies_of(trunk: nn.Module, count: int, seed: int, *, fresh: bool = True) ->
     return made
 
 
+def _without_wrapper(module: nn.Module) -> nn.Module:
+    return _without_wrapper(module.model) if isinstance(module, Headless) else module
+
+
 def _chain(module: nn.Module) -> list[nn.Module] | None:
     """The layers of a module that calls them one after another; None if that is not known."""
-    if isinstance(module, Headless):
-        return _chain(module.model)
-    if not isinstance(module, nn.Sequential):
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
         return None
     found: list[nn.Module] = []
     for child in module:

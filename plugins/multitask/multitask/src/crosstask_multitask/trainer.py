@@ -18,14 +18,17 @@ from crosstask.errors import DataError, RunError
 from crosstask.learning.checkpoint import load_state, save_state
 from crosstask.learning.data import batches
 from crosstask.learning.gradients import Group, conflict_metrics, gradients_of
+from crosstask.learning.gradients.accumulate import accumulate
+from crosstask.learning.gradients.checks import check_losses
 from crosstask.learning.models import optimizer_for
+from crosstask.learning.modules import evaluating
 from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.learning.training import device_of, evaluate, schedule_for
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
-from crosstask.tasks import Task
+from crosstask.tasks import SPLITS, Task
 from crosstask_multitask.sampler import History, Sampler
-from crosstask_multitask.sharing import MultiTaskModule
+from crosstask_multitask.sharing import MultiTaskModule, SharingMatrix
 from crosstask_multitask.tables import tables_of
 
 
@@ -47,7 +50,8 @@ class MultiTaskTrainer:
     counts by its range, or relative to its first value). `features`: balance gradients on the shared representation,
     which is cheaper.
 
-    Frozen weights of the module, as under an adapter, are left alone: what is trained, and balanced, are the others.
+    Frozen weights of the module, as under an adapter, are left alone: what is trained, and balanced, are the others. One
+    task by itself may have all that is shared frozen (as after `add_task`): its own weights are trained.
 
     Under torch.distributed each rank (with the same module, tasks and seed) takes its part of every batch, and all make
     the same updates as one process would (layers that look at the batch, and dropout, see the rank's part).
@@ -68,7 +72,10 @@ class MultiTaskTrainer:
     ) -> None:
         if not tasks:
             raise DataError("no tasks to train together")
-        if not any(p.requires_grad for p in module.shared_parameters()):
+        # One task by itself, as one that was added to a module whose shared weights are kept, needs no balancing.
+        self._by_itself = len(tasks) == 1 and not any(p.requires_grad for p in module.shared_parameters())
+        own = module.task_parameters(tasks[0].task_id) if self._by_itself else module.shared_parameters()
+        if not any(p.requires_grad for p in own):
             raise DataError("no shared weight of the module can be trained: all are frozen, or there is none")
         if budget.patience is not None and (bare := [t.task_id for t in tasks if not t.has_data("validation")]):
             raise DataError(f"task {bare[0]!r}: patience looks at validation data, and there are none")
@@ -155,6 +162,8 @@ class MultiTaskTrainer:
         """Add the balanced gradient of one batch; the losses and weights of its tasks, and the conflicts if known."""
         with self._own_noise():
             losses = self.losses(tasks)
+        if self._by_itself:
+            return self._own_gradient(losses)
         shared = list(self.module.shared_parameters())
         specific = [p for task_id in losses for p in self.module.task_parameters(task_id)]
         # A balancer that only looks at losses leaves it to us to look at gradients, on recorded steps.
@@ -169,6 +178,17 @@ class MultiTaskTrainer:
             conflicts = conflict_metrics(gradients_of(losses, shared, group=None, retain_graph=False).gramian)
         found = dict(zip(losses, self._values(losses), strict=True))
         return found, dict(zip(losses, weights.tolist(), strict=True)), conflicts
+
+    def _own_gradient(
+        self, losses: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """The same for a task by itself, with nothing shared to balance."""
+        ((name, loss),) = losses.items()
+        check_losses([loss], [name])
+        own = [p for p in self.module.task_parameters(name) if p.requires_grad]
+        found = torch.autograd.grad(self.scaler.scale(loss), own, allow_unused=True)
+        accumulate(self._group.mean_gradients(own, found))
+        return {name: self._values(losses)[0]}, {name: 1.0}, {}
 
     def losses(self, tasks: list[Task]) -> dict[str, Tensor]:
         """One loss per task on its next batch; none for a task of a table that has no label in the batch."""
@@ -311,6 +331,17 @@ class MultiTaskTrainer:
         """Each task's metric on a split, in evaluation mode. RunError names the task whose metric is not finite."""
         chosen = [task for task in self.tasks if tasks is None or task.task_id in tasks]
         return {task.task_id: evaluate(OneTask(self.module, task.task_id), task, split) for task in chosen}
+
+    def learned(self, samples: int = 256) -> list[SharingMatrix]:
+        """What the module has learned of sharing, in evaluation mode, on so many samples of each task: of its test
+        data, or the latest split that it has.
+        """
+        inputs = {}
+        for task in self.tasks:
+            split = next(each for each in reversed(SPLITS) if task.has_data(each))
+            inputs[task.task_id] = task.data(split).inputs[:samples].to(self.device)
+        with torch.no_grad(), evaluating(self.module):
+            return self.module.learned(inputs)
 
     # --- Going on later
 
