@@ -29,10 +29,11 @@ from torch import nn
 from torch.nn import functional
 
 from crosstask.descriptors import TensorData
+from crosstask.learning.batched import Batched
 from crosstask.learning.episodes import Episodes
 from crosstask_fewshot import PrototypicalNetwork
 from crosstask_maml import MAML
-from crosstask_meta import Batched, EpisodeSampler
+from crosstask_meta import EpisodeSampler
 
 FOLDER = Path(os.environ.get("LEARN2LEARN", "learn2learn-0.2.0"))
 

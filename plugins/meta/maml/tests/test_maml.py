@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from crosstask.context import LocalContext
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, RunError
+from crosstask.learning.batched import Batched
 from crosstask.learning.episodes import Episodes
 from crosstask.learning.modules import head_name
 from crosstask_maml import ANIL, MAML, MAMLFirstOrder, MetaSGD
-from crosstask_meta.batched import Batched
 from crosstask_meta.testing import new_digits, some_episodes
 from crosstask_meta.trainer import BaseMetaLearner
 

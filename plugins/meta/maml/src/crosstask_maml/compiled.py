@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from crosstask.errors import OptionError
-from crosstask_meta.batched import Batched
-from crosstask_meta.functional import swapped
+from crosstask.learning.batched import Batched
+from crosstask.learning.functional import swapped
 
 
 class Compiled:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError
+from crosstask.learning.batched import PATHS, Batched
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task
 from crosstask.options import component, option
 from crosstask.parts import Part, part
@@ -19,7 +20,6 @@ from crosstask.points.balancer import Balancer
 from crosstask.points.meta_learner import MetaLearner
 from crosstask_maml.compiled import Compiled
 from crosstask_meta.adaptation import adapting, gradients, report_divergence, with_parameters
-from crosstask_meta.batched import PATHS, Batched
 from crosstask_meta.heads import check_outputs, outputs_of
 from crosstask_meta.passes import answers, in_order, passes
 
@@ -134,7 +134,7 @@ class InnerLoop(MetaLearner):
     lr_inner: float = option(0.01, gt=0, help="step size of the adaptation")
     lr_meta: float = option(0.001, gt=0, help="step size of the meta-steps (Adam)")
     num_inner_steps: int = option(5, ge=1, help="gradient steps of an adaptation")
-    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask_meta.batched")
+    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask.learning.batched")
     tasks_at_once: int | None = option(None, ge=1, help="tasks in one batched pass (default: by the module and images)")
     adapt_dropout: bool = option(False, help="dropout stays on while a model adapts to a new task")
     balancer: Part | None = part("balancer", None, help="weighs the tasks of a meta-step by their query losses")

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from crosstask.lazy import lazily
 
 if TYPE_CHECKING:
-    from crosstask_meta.batched import Batched
     from crosstask_meta.demo import run_meta_learning_demo
     from crosstask_meta.faces import ANIL, MAML, MAMLFirstOrder, MetaSGD, MultiTaskMAML, Reptile
     from crosstask_meta.few_shot import run_few_shot
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from crosstask_meta.trainer import BaseMetaLearner
 
 _MODULES = {
-    "batched": ("Batched",),
     "demo": ("run_meta_learning_demo",),
     "faces": ("ANIL", "MAML", "MAMLFirstOrder", "MetaSGD", "MultiTaskMAML", "Reptile"),
     "few_shot": ("run_few_shot",),
@@ -27,7 +25,6 @@ __all__ = [
     "ANIL",
     "MAML",
     "BaseMetaLearner",
-    "Batched",
     "EpisodeSampler",
     "MAMLFirstOrder",
     "MetaSGD",

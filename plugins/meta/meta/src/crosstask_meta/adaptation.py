@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, RunError
-from crosstask_meta.batched import forget_statistics
-from crosstask_meta.functional import kept_buffers
+from crosstask.learning.batched import forget_statistics
+from crosstask.learning.functional import kept_buffers
 
 
 def gradients(

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
+from crosstask.learning.batched import batch_statistics
 from crosstask.learning.episodes import Episodes
+from crosstask.learning.functional import as_taken, kept_buffers
 from crosstask.learning.modules import logits_of, seeded
-from crosstask_meta.batched import batch_statistics
-from crosstask_meta.functional import as_taken, kept_buffers
 
 
 def answer_of(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from crosstask.learning.batched import Batched
 from crosstask.learning.episodes import Episodes
-from crosstask_meta.batched import Batched
 
 
 def passes(

@@ -13,12 +13,12 @@ from crosstask.context import LocalContext
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, PluginError, UnknownComponentError
 from crosstask.learning.episodes import Episodes
+from crosstask.learning.functional import call
 from crosstask.learning.modules import forward
 from crosstask.learning.training import device_of
 from crosstask.options import structure
 from crosstask.parts import Choice
 from crosstask.points.meta_learner import MetaLearner
-from crosstask_meta.functional import call
 from crosstask_meta.heads import answer_of
 from crosstask_meta.samplers import create_meta_batch, sampler_of
 

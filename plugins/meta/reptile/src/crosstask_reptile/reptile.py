@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError
+from crosstask.learning.batched import PATHS, Batched
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_losses, of_task, pad
 from crosstask.options import component, option, state
 from crosstask.points.meta_learner import MetaLearner
 from crosstask_meta.adaptation import adapting, gradients, report_divergence, with_parameters
-from crosstask_meta.batched import PATHS, Batched
 from crosstask_meta.heads import check_head, outputs_of
 from crosstask_meta.passes import answers, in_order, passes
 
@@ -47,7 +47,7 @@ class Reptile(MetaLearner):
     inner_optimizer: str = option("sgd", choices=("sgd", "adam"), help="adam: without momentum, started anew each time")
     inner_batch: int | None = option(None, ge=1, help="samples of an inner step of meta_step (default: all)")
     use_queries: bool = option(True, help="inner steps of meta_step learn from the queries too")
-    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask_meta.batched")
+    path: str = option("auto", choices=PATHS, help="how tasks are batched: see crosstask.learning.batched")
     tasks_at_once: int | None = option(None, ge=1, help="tasks in one batched pass (default: by the module and images)")
     adapt_dropout: bool = option(False, help="dropout stays on while a model adapts to a new task")
     _done: int = state(0)

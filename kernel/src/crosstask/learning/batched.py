@@ -6,9 +6,10 @@ it stays in one autograd graph, so gradients of any order are those of a loop ov
 
 Three paths give the same numbers:
 
-- `layers`: a module made of layers in a row (nested `nn.Sequential`) is walked by hand. Linear layers become a batched
-  matrix product, convolutions a grouped one, batch normalisation takes each task's channels for channels of its own;
-  a layer of another kind (a block, a layer with an adapter on it) goes through torch.func.vmap by itself.
+- `layers`: a module made of layers in a row (nested `nn.Sequential`, the network of a `ModelSpec`) is walked by hand.
+  Linear layers become a batched matrix product, convolutions a grouped one, batch normalisation takes each task's
+  channels for channels of its own; a layer of another kind (a block, a layer with an adapter on it) goes through
+  torch.func.vmap by itself.
 - `vmap`: any other module whose code torch.func.vmap can follow, as a whole.
 - `loop`: one task after the other. Always works; the reference of the other two, and taken where vmap cannot follow.
 
@@ -34,8 +35,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
 
 from crosstask.errors import OptionError, nearest
-from crosstask_meta.functional import as_taken, call, kept_buffers
-from crosstask_meta.normalisation import batch_normalised
+from crosstask.learning.functional import as_taken, call, kept_buffers
+from crosstask.learning.models import Network
+from crosstask.learning.normalisation import batch_normalised
 
 PATHS = ("auto", "layers", "vmap", "loop")
 """How models of several tasks can be run at once, see `Batched`."""
@@ -247,12 +249,12 @@ class Batched:
 
 def _row_of(module: nn.Module) -> list[_Leaf] | None:
     """The layers of nested `nn.Sequential`s; None for a module of another kind, or with hooks of its own."""
-    if type(module).forward is not nn.Sequential.forward:
+    if not _in_a_row(module):
         return None
     names = {id(p): name for name, p in module.named_parameters()}
 
     def layers(part: nn.Module) -> Iterator[_Leaf]:
-        if type(part).forward is nn.Sequential.forward and not _hooked(part):
+        if _in_a_row(part) and not _hooked(part):
             for child in part.children():
                 yield from layers(child)
         else:
@@ -269,6 +271,11 @@ def _row_of(module: nn.Module) -> list[_Leaf] | None:
         if type(one.module) is nn.ReLU and type(other.module) in MAX_POOLS and not _hooked(one.module):
             row[place], row[place + 1] = other, one
     return row
+
+
+def _in_a_row(module: nn.Module) -> bool:
+    """Whether a module calls its children one after the other. A `Network` does, but for whole numbers before them."""
+    return type(module).forward in (nn.Sequential.forward, Network.forward)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -13,9 +13,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import register_parametrization
 
 from crosstask.errors import OptionError
-from crosstask_meta.batched import Batched, batch_statistics
-from crosstask_meta.normalisation import batch_normalised
-from crosstask_meta.testing import seeded
+from crosstask.learning.batched import Batched, batch_statistics
+from crosstask.learning.normalisation import batch_normalised
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    """A generator of this seed."""
+    return torch.Generator().manual_seed(seed)
 
 
 class Recurrent(nn.Module):
