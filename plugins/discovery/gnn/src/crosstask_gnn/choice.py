@@ -9,12 +9,13 @@ import numpy as np
 
 from crosstask.learning.metrics import student_quantile
 from crosstask_gnn.additive import additive
+from crosstask_gnn.low_rank import low_rank
 from crosstask_gnn.mean_z import mean_z
 from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.pairs import Array, Mask, Pairs
 from crosstask_gnn.soft_impute import soft_impute
 from crosstask_gnn.source_mean import source_mean, target_mean
-from crosstask_gnn.training import Forecast, Labels, Shape, forecast
+from crosstask_gnn.training import Base, Forecast, Labels, Shape, forecast, lessons
 
 FEWEST = 8
 """Measured pairs below which nothing can be left out to choose by."""
@@ -25,10 +26,12 @@ SIMPLE = {
     "additive": additive,
     "soft-impute": soft_impute,
     "mean z": mean_z,
+    "low-rank": lambda pairs: low_rank(pairs).mean,
 }
 """Predictors that look at one kind of evidence each."""
 
 NETWORK, DECODER, MIXED = "gnn", "decoder without messages", "additive + estimates"
+COMPLETED = "low-rank + estimates"
 
 
 @attrs.frozen(eq=False)
@@ -81,10 +84,11 @@ def predict(
     """All pairs from those that are known.
 
     Every predictor is cross-validated with pairs left out, and for targets without a measurement with whole targets
-    left out; the mixture that answers is chosen by the errors there (greedily, as in Caruana et al. 2004, section 2),
-    the networks have a part in it only where they lower them. Standard errors are the mixed model's, plus how far the
-    networks differ, scaled to the errors that were seen. With fewer than `FEWEST` measurements the mixed model answers,
-    unchecked, and `note` says so. Of more than 150 tasks fewer folds and steps are made, of more than 400 fewer still.
+    left out; the mixture that answers is chosen by the errors there (greedily, as in Caruana et al. 2004, section 2).
+    Any predictor may answer alone, and the networks have a part only where they lower the errors. Standard errors are
+    the mixed model's, plus how far the networks differ, scaled to the errors that were seen. With fewer than `FEWEST`
+    measurements the mixed model answers, unchecked, and `note` says so. Of more than 150 tasks fewer folds and steps
+    are made, of more than 400 fewer still.
     """
     labels, shape = labels or Labels.none(pairs.count), shape or Shape()
     design = Design.of(pairs)
@@ -105,10 +109,15 @@ def predict(
     if unknown.any() and (targets := _target_folds(pairs, folds, rng)):
         contests.append(_Contest.of(pairs, targets, design, whole_targets=True))
     answers = {name: method(pairs) for name, method in SIMPLE.items()} | {MIXED: whole.mean}
+    base = Base.of(pairs, whole)
+    if any(COMPLETED in contest.blind for contest in contests):
+        answers[COMPLETED] = base.mean
     found: Forecast | None = None
     if network:
         for contest in contests:
-            given = (pairs, contest.folds, contest.fits, whole, design, labels)
+            fits = zip(contest.folds, contest.fits, strict=True)
+            library = [lessons(pairs.without(fold), fit, design, rng) for fold, fit in fits]
+            given = (pairs, contest.folds, contest.bases, base, library, design, labels)
             made = forecast(*given, shape, seed, device)
             contest.enter(NETWORK, made.blind)
             contest.said[NETWORK], contest.among[NETWORK] = made.mean, made.variance
@@ -146,6 +155,7 @@ class _Contest:
     pairs: Pairs
     folds: list[Mask]
     fits: list[Fitted]
+    bases: list[Base]
     blind: dict[str, Array]
     said: dict[str, Array]
     among: dict[str, Array]
@@ -154,10 +164,13 @@ class _Contest:
     @classmethod
     def of(cls, pairs: Pairs, folds: list[Mask], design: Design, whole_targets: bool = False) -> _Contest:
         fits = [mixed(pairs.without(fold), design=design) for fold in folds]
-        made = cls(pairs, folds, fits, {}, {}, {}, whole_targets)
+        bases = [Base.of(pairs.without(fold), fit) for fold, fit in zip(folds, fits, strict=True)]
+        made = cls(pairs, folds, fits, bases, {}, {}, {}, whole_targets)
         for name, method in SIMPLE.items():
             made.enter(name, np.stack([method(pairs.without(fold)) for fold in folds]))
         made.enter(MIXED, np.stack([fit.mean for fit in fits]))
+        if any(base.mean is not fit.mean for base, fit in zip(bases, fits, strict=True)):
+            made.enter(COMPLETED, np.stack([base.mean for base in bases]))
         return made
 
     def enter(self, name: str, answers: Array) -> None:
@@ -173,21 +186,30 @@ class _Contest:
         return np.concatenate([self.pairs.known[fold] for fold in self.folds])
 
     def vote(self, most: int = 20) -> Vote:
-        """Weights on the predictors: the mixed model's, the networks' or both, whichever errs least; then others join,
-        or get another share, one by one, if that lowers the mean squared error by more than two standard errors.
+        """Weights on the predictors: of those that weigh all the evidence (the mixed model, completed where there is
+        enough, the networks with and without messages) whichever errs least answers, or another one that errs less than
+        it by more than three standard errors of the difference (of so many, one may by chance). Then others join, or
+        get another share, one by one, if that lowers the mean squared error by more than two standard errors.
         """
         truth = self.truth
 
         def squares(names: list[str]) -> Array:
             return (np.mean([self.blind[name] for name in names], axis=0) - truth) ** 2
 
-        starts = [[MIXED], [NETWORK], [MIXED, NETWORK]] if NETWORK in self.blind else [[MIXED]]
-        chosen = min(starts, key=lambda names: float(squares(names).mean()))
+        def gain(now: Array, names: list[str], errors: int) -> float:
+            lower = now - squares(names)
+            return float(lower.mean() - errors * lower.std() / math.sqrt(len(lower)))
+
+        base = COMPLETED if COMPLETED in self.blind else MIXED
+        able = [base, *(name for name in (DECODER, NETWORK) if name in self.blind)]
+        chosen = min(([name] for name in able), key=lambda names: float(squares(names).mean()))
+        now = squares(chosen)
+        better = [name for name in self.blind if gain(now, [name], 3) > 0]
+        if better:
+            chosen = [min(better, key=lambda name: float(squares([name]).mean()))]
         while len(chosen) < most:
-            now, gains = squares(chosen), {}
-            for name in self.blind:
-                lower = now - squares([*chosen, name])
-                gains[name] = float(lower.mean() - 2 * lower.std() / math.sqrt(len(lower)))
+            now = squares(chosen)
+            gains = {name: gain(now, [*chosen, name], 2) for name in self.blind}
             best = max(gains, key=lambda name: gains[name])
             if gains[best] <= 1e-4 * now.mean():
                 break

@@ -40,12 +40,13 @@ class TaskRelationshipGraph(Discoverer):
 
     Evidence are the raw `estimates` on the graph's edges, the coefficients of estimated edges that hold none, and the
     measured coefficients with their standard errors; tasks are described by what they are, their data and their models
-    (`crosstask_gnn.features`). A mixed model of it all is the base; networks that pass messages along the evidence
-    learn what to add to it (`crosstask_gnn.network`). They, their like without messages and five simple predictors are
-    cross-validated on the measured pairs, and the mixture that did best there answers (`crosstask_gnn.choice`):
-    `chosen` and `chosen_cold` (for targets with nothing measured into them) hold its weights, `errors` what each was
-    off by. Where the networks lower no error they have no part in it: `found_by` is then `gnn fallback`, and `note`
-    and the log say which predictor answered. With too few measurements to choose by, or none, they say so too.
+    (`crosstask_gnn.features`). A mixed model of it all, completed by one of low rank, is the base; networks that pass
+    messages along the evidence learn what to add to it (`crosstask_gnn.network`). They, their like without messages and
+    the simpler predictors are cross-validated on the measured pairs, and the one, or the mixture, that did best there
+    answers (`crosstask_gnn.choice`): `chosen` and `chosen_cold` (for targets with nothing measured into them) hold its
+    weights, `errors` what each was off by. Where messages lower no error they have no part in it: `found_by` is then
+    `gnn: ` and the names of those that answered, and `note` and the log say so. With too few measurements to choose by,
+    or none, they say that too.
 
     Edges have a standard error and a 95 % interval for what would be measured, calibrated by the cross-validation.
 
@@ -57,6 +58,7 @@ class TaskRelationshipGraph(Discoverer):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    results_version: ClassVar[int] = 2
 
     task_embedding_dim: int = option(128, ge=8, help="numbers that stand for a task")
     hidden_dim: int = option(256, ge=8, help="width of the decoder of pairs")
@@ -387,7 +389,8 @@ class TaskRelationshipGraph(Discoverer):
         self, source: Task, target: Task, mean: float, std: float, found: Prediction | None, cold: bool
     ) -> TransferEdge:
         vote = None if found is None else found.cold if cold and found.cold is not None else found.warm
-        by = "gnn fallback" if vote is None or vote.fallback else "gnn"
+        others = "stated estimates" if vote is None else " + ".join(vote.weights)
+        by = "gnn" if vote is not None and not vote.fallback else f"gnn: {others}"
         return edge_between(source.descriptor, target.descriptor, mean, std, evidence=Evidence.PREDICTED, found_by=by)
 
 

@@ -12,12 +12,16 @@ from torch.nn import functional
 
 from crosstask.graph import RelationType
 from crosstask.learning.modules import seeded
+from crosstask_gnn.low_rank import low_rank
 from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.network import Networks, Sight
 from crosstask_gnn.pairs import Array, Mask, Pairs, standardised, within_targets
 
 SHRINKAGE = 0.5
 """Weight of the square of what a network adds to the base, in units of the noise: a prior that the base is right."""
+
+MANY, ENOUGH = 200, 3
+"""Tasks above which the networks' base is not completed, and measured pairs per source and target below which."""
 
 LARGEST = 30_000_000
 """Numbers that the strengths of all relations of the networks trained at a time may take."""
@@ -65,6 +69,26 @@ class Forecast:
 
 
 @attrs.frozen(eq=False)
+class Base:
+    """What the networks start from: `mean` [n, n], and the variance of a measurement about it."""
+
+    mean: Array
+    noise: float
+
+    @classmethod
+    def of(cls, pairs: Pairs, fit: Fitted, *, quick: bool = False) -> Base:
+        """The mixed model, completed by one of low rank in what it leaves. The mixed model alone where less than
+        `ENOUGH` pairs were measured for each source and target, which say nothing of products, and of more than `MANY`
+        tasks, where it takes long. `quick`: one start, few rounds.
+        """
+        ends = pairs.measured.any(0).sum() + pairs.measured.any(1).sum()
+        if pairs.count > MANY or pairs.measured.sum() < ENOUGH * ends:
+            return cls(fit.mean, fit.variances.noise)
+        found = low_rank(pairs, fit.mean, starts=1, rounds=25) if quick else low_rank(pairs, fit.mean)
+        return cls(found.mean, found.noise)
+
+
+@attrs.frozen(eq=False)
 class Lesson:
     """Pairs to predict [n, n], and the base without them: what a network sees of the rest follows."""
 
@@ -73,20 +97,20 @@ class Lesson:
 
 
 def forecast(
-    pairs: Pairs, folds: Sequence[Mask], fits: Sequence[Fitted], whole: Fitted, design: Design, labels: Labels,
-    shape: Shape, seed: int, device: str = "cpu",
+    pairs: Pairs, folds: Sequence[Mask], bases: Sequence[Base], whole: Base, library: Sequence[list[Lesson]],
+    design: Design, labels: Labels, shape: Shape, seed: int, device: str = "cpu",
 ) -> Forecast:  # fmt: skip
     """Train `shape.members` networks without each fold, and let all of them predict from everything that is known.
 
-    A network learns what to add to the base, the mixed model of what it sees. At every step a new part of its
-    measurements, or all into some targets, is hidden from it and from its base, and predicted: no network is ever
-    shown what it is asked for. `fits` are the bases without each fold, `whole` the one with everything.
+    A network learns what to add to the base, the models of what it sees. At every step a part of its measurements, or
+    all into some targets, is hidden from it and from its base, and predicted: no network is ever shown what it is asked
+    for. `bases` are those without each fold, `whole` the one with everything, `library` the lessons of each fold.
     """
     n, count = pairs.count, len(folds) * shape.members
     at_once = max(1, LARGEST // (shape.relations * n * n) // shape.members)
     found = [
-        _train(pairs, folds[start : start + at_once], fits[start : start + at_once], whole, design, labels, shape,
-               seed + start, device)
+        _train(pairs, folds[start : start + at_once], bases[start : start + at_once], whole,
+               library[start : start + at_once], design, labels, shape, seed + start, device)
         for start in range(0, len(folds), at_once)
     ]  # fmt: skip
     added = np.sum([part["added"] for part in found], axis=0) / count
@@ -101,12 +125,12 @@ def forecast(
 
 
 def _train(
-    pairs: Pairs, folds: Sequence[Mask], fits: Sequence[Fitted], whole: Fitted, design: Design, labels: Labels,
-    shape: Shape, seed: int, device: str,
+    pairs: Pairs, folds: Sequence[Mask], bases: Sequence[Base], whole: Base, library: Sequence[list[Lesson]],
+    design: Design, labels: Labels, shape: Shape, seed: int, device: str,
 ) -> dict[str, Array]:  # fmt: skip
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     copies = [fold for fold in range(len(folds)) for _ in range(shape.members)]
-    view = _View(pairs, fits, design, shape.members, device)
+    view = _View(pairs, bases, design, shape.members, device)
     networks = Networks(
         len(copies), pairs.count, view.nodes.shape[1], len(view.estimates), width=shape.width, hidden=shape.hidden,
         relations=shape.relations, layers=shape.layers, generator=generator,
@@ -114,7 +138,6 @@ def _train(
     optimizer = torch.optim.AdamW(networks.parameters(), lr=shape.learning_rate, weight_decay=0.02, fused=True)
     known = torch.tensor(np.nan_to_num(pairs.known), dtype=torch.float32, device=device)
     types = torch.tensor(labels.relations, device=device)
-    library = [_lessons(pairs.without(fold), fit, design, rng) for fold, fit in zip(folds, fits, strict=True)]
     with seeded(seed):  # dropout draws from the global numbers
         for step in range(shape.steps):
             for group in optimizer.param_groups:  # warm up, then down to a tenth
@@ -142,8 +165,8 @@ def _train(
             loss.backward()
             optimizer.step()
     networks.eval()
-    blind = np.stack([fit.mean for fit in fits])
-    sight = view.sight([pairs.measured & ~folds[f] for f in copies], [fits[f].mean for f in copies])
+    blind = np.stack([base.mean for base in bases])
+    sight = view.sight([pairs.measured & ~folds[f] for f in copies], [bases[f].mean for f in copies])
     source, target, weight = _asked([folds[f] for f in copies], device)
     with torch.no_grad():
         more = (networks.pairs(networks.tasks(sight), sight, source, target)[0] * view.noise[:, None]).cpu().numpy()
@@ -164,7 +187,7 @@ def _train(
 class _View:
     """What stays the same for all networks, and how they are shown the rest."""
 
-    def __init__(self, pairs: Pairs, fits: Sequence[Fitted], design: Design, members: int, device: str) -> None:
+    def __init__(self, pairs: Pairs, bases: Sequence[Base], design: Design, members: int, device: str) -> None:
         def tensor(array: Array) -> Tensor:
             return torch.tensor(array, dtype=torch.float32, device=device)
 
@@ -173,7 +196,7 @@ class _View:
         features = standardised(pairs.nodes, axis=0) / max(1.0, pairs.nodes.shape[1] ** 0.5)
         self.estimates = tensor(scores)
         self.nodes = tensor(np.hstack([features, design.target, design.source]))
-        spread = [fit.variances.noise**0.5 for fit in fits for _ in range(members)]
+        spread = [base.noise**0.5 for base in bases for _ in range(members)]
         self.noise = tensor(np.array(spread))
         stated = tensor(np.nan_to_num(pairs.error))
         self.sure = 1 / (1 + (stated / self.noise[:, None, None]) ** 2)
@@ -228,17 +251,23 @@ def type_logits(mean: Tensor, spread: Tensor) -> Tensor:
     return torch.stack([chances[kind] for kind in RelationType], dim=-1).clamp_min(1e-4).log()
 
 
-def _lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator) -> list[Lesson]:
-    """Ways to hide a part of what is known: three times single pairs, the fourth time all pairs into some targets."""
+def lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator) -> list[Lesson]:
+    """Ways to hide a part of what is known: three times single pairs, the fourth time all pairs into some targets. The
+    base without it has the variances of `fit`.
+    """
     seen, found = pairs.measured, []
     for number in range(8 if pairs.count <= 150 else 4):
         hidden = seen & (rng.random(seen.shape) < rng.uniform(0.2, 0.5))
         if number % 4 == 3:
             hidden = seen & (rng.random(pairs.count) < 0.4)
         if hidden.any() and (seen & ~hidden).any():
-            base = mixed(pairs.without(hidden), fit.variances, design, spread=False).mean
-            found.append(Lesson(hidden, base))
-    return found or [Lesson(seen, mixed(pairs.without(seen), fit.variances, design, spread=False).mean)]
+            found.append(_lesson(pairs, hidden, fit, design))
+    return found or [_lesson(pairs, seen, fit, design)]
+
+
+def _lesson(pairs: Pairs, hidden: Mask, fit: Fitted, design: Design) -> Lesson:
+    rest = pairs.without(hidden)
+    return Lesson(hidden, Base.of(rest, mixed(rest, fit.variances, design, spread=False), quick=True).mean)
 
 
 def _asked(hidden: Sequence[Mask], device: str) -> tuple[Tensor, Tensor, Tensor]:
