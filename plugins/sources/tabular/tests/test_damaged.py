@@ -16,7 +16,8 @@ import pytest
 
 from crosstask.errors import CrosstaskError, DataError, OptionError
 from crosstask.tasks import Task
-from crosstask_tabular import Tabular, files
+from crosstask_sources import files
+from crosstask_tabular import Tabular
 
 ROWS = [(row, row % 7, "ab"[row % 2]) for row in range(40)]
 

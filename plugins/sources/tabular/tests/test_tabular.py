@@ -294,7 +294,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
     (folder(tmp_path, DIGITS.format("parquet")) / "digits.parquet").write_bytes(b"")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(
-        Exception, match=r"reading Parquet needs pyarrow; try pip install 'crosstask-tabular\[parquet\]'"
+        Exception, match=r"reading Parquet needs pyarrow; try pip install 'crosstask-sources\[parquet\]'"
     ):
         load(tmp_path)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.errors import DataError
-from crosstask_tabular.files import shown
+from crosstask_sources.files import shown
 from crosstask_tabular.manifest import Checked, TaskEntry
 from crosstask_tabular.splits import Index
 from crosstask_tabular.tables import Rows, Values

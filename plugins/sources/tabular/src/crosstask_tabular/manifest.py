@@ -22,7 +22,7 @@ from crosstask.errors import CrosstaskError, DataError, OptionError, nearest
 from crosstask.learning.objectives import LOSSES, METRICS
 from crosstask.options import build, option, record, structure
 from crosstask.tasks import SPLITS
-from crosstask_tabular.files import SUFFIXES, Format, check_file, columns_of, shown
+from crosstask_sources.files import SUFFIXES, Format, check_file, columns_of, shown
 from crosstask_tabular.tables import Reading, spelled
 
 _GLOB = "*?["

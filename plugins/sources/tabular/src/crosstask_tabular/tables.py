@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.errors import DataError
-from crosstask_tabular.files import Codes, Format, Part, number, read_columns, shown
+from crosstask_sources.files import Codes, Format, Part, number, read_columns, shown
 
 
 @attrs.frozen

@@ -18,9 +18,9 @@ from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.tasks import Portfolio, Task
 from crosstask_sources.difficulty import nearest_mean_difficulty
+from crosstask_sources.files import shown
 from crosstask_sources.names import check_names
 from crosstask_tabular.encoding import LARGEST, Encoding, Floats, Member, check_mixed, digest, ordered
-from crosstask_tabular.files import shown
 from crosstask_tabular.manifest import SHARED, Checked, Manifest, near, read_manifest
 from crosstask_tabular.splits import Index, divide
 from crosstask_tabular.tables import Files, Rows, Values, spelled
