@@ -48,6 +48,12 @@ class TrainedScales(Balancer):
         self._given = len(self._slots)
         return list(self._slots)
 
+    def prepare(self, names: Sequence[str], like: Tensor) -> None:
+        """Make the parameters of these tasks now, with the dtype and on the device of `like`."""
+        for name in names:
+            if name not in self.scales:
+                self._fill(name, torch.full((1,), self.initial, dtype=like.dtype, device=like.device))
+
     @abstractmethod
     def weigh(self, scales: Tensor, losses: Tensor) -> tuple[Tensor, Tensor]:
         """The weights [T] for these scales, and the gradient [T] that trains the scales."""
@@ -67,9 +73,7 @@ class TrainedScales(Balancer):
         if self._slots and len(self.scales) > self._given > 0:
             self._warn()
         names = names_of(self.origin, gradients, self.scales)
-        for name in names:
-            if name not in self.scales:
-                self._fill(name, torch.full_like(losses[:1].detach(), self.initial))
+        self.prepare(names, losses)
         found = [self.scales[name] for name in names]
         for parameter in found:
             if parameter.dtype != losses.dtype or parameter.device != losses.device:

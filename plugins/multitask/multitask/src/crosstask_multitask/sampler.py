@@ -40,3 +40,9 @@ class Sampler(Component):
         """Tasks of the next step, at least one, in the order of `tasks`. `history[task]` holds the task's losses so
         far, `history.scores[task]` what was measured on its validation data.
         """
+
+    def chances(self, tasks: list[str], history: History) -> dict[str, float]:
+        """How probable each of the tasks is to be drawn next (with sum 1); changes nothing. Even, unless a sampler
+        knows better.
+        """
+        return dict.fromkeys(tasks, 1 / len(tasks)) if tasks else {}

@@ -6,6 +6,7 @@ import math
 from abc import abstractmethod
 
 import torch
+from torch import Tensor
 
 from crosstask.errors import DataError, RunError
 from crosstask.options import component, option, state
@@ -23,25 +24,33 @@ class Adaptive(Sampler):
     temperature: float = option(1.0, gt=0, help="high: nearly uniform; low: nearly always the task with the top score")
     update_frequency: int = option(100, ge=1, help="steps between two looks at the losses")
     tasks_per_step: int = option(1, ge=1, help="how many different tasks take part in a step")
+    least: float = option(0.0, ge=0, lt=1, help="no task is drawn with less than this part of an even share")
 
     step: int = state(0)
     probabilities: dict[str, float] | None = state(None)
 
     def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
-        waiting = [task for task in tasks if not self.known(task, history)]
-        if waiting:
+        if waiting := self._waiting(tasks, history):
             return draw(waiting, [1.0] * len(waiting), self.tasks_per_step, rng)
-        known = self.probabilities
-        if known is None or set(known) != set(tasks) or self.step % self.update_frequency == 0:
-            scores = [self.score(task, history) for task in tasks]
-            if wrong := [task for task, score in zip(tasks, scores, strict=True) if not math.isfinite(score)]:
-                raise RunError(
-                    f"{self.origin}: what is known of task {wrong[0]!r} is not finite; it cannot be drawn by it"
-                )
-            weights = torch.softmax(torch.tensor(scores, dtype=torch.float64) / self.temperature, 0).tolist()
-            known = self.probabilities = dict(zip(tasks, weights, strict=True))
+        self.probabilities = known = self.chances(tasks, history)
         self.step += 1
         return draw(tasks, [known[task] for task in tasks], self.tasks_per_step, rng)
+
+    def chances(self, tasks: list[str], history: History) -> dict[str, float]:
+        if waiting := self._waiting(tasks, history):
+            return {task: float(task in waiting) / len(waiting) for task in tasks}
+        known = self.probabilities
+        if known is not None and set(known) == set(tasks) and self.step % self.update_frequency:
+            return known
+        scores = [self.score(task, history) for task in tasks]
+        if wrong := [task for task, score in zip(tasks, scores, strict=True) if not math.isfinite(score)]:
+            raise RunError(f"{self.origin}: what is known of task {wrong[0]!r} is not finite; it cannot be drawn by it")
+        weights = torch.softmax(torch.tensor(scores, dtype=torch.float64) / self.temperature, 0)
+        return dict(zip(tasks, raised(weights, self.least).tolist(), strict=True))
+
+    def _waiting(self, tasks: list[str], history: History) -> list[str]:
+        """Those of which nothing is known yet."""
+        return [task for task in tasks if not self.known(task, history)]
 
     def known(self, task: str, history: History) -> list[float]:
         """What a task is judged by, in order; empty while nothing is known."""
@@ -55,6 +64,17 @@ class Adaptive(Sampler):
     @abstractmethod
     def score(self, task: str, history: History) -> float:
         """How much a task needs to be trained: higher, more often."""
+
+
+def raised(weights: Tensor, least: float) -> Tensor:
+    """Probabilities [T] of which none is below `least` / T: the others give what is missing, in proportion."""
+    floor = least / max(len(weights), 1)
+    while bool((low := weights < floor - 1e-12).any()):
+        low |= weights <= floor
+        rest = weights[~low]
+        weights = torch.full_like(weights, floor)
+        weights[~low] = rest * ((1 - floor * int(low.sum())) / rest.sum())
+    return weights
 
 
 def draw(tasks: list[str], weights: list[float], count: int, rng: torch.Generator) -> list[str]:
