@@ -424,7 +424,9 @@ def _parquet(path: Path) -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise DataError(f"{path.name}: reading Parquet needs pyarrow; try pip install 'crosstask-sources[parquet]'") from None
+        raise DataError(
+            f"{path.name}: reading Parquet needs pyarrow; try pip install 'crosstask-sources[parquet]'"
+        ) from None
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

@@ -42,16 +42,16 @@ class Interactions:
     split. DataError for columns of unequal lengths, ids out of range, ratings that are not finite.
     """
 
-    user: Tensor
-    item: Tensor
-    rating: Tensor
+    user: Tensor = attrs.field(repr=False)
+    item: Tensor = attrs.field(repr=False)
+    rating: Tensor = attrs.field(repr=False)
     users: int
     items: int
     feedback: str = "explicit"
-    time: Tensor | None = None
-    text: Tensor | None = None
-    item_features: Tensor | None = None
-    user_features: Tensor | None = None
+    time: Tensor | None = attrs.field(default=None, repr=False)
+    text: Tensor | None = attrs.field(default=None, repr=False)
+    item_features: Tensor | None = attrs.field(default=None, repr=False)
+    user_features: Tensor | None = attrs.field(default=None, repr=False)
     user_names: tuple[str, ...] = attrs.field(default=(), repr=False)
     item_names: tuple[str, ...] = attrs.field(default=(), repr=False)
     pairs: Tensor = attrs.field(default=None, repr=False)
@@ -163,7 +163,7 @@ class Interactions:
         draw = generator.random(len(self))[np.argsort(np.argsort(codes, kind="stable"), kind="stable")]
         key = draw if how == "random" else -self._moment().numpy()
         order = np.lexsort((codes, key, self.user.numpy()))
-        users, counts = np.unique(self.user.numpy(), return_counts=True)
+        _, counts = np.unique(self.user.numpy(), return_counts=True)
         starts = np.repeat(np.cumsum(counts) - counts, counts)
         place, have = np.arange(len(self)) - starts, np.repeat(counts, counts)
 
