@@ -190,11 +190,8 @@ def _side(columns: Sequence[tuple[str, Part]], rows: NDArray[np.int64], categori
             made.append(np.nan_to_num((own - mean) / np.where(spread > 0, spread, 1)))
             continue
         codes, names = part.coded()
-        own, told = (
-            codes[rows[1:]],
-            np.isin(np.arange(len(names)), [n for n, each in enumerate(names) if each in MISSING]),
-        )
-        counts = np.bincount(coded[coded >= 0], minlength=len(names)) * ~told
+        coded, gone = codes[rows[1:]], np.array([name in MISSING for name in names], dtype=bool)
+        counts = np.bincount(coded[coded >= 0], minlength=len(names)) * ~gone
         common = [code for code in np.argsort(-counts, kind="stable")[:categories] if counts[code]]
         made.append(codes[rows][:, None] == np.array(common, dtype=np.int64))
     side = torch.from_numpy(np.concatenate(made, axis=1)).to(torch.get_default_dtype())
@@ -245,9 +242,9 @@ def _packed(
             )
         told = _words(_texts(parts[text]), words, length)[pairs[:, int(text.startswith("item_"))]]
     return Interactions.of(
-        pairs[:, 0], pairs[:, 1], rows[kept, 2] if explicit else None, users=sizes["user"], items=sizes["item"], text=told,
-        user_names=("", *map(str, range(1, sizes["user"] + 1))), item_names=_titles(parts, sizes["item"]),
-        pairs=torch.unique(every[:, 0] * (sizes["item"] + 1) + every[:, 1]), **features,
+        pairs[:, 0], pairs[:, 1], rows[kept, 2] if explicit else None, users=sizes["user"],
+        items=sizes["item"], text=told, user_names=("", *map(str, range(1, sizes["user"] + 1))),
+        item_names=_titles(parts, sizes["item"]), pairs=torch.unique(every[:, 0] * (sizes["item"] + 1) + every[:, 1]), **features,
     )  # fmt: skip
 
 

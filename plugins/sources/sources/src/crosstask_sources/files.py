@@ -127,7 +127,8 @@ class Coded:
             if value is None:
                 return None
             held.append(value)
-        return np.array([*held, math.nan])[self._codes]
+        found: NDArray[np.float64] = np.array([*held, math.nan])[self._codes]
+        return found
 
 
 class Cells:

@@ -54,7 +54,7 @@ class Interactions:
     user_features: Tensor | None = attrs.field(default=None, repr=False)
     user_names: tuple[str, ...] = attrs.field(default=(), repr=False)
     item_names: tuple[str, ...] = attrs.field(default=(), repr=False)
-    pairs: Tensor = attrs.field(default=None, repr=False)
+    pairs: Tensor = attrs.field(repr=False)
 
     @classmethod
     def of(cls, user: Any, item: Any, rating: Any = None, *, feedback: str | None = None, **more: Any) -> Interactions:
@@ -90,8 +90,10 @@ class Interactions:
                 raise DataError(
                     f"interactions: {what}_features has {len(known)} rows, needed are {size + 1} (0: unknown)"
                 )
-        if self.pairs is None:
-            object.__setattr__(self, "pairs", torch.unique(self._codes(self.user, self.item)))
+
+    @pairs.default
+    def _own_pairs(self) -> Tensor:
+        return torch.unique(self._codes(self.user, self.item))
 
     def __len__(self) -> int:
         return len(self.user)
