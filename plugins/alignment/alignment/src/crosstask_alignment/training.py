@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import attrs
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.data import batches
+from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.modules import evaluating, forward, head_found
 from crosstask.learning.training import History, device_of, fit
 from crosstask.records import Budget
@@ -87,6 +88,34 @@ class Terms:
         return self.values
 
 
+class _Together(nn.Module):
+    """A model whose training pass takes rows of other domains along: what is kept of them is for the term, the outputs
+    are those of the rows that were given. One pass for all, so that a BatchNorm sees in training the mixture whose
+    statistics it uses in evaluation.
+    """
+
+    whole_inputs = True
+
+    def __init__(self, model: nn.Module, features: Features, draw: Callable[[], list[Inputs]]) -> None:
+        super().__init__()
+        self.model = model
+        self._features, self._draw = features, draw
+        self.rows: list[Tensor] = []
+        """Features of the last training pass: of the rows that were given, and of each domain drawn."""
+        self.outputs: list[Tensor] = []
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        if not self.training:
+            return forward(self.model, inputs)
+        parts = [inputs, *self._draw()]
+        if any(kind_of(part) != kind_of(inputs) for part in parts):
+            raise DataError(f"inputs of all domains must be of one kind, got {[kind_of(part) for part in parts]}")
+        sizes = [len(part) for part in parts]
+        rows, outputs = self._features.of(joined(parts))
+        self.rows, self.outputs = list(rows.split(sizes)), list(outputs.split(sizes))
+        return self.outputs[0]
+
+
 def fit_aligned(
     model: nn.Module,
     task: Task,
@@ -103,45 +132,52 @@ def fit_aligned(
     """Train in place on the task's labelled data (`crosstask.learning.fit`, all of whose options hold), with `weight`
     times the alignment of its inputs (domain 0) with those of `domains` (1, 2, …), which need no labels.
 
-    In each step as many rows are drawn from each domain as the task's batch has (all, if a domain has fewer), and each
-    domain goes through the model by itself, so that a BatchNorm takes each domain's own statistics in training. The
-    features are what the model's head receives. The alignment is prepared afresh for their width, the number of domains
-    and the model's outputs, and its own weights are trained with the model's. With `whole` all domains are those in
-    `domains` (0, 1, …), and the task is only what is learned: that of several domains' labels together.
+    In each step as many rows are drawn from each domain as a batch has (all, if a domain has fewer), and all go through
+    the model together. The features are what the model's head receives. The alignment is prepared afresh for their
+    width, the number of domains and the model's outputs, and its own weights are trained with the model's. With `whole`
+    all domains are those in `domains` (0, 1, …), and the task is only what is learned: that of several domains' labels
+    together.
 
-    DataError as of `fit`, and if the head is no module or receives features of another width for other domains.
+    DataError as of `fit`, if the head is no module, or if inputs of the domains are not of one kind.
     """
     count, device = budget.steps if steps is None else steps, device_of(model)
-    least = 2 if whole else 1
-    if len(domains) < least:
-        raise DataError(f"an alignment is of two domains or more, got {len(domains) + (not whole)}")
+    own = 0 if whole else 1
+    if len(domains) + own < 2:
+        raise DataError(f"an alignment is of two domains or more, got {len(domains) + own}")
     held = [inputs.to(device) for inputs in domains]
     apart = generator.clone_state()  # the task's own batches are those of a training without the term
     streams = [batches(len(inputs), budget.batch_size, _drawn(apart)) for inputs in held]
     done, terms = 0, Terms()
+
+    def draw() -> list[Inputs]:
+        return [part[next(stream).to(device)] for part, stream in zip(held, streams, strict=True)]
+
     with Features(model) as features:
         with torch.no_grad(), evaluating(model):
             seen, outputs = features.of(held[0][:2])
-        classes = outputs.shape[1] if outputs.ndim == 2 else None
-        alignment.prepare(seen, len(held) + (not whole), classes)
+        alignment.prepare(seen, len(held) + own, outputs.shape[1] if outputs.ndim == 2 else None)
+        together = _Together(model, features, draw)
 
         def term(inputs: Inputs, outputs: Tensor) -> Tensor:
             nonlocal done
-            passes = [] if whole else [(features.last(len(inputs)), outputs)]
-            passes += [features.of(part[next(stream).to(device)]) for part, stream in zip(held, streams, strict=True)]
-            rows, logits = _side_by_side([f for f, _ in passes]), [o for _, o in passes]
-            domain = torch.cat([torch.full((len(f),), number) for number, (f, _) in enumerate(passes)])
-            known = torch.cat(logits) if all(each.ndim == 2 for each in logits) else None
+            rows, logits = together.rows[1 - own :], together.outputs[1 - own :]
+            domain = torch.repeat_interleave(torch.tensor([len(part) for part in rows]))
             progress = min(1.0, done / max(1, count * budget.accumulate - 1))
-            found = alignment.loss(rows, domain.to(device), known, progress)
+            known = torch.cat(logits) if outputs.ndim == 2 else None
+            found = alignment.loss(torch.cat(rows), domain.to(device), known, progress)
             done += 1
             terms.note(found)
             return weight * found
 
-        own = [*model.parameters(), *alignment.parameters()]
-        history = fit(
-            model, task, budget, generator, steps=count, parameters=own, penalty=term, curve_split=curve_split
-        )
+        trained = [*model.parameters(), *alignment.parameters()]
+        mode = model.training
+        try:
+            history = fit(
+                together, task, budget, generator, steps=count, parameters=trained, penalty=term,
+                curve_split=curve_split,
+            )  # fmt: skip
+        finally:
+            model.train(mode)
     terms.read()
     return history, terms
 
@@ -149,10 +185,3 @@ def fit_aligned(
 def _drawn(generator: torch.Generator) -> torch.Generator:
     """A generator of its own: how many random numbers one domain needs changes nothing in the others."""
     return torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
-
-
-def _side_by_side(features: Sequence[Tensor]) -> Tensor:
-    widths = [f.shape[1] for f in features]
-    if len(set(widths)) > 1:
-        raise DataError(f"the model's head receives features of other widths for other domains: {widths}")
-    return torch.cat(list(features))
