@@ -76,7 +76,8 @@ class Adversarial(Objective):
             )
         with torch.no_grad():
             _, targets = self._run(network, frames, fixed)
-        return torch.stack([(f - t).abs().mean() for f, t in zip(features, targets, strict=True)]).mean()
+        # detached, too: the first features may be the frames themselves
+        return torch.stack([(f - t.detach()).abs().mean() for f, t in zip(features, targets, strict=True)]).mean()
 
     def parameters(self) -> list[nn.Parameter]:
         return [] if self._network is None else [p for p in self._network.parameters() if p.requires_grad]
@@ -87,8 +88,14 @@ class Adversarial(Objective):
             if isinstance(self.discriminator, nn.Module):
                 made: Any = self.discriminator
             else:
+                function = load(self.discriminator, self.origin)
                 with seeded(self.context.seed_for("discriminator")):
-                    made = load(self.discriminator, self.origin)(shape)
+                    try:
+                        made = function(shape)
+                    except Exception as error:  # the user's own code
+                        raise DataError(
+                            f"{self.origin}: {self.discriminator} fails for frames {shape}: {told(error)}"
+                        ) from error
             if not isinstance(made, nn.Module):
                 raise DataError(f"{self.origin}: {self.discriminator} made a {type(made).__name__}, not a torch module")
             self._network = made.to(device=frames.device, dtype=frames.dtype)
