@@ -21,6 +21,14 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
             rest = rest[size:]
 
 
+def batch_table(count: int, size: int, steps: int, generator: torch.Generator) -> Tensor:
+    """The first `steps` of `batches` as a table of indices [steps, size]."""
+    size = min(size, count)
+    epochs = -(-steps * size // count)
+    orders = [torch.randperm(count, generator=generator) for _ in range(epochs)]
+    return torch.cat(orders or [torch.empty(0, dtype=torch.long)])[: steps * size].reshape(steps, size)
+
+
 def draw(data: TensorData, count: int, generator: torch.Generator, *, classes: bool) -> TensorData:
     """`count` of the samples without repeats, in random order (all of them, shuffled, if there are no more).
 

@@ -104,8 +104,13 @@ def _line(error: Exception) -> str:
 
 def evaluate(model: nn.Module, task: Task, split: str = "test") -> float:
     """The task's score on a split. RunError if it is not finite, DataError if it is no number."""
-    data, metric = of_kind(task, Task, "the task").data(split), metric_of(task)
-    found = called("metric", metric, task, predict(model, data.inputs), data.targets)
+    return judged(predict(model, of_kind(task, Task, "the task").data(split).inputs), task, split)
+
+
+def judged(outputs: Tensor, task: Task, split: str) -> float:
+    """The score of a model that gives these outputs for the split; see `evaluate`."""
+    metric = metric_of(task)
+    found = called("metric", metric, task, outputs, task.data(split).targets)
     if isinstance(found, Tensor) and found.numel() != 1:
         shape = tuple(found.shape)
         raise DataError(f"task {task.task_id!r}: metric {metric.told} must be one number, got shape {shape}")
@@ -231,7 +236,7 @@ def fit(
             with autocast:
                 outputs = _fitting(model, inputs, task)
                 loss = called("loss", loss_function, task, outputs.float() if half else outputs, targets)
-                _check_loss(loss, task, device)
+                check_loss(loss, task, device)
                 if penalty is not None:
                     loss = loss + penalty(inputs, outputs)
             if budget.accumulate > 1:
@@ -249,7 +254,8 @@ def fit(
         if heard is not None and heard(step, {"task": task.task_id, "losses": {task.task_id: float(total)}}):
             history.stopped = f"an observer asked for it at step {step}"
         if step % budget.evaluate_every == 0 or step == count or history.stopped:
-            history.losses += _checked(losses, task, step)  # one synchronisation per evaluation, not per step
+            # one synchronisation per evaluation, not per step
+            history.losses += finite_losses(torch.stack(losses), task, step)
             losses = []
             measure(step)
             if budget.patience is not None and not history.stopped:
@@ -274,7 +280,8 @@ def _fitting(model: nn.Module, inputs: Tensor | MultiInput, task: Task) -> Tenso
         raise DataError(f"task {task.task_id!r}: {error}") from error.__cause__
 
 
-def _check_loss(loss: object, task: Task, device: torch.device) -> None:
+def check_loss(loss: object, task: Task, device: torch.device) -> None:
+    """DataError for what is no loss that a model on this device can learn from."""
     who = f"task {task.task_id!r}: its loss"
     if not isinstance(loss, Tensor):
         raise DataError(f"{who} must be a tensor of one number, got a {type(loss).__name__}")
@@ -303,8 +310,9 @@ def schedule_for(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _checked(losses: list[Tensor], task: Task, step: int) -> list[float]:
-    values = [float(v) for v in torch.stack(losses).tolist()]
+def finite_losses(losses: Tensor, task: Task, step: int) -> list[float]:
+    """The losses [N] of the steps up to `step`. RunError says where one is not finite."""
+    values = [float(v) for v in losses.tolist()]
     for number, value in enumerate(values):
         if not math.isfinite(value):
             at = step - len(values) + number + 1

@@ -209,7 +209,9 @@ def scratch_scores(
 
 def scratch_key(model: nn.Module, target: Task, budget: Budget, seed: int, split: str) -> str:
     """The store key of training from scratch, with which a transfer is compared."""
-    return key_of("scratch", "samples by seed", architecture(model), target.fingerprint(), budget, seed, split)
+    return key_of(
+        "scratch", "samples by seed, in fleets", architecture(model), target.fingerprint(), budget, seed, split
+    )
 
 
 def scratch_payload(target: Task, budget: Budget, seed: int, split: str, score: float, curve: LearningCurve) -> object:

@@ -29,7 +29,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
 from crosstask_probe.plugin import PLUGIN
-from crosstask_probe.probe import BUDGET, most_promising
+from crosstask_probe.probe import BUDGET, measure_alone, most_promising
 
 CALLS: list[str] = []
 
@@ -142,7 +142,7 @@ def test_each_seed_draws_its_own_samples_and_shots_count_per_class() -> None:
     class Watching(Fakes):
         def jobs(self, jobs: Any) -> Any:
             jobs = list(jobs)
-            seen.extend(job.args[3] for job in jobs if isinstance(job.args[3], list))
+            seen.extend(job.args[1].targets for job in jobs if job.function is measure_alone)
             return super().jobs(jobs)
 
     made = probe(Watching(), shots=3, seeds=3, steps=1)

@@ -9,8 +9,7 @@ A new estimator is a function of features and labels, and a class that hands the
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import attrs
 import torch
@@ -19,8 +18,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput, TensorData
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.learning.modules import Headless, evaluating, forward, head_found
-from crosstask.learning.training import device_of
+from crosstask.learning.features import received
 from crosstask.learning.transferring import drawn, key_of, unfit_pair, weights_digest
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
@@ -218,11 +216,11 @@ def features_and_outputs(
     model: nn.Module, inputs: Tensor | MultiInput, batch_size: int = 1024
 ) -> tuple[Tensor, Tensor]:
     """What the head receives [N, D], flattened, and what it answers [N, C], in evaluation mode, on the CPU."""
-    received, answered = [], []
-    for features, outputs in _passes(model, inputs, batch_size):
-        received.append(features.flatten(1))
-        answered.append(outputs.flatten(1))
-    return torch.cat(received), torch.cat(answered)
+    given, answered = [], []
+    for features, outputs in received(model, inputs, batch_size):
+        given.append(features.flatten(1).cpu())
+        answered.append(outputs.flatten(1).cpu())
+    return torch.cat(given), torch.cat(answered)
 
 
 def features_of_places(
@@ -234,7 +232,8 @@ def features_of_places(
     each = max(1, MOST_PLACES // len(data))
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     start = 0
-    for features, outputs in _passes(model, data.inputs, batch_size):
+    for features, outputs in received(model, data.inputs, batch_size):
+        features, outputs = features.cpu(), outputs.cpu()
         labels = data.targets[start : start + len(features)].cpu()
         start += len(features)
         if task.descriptor.task_type == "segmentation":  # [N, D, H, W]
@@ -258,31 +257,3 @@ def features_of_places(
         )
     names = ("features", "outputs", "targets")
     return {name: torch.cat(parts)[:MOST_PLACES] for name, parts in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-@torch.no_grad()
-def _passes(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch by batch what the head receives and what the model answers, on the CPU, modes as they were."""
-    device, found = device_of(model), head_found(model)
-    trunk = Headless(model).eval() if found.module is None else None
-    received: list[Tensor] = []
-
-    def note(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        received.extend([value for value in (*given, *named.values()) if isinstance(value, Tensor)][:1])
-
-    head = None if found.module is None else model.get_submodule(found.module)
-    handle = None if head is None else head.register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with evaluating(model):
-            for part in inputs.split(batch_size):
-                received.clear()
-                own = part.to(device)
-                outputs = forward(model, own)
-                if trunk is not None:
-                    received.append(forward(trunk, own))
-                if not received or not received[-1].ndim or len(received[-1]) != len(part):
-                    raise DataError(f"the head of {type(model).__name__} does not receive one row for each sample")
-                yield received[-1].cpu(), outputs.cpu()
-    finally:
-        if handle is not None:
-            handle.remove()

@@ -12,11 +12,14 @@ from crosstask.components import Job
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
+from crosstask.learning.fleets import Member, Phase, Trained, muster, phases_of, train_fleet
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import (
     drawn,
+    fresh_model,
     key_of,
     read_scratch,
+    receive,
     same_classes,
     scratch,
     scratch_key,
@@ -66,11 +69,14 @@ class Probe(Discoverer):
     What the options leave open is the engine's: its budget, and its seeds. Outside of an engine it is `BUDGET` and
     `SEEDS`.
 
-    Work runs as jobs. Every finished pair and control is remembered at once and recalled by a later run; the result
-    is the same in one process and in many. A pair whose training fails is left out like one that does not fit, and the
-    others go on. DataError if no pair can be measured: no trained model, no data.
+    Work runs as jobs. Trainings of one architecture go through a job together (`crosstask.learning.fleets`), with the
+    figures that each would have alone up to rounding; what cannot goes alone, and the log says why. Every finished pair
+    and control is remembered as soon as its job ends, and recalled by a later run; the result is the same in one
+    process and in many. A pair whose training fails is left out like one that does not fit, and the others go on.
+    DataError if no pair can be measured: no trained model, no data.
     """
 
+    results_version: ClassVar[int] = 2  # trainings go in fleets, learning curves of pairs are an option
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     method: str = option("lp_ft", help="lp_ft, linear_probe, fine_tune, or another transfer method")
@@ -95,6 +101,9 @@ class Probe(Discoverer):
     )
     evaluate_every: int | None = option(
         None, ge=1, help="steps between two points of the learning curves (default: the engine's, else 10)"
+    )
+    curves: bool = option(
+        False, help="measure the learning curve of every pair, too: how much faster it is than from scratch"
     )
     split: str = option("validation", choices=("validation", "test"), help="data to judge on")
     skipped: list[LeftOut] = state(factory=list)
@@ -164,9 +173,8 @@ class Probe(Discoverer):
         """One result per pair, those remembered from before included, or why there is none."""
         controls = self._controls(pairs)
         results: dict[int, TransferResult | Failed] = {}
-        jobs, waiting = [], []
+        waiting: dict[int, str] = {}
         digests = {s.task_id: weights_digest(_model(s)) for s, _ in pairs}
-        light = {t.task_id: self._drawn(t) for t in {t.task_id: t for _, t in pairs}.values()}
         for number, (source, target) in enumerate(pairs):
             failed = next((control for control in controls[number] if isinstance(control, Failed)), None)
             if failed is not None:  # from scratch there is no method that could be at fault
@@ -176,68 +184,103 @@ class Probe(Discoverer):
             seeds, budget = scratch_seeds(self.context, target, self.repeats), self.budget(target)
             keep = same_classes(source.descriptor, target.descriptor)
             how = (method.identity(), digests[source.task_id], keep)
-            key = key_of("probe", "samples by seed", *how, target.fingerprint(), budget, seeds, self.split)
+            what = "in fleets, with curves" if self.curves else "in fleets"
+            key = key_of("probe", f"samples by seed, {what}", *how, target.fingerprint(), budget, seeds, self.split)
             known = self.context.recall("transfers", key)
             if known is not None:
                 recalled: TransferResult = structure(known.payload, TransferResult, "stored probe")
                 results[number] = recalled
                 self._told(recalled)
             else:
-                args = (method, _model(source), light[target.task_id], budget, seeds, self.split, keep)
-                jobs.append(Job(attempt, (measure_pair, *args), label=f"{source.task_id} -> {target.task_id}"))
-                waiting.append((number, key))
-        for index, found in self.context.jobs(jobs):
-            number, key = waiting[index]
-            source, target = pairs[number]
-            if isinstance(found, Failed):
-                results[number] = Failed(f"{source.task_id!r} to {target.task_id!r}: {found.reason}", False)
-                self.context.forgo("transfers", key)
-                continue
-            runs, copied, left = found
-            control = cast(list[Outcome], controls[number])
-            where = (source.task_id, target, self.budget(target), self.split)
-            result = summarise(method, *where, runs, control, copied, left, self.context.seed)
-            self.context.remember("transfers", key, unstructure(result))
-            results[number] = result
-            self._told(result)
+                waiting[number] = key
+        jobs, numbers = self._jobs(method, {number: pairs[number] for number in waiting})
+        for index, outcomes in self.context.jobs(jobs):
+            for number, found in zip(numbers[index], outcomes, strict=True):
+                (source, target), key = pairs[number], waiting[number]
+                if isinstance(found, Failed):
+                    results[number] = Failed(f"{source.task_id!r} to {target.task_id!r}: {found.reason}", False)
+                    self.context.forgo("transfers", key)
+                    continue
+                runs, copied, left = found
+                control = cast(list[Outcome], controls[number])
+                where = (source.task_id, target, self.budget(target), self.split)
+                result = summarise(method, *where, runs, control, copied, left, self.context.seed)
+                self.context.remember("transfers", key, unstructure(result))
+                results[number] = result
+                self._told(result)
         return [results[number] for number in range(len(pairs))]
+
+    def _jobs(self, method: Transfer, pairs: dict[int, Pair]) -> tuple[list[Job], list[list[int]]]:
+        """Jobs that measure these pairs, with the numbers of the pairs that each measures."""
+        light = {t.task_id: self._drawn(t) for t in {t.task_id: t for _, t in pairs.values()}.values()}
+        numbers = list(pairs)
+        made, members = [], []
+        for source, target in pairs.values():
+            keep = same_classes(source.descriptor, target.descriptor)
+            seeds, budget = scratch_seeds(self.context, target, self.repeats), self.budget(target)
+            light_target = light[target.task_id]
+            made.append(Measurement(_model(source), light_target, budget, seeds, self.split, keep, self.curves))
+            phases = phases_of(method, budget) or ()
+            members.append(Member(_model(source), light_target[0], budget, phases))
+        labels = [f"{source.task_id} -> {target.task_id}" for source, target in pairs.values()]
+        if not all(member.phases for member in members):
+            reasons = dict.fromkeys(range(len(members)), f"{method.origin} trains in a way of its own")
+            fleets: list[list[int]] = []
+        else:
+            fleets, reasons = muster(members, self.context.workers, self.repeats)
+        self._tell_alone("pairs", reasons)
+        jobs = [Job(measure_alone, (method, made[place]), label=labels[place]) for place in reasons]
+        order = [[numbers[place]] for place in reasons]
+        for fleet in fleets:
+            args = (method, [made[place] for place in fleet])
+            jobs.append(Job(measure_together, args, label=_and_others([labels[place] for place in fleet])))
+            order.append([numbers[place] for place in fleet])
+        return jobs, order
 
     def _controls(self, pairs: list[Pair]) -> list[list[Outcome | Failed]]:
         """From-scratch outcomes for each pair, one per seed; pairs of one target and architecture share them."""
         keys: list[list[str]] = []
         found: dict[str, Outcome | Failed] = {}
-        jobs: dict[str, Job] = {}
-        made: dict[str, tuple[Task, int]] = {}
+        waiting: dict[str, tuple[Task, Member]] = {}
         for source, target in pairs:
-            model, seeds, budget = (
-                _model(source),
-                scratch_seeds(self.context, target, self.repeats),
-                self.budget(target),
-            )
+            model, budget = _model(source), self.budget(target)
+            seeds = scratch_seeds(self.context, target, self.repeats)
             keys.append([scratch_key(model, target, budget, seed, self.split) for seed in seeds])
             for key, seed in zip(keys[-1], seeds, strict=True):
-                if key in found or key in jobs:
+                if key in found or key in waiting:
                     continue
                 known = self.context.recall("transfers", key)
                 if known is not None:
                     found[key] = read_scratch(known.payload)
                 else:
                     light = drawn(without_model(target, self._splits(budget)), budget.samples, seed)
-                    label = f"{target.task_id} from scratch"
-                    jobs[key] = Job(attempt, (scratch, model, light, budget, seed, self.split), label=label)
-                    made[key] = (target, seed)
-        order = list(jobs)
-        for index, outcome in self.context.jobs(jobs.values()):
-            key = order[index]
-            if isinstance(outcome, Failed):
+                    waiting[key] = target, Member(model, light, budget, (Phase(budget.steps),), seed)
+        members = [member for _, member in waiting.values()]
+        fleets, reasons = muster(members, self.context.workers)
+        self._tell_alone("controls", reasons)
+        jobs, order = [], []
+        for fleet in [*([place] for place in reasons), *fleets]:
+            own = [members[place] for place in fleet]
+            label = _and_others([f"{member.task.task_id} from scratch" for member in own])
+            jobs.append(Job(scratch_together if len(own) > 1 else scratch_alone, (own, self.split), label=label))
+            order.append(fleet)
+        names = list(waiting)
+        for index, outcomes in self.context.jobs(jobs):
+            for place, outcome in zip(order[index], outcomes, strict=True):
+                key = names[place]
                 found[key] = outcome
-                self.context.forgo("transfers", key)
-                continue
-            (score, curve), (target, seed) = outcome, made[key]
-            payload = scratch_payload(target, self.budget(target), seed, self.split, score, curve)
-            self.context.remember("transfers", key, payload)
-            found[key] = (score, curve)
+                if isinstance(outcome, Failed):
+                    self.context.forgo("transfers", key)
+                    continue
+                (score, curve), (target, member) = outcome, waiting[key]
+                payload = scratch_payload(target, member.budget, member.seed, self.split, score, curve)
+                self.context.remember("transfers", key, payload)
         return [[found[key] for key in own] for own in keys]
+
+    def _tell_alone(self, what: str, reasons: dict[int, str]) -> None:
+        if reasons:
+            told = sorted(set(reasons.values()))
+            logger().info(f"{what} trained one by one", discoverer=self.origin, count=len(reasons), reasons=told)
 
     def _drawn(self, target: Task) -> list[Task]:
         """What a job needs of a target: for every seed its samples, and the data to judge on."""
@@ -288,7 +331,11 @@ def attempt(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return function(*args)
     except Exception as error:  # a user's model, or a method, may raise anything
-        return Failed(in_a_line(error), isinstance(error, DataError) or not isinstance(error, CrosstaskError))
+        return _failed(error)
+
+
+def _failed(error: Exception) -> Failed:
+    return Failed(in_a_line(error), isinstance(error, DataError) or not isinstance(error, CrosstaskError))
 
 
 def most_promising(pairs: Sequence[Pair], graph: TransferGraph) -> list[Pair]:
@@ -306,23 +353,86 @@ def most_promising(pairs: Sequence[Pair], graph: TransferGraph) -> list[Pair]:
     return [pair for _, pair in sorted(ranked, key=lambda item: item[0])]
 
 
-def measure_pair(
-    method: Transfer,
-    model: nn.Module,
-    targets: list[Task],
-    budget: Budget,
-    seeds: list[int],
-    split: str,
-    keep_head: bool,
-) -> tuple[list[Outcome], list[str], list[str]]:
-    """One pair, as a job: outcomes per seed, names of the weights kept and of those drawn anew. `targets` holds the
-    target as each seed sees it.
-    """
+@attrs.frozen(eq=False)
+class Measurement:
+    """A pair, as a job needs it: the source's model, and the target as each seed sees it."""
+
+    model: nn.Module
+    targets: list[Task]
+    budget: Budget
+    seeds: list[int]
+    split: str
+    keep_head: bool
+    curves: bool
+
+
+Measured = tuple[list[Outcome], list[str], list[str]]
+"""Of a pair: outcomes per seed, names of the weights kept and of those drawn anew."""
+
+
+def measure_alone(method: Transfer, pair: Measurement) -> list[Measured | Failed]:
+    """One pair, as a job, seed by seed."""
+    return [attempt(_measure_pair, method, pair)]
+
+
+def _measure_pair(method: Transfer, pair: Measurement) -> Measured:
+    budget = pair.budget
+    if not pair.curves and budget.patience is None:  # nobody looks at them: as few points as there can be
+        budget = attrs.evolve(budget, evaluate_every=budget.steps)
     runs: list[Outcome] = []
-    for target, seed in zip(targets, seeds, strict=True):
-        outcome, copied, left = transfer_scores(method, model, target, budget, [seed], split, keep_head)
-        runs += outcome
+    for target, seed in zip(pair.targets, pair.seeds, strict=True):
+        where = (pair.model, target, budget, [seed], pair.split, pair.keep_head)
+        ((score, curve),), copied, left = transfer_scores(method, *where)
+        runs.append((score, curve if pair.curves else LearningCurve()))
     return runs, copied, left
+
+
+def measure_together(method: Transfer, pairs: list[Measurement]) -> list[Measured | Failed]:
+    """Several pairs, as a job, all trainings at once."""
+    try:
+        members, names = [], []
+        for pair in pairs:
+            phases = phases_of(method, pair.budget) or ()
+            for task, seed in zip(pair.targets, pair.seeds, strict=True):
+                model, copied, left = receive(pair.model, task, seed, pair.keep_head)
+                members.append(Member(model, task, pair.budget, phases, seed))
+            names.append((copied, left))
+        trained = iter(train_fleet(members, curve_split="validation" if pairs[0].curves else None,
+                                   score_split=pairs[0].split))  # fmt: skip
+    except Exception:  # one of them is not as it looked: each by itself, so that it is known which
+        return [found for pair in pairs for found in measure_alone(method, pair)]
+    results: list[Measured | Failed] = []
+    for pair, (copied, left) in zip(pairs, names, strict=True):
+        own = [next(trained) for _ in pair.seeds]
+        wrong = next((each for each in own if isinstance(each, CrosstaskError)), None)
+        runs = [_outcome(each) for each in own if isinstance(each, Trained)]
+        results.append((runs, copied, left) if wrong is None else _failed(wrong))
+    return results
+
+
+def scratch_alone(members: list[Member], split: str) -> list[Outcome | Failed]:
+    """Controls, as a job, one by one; their models are of the architecture."""
+    return [attempt(scratch, each.model, each.task, each.budget, each.seed, split) for each in members]
+
+
+def scratch_together(members: list[Member], split: str) -> list[Outcome | Failed]:
+    """Controls, as a job, all at once."""
+    try:
+        fresh = [attrs.evolve(each, model=fresh_model(each.model, each.task, each.seed)) for each in members]
+        trained = train_fleet(fresh, curve_split="validation", score_split=split)
+    except Exception:
+        return scratch_alone(members, split)
+    return [_outcome(each) if isinstance(each, Trained) else _failed(each) for each in trained]
+
+
+def _outcome(trained: Trained) -> Outcome:
+    assert trained.score is not None  # a split was named
+    return trained.score, trained.history.curve()
+
+
+def _and_others(labels: list[str]) -> str:
+    """A label for a job that does the work of several."""
+    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
 
 
 def _model(task: Task) -> nn.Module:

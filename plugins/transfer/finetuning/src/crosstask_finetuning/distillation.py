@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Distillation(Transfer):
 
     DataError if the features differ in shape, too. The teacher stays in evaluation mode.
     """
+
+    results_version: ClassVar[int] = 2  # features of the trunk are computed once
 
     temperature: float = option(2.0, gt=0, help="softness T of the labels")
     weight: float = option(0.1, ge=0, help="strength of the teacher beside the true labels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from crosstask.learning.fleets import Phase
 from crosstask.learning.training import History, fit
 from crosstask.options import component
 from crosstask.points.transfer import Transfer
@@ -23,3 +24,7 @@ class FineTuning(Transfer):
         self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
     ) -> History:
         return fit(model, task, budget, generator)
+
+    def phases(self, budget: Budget) -> tuple[Phase, ...]:
+        """The same, for fleets."""
+        return (Phase(budget.steps),)

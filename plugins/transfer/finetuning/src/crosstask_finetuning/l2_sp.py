@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ class L2SP(Transfer):
     Adds alpha/2 |w - w0|² for the weights that came from the source, w0, and beta/2 |w|² for those drawn
     anew. The head is fitted first, as in `lp_ft`, unless `head_share` is 0.
     """
+
+    results_version: ClassVar[int] = 2  # features of the trunk are computed once
 
     alpha: float = option(0.1, ge=0, help="strength of the pull towards the source's weights")
     beta: float = option(0.01, ge=0, help="strength of the decay of new weights to zero")
