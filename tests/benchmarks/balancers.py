@@ -44,6 +44,10 @@ OURS = {
     "nash_mtl": "crosstask_jacobian.nash_mtl:NashMTL",
     "mgda": "crosstask_jacobian.mgda:MGDA",
     "cagrad": "crosstask_jacobian.cagrad:CAGrad",
+    "pcd": "crosstask_jacobian.pcd:PCD",
+    "krum": "crosstask_robust.krum:Krum",
+    "trimmed_mean": "crosstask_robust.trimmed_mean:TrimmedMean",
+    "rgw": "crosstask_jacobian.rgw:RGW",
 }
 LOSS_ONLY = {
     "uncertainty": "crosstask_weighting.uncertainty:Uncertainty",
@@ -56,7 +60,13 @@ PEERS: dict[str, Callable[[int], aggregation.Aggregator]] = {
     "pcgrad": lambda tasks: aggregation.PCGrad(),
     "nash_mtl": lambda tasks: aggregation.NashMTL(n_tasks=tasks),
     "mgda": lambda tasks: aggregation.MGDA(),
+    "pcd": lambda tasks: aggregation.PCD(),
+    "krum": lambda tasks: aggregation.Krum(n_byzantine=(tasks - 3) // 2),
+    "trimmed_mean": lambda tasks: aggregation.TrimmedMean(trim_number=min(tasks // 3, (tasks - 1) // 2)),
+    "rgw": lambda tasks: aggregation.Random(),
 }
+LEAST = {"krum": 3}
+"""The fewest tasks of those that need some."""
 
 
 def load(target: str) -> type[Balancer] | None:
@@ -159,11 +169,13 @@ def methods_of(problem: Problem) -> Iterator[tuple[str, Callable[[], None]]]:
         if (found := load(target)) is not None:
             yield name, problem.ours(found())
     for name, target in OURS.items():
-        if (found := load(target)) is not None:
+        if problem.tasks >= LEAST.get(name, 1) and (found := load(target)) is not None:
             yield name, problem.ours(found())
     if (mgda := load(OURS["mgda"])) is not None:
         yield "mgda on features", problem.ours(mgda(), on_features=True)
     for name, make in PEERS.items():
+        if problem.tasks < LEAST.get(name, 1):
+            continue
         yield f"TorchJD {name}", problem.torchjd(make(problem.tasks), best=False)
         yield f"TorchJD {name}, chunk 1", problem.torchjd(make(problem.tasks), best=True)
 

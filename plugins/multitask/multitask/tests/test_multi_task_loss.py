@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
+import multiprocessing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional
 
 from crosstask import DataError, OptionError, Registry, RunError, UnknownComponentError
@@ -419,3 +422,43 @@ def test_a_method_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(module.METHODS, "gradnorm", "of nobody")
     with pytest.raises(UnknownComponentError, match="of nobody"):
         MultiTaskLoss(TASKS, TYPES, "gradnorm")
+
+
+# --- on two ranks -----------------------------------------------------------------------------------------------------
+
+
+def weights_on(rank: int, ranks: int) -> dict[str, list[float]]:
+    """The weights of three steps on this rank's part of each batch, and what uncertainty learns of them."""
+    found = {}
+    for method in ("uncertainty", "gradnorm"):
+        model, loss = Model({"rating": 1, "click": 1, "kind": 3}), MultiTaskLoss(TASKS, TYPES, method)
+        learned = torch.optim.SGD([*loss.parameters(), nn.Parameter(torch.zeros(1))], lr=0.5)
+        for step in range(3):
+            inputs = torch.randn(8, 6, generator=torch.Generator().manual_seed(step)).chunk(ranks)[rank]
+            targets = {name: values.chunk(ranks)[rank] for name, values in batch(step)[1].items()}
+            total, _ = loss(model(inputs), targets, model.trunk)
+            learned.zero_grad()
+            total.backward()
+            learned.step()
+        found[method] = list(loss.task_weights.values())
+    return found
+
+
+def one(rank: int, folder: Path) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=2)
+    (folder / f"{rank}.json").write_text(json.dumps(weights_on(rank, 2)))
+    distributed.destroy_process_group()
+
+
+def test_two_ranks_weigh_as_one_process(tmp_path: Path) -> None:
+    """By the means over the ranks, so that all have the same weights."""
+    processes = [multiprocessing.get_context("fork").Process(target=one, args=(rank, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    for method, expected in weights_on(0, 1).items():
+        for rank in range(2):
+            assert json.loads((tmp_path / f"{rank}.json").read_text())[method] == pytest.approx(expected, rel=1e-5)
+        assert expected != [1.0, 1.0, 1.0]
