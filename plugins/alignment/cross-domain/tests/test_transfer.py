@@ -185,7 +185,7 @@ def test_it_is_trained_by_a_balancer() -> None:
     optimizer = torch.optim.Adam(net.parameters(), 0.03)
     source = torch.cartesian_prod(torch.arange(30), torch.arange(20))[::2].T
     few = torch.randint(30, (40,), generator=generator), torch.randint(20, (40,), generator=generator)
-    values = [users[pairs[0]] * items[n][pairs[1]] for n, pairs in enumerate((source, few))]
+    values = [users[pairs[0]] + items[n][pairs[1]] for n, pairs in enumerate((source, few))]
     first: dict[str, Tensor] = {}
     for _ in range(60):
         optimizer.zero_grad()

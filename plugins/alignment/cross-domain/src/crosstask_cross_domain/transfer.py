@@ -16,19 +16,19 @@ from crosstask_alignment.discrepancies import mmd
 from crosstask_cross_domain.checks import check_ids, key, known, layers, rate_of, size_of, widths_of
 
 SPREAD = 0.1
-"""Standard deviation of fresh embeddings about 1."""
+"""Standard deviation of fresh embeddings: an id that was hardly ever seen should not say much."""
 
 Size = int | tuple[int, int]
 """Of a domain: users and items, or one number for both."""
 
 
 class Table(nn.Embedding):
-    """Embeddings about 1, the neutral element of a product: (1 + u)(1 + v) = 1 + u + v + uv holds what each says alone,
-    and an id that was hardly ever seen leaves what the other says as it is.
-    """
+    """An embedding of each id, small at first, and in the last column a number that is added to predictions."""
 
     def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, mean=1.0, std=SPREAD)
+        nn.init.normal_(self.weight, std=SPREAD)
+        with torch.no_grad():
+            self.weight[:, -1].zero_()
 
 
 class CrossDomainTransferNetwork(nn.Module):
@@ -40,8 +40,9 @@ class CrossDomainTransferNetwork(nn.Module):
         sum(losses.values()).backward()  # or RGB().backward(losses)
 
     A domain's size is (users, items), or one number for both: they have tables of their own, with ids from 0. The
-    product of a user's and an item's embedding goes through the domain's encoder (`hidden_dims`), the shared mapper
-    (`shared_dims`) and the domain's adapter to the prediction. A critic of the domains sees the shared representation
+    product of a user's and an item's embedding, (1 + u)(1 + v) = 1 + u + v + uv, which holds what each says alone, goes
+    through the domain's encoder (`hidden_dims`), the shared mapper (`shared_dims`) and the domain's adapter to the
+    prediction, to which a bias of the user and one of the item are added (Koren et al. 2009, equation 4). A critic of the domains sees the shared representation
     with its gradient reversed (Ganin et al. 2016), so that what helps the critic makes the domains harder to tell
     apart. `shared_users`: all domains have the same users, and one table of them. OptionError for a domain that is both
     source and target.
@@ -73,8 +74,8 @@ class CrossDomainTransferNetwork(nn.Module):
             told = ", ".join(f"{name} {users}" for name, (users, _) in self.sizes.items())
             raise OptionError(f"shared_users: every domain must have the same number of users, got {told}")
         owners = self.domains[:1] if shared_users else self.domains
-        self.users = nn.ModuleDict({key(name): Table(self.sizes[name][0], width) for name in owners})
-        self.items = nn.ModuleDict({key(name): Table(self.sizes[name][1], width) for name in self.domains})
+        self.users = nn.ModuleDict({key(name): Table(self.sizes[name][0], width + 1) for name in owners})
+        self.items = nn.ModuleDict({key(name): Table(self.sizes[name][1], width + 1) for name in self.domains})
         self.encoders = nn.ModuleDict({key(name): layers(width, hidden, dropout) for name in self.domains})
         self.mapper = layers(hidden[-1], shared, dropout)
         self.adapters = nn.ModuleDict(
@@ -87,6 +88,11 @@ class CrossDomainTransferNetwork(nn.Module):
 
     def encode_domain(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """A domain's own representation [B, hidden_dims[-1]] of pairs of users [B] and items [B]."""
+        encoded, _ = self._encode(domain, user_ids, item_ids)
+        return encoded
+
+    def _encode(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """A domain's own representation, and the biases [B, 1]."""
         name = known(domain, self.domains)
         users, items = self.sizes[name]
         check_ids(user_ids, users, f"user_ids of domain {name!r}")
@@ -94,20 +100,19 @@ class CrossDomainTransferNetwork(nn.Module):
         if len(user_ids) != len(item_ids):
             raise DataError(f"domain {name!r}: {len(user_ids)} user_ids and {len(item_ids)} item_ids: rows are pairs")
         owner = self.domains[0] if self.shared_users else name
-        product = self.users[key(owner)](user_ids) * self.items[key(name)](item_ids)
-        encoded: Tensor = self.encoders[key(name)](product)
-        return encoded
+        user, item = self.users[key(owner)](user_ids), self.items[key(name)](item_ids)
+        product = (1 + user[:, :-1]) * (1 + item[:, :-1])
+        return self.encoders[key(name)](product), user[:, -1:] + item[:, -1:]
 
-    def share(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
-        """The shared representation [B, shared_dims[-1]]."""
-        mapped: Tensor = self.mapper(self.encode_domain(domain, user_ids, item_ids))
-        return mapped
+    def _share(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The shared representation [B, shared_dims[-1]] and the predictions [B, 1]."""
+        encoded, biases = self._encode(domain, user_ids, item_ids)
+        shared = self.mapper(encoded)
+        return shared, self.adapters[key(domain)](shared) + biases
 
     def predict(self, domain: str, user_ids: Tensor, item_ids: Tensor) -> Tensor:
         """Predictions [B, 1] in any of the domains."""
-        shared = self.share(domain, user_ids, item_ids)
-        predicted: Tensor = self.adapters[key(domain)](shared)
-        return predicted
+        return self._share(domain, user_ids, item_ids)[1]
 
     def forward(
         self,
@@ -133,8 +138,7 @@ class CrossDomainTransferNetwork(nn.Module):
             ("source", source, source_user_ids, source_item_ids),
             ("target", target, target_user_ids, target_item_ids),
         ):
-            shared = self.share(name, user_ids, item_ids)
-            outputs[f"{told}_predictions"] = self.adapters[key(name)](shared)
+            shared, outputs[f"{told}_predictions"] = self._share(name, user_ids, item_ids)
             outputs[f"{told}_shared"] = shared
             outputs[f"{told}_domain_pred"] = self.critic(shared, alpha)
         numbers = [self.domains.index(source), self.domains.index(target)]

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
-from crosstask.errors import DataError, OptionError, nearest
+from crosstask.errors import DataError
 from crosstask.learning.modules import evaluating
-from crosstask.options import option, record, structure
+from crosstask.tasks import Task
 from crosstask_multimodal.multimodal import MultiModalModule
 from crosstask_multimodal.trunk import MultiModalTrunk
+from crosstask_multitask.sharing import Inputs, MultiTaskModule, SharingMatrix
+from crosstask_multitask.task_configs import config_of, configs_of, name_of
 
 DEFAULT_TASKS: dict[str, dict[str, Any]] = {
     "rating": {"output_dim": 1, "task_type": "regression"},
@@ -23,23 +25,7 @@ DEFAULT_TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@record
-class TaskConfig:
-    """What a task's head is: its outputs, and ReLU layers of these widths before them."""
-
-    output_dim: int = option(1, ge=1, help="logits; 1 for a classification is a single logit of two classes")
-    task_type: str = option("regression", help="regression, classification or multilabel")
-    hidden_dims: tuple[int, ...] = option((32,), ge=1, help="widths of the head's layers")
-
-    def __attrs_post_init__(self) -> None:
-        if self.task_type not in KINDS:
-            raise OptionError(f"task_type {self.task_type!r} is unknown{nearest(self.task_type, KINDS)}")
-
-
-KINDS = ("regression", "classification", "multilabel")
-
-
-class MultiModalMultiTask(nn.Module):
+class MultiModalMultiTask(MultiTaskModule):
     """Embeddings of users, items and texts, attention between the three, fusion, and a head for each task.
 
         net = MultiModalMultiTask(user_vocab_size=2946, item_vocab_size=17385, text_vocab_size=6000)
@@ -51,8 +37,11 @@ class MultiModalMultiTask(nn.Module):
     as divide `embedding_dim`. Every width of `hidden_dims` is a layer of the fusion; heads have a layer of 32 unless
     their `hidden_dims` say otherwise. DataError for an id that is not there, or inputs of other shapes.
 
-    `module` is the same as a `MultiTaskModule`, which `MultiTaskTrainer` trains on the tasks of one table.
+    It is a `MultiTaskModule`, which takes inputs by task, too: `MultiTaskTrainer` trains it on the tasks of one table.
     """
+
+    own_dims: ClassVar[tuple[int, ...]] = (32,)
+    """`hidden_dims` of a task that names none."""
 
     def __init__(
         self,
@@ -70,24 +59,26 @@ class MultiModalMultiTask(nn.Module):
             ids, {"text_ids": text_vocab_size}, None, embedding_dim, hidden_dims, dropout_rate=dropout_rate
         )
         self._width, self._dropout = list(hidden_dims)[-1], dropout_rate
-        given = DEFAULT_TASKS if task_configs is None else task_configs
-        if not given:
-            raise OptionError("task_configs: there is no task")
-        self.task_configs = {name: _config(name, told) for name, told in given.items()}
-        heads = {name: self._head(config) for name, config in self.task_configs.items()}
-        self.module = MultiModalModule(trunk, heads)
+        configs = configs_of(DEFAULT_TASKS if task_configs is None else task_configs)
+        self.task_configs = {name: config.table(self.own_dims) for name, config in configs.items()}
+        self.module = MultiModalModule(trunk, {name: self._head(config) for name, config in self.task_configs.items()})
 
-    def _head(self, config: TaskConfig) -> nn.Module:
-        widths = (self._width, *config.hidden_dims)
+    def _head(self, config: Mapping[str, Any]) -> nn.Module:
+        widths = (self._width, *config["hidden_dims"])
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(self._dropout)]
-        return nn.Sequential(*layers, nn.Linear(widths[-1], config.output_dim))
+        return nn.Sequential(*layers, nn.Linear(widths[-1], config["output_dim"]))
 
-    def forward(self, user_ids: Tensor, item_ids: Tensor, text_ids: Tensor) -> dict[str, Tensor]:
-        """Logits [B, output_dim] of each task, for users [B], items [B] and texts [B, L]."""
-        batch = _batch(user_ids, item_ids, text_ids)
-        logits: dict[str, Tensor] = self.module(dict.fromkeys(self.task_configs, batch))
+    def forward(
+        self, user_ids: Tensor | Inputs, item_ids: Tensor | None = None, text_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logits [B, output_dim] of each task for users [B], items [B] and texts [B, L]; or, for a batch of these
+        three by task (`MultiInput`), of the tasks that are asked.
+        """
+        if isinstance(user_ids, Mapping):
+            return self.module(user_ids)
+        logits: dict[str, Tensor] = self.module(dict.fromkeys(self.task_configs, _batch(user_ids, item_ids, text_ids)))
         return logits
 
     @torch.no_grad()
@@ -100,34 +91,38 @@ class MultiModalMultiTask(nn.Module):
             weights = {name: self.module.weights(name, tokens, present) for name in self.task_configs}
         return {"between": between, **weights}
 
-    def add_task(self, name: str, config: Mapping[str, Any] | None = None) -> None:
-        """Give it another task, with a new head; the answers of the others stay as they are. DataError for a task that
-        it has.
+    def add_task(self, task: Task | str, config: Mapping[str, Any] | None = None) -> None:
+        """Give it another task, by its name and what its table in `task_configs` would be, with a new head; the answers
+        of the others stay as they are. DataError for a task that it has.
         """
+        if isinstance(task, Task):
+            described = task.descriptor
+            name, given = task.task_id, {"output_dim": described.output_dim or 1, "task_type": described.task_type}
+        else:
+            name, given = name_of(task), {}
         if name in self.task_configs:
-            raise DataError(f"the network has a task {name!r} already")
-        made = _config(name, config or {})
-        like = next(self.parameters())
-        self.module.add_head(name, self._head(made).to(like).train(self.training))
+            raise DataError(f"{type(self).__name__} has a task {name!r} already")
+        made = config_of(name, {**given, **(config or {})}).table(self.own_dims)
+        self.module.add_head(name, self._head(made).to(next(self.parameters())).train(self.training))
         self.task_configs[name] = made
 
+    def on_rows(self, inputs: Inputs, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.module.on_rows(inputs, rows)
+
     def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """What all tasks train."""
         return self.module.shared_parameters()
 
-    def task_parameters(self, name: str) -> Iterator[nn.Parameter]:
-        """What only this task trains: its head, and its query over the modalities."""
-        return self.module.task_parameters(name)
+    def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
+        return self.module.task_parameters(task_id)
+
+    def learned(self, inputs: Inputs) -> list[SharingMatrix]:
+        return self.module.learned(inputs)
 
 
-def _config(name: str, told: Mapping[str, Any]) -> TaskConfig:
-    found: TaskConfig = structure(told, TaskConfig, f"task_configs: {name}")
-    return found
-
-
-def _batch(user_ids: Tensor, item_ids: Tensor, text_ids: Tensor) -> MultiInput:
+def _batch(user_ids: Any, item_ids: Any, text_ids: Any) -> MultiInput:
     given = {"user_ids": user_ids, "item_ids": item_ids, "text_ids": text_ids}
     for name, ids in given.items():
         if not isinstance(ids, Tensor) or not ids.ndim:
-            raise DataError(f"{name} must be a tensor of ids, got {ids if isinstance(ids, Tensor) else type(ids)}")
+            told = f"one of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else f"a {type(ids).__name__}"
+            raise DataError(f"{name} must be a tensor of ids, got {told}")
     return MultiInput(given)

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
-from crosstask.learning.modules import Headless, evaluating, seeded
+from crosstask.learning.modules import Headless, evaluating
 from crosstask.options import component, option
 from crosstask.tasks import SPLITS, Task
 from crosstask_multimodal.trunk import MultiModalNetwork, MultiModalTrunk, Places, attention
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
-from crosstask_multitask.heads import features_of, head_for
+from crosstask_multitask.heads import features_of
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
 
 SHOWN = 64
@@ -76,8 +76,7 @@ class MultiModalModule(HeadedModule):
 
     def make_parts(self, task: Task) -> nn.Module:
         made = _head(self.maker, task, self.trunk)
-        if self.own_attention:
-            self._give_query(task.task_id)
+        self.add_head(task.task_id, made)
         return made
 
     def add_head(self, task_id: str, head: nn.Module) -> None:
@@ -148,8 +147,8 @@ def _head(maker: HeadMaker, task: Task, trunk: MultiModalTrunk | Places) -> nn.M
     """A head on the trunk's features. Without data nothing says which of the inputs are ids, and none are made up."""
     if isinstance(trunk, Places) or any(task.has_data(split) for split in SPLITS):
         return maker.make(task, trunk)
-    with seeded(maker.seed_for(task)), torch.no_grad():
-        return head_for(task, trunk.fuse(trunk.query().expand(2, len(trunk.modalities), -1)), maker.hidden)
+    with torch.no_grad(), evaluating(trunk):
+        return maker.fitting(task, trunk.fuse(trunk.query().expand(2, len(trunk.modalities), -1)))
 
 
 def _giving_tokens(trunk: nn.Module, task: Task) -> MultiModalTrunk | Places:
