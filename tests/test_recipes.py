@@ -22,6 +22,7 @@ SHORT = {
     "continual": ("seeds=1", "continual.epochs=1"),
     "distillation": ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1"),
     "few-shot": ("few_shot.steps=3", "few_shot.test_episodes=8"),
+    "multimodal": ("multitask.budget.steps=6",),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
@@ -35,6 +36,7 @@ FIGURES = {
     "continual": ("continual_accuracy", "continual_accuracy_without", "continual_accuracy_of_joint_training"),
     "distillation": ("distilled_from", "generalization_score"),
     "few-shot": ("few_shot_accuracy", "few_shot_untrained"),
+    "multimodal": ("trained_together", "joint_score_of_digit", "joint_score_of_even", "joint_score_of_ink"),
     "search": ("found_score", "default_score"),
 }
 
