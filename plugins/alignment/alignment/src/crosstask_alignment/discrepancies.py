@@ -51,7 +51,8 @@ def mmd(x: Tensor, y: Tensor, bandwidths: float | Sequence[float] | None = None,
     with torch.autocast(x.device.type, enabled=False):
         n, m = len(x), len(y)
         both = torch.cat([x, y])
-        distances = squared_distances(both, both)
+        own = torch.eye(n + m, dtype=torch.bool, device=x.device)
+        distances = squared_distances(both, both).masked_fill(own, 0.0)  # exactly: the median takes what is above 0
         if chosen is None:
             widths = _median(distances) * torch.tensor(MULTIPLES, dtype=x.dtype, device=x.device)
         else:
@@ -59,7 +60,7 @@ def mmd(x: Tensor, y: Tensor, bandwidths: float | Sequence[float] | None = None,
         kernel = torch.zeros_like(distances)
         for width in widths:
             kernel = kernel + torch.exp(distances / (-2 * width.square()))
-        kernel = (kernel / len(widths)).masked_fill(_diagonal(n + m, x.device), 0.0)
+        kernel = (kernel / len(widths)).masked_fill(own, 0.0)
         within_x, within_y, between = kernel[:n, :n].sum(), kernel[n:, n:].sum(), kernel[:n, n:].mean()
         if unbiased:
             return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * between
@@ -92,7 +93,3 @@ def _median(distances: Tensor) -> Tensor:
     known = distances.detach()
     apart = torch.where(known > 0, known, torch.nan)
     return torch.nan_to_num(apart.nanmedian(), nan=1.0).sqrt()
-
-
-def _diagonal(size: int, device: torch.device) -> Tensor:
-    return torch.eye(size, dtype=torch.bool, device=device)
