@@ -6,13 +6,17 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from crosstask.errors import DataError
 from crosstask.options import component
 from crosstask.tasks import Task
+from crosstask.testing.kit import CheckFailure, Subject
 from crosstask.testing.selftest import SelfTest
-from crosstask_multitask import MultiTaskModule
+from crosstask_multitask import MultiTaskModule, SharingMatrix
+from crosstask_multitask.kit_sharing import SharingKit
 from crosstask_multitask.testing import Heads, ReferenceSharing
 
 wrong = SelfTest(ReferenceSharing)
@@ -93,9 +97,41 @@ class AnswersForTheWholeBatch(ChangedHeads):
 @altered("check_adds_a_task")
 class AddsToTheOthers(ChangedHeads):
     def add_task(self, task: Task) -> None:
+        if task.task_id in self.heads:
+            raise DataError(f"there is a task {task.task_id!r}")
         first = next(iter(self.heads.values()))
         self.heads[task.task_id] = nn.Linear(first.in_features, task.descriptor.output_dim)
         first.bias.add_(1.0)
+
+
+@altered("check_a_task_is_added_once")
+class AddsTwice(ChangedHeads):
+    def add_task(self, task: Task) -> None:
+        self.heads[task.task_id] = nn.Linear(self.heads[next(iter(self.heads))].in_features, task.descriptor.output_dim)
+
+
+@altered("check_samples_stand_alone")
+class CentresItsBatch(ChangedHeads):
+    def forward(self, inputs: Inputs) -> Outputs:
+        return {task: out - out.mean(dim=0) for task, out in super().forward(inputs).items()}
+
+
+class Learned(ChangedHeads):
+    """Says something of sharing."""
+
+    name = "Shares"
+
+    def learned(self, inputs: Inputs) -> Any:
+        return [SharingMatrix(name=self.name, rows=tuple(self.heads)[:1], columns=("a",), values=((self.value(),),))]
+
+    def value(self) -> float:
+        return 1.0
+
+
+@altered("check_learned")
+class LearnedNothingFinite(Learned):
+    def value(self) -> float:
+        return float("nan")
 
 
 @altered("check_unknown_task_refused")
@@ -153,6 +189,63 @@ def built_otherwise(tasks: Any, trunk: Any) -> Any:
 @wrong.caught_by("check_agrees_with_twin", twin=built_otherwise)
 class SharingUnlikeItsTwin(ReferenceSharing):
     pass
+
+
+class LearnedOfOtherTasks(Learned):
+    name = "Shares of each task"
+
+
+class LearnsWhenAsked(Learned):
+    def value(self) -> float:
+        next(self.parameters()).add_(1)
+        return 1.0
+
+
+class TrainsWhenAsked(Learned):
+    def value(self) -> float:
+        self.train()
+        return 1.0
+
+
+class TellsNoMatrix(ChangedHeads):
+    def learned(self, inputs: Inputs) -> Any:
+        return {"Shares": 1.0}
+
+
+class SaysItTwice(Learned):
+    def learned(self, inputs: Inputs) -> Any:
+        return 2 * super().learned(inputs)
+
+
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        (LearnedOfOtherTasks, "has the rows"),
+        (LearnsWhenAsked, "changes the module"),
+        (TrainsWhenAsked, "another mode"),
+        (TellsNoMatrix, "a list of SharingMatrix"),
+        (SaysItTwice, "two matrices have one name"),
+    ],
+)
+def test_check_learned_sees(module: type, told: str) -> None:
+    made: Any = component(type(f"Builds{module.__name__}", (Altered,), {"module": module, "__doc__": "Wrong."}))
+    with pytest.raises(CheckFailure, match=told):
+        SharingKit(Subject(component=made)).check_learned()
+
+
+class LooksAtOtherTasks(ChangedHeads):
+    def forward(self, inputs: Inputs) -> Outputs:
+        ends = {task: batch.sum() for task, batch in inputs.items()}
+        return {
+            task: out + sum(end for other, end in ends.items() if other != task)
+            for task, out in super().forward(inputs).items()
+        }
+
+
+def test_check_samples_stand_alone_sees_other_tasks_too() -> None:
+    made: Any = component(type("Builds", (Altered,), {"module": LooksAtOtherTasks, "__doc__": "Wrong."}))
+    with pytest.raises(CheckFailure, match="depend on the samples of"):
+        SharingKit(Subject(component=made)).check_samples_stand_alone()
 
 
 test_right, test_wrong, test_every_check_has_a_wrong_component = wrong.tests()

@@ -74,7 +74,7 @@ def features_of(trunk: nn.Module, task: Task) -> Tensor:
 
     Without data they are zeros of the descriptor's shape.
     """
-    example = _example(task, next((p.device for p in trunk.parameters()), torch.device("cpu")))
+    example = _example(task, next((p for p in trunk.parameters() if p.is_floating_point()), torch.zeros(0)))
     modes = {module: module.training for module in trunk.modules()}
     trunk.eval()  # BatchNorm's statistics must not see the example
     try:
@@ -89,13 +89,13 @@ def features_of(trunk: nn.Module, task: Task) -> Tensor:
     return features
 
 
-def _example(task: Task, device: torch.device) -> Tensor | MultiInput:
+def _example(task: Task, like: Tensor) -> Tensor | MultiInput:
     split = next((each for each in SPLITS if task.has_data(each)), None)
     if split is not None:
-        return task.data(split).inputs[:2].to(device)
+        return task.data(split).inputs[:2].to(like.device)
     shape, shapes = task.descriptor.input_shape, task.descriptor.input_shapes
     if not shape and not shapes:
         raise DataError(f"task {task.task_id!r}: a head needs data or input_shape in the descriptor")
     if shape:
-        return torch.zeros(2, *shape, device=device)
-    return MultiInput({name: torch.zeros(2, *each, device=device) for name, each in shapes.items()})
+        return like.new_zeros(2, *shape)
+    return MultiInput({name: like.new_zeros(2, *each) for name, each in shapes.items()})

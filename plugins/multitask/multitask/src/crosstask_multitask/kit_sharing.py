@@ -13,7 +13,7 @@ from crosstask.learning.modules import Headless
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, NotApplicableError, expect, refused
 from crosstask.testing.tasks import small_portfolio, trained
-from crosstask_multitask.sharing import MultiTaskModule
+from crosstask_multitask.sharing import MultiTaskModule, SharingMatrix
 
 
 class SharingKit(Kit):
@@ -176,6 +176,51 @@ class SharingKit(Kit):
         _shapes(f"{self.name} with a task that was added", [more], module(_batches([more])))
         expect(any(True for _ in module.task_parameters(more.task_id)) or any(True for _ in module.shared_parameters()),
                f"{self.name}: the task that was added has no parameters")  # fmt: skip
+
+    @torch.no_grad()
+    def check_a_task_is_added_once(self) -> None:
+        """A task that the module has is refused where it should be added again, with an error that names it."""
+        tasks, module = self.built()
+        with refused(f"{self.name}: a task that is added twice", DataError, naming=tasks[0].task_id):
+            module.add_task(tasks[0])
+
+    @torch.no_grad()
+    def check_samples_stand_alone(self) -> None:
+        """In evaluation the answer for a sample does not depend on the other samples, be they of another task."""
+        tasks, module = self.built()
+        module.eval()
+        whole, inputs = module(_batches(tasks)), _batches(tasks)
+        first, other = tasks[0].task_id, tasks[1].task_id
+        some = module({**inputs, first: inputs[first][:2]})[first]
+        same = torch.allclose(some, whole[first][:2], rtol=1e-4, atol=1e-5)
+        expect(same, f"{self.name}: the answer for a sample of {first!r} depends on the other samples of its batch")
+        moved = module({**inputs, other: tasks[1].data("train").inputs[-5:]})[first]
+        same = torch.allclose(moved, whole[first], rtol=1e-4, atol=1e-5)
+        expect(same, f"{self.name}: the answers for {first!r} depend on the samples of {other!r}")
+
+    @torch.no_grad()
+    def check_learned(self) -> None:
+        """What it has learned of sharing are finite matrices, and asking for them changes nothing. Those that tell of
+        "each task" have the tasks that are asked about as rows, in their order.
+        """
+        tasks, module = self.built()
+        some = tasks[::-1][:3]
+        before, modes = plain(module.state_dict()), [each.training for each in module.eval().modules()]
+        found = module.learned(_batches(some))
+        expect(
+            isinstance(found, list) and all(isinstance(each, SharingMatrix) for each in found),
+            f"{self.name}: learned must return a list of SharingMatrix, got {found!r:.80}",
+        )
+        for matrix in found:
+            expect(matrix.finite, f"{self.name}: {matrix.name!r} has values that are not finite")
+            if "each task" in matrix.name.lower():
+                rows = tuple(task.task_id for task in some)
+                expect(matrix.rows == rows, f"{self.name}: {matrix.name!r} has the rows {matrix.rows}, not {rows}")
+        names = [matrix.name for matrix in found]
+        expect(len(set(names)) == len(names), f"{self.name}: two matrices have one name: {names}")
+        moved = difference(before, plain(module.state_dict()), "weights")
+        expect(moved is None, f"{self.name}: learned changes the module: {moved}")
+        expect(modes == [each.training for each in module.modules()], f"{self.name}: learned leaves another mode")
 
     def check_no_tasks_refused(self) -> None:
         """Without tasks there is nothing to build."""

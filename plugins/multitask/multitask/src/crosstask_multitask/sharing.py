@@ -21,8 +21,8 @@ Inputs = Mapping[str, Any]
 @record
 class SharingMatrix:
     """What a module has learned of sharing: how much each of `rows` (tasks, mostly) takes of each of `columns` (tasks,
-    experts, layers). `values` [rows, columns]; `told` says what a value is. Where the name says "each task" the rows are
-    the tasks. DataError where the values do not fit the names.
+    experts, layers). `values` [rows, columns]; `told` says what a value is. Where the name says "each task" the rows
+    are the tasks. DataError where the values do not fit the names.
     """
 
     name: str

@@ -34,8 +34,10 @@ class TaskConfig:
 
     def task(self, name: str, input_dim: int) -> Task:
         """A task without data, for an architecture to build for."""
-        shape = {"input_shape": (input_dim,), "output_dim": self.output_dim}
-        return Task(descriptor=TaskDescriptor(task_id=name, task_type=self.task_type, **shape))
+        described = TaskDescriptor(
+            task_id=name, task_type=self.task_type, input_shape=(input_dim,), output_dim=self.output_dim
+        )
+        return Task(descriptor=described)
 
 
 def configs_of(task_configs: Any) -> dict[str, TaskConfig]:

@@ -50,8 +50,8 @@ class MultiTaskTrainer:
     counts by its range, or relative to its first value). `features`: balance gradients on the shared representation,
     which is cheaper.
 
-    Frozen weights of the module, as under an adapter, are left alone: what is trained, and balanced, are the others. One
-    task by itself may have all that is shared frozen (as after `add_task`): its own weights are trained.
+    Frozen weights of the module, as under an adapter, are left alone: what is trained, and balanced, are the others.
+    One task by itself may have all that is shared frozen (as after `add_task`): its own weights are trained.
 
     Under torch.distributed each rank (with the same module, tasks and seed) takes its part of every batch, and all make
     the same updates as one process would (layers that look at the batch, and dropout, see the rank's part).
@@ -179,9 +179,7 @@ class MultiTaskTrainer:
         found = dict(zip(losses, self._values(losses), strict=True))
         return found, dict(zip(losses, weights.tolist(), strict=True)), conflicts
 
-    def _own_gradient(
-        self, losses: dict[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    def _own_gradient(self, losses: dict[str, Tensor]) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """The same for a task by itself, with nothing shared to balance."""
         ((name, loss),) = losses.items()
         check_losses([loss], [name])
