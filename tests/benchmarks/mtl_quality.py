@@ -28,7 +28,7 @@ from crosstask.records import Budget
 from crosstask.tasks import Task
 from crosstask_multitask import MultiTaskTrainer
 
-PACKAGES = ("weighting", "gradnorm", "rgb", "pcgrad", "jacobian")
+PACKAGES = ("weighting", "gradnorm", "rgb", "pcgrad", "jacobian", "robust")
 STEPS = {"multimnist": 400, "digit_and_fashion": 400, "adult": 300, "digits": 200}
 BATCH = 32  # of each task
 HIDDEN = (64, 32)
@@ -152,6 +152,8 @@ def measure(
         for task_id, value in alone.items():
             accuracy.setdefault(task_id, []).append(value)
         for method, made in chosen.items():
+            if len(tasks) < made.least_tasks:
+                continue
             found[method].append(relative(train(tasks, made(), seed, steps), alone))
             print(f"{name} seed {seed} {method} {found[method][-1]:+.3f}", file=sys.stderr, flush=True)
     print(
@@ -177,12 +179,14 @@ def main() -> None:
     table: dict[str, dict[str, list[float]]] = {name: dict(measure(name, chosen, seeds, scale)) for name in sets}
     print("\n| balancer | " + " | ".join(sets) + " | mean |")
     print("|---|" + "---:|" * (len(sets) + 1))
-    means = {method: statistics.mean(statistics.mean(table[s][method]) for s in sets) for method in chosen}
+    run = {method: [s for s in sets if table[s][method]] for method in chosen}  # some need more tasks than there are
+    means = {m: statistics.mean(statistics.mean(table[s][m]) for s in where) for m, where in run.items() if where}
+    chosen = {method: chosen[method] for method in means}
     for method in sorted(chosen, key=means.__getitem__, reverse=True):
-        cells = [_cell(table[s][method], table[s]["equal"]) for s in sets]
+        cells = [_cell(table[s][method], table[s]["equal"]) if table[s][method] else "" for s in sets]
         print(f"| {method} | " + " | ".join(cells) + f" | {means[method]:+.2f} |")
     for name in sets:
-        better = [m for m in chosen if _beats(table[name][m], table[name]["equal"])]
+        better = [m for m in chosen if table[name][m] and _beats(table[name][m], table[name]["equal"])]
         print(f"\n{name}: better than equal weights by more than two standard errors: {', '.join(better) or 'none'}")
     print(f"\n{time.process_time() - started:.0f} s of CPU time, {seeds} seeds")
 
