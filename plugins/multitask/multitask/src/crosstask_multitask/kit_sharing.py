@@ -25,7 +25,8 @@ class SharingKit(Kit):
     point = "sharing"
 
     def inputs(self) -> dict[str, Any]:
-        tasks = list((self.subject.portfolio or small_portfolio)())
+        with torch.enable_grad():  # some checks need no gradient, but the tasks' models are trained when first needed
+            tasks = list((self.subject.portfolio or small_portfolio)())
         model = tasks[0].model or trained(tasks[0]).model
         assert model is not None
         return {"tasks": tasks, "trunk": Headless(model)}
