@@ -23,7 +23,7 @@ class DSelectK(MixtureSharing):
     """
 
     selectors: int = option(2, ge=1, help="k, how many experts each task comes to use")
-    entropy: float = option(0.01, ge=0, help="weight of the selectors' entropy, which makes them choose; 0 for none")
+    entropy: float = option(0.1, ge=0, help="weight of the selectors' entropy, which makes them choose; 0 for none")
     gamma: float = option(1.0, gt=0, help="width of the smooth step: outside it a bit has no gradient")
     static: bool = option(False, help="select by task alone, not by input")
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crosstask.descriptors import MultiInput
+from crosstask.learning.models import Network
 from crosstask_multitask.experts import Chain
 
 Kind = Literal["vectors", "maps", "places"]
@@ -28,8 +29,9 @@ def cut(stage: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     last = max((n for n, layer in enumerate(layers) if any(True for _ in layer.parameters())), default=len(layers))
     for number, layer in enumerate(layers):
         if number > last and (isinstance(layer, _RESIZE) or type(layer).__module__ == nn.MaxPool2d.__module__):
-            return layers[:number], layers[number:]
-    return layers, []
+            before, after = layers[:number], layers[number:]
+            return [Network(*before)] if isinstance(stage, Network) else before, after
+    return [stage], []
 
 
 class Block(nn.Module):
@@ -42,11 +44,11 @@ class Block(nn.Module):
         stages = list(part.stages)
         body, tail = cut(stages[-1])
         if len(stages) == 1:
-            self.first, self.rest = Chain(body, part.plain), Chain([], False)
+            self.first, self.rest = Chain(body), Chain([])
         else:
             first, after = cut(stages[0])
-            self.first, self.rest = Chain(first, part.plain), Chain([*after, *stages[1:-1], *body], False)
-        self.tail = Chain(tail, False)
+            self.first, self.rest = Chain(first), Chain([*after, *stages[1:-1], *body])
+        self.tail = Chain(tail)
         self.convolves = any(isinstance(m, tuple(_CONVOLUTIONS.values())) for m in part.modules())
 
     def forward(self, batch: Tensor | MultiInput) -> tuple[Tensor, Tensor]:

@@ -81,8 +81,12 @@ class Attended(HeadedModule):
             masks = self._attended(batch, {task: slice(None)})[1][task]
             rows.append(tuple(float(mask.mean()) for mask in masks))
         names = tuple(f"block {number + 1}" for number in range(len(self.blocks)))
-        told = "mean of the task's mask on the features of the block"
-        return [SharingMatrix(name="attention", rows=tuple(inputs), columns=names, values=tuple(rows), told=told)]
+        told = "the mean of the mask that each task lays on the features of each block"
+        return [
+            SharingMatrix(
+                name="Attention of each task", rows=tuple(inputs), columns=names, values=tuple(rows), told=told
+            )
+        ]
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         return parameters_of([self.blocks, self.onward])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,8 +12,7 @@ from torch.nn import functional as F
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
-from crosstask.learning.models import Network
-from crosstask.learning.modules import Headless, evaluating, forward, seeded
+from crosstask.learning.modules import evaluating, forward, seeded
 from crosstask.tasks import Task
 from crosstask_multitask.heads import features_of
 from crosstask_multitask.stages import copies_of, stages_of
@@ -27,20 +27,15 @@ GateInput = Literal["inputs", "pooled", "features"]
 
 
 class Chain(nn.Module):
-    """Some stages of a trunk (perhaps none), one after another; the first takes whatever the trunk takes.
-
-    `plain`: several inputs go in side by side.
-    """
+    """Some stages of a trunk (perhaps none), one after another; the first takes whatever the trunk takes."""
 
     whole_inputs = True
 
-    def __init__(self, stages: Sequence[nn.Module], plain: bool) -> None:
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.stages, self.plain = nn.ModuleList(stages), plain
+        self.stages = nn.ModuleList(stages)
 
     def forward(self, batch: Tensor | MultiInput) -> Tensor | MultiInput:
-        if self.plain and isinstance(batch, MultiInput):
-            batch = batch.flatten(1)
         for stage in self.stages:
             batch = forward(stage, batch)
         return batch
@@ -48,12 +43,8 @@ class Chain(nn.Module):
 
 def parts_of(trunk: nn.Module, sizes: Sequence[int]) -> list[Chain]:
     """The trunk's stages (`stages_of`) in consecutive parts of these sizes; they share its weights."""
-    stages, plain = stages_of(trunk), isinstance(_inner(trunk), Network)
-    made, start = [], 0
-    for size in sizes:
-        made.append(Chain(stages[start : start + size], plain and start == 0))
-        start += size
-    return made
+    stages = iter(stages_of(trunk))
+    return [Chain(list(itertools.islice(stages, size))) for size in sizes]
 
 
 def divided(trunk: nn.Module, shared: int, levels: int, who: str) -> list[int]:
@@ -69,10 +60,6 @@ def divided(trunk: nn.Module, shared: int, levels: int, who: str) -> list[int]:
         raise DataError(f"{who}: the trunk has {many}, {needed} need as many{told}{hint}")
     whole, rest = divmod(count - shared, levels)
     return [shared, *(whole + (number < rest) for number in range(levels))]
-
-
-def _inner(trunk: nn.Module) -> nn.Module:
-    return _inner(trunk.model) if isinstance(trunk, Headless) else trunk
 
 
 class _Seen(nn.Module):

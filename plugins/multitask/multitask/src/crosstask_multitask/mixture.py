@@ -69,8 +69,10 @@ class Mixture(HeadedModule):
             seen = looked_at(self.gate_sees, entering, experts)
             rows.append(tuple(self.gates[key(task)](seen).mean(0).tolist()))
         names = tuple(f"expert {number + 1}" for number in range(self.experts.count))
-        told = "mean weight that the task's gate gives the expert"
-        return [SharingMatrix(name="gates", rows=tuple(inputs), columns=names, values=tuple(rows), told=told)]
+        told = "the mean weight that the gate of each task gives each expert"
+        return [
+            SharingMatrix(name="Experts of each task", rows=tuple(inputs), columns=names, values=tuple(rows), told=told)
+        ]
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         return parameters_of([self.bottom, self.experts])

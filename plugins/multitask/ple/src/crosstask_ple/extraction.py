@@ -123,9 +123,9 @@ class Extraction(HeadedModule):
             self._pass(batch, {task: slice(None)}, told)
         names = [f"own {number + 1}" for number in range(self._own_count)]
         names += [f"shared {number + 1}" for number in range(self._levels[0].shared.count)]
-        what = "mean weight that the task's gate gives the expert"
+        what = "the mean weight that the gate of each task gives its own experts and the shared ones"
         return [
-            SharingMatrix(name=f"gates of level {number + 1}", rows=tuple(inputs), columns=tuple(names),
+            SharingMatrix(name=f"Experts of each task in level {number + 1}", rows=tuple(inputs), columns=tuple(names),
                           values=tuple(rows), told=what)
             for number, rows in means.items()
         ]  # fmt: skip
