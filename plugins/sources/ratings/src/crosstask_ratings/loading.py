@@ -244,7 +244,8 @@ def _packed(
     return Interactions.of(
         pairs[:, 0], pairs[:, 1], rows[kept, 2] if explicit else None, users=sizes["user"],
         items=sizes["item"], text=told, user_names=("", *map(str, range(1, sizes["user"] + 1))),
-        item_names=_titles(parts, sizes["item"]), pairs=torch.unique(every[:, 0] * (sizes["item"] + 1) + every[:, 1]), **features,
+        item_names=_titles(parts, sizes["item"]), pairs=torch.unique(every[:, 0] * (sizes["item"] + 1) + every[:, 1]),
+        **features,
     )  # fmt: skip
 
 

@@ -93,7 +93,8 @@ class Interactions:
 
     @pairs.default
     def _own_pairs(self) -> Tensor:
-        return torch.unique(self._codes(self.user, self.item))
+        codes: Tensor = torch.unique(self._codes(self.user, self.item))
+        return codes
 
     def __len__(self) -> int:
         return len(self.user)
