@@ -511,12 +511,14 @@ def test_a_new_task_of_a_hyper_network_is_rows_of_an_embedding_and_leaves_the_ot
     tasks = {task.task_id: task for task in table()}
     net = face("meta", {name: CONFIGS[name] for name in ("ink", "odd")})
     x = tasks["ink"].data("train").inputs[:20]
+    made: Any = Registry.installed().create("balancer", "equal")
+    others = [tasks[name] for name in ("ink", "odd")]
+    MultiTaskTrainer(net, others, made, Budget(steps=60, batch_size=60, learning_rate=0.01), LocalContext()).fit()
     before = {name: net.eval()(x, name) for name in ("ink", "odd")}
     weights = sum(p.numel() for p in net.parameters())
     net.add_task("digit", CONFIGS["digit"])
     assert sum(p.numel() for p in net.parameters()) - weights == 10 * 6
-    made: Any = Registry.installed().create("balancer", "equal")
-    budget = Budget(steps=60, batch_size=60, learning_rate=0.05, weight_decay=1e-3)
+    budget = Budget(steps=60, batch_size=60, learning_rate=0.05, weight_decay=1e-4)
     digit = tasks["digit"]
     untrained = cross_entropy(net.eval()(x, "digit"), digit.data("train").targets[:20])
     MultiTaskTrainer(net, [digit], made, budget, LocalContext()).fit()
