@@ -85,7 +85,7 @@ def test_a_term_must_be_a_scalar() -> None:
 def test_a_critic_is_not_trained_by_accident_it_must_be_prepared() -> None:
     made = ReferenceCritic()
     assert not made.prepared
-    with pytest.raises(DataError, match="has weights of its own, .* call prepare.features=4"):
+    with pytest.raises(DataError, match=r"has weights of its own, .* call prepare\(features=4"):
         made.loss(X, TWO, X)
     with pytest.raises(DataError, match="no weights before it knows sizes"):
         made.parameters()

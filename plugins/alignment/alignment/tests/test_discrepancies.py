@@ -106,10 +106,10 @@ def test_rows_that_are_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("x", "y", "bandwidths", "unbiased", "message"),
     [
-        (torch.ones(1, 2), torch.ones(5, 2), None, True, "unbiased mmd needs at least 2 rows of each sample, got 1 of x"),
+        (torch.ones(1, 2), torch.ones(5, 2), None, True, "unbiased mmd needs at least 2 rows of each .*, got 1 of x"),
         (torch.ones(2, 2), torch.ones(0, 2), None, False, "mmd needs at least 1 rows of each sample, got 0 of y"),
         (torch.ones(2, 2), torch.ones(2, 3), None, False, "rows of 2 features cannot be compared with rows of 3"),
-        (torch.ones(2), torch.ones(2, 2), None, False, r"floating-point rows \[N, F\], got torch.float32 of shape \(2,\)"),
+        (torch.ones(2), torch.ones(2, 2), None, False, r"rows \[N, F\], got torch.float32 of shape \(2,\)"),
         (torch.ones(2, 2).long(), torch.ones(2, 2), None, False, "got torch.int64"),
         (torch.ones(2, 2), torch.ones(2, 2), [1.0, 0.0], False, r"positive numbers, at least one, got \(1.0, 0.0\)"),
         (torch.ones(2, 2), torch.ones(2, 2), [], False, "at least one"),
