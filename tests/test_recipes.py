@@ -23,6 +23,7 @@ SHORT = {
     "distillation": ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1"),
     "few-shot": ("few_shot.steps=3", "few_shot.test_episodes=8"),
     "multimodal": ("multitask.budget.steps=6",),
+    "sharing": ("multitask.budget.steps=6",),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
@@ -37,6 +38,7 @@ FIGURES = {
     "distillation": ("distilled_from", "generalization_score"),
     "few-shot": ("few_shot_accuracy", "few_shot_untrained"),
     "multimodal": ("trained_together", "joint_score_of_digit", "joint_score_of_even", "joint_score_of_ink"),
+    "sharing": ("trained_together", "joint_mean_score", "single_task_mean_score"),
     "search": ("found_score", "default_score"),
 }
 

@@ -28,5 +28,11 @@ PLUGIN = Plugin(
             "crosstask_multitask.stage:Multitask",
             summary="Tasks trained together in one module, beside each of them alone",
         ),
+        Extension(
+            "recipe",
+            "sharing",
+            "crosstask_multitask:recipes/sharing.toml",
+            summary="Four tasks whose networks take of each other, and how much",
+        ),
     ],
 )
