@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import multiprocessing
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,21 @@ def test_everything_is_in_the_state(method: str, tmp_path: Any) -> None:
         MultiTaskLoss(TASKS, TYPES, "equal").load_state_dict(first[1].state_dict(), strict=False)
 
 
+@pytest.mark.parametrize("method", ["uncertainty", "gradnorm"])
+def test_a_copy_learns_on_its_own(method: str) -> None:
+    model, first = Model({"rating": 1, "click": 1, "kind": 3}), MultiTaskLoss(TASKS, TYPES, method)
+    first(model(torch.ones(8, 6)), batch()[1])
+    for second in (copy.deepcopy(first), pickle.loads(pickle.dumps(first))):
+        before = str(first.state_dict())
+        optimizer = torch.optim.SGD([*second.parameters(), nn.Parameter(torch.zeros(1))], lr=0.5)
+        for step in range(3):
+            optimizer.zero_grad()
+            second(model(torch.ones(8, 6)), batch(step)[1])[0].backward()
+            optimizer.step()
+        assert str(first.state_dict()) == before
+        assert second.task_weights != first.task_weights
+
+
 @pytest.mark.parametrize("method", ["uncertainty", "gradnorm", "famo", "rlw"])
 def test_evaluation_learns_nothing(method: str) -> None:
     predictions, targets = batch()
@@ -395,6 +411,10 @@ def test_what_is_given_wrongly() -> None:
     for names, told in ((["a", "a"], "has 'a' twice"), ([], "is empty"), ("ab", "must be a list of names")):
         with pytest.raises(OptionError, match=told):
             MultiTaskLoss(names, {"a": "mse"})
+    with pytest.raises(OptionError, match="device 'gpu' cannot be used"):
+        MultiTaskLoss(TASKS, TYPES, device="gpu")
+    with pytest.raises(DataError, match="loss_types must be a Mapping, got a list"):
+        MultiTaskLoss(TASKS, ["mse"])  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="loss_types has none for task 'kind'"):
         MultiTaskLoss(TASKS, {"rating": "mse", "click": "bce"})
     with pytest.raises(OptionError, match="unknown loss 'bcee' of task 'click'; did you mean 'bce'"):

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
-from crosstask.errors import CrosstaskError, DataError, OptionError, RunError, UnknownComponentError, nearest, of_kind
+from crosstask.errors import (
+    CrosstaskError,
+    DataError,
+    OptionError,
+    RunError,
+    UnknownComponentError,
+    nearest,
+    of_kind,
+    told,
+)
 from crosstask.learning.gradients import Group, MatrixGradients, TaskGradients, gradients_of
 from crosstask.learning.objectives import LOSSES, Objective
 from crosstask.points.balancer import Balancer, parts
@@ -58,7 +67,7 @@ class MultiTaskLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.task_names = checked_names("MultiTaskLoss", task_names)
-        self.loss_types = dict(loss_types)
+        self.loss_types = dict(of_kind(loss_types, Mapping, "MultiTaskLoss: loss_types"))  # type: ignore[type-abstract]
         self._objectives = {name: self._objective(name) for name in self.task_names}
         if strange := [name for name in self.loss_types if name not in self.task_names]:
             raise OptionError(
@@ -71,7 +80,10 @@ class MultiTaskLoss(nn.Module):
         if (prepare := getattr(self.balancer, "prepare", None)) is not None:
             prepare(self.task_names, torch.zeros(()))
         self.scales = nn.ParameterList(p for p in self.balancer.parameters() if p.numel())
-        self.to(device)
+        try:
+            self.to(torch.empty(0, device=device).device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise OptionError(f"MultiTaskLoss: device {device!r} cannot be used: {told(error)}") from error
 
     def _objective(self, name: str) -> Objective:
         if name not in self.loss_types:
