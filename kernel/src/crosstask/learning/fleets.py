@@ -10,7 +10,8 @@ Figures are those of `fit` up to rounding, and do not depend on who else is in t
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -39,6 +40,8 @@ ACTIVATIONS = 2**20
 """Numbers in the largest layer's answers to a batch of every member, likewise."""
 WEIGHTS = 2**24
 """Numbers in the weights of all members."""
+LANE = 64
+"""Each tensor begins at a multiple of it: what is left of the last lane is rounded by other instructions."""
 
 
 @attrs.frozen
@@ -57,13 +60,18 @@ class Phase:
 
 @attrs.frozen(eq=False)
 class Member:
-    """A model that is trained in place, from batches that `seed` draws."""
+    """A model that is trained in place, from batches that `seed` draws.
+
+    With a `state`, its weights by name, training begins from these; `model` is then left as it is, and may be another
+    member's, too.
+    """
 
     model: nn.Module
     task: Task
     budget: Budget
     phases: tuple[Phase, ...]
     seed: int = 0
+    state: Mapping[str, Tensor] | None = None
 
 
 @attrs.frozen
@@ -96,9 +104,12 @@ def muster(members: Sequence[Member], workers: int = 1, each: int = 1) -> tuple[
     """
     kinds: dict[Any, list[int]] = {}
     reasons: dict[int, str] = {}
+    models: dict[int, Any] = {}
     for number, member in enumerate(members):
         try:
-            kinds.setdefault(_kin(member), []).append(number)
+            if id(member.model) not in models:
+                models[id(member.model)] = _build(member.model)
+            kinds.setdefault((models[id(member.model)], *_terms(member)), []).append(number)
         except CrosstaskError as error:  # the training itself will say so
             reasons[number] = str(error)
     fleets: list[list[int]] = []
@@ -113,15 +124,18 @@ def muster(members: Sequence[Member], workers: int = 1, each: int = 1) -> tuple[
     return fleets, reasons
 
 
-def _kin(member: Member) -> Any:
-    """What the members of a fleet have in common. Their heads, tasks and losses may differ."""
-    model, budget = member.model, member.budget
-    data = member.task.data("train").head(budget.samples)
-    inputs = data.inputs
-    shape = (tuple(inputs.shape[1:]), inputs.dtype) if isinstance(inputs, Tensor) else None
+def _build(model: nn.Module) -> Any:
+    """What the models of a fleet have in common: all but the head."""
     state = tuple((n, tuple(t.shape), t.dtype, t.requires_grad) for n, t in _of_trunk(model).items())
-    phases = member.phases
-    return architecture(model), state, device_of(model), shape, budget, phases, min(len(data), budget.batch_size)
+    return architecture(model), state, device_of(model)
+
+
+def _terms(member: Member) -> Any:
+    """What their trainings have in common. Heads, tasks and losses may differ."""
+    data, budget = member.task.data("train"), member.budget
+    inputs: object = data.inputs
+    shape = (tuple(inputs.shape[1:]), inputs.dtype) if isinstance(inputs, Tensor) else None
+    return shape, budget, member.phases, min(len(data), budget.samples or len(data), budget.batch_size)
 
 
 def alone(member: Member) -> str | None:
@@ -146,8 +160,7 @@ def alone(member: Member) -> str | None:
             return f"a {kind} has hooks"
     if reason := inseparable(model, inputs):
         return reason
-    trunk, _ = _halves(model)
-    if trunk.path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
+    if _trunk_of(model).path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
         return f"torch.func.vmap cannot follow {type(model).__name__}"
     return None
 
@@ -184,15 +197,15 @@ def _of_trunk(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _of_head(model: nn.Module) -> dict[str, Tensor]:
-    """Those of the head, as a row of one layer calls them."""
-    head = model.get_submodule(head_name(model))
-    return {f"0.{name}": tensor for name, tensor in (*head.named_parameters(), *head.named_buffers())}
+    """Those of the head, likewise."""
+    trunk = _of_trunk(model)
+    held = (*model.named_parameters(), *model.named_buffers())
+    return {name: tensor for name, tensor in held if name not in trunk}
 
 
-def _halves(model: nn.Module) -> tuple[Batched, Batched]:
-    """Trunk and head, computed with many sets of weights."""
-    head = model.get_submodule(head_name(model))
-    return Batched(Headless(model).model), Batched(nn.Sequential(copy.deepcopy(head)))
+def _trunk_of(model: nn.Module) -> Batched:
+    """What comes before the head, computed with many sets of weights."""
+    return Batched(Headless(model).model)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -206,11 +219,12 @@ def train_fleet(
     Learning curves and scores as in `fit` and `evaluate`, where a split is named for them.
     """
     given = list(members)
-    order = sorted(range(len(given)), key=lambda number: (_alike(given[number]), number))
+    said = [_alike(member) for member in given]
+    order = sorted(range(len(given)), key=lambda number: (said[number], number))
     placed = [given[number] for number in order]
     if len(placed) == 1:  # torch works a single set of weights by other means, and rounds otherwise
         placed = [given[0], attrs.evolve(given[0], model=copy.deepcopy(given[0].model))]
-    fleet = _Fleet(placed)
+    fleet = _Fleet(placed, [said[number] for number in order])
     histories, failed = [History() for _ in placed], dict[int, CrosstaskError]()
     for phase in placed[0].phases:
         for number, found in enumerate(fleet.run(phase, curve_split)):
@@ -284,28 +298,31 @@ class _Heads:
 class _Fleet:
     """The weights of all members, stacked, in the order in which they are given."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[Member], alike: Sequence[str]) -> None:
         self.members, first = members, members[0]
         self.budget, self.device = first.budget, device_of(first.model)
-        self.trunk, _ = _halves(first.model)
+        self.trunk = _trunk_of(first.model)
         self.largest = _largest(first)
-        self.state = _stacked([_of_trunk(m.model) for m in members])
+        self.state = _stacked(members, _of_trunk(first.model))
         self.generators = [torch.Generator().manual_seed(m.seed) for m in members]
         self.data = [m.task.data("train").head(m.budget.samples) for m in members]
         self.inputs, self.offsets = _pooled([d.inputs for d in self.data], self.device)
-        self.heads = list(self._heads())
+        self.heads = list(self._heads(alike))
 
-    def _heads(self) -> Iterator[_Heads]:
-        said = [_alike(m) for m in self.members]
+    def _heads(self, alike: Sequence[str]) -> Iterator[_Heads]:
         start = 0
-        for stop in range(1, len(said) + 1):
-            if stop < len(said) and said[stop] == said[start]:
+        for stop in range(1, len(self.members) + 1):
+            if stop < len(alike) and alike[stop] == alike[start]:
                 continue
             own = self.members[start:stop]
             targets, offsets = _pooled([d.targets for d in self.data[start:stop]], self.device)
+            name = head_name(own[0].model)
+            head = copy.deepcopy(own[0].model.get_submodule(name))
+            state = _stacked(own, _of_head(own[0].model))
             yield _Heads(
-                start, stop, _loss_kind(own[0].task), _halves(own[0].model)[1],
-                _stacked([_of_head(m.model) for m in own]), [loss_of(m.task) for m in own], targets, offsets,
+                start, stop, _loss_kind(own[0].task), Batched(nn.Sequential(head)),
+                {f"0{key.removeprefix(name)}": tensor for key, tensor in state.items()},
+                [loss_of(m.task) for m in own], targets, offsets,
             )  # fmt: skip
             start = stop
 
@@ -316,11 +333,9 @@ class _Fleet:
             batch_table(len(data), budget.batch_size, count, generator)
             for data, generator in zip(self.data, self.generators, strict=True)
         ]).to(self.device)  # fmt: skip
-        states = [head.state for head in self.heads] + ([] if phase.head else [self.state])
-        learning = [t for state in states for t in state.values() if t.requires_grad]
-        rate = phase.rate * budget.learning_rate
-        optimizer = optimizer_for(budget.optimizer, learning, rate, budget.weight_decay)  # type: ignore[arg-type]
-        schedule = schedule_for(optimizer, budget, count)
+        learning = _Learning([head.state for head in self.heads] + ([] if phase.head else [self.state]))
+        rate, fused = phase.rate * budget.learning_rate, self.device.type in ("cpu", "cuda")
+        optimizer: torch.optim.Optimizer | None = None
         kept = self._features(table) if phase.head else None
         found = [History() for _ in self.members]
         failed: dict[int, CrosstaskError] = {}
@@ -339,7 +354,7 @@ class _Fleet:
         measure(0)
         self._mode(trunk=not phase.head, heads=True)
         for step in range(1, count + 1):
-            optimizer.zero_grad(set_to_none=True)
+            learning.clear()
             index = table[:, step - 1]
             if kept is None:
                 features = self.trunk(self.state, _rows(self.inputs, index + self.offsets))
@@ -347,6 +362,10 @@ class _Fleet:
                 features = _rows(kept[0], kept[1][:, step - 1])
             each = torch.cat([self._losses(head, features, index) for head in self.heads])
             torch.autograd.backward(each.sum())
+            if optimizer is None:
+                flat = learning.flatten()
+                optimizer = optimizer_for(budget.optimizer, flat, rate, budget.weight_decay, fused=fused)
+                schedule = schedule_for(optimizer, budget, count)
             if budget.clip is not None:
                 self._clip(phase, budget.clip)
             optimizer.step()
@@ -444,20 +463,62 @@ class _Fleet:
     @torch.no_grad()
     def hand_back(self) -> None:
         """Put what was learned into the members' models."""
-        for number, member in enumerate(self.members):
-            for name, tensor in _of_trunk(member.model).items():
-                tensor.copy_(self.state[name][number])
         for head in self.heads:
             for number in range(head.start, head.stop):
-                for name, tensor in _of_head(self.members[number].model).items():
-                    tensor.copy_(head.state[name][number - head.start])
+                member = self.members[number]
+                if member.state is not None:
+                    continue
+                for name, tensor in _of_trunk(member.model).items():
+                    tensor.copy_(self.state[name][number])
+                prefix = head_name(member.model)
+                for name, tensor in _of_head(member.model).items():
+                    tensor.copy_(head.state[f"0{name.removeprefix(prefix)}"][number - head.start])
 
 
-def _stacked(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Tensors of the same names, one above the other; those are learned that are learned in the first."""
+class _Learning:
+    """What learns, laid end to end: an optimiser takes one step over a vector, not one over each tensor.
+
+    Only what the loss depends on does: the others have no gradient, and stay.
+    """
+
+    def __init__(self, states: Sequence[dict[str, Tensor]]) -> None:
+        self.places = [(state, name) for state in states for name, t in state.items() if t.requires_grad]
+        self.vectors: dict[torch.dtype, Tensor] = {}
+        for state, name in self.places:
+            state[name].grad = None
+
+    def clear(self) -> None:
+        """Gradients to zero."""
+        for vector in self.vectors.values():
+            assert vector.grad is not None
+            vector.grad.zero_()
+
+    def flatten(self) -> list[nn.Parameter]:
+        """Once there are gradients: the vectors, of which the tensors are views from now on, and so their gradients."""
+        used = [(state, name) for state, name in self.places if state[name].grad is not None]
+        for kind in {state[name].dtype for state, name in used}:
+            parts = [(state, name, state[name]) for state, name in used if state[name].dtype is kind]
+            starts = list(itertools.accumulate((-(-t.numel() // LANE) * LANE for *_, t in parts), initial=0))
+            vector = parts[0][2].new_zeros(starts[-1])
+            vector.grad = torch.zeros_like(vector)
+            for (state, name, old), start in zip(parts, starts, strict=False):
+                span = slice(start, start + old.numel())
+                assert old.grad is not None
+                with torch.no_grad():
+                    vector[span].copy_(old.flatten())
+                    vector.grad[span].copy_(old.grad.flatten())
+                state[name] = vector[span].view_as(old).requires_grad_()
+                state[name].grad = vector.grad[span].view_as(old)
+            self.vectors[kind] = vector
+        return list(self.vectors.values())  # type: ignore[arg-type]
+
+
+def _stacked(members: Sequence[Member], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the members begin with under these names, one above the other; what needs a gradient of these learns."""
+    states = [m.state or {**dict(m.model.named_parameters()), **dict(m.model.named_buffers())} for m in members]
     return {
         name: torch.stack([state[name].detach() for state in states]).requires_grad_(tensor.requires_grad)
-        for name, tensor in states[0].items()
+        for name, tensor in named.items()
     }
 
 

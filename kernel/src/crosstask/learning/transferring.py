@@ -149,6 +149,19 @@ def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[
     return model, copied, left
 
 
+def received(
+    source: nn.Module, fresh: nn.Module, task: Task, keep_head: bool
+) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+    """As `receive`, without a copy: (the weights with which `fresh`, a fresh model, would begin, names, names)."""
+    head, own = head_keys(fresh), fresh.state_dict()
+    given = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
+    fits = {k: v for k, v in given.items() if k in own and isinstance(v, torch.Tensor) and own[k].shape == v.shape}
+    if not fits:
+        raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
+    begun = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers()), **fits}
+    return begun, sorted(fits), sorted(set(own) - set(fits))
+
+
 def drawn(task: Task, samples: int | None, seed: int) -> Task:
     """The task with only `samples` of its training data, drawn by `seed`, stratified by class; itself where it has no
     more. Every measurement with this seed learns from this draw, with transfer and without.

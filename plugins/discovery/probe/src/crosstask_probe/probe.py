@@ -14,12 +14,14 @@ from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.fleets import Member, Phase, Trained, muster, phases_of, train_fleet
 from crosstask.learning.metrics import standard_error
+from crosstask.learning.modules import head_of
 from crosstask.learning.transferring import (
+    architecture,
     drawn,
     fresh_model,
     key_of,
     read_scratch,
-    receive,
+    received,
     same_classes,
     scratch,
     scratch_key,
@@ -193,7 +195,10 @@ class Probe(Discoverer):
                 self._told(recalled)
             else:
                 waiting[number] = key
-        jobs, numbers = self._jobs(method, {number: pairs[number] for number in waiting})
+        by_target = sorted(
+            waiting, key=lambda number: pairs[number][1].task_id
+        )  # a fleet's heads are then mostly alike
+        jobs, numbers = self._jobs(method, {number: pairs[number] for number in by_target})
         for index, outcomes in self.context.jobs(jobs):
             for number, found in zip(numbers[index], outcomes, strict=True):
                 (source, target), key = pairs[number], waiting[number]
@@ -390,12 +395,18 @@ def _measure_pair(method: Transfer, pair: Measurement) -> Measured:
 def measure_together(method: Transfer, pairs: list[Measurement]) -> list[Measured | Failed]:
     """Several pairs, as a job, all trainings at once."""
     try:
+        fresh: dict[Any, nn.Module] = {}
         members, names = [], []
         for pair in pairs:
             phases = phases_of(method, pair.budget) or ()
+            # what is drawn for a linear head depends on the layers before it, not on their weights
+            kind = architecture(pair.model) if type(head_of(pair.model)) is nn.Linear else id(pair.model)
             for task, seed in zip(pair.targets, pair.seeds, strict=True):
-                model, copied, left = receive(pair.model, task, seed, pair.keep_head)
-                members.append(Member(model, task, pair.budget, phases, seed))
+                key = kind, task.descriptor.output_dim, seed
+                if key not in fresh:
+                    fresh[key] = fresh_model(pair.model, task, seed)
+                state, copied, left = received(pair.model, fresh[key], task, pair.keep_head)
+                members.append(Member(fresh[key], task, pair.budget, phases, seed, state))
             names.append((copied, left))
         trained = iter(train_fleet(members, curve_split="validation" if pairs[0].curves else None,
                                    score_split=pairs[0].split))  # fmt: skip
