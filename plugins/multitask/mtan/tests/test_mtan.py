@@ -49,25 +49,25 @@ def made(base: nn.Module, names: Sequence[str] = "ab", seed: int = 0, **options:
 
 
 def stirred(module: Any) -> Any:
-    """With statistics and scales of batch normalisation that are not those of the start."""
+    """With statistics and scales of normalisation that are not those of the start."""
     for each in module.modules():
-        if isinstance(each, nn.modules.batchnorm._BatchNorm):
+        if isinstance(each, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
             for tensor in each.state_dict().values():
                 if tensor.is_floating_point():
                     tensor.uniform_(0.3, 1.7)
     return module
 
 
-def normal(layer: Any, features: Tensor, training: bool) -> Tensor:
-    """A layer of attention with batch normalisation, written out."""
-    made, norm = layer.layer(features), layer.norm
-    axes = [0, *range(2, made.ndim)]
-    if training:
-        mean, spread = made.mean(axes, keepdim=True), made.var(axes, unbiased=False, keepdim=True)
+def normal(layer: Any, features: Tensor, training: bool, norm: Any = None) -> Tensor:
+    """A layer of attention with its normalisation, written out."""
+    made, norm = layer.layer(features), norm or layer.norm
+    if made.ndim == 2:  # of each vector
+        mean, spread = made.mean(1, keepdim=True), made.var(1, unbiased=False, keepdim=True)
+    elif training:
+        mean, spread = made.mean((0, 2, 3), keepdim=True), made.var((0, 2, 3), unbiased=False, keepdim=True)
     else:
-        form = [1, -1, *[1] * (made.ndim - 2)]
-        mean, spread = norm.running_mean.view(form), norm.running_var.view(form)
-    form = [1, -1, *[1] * (made.ndim - 2)]
+        mean, spread = norm.running_mean[:, None, None], norm.running_var[:, None, None]
+    form = [-1, *[1] * (made.ndim - 2)]
     return (made - mean) / (spread + norm.eps).sqrt() * norm.weight.view(form) + norm.bias.view(form)
 
 
@@ -75,10 +75,9 @@ def mask(attention: Any, seen: Tensor, training: bool) -> Tensor:
     return torch.sigmoid(normal(attention.h, normal(attention.g, seen, training).clamp_min(0), training))
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_vectors_are_attended_to_as_in_the_papers_equations(training: bool) -> None:
-    base = mlp()
-    module = stirred(made(base)).train(training)
+def test_vectors_are_attended_to_as_in_the_papers_equations() -> None:
+    base, training = mlp(), True
+    module = stirred(made(base))
     x, z = torch.randn(6, 4), torch.randn(3, 4)
     outputs = module({"a": x, "b": z})
     for name, batch in (("a", x), ("b", z)):
@@ -86,29 +85,31 @@ def test_vectors_are_attended_to_as_in_the_papers_equations(training: bool) -> N
         first = torch.tanh(base[0](batch))
         second = torch.tanh(base[2](first))
         attended = mask(own[0], first, training) * first
-        if name == "a":  # the running statistics are of no matter to this task's batch
-            onward = normal(module.onward[0].layer, attended, training).clamp_min(0)
-            features = mask(own[1], torch.cat([second, onward], 1), training) * second
-            torch.testing.assert_close(outputs["a"], module.heads[key("a")](features))
-        assert outputs[name].shape[0] == len(batch)
+        onward = normal(module.onward[0].layer, attended, training, module.norms[key(name)][0]).clamp_min(0)
+        features = mask(own[1], torch.cat([second, onward], 1), training) * second
+        torch.testing.assert_close(outputs[name], module.heads[key(name)](features))
 
 
-def test_maps_are_attended_to_before_they_are_pooled() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_maps_are_attended_to_before_they_are_pooled(training: bool) -> None:
     base = conv()
-    module = stirred(made(base)).eval()
+    module = stirred(made(base)).train(training)
     x = torch.randn(3, 1, 8, 8)
     own = module.attentions[key("b")]
     one = F.relu(base[1](base[0](x)))  # [3, 3, 8, 8]
     two = F.relu(base[4](F.max_pool2d(one, 2)))  # [3, 4, 4, 4]
     three = torch.tanh(base[8](F.max_pool2d(two, 2).flatten(1)))
-    attended = mask(own[0], one, False) * one
-    onward = F.max_pool2d(F.relu(normal(module.onward[0].layer, attended, False)), 2)
+    attended = mask(own[0], one, training) * one
+    onward = F.max_pool2d(F.relu(normal(module.onward[0].layer, attended, training, module.norms[key("b")][0])), 2)
     assert module.onward[0].layer.layer.kernel_size == (3, 3)
-    attended = mask(own[1], torch.cat([two, onward], 1), False) * two
-    onward = F.relu(normal(module.onward[1].layer, F.max_pool2d(attended, 2).flatten(1), False))
-    features = mask(own[2], torch.cat([three, onward], 1), False) * three
-    found = module({"a": x, "b": x})
+    attended = mask(own[1], torch.cat([two, onward], 1), training) * two
+    onward = F.relu(
+        normal(module.onward[1].layer, F.max_pool2d(attended, 2).flatten(1), training, module.norms[key("b")][1])
+    )
+    features = mask(own[2], torch.cat([three, onward], 1), training) * three
+    found = module({"b": x})
     torch.testing.assert_close(found["b"], module.heads[key("b")](features))
+    found = module.eval()({"a": x, "b": x})
     rows = module.on_rows({"a": x, "b": x}, {"b": torch.tensor([2])})
     torch.testing.assert_close(rows["b"], found["b"][[2]])
 
@@ -151,13 +152,16 @@ def test_the_trunk_and_what_leads_onward_are_shared() -> None:
 def test_a_training_batch_of_one_is_taken() -> None:
     """BatchNorm1d refuses it."""
     for base, x in ((mlp(), torch.randn(1, 4)), (conv(), torch.randn(1, 1, 8, 8))):
-        if isinstance(base[0], nn.Conv2d):
-            base[1] = nn.Identity()
         module = made(base).train()
         module({"a": x})["a"].sum().backward()
         assert all(p.grad is not None for p in module.task_parameters("a"))
-        norm = module.attentions[key("a")][-1].h.norm
-        assert torch.equal(norm.running_mean, torch.zeros_like(norm.running_mean))
+    base = nn.Sequential(nn.Conv2d(1, 3, 8), nn.ReLU(), nn.Flatten())  # maps of a single place
+    module = stirred(made(base)).train()
+    norm = module.attentions[key("a")][0].h.norm
+    before = norm.running_mean.clone()
+    found = module({"a": x})["a"]
+    torch.testing.assert_close(found, module.eval()({"a": x})["a"])
+    assert torch.equal(norm.running_mean, before)
 
 
 def test_a_task_that_is_added_attends_as_it_would_have() -> None:
@@ -168,7 +172,6 @@ def test_a_task_that_is_added_attends_as_it_would_have() -> None:
     module.add_task(task("c", 4))
     after = module({"a": x, "b": x, "c": x})
     assert all(torch.equal(after[name], before[name]) for name in "ab")
-    every.onward.load_state_dict(module.onward.state_dict())
     assert torch.equal(every({"c": x})["c"], after["c"])
     with pytest.raises(DataError, match="has a task 'a' already"):
         module.add_task(task("a"))
@@ -237,7 +240,10 @@ def test_what_cannot_be_built_is_said() -> None:
     assert [(e.point, e.name) for e in PLUGIN.extensions] == [("sharing", "mtan")]
 
 
-def test_digits_are_learned() -> None:
+def test_what_was_learned_holds_in_evaluation() -> None:
+    """With batch normalisation of a trunk's vectors running statistics lag: by the statistics of the batch .90 of the
+    digits are right here, in evaluation .76.
+    """
     from crosstask_weighting import Equal
 
     pixels, labels = load_digits(return_X_y=True)
@@ -254,4 +260,4 @@ def test_digits_are_learned() -> None:
     budget = Budget(steps=120, batch_size=128, learning_rate=0.01)
     trainer = MultiTaskTrainer(sharing.build(tasks, base), tasks, balancer, budget, context)
     trainer.fit()
-    assert min(trainer.scores("test").values()) > 0.85
+    assert min(trainer.scores("test").values()) > 0.88

@@ -78,28 +78,35 @@ class Norm(nn.modules.batchnorm._BatchNorm):
         return super().forward(input)
 
 
+def norm_for(kind: Kind, channels: int) -> nn.Module:
+    """Batch normalisation of maps, as in the paper; layer normalisation of vectors, those of places too. A linear layer
+    on a trunk's vectors moves by more in ten steps than they are spread, and running statistics lag as far behind.
+    """
+    return Norm(channels) if kind == "maps" else nn.LayerNorm(channels)
+
+
 class Pointwise(nn.Module):
-    """A linear layer on the channels of every place, and batch normalisation. `size` > 1: a convolution over so many
-    places (maps only).
+    """A linear layer on the channels of every place, and normalisation (given in a call, if not `normed`). `size` > 1:
+    a convolution over so many places (maps only).
     """
 
     channels: ClassVar[dict[Kind, int]] = {"vectors": 1, "maps": 1, "places": -1}
 
-    def __init__(self, kind: Kind, ndim: int, inputs: int, outputs: int, size: int = 1) -> None:
+    def __init__(self, kind: Kind, ndim: int, inputs: int, outputs: int, size: int = 1, *, normed: bool = True) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.outputs = kind, outputs
         self.layer: nn.Module = (
             _CONVOLUTIONS[ndim](inputs, outputs, size, padding=size // 2)
             if kind == "maps"
             else nn.Linear(inputs, outputs)
         )
-        self.norm = Norm(outputs)
+        self.norm = norm_for(kind, outputs) if normed else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        made: Tensor = self.layer(features)
-        if self.kind == "places":
-            return self.norm(made.transpose(1, 2)).transpose(1, 2)
-        return self.norm(made)
+    def forward(self, features: Tensor, norm: nn.Module | None = None) -> Tensor:
+        norm = norm or self.norm
+        assert norm is not None
+        made: Tensor = norm(self.layer(features))
+        return made
 
 
 class Attention(nn.Module):
@@ -117,7 +124,8 @@ class Onward(nn.Module):
     """f: takes what a task attended to in a block, before its `tail`, to what the next block looks at.
 
     Maps go through a 3x3 convolution and are pooled to the size of the next maps, as in the paper; anything else goes
-    through the tail and a linear layer.
+    through the tail and a linear layer. The layer is that of all tasks, its normalisation each task's own: tasks attend
+    to unlike features, and the running statistics of all of them together would be those of none.
     """
 
     def __init__(self, before: Kind, attended: Tensor, tail: Chain, after: Kind, looked_at: Tensor) -> None:
@@ -126,12 +134,14 @@ class Onward(nn.Module):
         channel = Pointwise.channels[after]
         entering = attended if self.maps else tail(attended)
         width = entering.shape[1 if self.maps else channel]
-        self.layer = Pointwise(after, looked_at.ndim, width, looked_at.shape[channel], 3 if self.maps else 1)
+        self.layer = Pointwise(
+            after, looked_at.ndim, width, looked_at.shape[channel], 3 if self.maps else 1, normed=False
+        )
 
-    def forward(self, attended: Tensor, tail: Chain, looked_at: Tensor) -> Tensor:
+    def forward(self, attended: Tensor, tail: Chain, looked_at: Tensor, norm: nn.Module) -> Tensor:
         if not self.maps:
-            return F.relu(self.layer(tail(attended)))
-        made = F.relu(self.layer(attended))
+            return F.relu(self.layer(tail(attended), norm))
+        made = F.relu(self.layer(attended, norm))
         return made if made.shape[2:] == looked_at.shape[2:] else resized(made, looked_at)
 
 

@@ -13,7 +13,7 @@ from crosstask.errors import DataError
 from crosstask.learning.modules import evaluating, seeded
 from crosstask.options import component, option
 from crosstask.tasks import Task
-from crosstask_mtan.blocks import Attention, Block, Onward, Pointwise, joined, resized
+from crosstask_mtan.blocks import Attention, Block, Kind, Onward, Pointwise, joined, norm_for, resized
 from crosstask_multitask.experts import example_of, parameters_of, parts_of
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
@@ -26,8 +26,8 @@ class Attended(HeadedModule):
     def __init__(self, blocks: Sequence[Block], example: Tensor | MultiInput, maker: HeadMaker) -> None:
         super().__init__({})
         self.blocks, self.maker = nn.ModuleList(blocks), maker
-        self.attentions, self.onward = nn.ModuleDict(), nn.ModuleList()
-        self._plans: list[tuple[str, int, int, int]] = []  # of the attentions: kind, dimensions, channels in and out
+        self.attentions, self.norms, self.onward = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleList()
+        self._plans: list[tuple[Kind, int, int, int]] = []  # of the attentions: kind, dimensions, channels in and out
         with torch.no_grad(), evaluating(self):
             shared, before, like = example, None, None
             for number, block in enumerate(blocks):
@@ -65,7 +65,8 @@ class Attended(HeadedModule):
             for number, (block, (looked_at, attended)) in enumerate(zip(blocks, given, strict=True)):
                 seen, target = looked_at[places], attended[places]
                 if number:
-                    onward = self.onward[number - 1](own, blocks[number - 1].tail, seen)
+                    norm = cast(nn.ModuleList, self.norms[key(task)])[number - 1]
+                    onward = self.onward[number - 1](own, blocks[number - 1].tail, seen, norm)
                     seen = joined([seen, onward], block.kind(seen))
                 mask = cast(nn.ModuleList, self.attentions[key(task)])[number](seen)
                 mask = mask if mask.shape == target.shape else resized(mask, target)
@@ -92,13 +93,16 @@ class Attended(HeadedModule):
         return parameters_of([self.blocks, self.onward])
 
     def task_parameters(self, task_id: str) -> Iterator[nn.Parameter]:
-        return parameters_of([self.attentions[key(task_id)], self.heads[key(task_id)]])
+        return parameters_of([each[key(task_id)] for each in (self.attentions, self.norms, self.heads)])
 
     def make_parts(self, task: Task) -> nn.Module:
         head = self.maker.make(task, _Shared(self.blocks))
         with seeded(self.maker.seed_for(task, "attention")):
-            made = nn.ModuleList(Attention(*plan) for plan in self._plans)  # type: ignore[arg-type]
-        self.attentions[key(task.task_id)] = made.to(next(head.parameters())).train(self.training)
+            made = nn.ModuleList(Attention(*plan) for plan in self._plans)
+        onward = [cast(Onward, each).layer for each in self.onward]
+        norms = nn.ModuleList(norm_for(each.kind, each.outputs) for each in onward)
+        like, name = next(head.parameters()), key(task.task_id)
+        self.attentions[name], self.norms[name] = (each.to(like).train(self.training) for each in (made, norms))
         return head
 
 
@@ -124,11 +128,12 @@ class MTAN(Sharing):
 
     Of block j with first features u and last features p, task i takes â_i = a_i ⊙ p, where the mask is
     a_i = h_i(g_i([u; f(â_i of block j - 1)])), of the first block h_i(g_i(u)). g and h are the task's: 1x1 convolutions
-    (linear layers) with batch normalisation, ReLU after g and sigmoid after h. f is shared: a 3x3 convolution with
-    batch normalisation and ReLU, pooled to the next block's size (a linear layer between vectors). A block is `block`
-    stages of the trunk (a layer with weights and what follows it); a mask lies on its maps before they are pooled, and
-    what it lets through is pooled as the trunk does. A trunk that is no nn.Sequential is one block. DataError for a
-    task without output_dim, or a block that begins with maps and ends with vectors.
+    with batch normalisation (of vectors linear layers with layer normalisation), ReLU after g and sigmoid after h. f is
+    shared: a 3x3 convolution with normalisation and ReLU, pooled to the next block's size (a linear layer between
+    vectors); its normalisation alone is the task's own, as tasks attend to unlike features. A block is `block` stages
+    of the trunk (a layer with weights and what follows it); a mask lies on its maps before they are pooled, and what it
+    lets through is pooled as the trunk does. A trunk that is no nn.Sequential is one block. DataError for a task
+    without output_dim, or a block that begins with maps and ends with vectors.
     """
 
     block: int = option(1, ge=1, help="how many of the trunk's layers with weights each mask belongs to")
