@@ -203,7 +203,9 @@ class TwinPLE(nn.Module):
 
 
 class TwinMTAN(nn.Module):
-    """Liu et al. (2019), equations 1 and 2, on an MLP: layers of its own, with our weights."""
+    """Liu et al. (2019), equations 1 and 2, on an MLP, with our weights. As ours, it normalises every vector by itself
+    (with batch normalisation both are worse); f has one normalisation for all tasks.
+    """
 
     def __init__(self, ours: nn.Module, tasks: list[str], encoder: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -222,7 +224,7 @@ class TwinMTAN(nn.Module):
         self.heads = nn.ModuleDict({name: copied(ours.heads[f"task {name}"]) for name in tasks})
 
     def layer(self, ours: nn.Module, activation: nn.Module) -> nn.Module:
-        return nn.Sequential(copied(ours.layer), nn.BatchNorm1d(ours.layer.out_features), activation)
+        return nn.Sequential(copied(ours.layer), nn.LayerNorm(ours.layer.out_features), activation)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         shared = []
@@ -372,7 +374,10 @@ def call_eval(module: nn.Module, call: Callable[[Tensor], dict[str, Tensor]], x:
 
 def available() -> list[str]:
     known = Registry.installed().names("sharing")
-    return [name for name in OPTIONS if name in known]
+    return [name for name in OPTIONS if name in known and (not CHOSEN or name in CHOSEN)]
+
+
+CHOSEN: list[str] = []  # all
 
 
 # --- Quality
@@ -583,15 +588,20 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of steps of the quality part")
+    parser.add_argument("--architectures", default="", help="some of them; all by default")
     parser.add_argument("--quick", action="store_true", help="a twentieth of the steps, one seed: does everything run?")
     given = parser.parse_args()
+    CHOSEN[:] = filter(None, given.architectures.split(","))
     torch.set_num_threads(1)
     architecture = libmtl(given.libmtl) if given.libmtl else None
     started = time.process_time()
     if given.only != "quality":
         speed(architecture, 10 if given.quick else given.rounds)
     if given.only != "speed":
-        quality(architecture, given.sets.split(","), 1 if given.quick else given.seeds, 0.05 if given.quick else 1.0)
+        quality(
+            architecture, given.sets.split(","), 1 if given.quick else given.seeds, 0.05 if given.quick else given.scale
+        )
     print(f"\n{time.process_time() - started:.0f} s of CPU time")
 
 
