@@ -66,6 +66,15 @@ def test_tasks_without_a_loss_come_first(kind: type[Sampler]) -> None:
     assert drawn(kind(), history, steps=20) == {"a": 0.0, "b": 1.0, "c": 0.0}
 
 
+def test_a_step_is_full_while_tasks_wait() -> None:
+    """A balancer may need as many tasks as were asked for."""
+    rng, history = torch.Generator().manual_seed(0), History({"a": [1.0], "b": [], "c": [1.0]})
+    seen = Counter(tuple(LossBased(tasks_per_step=2).sample(TASKS, history, rng)) for _ in range(200))
+    assert set(seen) == {("a", "b"), ("b", "c")}
+    assert min(seen.values()) > 60
+    assert LossBased(tasks_per_step=5).sample(TASKS, history, rng) == TASKS
+
+
 @pytest.mark.parametrize("kind", [LossBased, PerformanceBased, RoundRobin])
 def test_a_restored_sampler_goes_on_the_same(kind: type[Sampler]) -> None:
     history = {"a": [1.0], "b": [2.0], "c": [0.5]}

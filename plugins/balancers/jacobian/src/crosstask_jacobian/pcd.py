@@ -92,9 +92,15 @@ def prioritised(unit: UnitGramian, first: int, wanted: Array) -> Array:
     found = np.where(others, 0.0, unit.norms)
     missing = wanted * unit.norms - unit.cosines[:, first] * unit.norms[first]
     cosines, missing = unit.cosines[np.ix_(others, others)], missing[others]
-    added = nonnegative_qp(cosines, -missing[:, None])[:, 0]
-    # The ridge on the cosines gives even contradicting constraints a solution, of which this much is then not there.
-    short = missing - cosines @ added + unit.ridge * added
-    if (short <= math.sqrt(unit.ridge) * unit.norms.max()).all():
+    size, added, last = float(unit.norms.max()), np.zeros(len(missing)), np.inf
+    for _ in range(50):
+        # The ridge gives even contradicting constraints a solution. Its pull is toward the last one, and so vanishes
+        # where there is a solution (Rockafellar 1976, proximal point); else what is short of the constraints stays.
+        added = nonnegative_qp(cosines, -(missing + unit.ridge * added)[:, None])[:, 0]
+        short = float((missing - cosines @ added + unit.ridge * added).max(initial=0.0))
+        if short <= 10 * unit.ridge * size or short > 0.99 * last:
+            break
+        last = short
+    if short <= math.sqrt(unit.ridge) * size:
         found[others] = added
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from crosstask_multitask.sampler import History, Sampler
 class Adaptive(Sampler):
     """Base of the samplers that draw by how tasks are doing: p_t = softmax(score_t / temperature).
 
-    Tasks of which nothing is known yet come first. Probabilities are renewed every `update_frequency` steps, from what
-    is known of each task from (at most) the last so many of its steps.
+    Tasks of which nothing is known yet come first (with others, at random, where a step has more). Probabilities are
+    renewed every `update_frequency` steps, from what is known of each task from (at most) the last so many of its steps.
     """
+
+    results_version: ClassVar[int] = 2
 
     temperature: float = option(1.0, gt=0, help="high: nearly uniform; low: nearly always the task with the top score")
     update_frequency: int = option(100, ge=1, help="steps between two looks at the losses")
@@ -31,7 +34,7 @@ class Adaptive(Sampler):
 
     def sample(self, tasks: list[str], history: History, rng: torch.Generator) -> list[str]:
         if waiting := self._waiting(tasks, history):
-            return draw(waiting, [1.0] * len(waiting), self.tasks_per_step, rng)
+            return self._first(tasks, waiting, rng)
         self.probabilities = known = self.chances(tasks, history)
         self.step += 1
         return draw(tasks, [known[task] for task in tasks], self.tasks_per_step, rng)
@@ -47,6 +50,14 @@ class Adaptive(Sampler):
             raise RunError(f"{self.origin}: what is known of task {wrong[0]!r} is not finite; it cannot be drawn by it")
         weights = torch.softmax(torch.tensor(scores, dtype=torch.float64) / self.temperature, 0)
         return dict(zip(tasks, raised(weights, self.least).tolist(), strict=True))
+
+    def _first(self, tasks: list[str], waiting: list[str], rng: torch.Generator) -> list[str]:
+        """Of those that wait as many as a step has; where there are fewer, some of the others to make up the number."""
+        chosen = draw(waiting, [1.0] * len(waiting), self.tasks_per_step, rng)
+        others = [task for task in tasks if task not in waiting]
+        if others and len(chosen) < self.tasks_per_step:
+            chosen += draw(others, [1.0] * len(others), self.tasks_per_step - len(chosen), rng)
+        return [task for task in tasks if task in chosen]
 
     def _waiting(self, tasks: list[str], history: History) -> list[str]:
         """Those of which nothing is known yet."""
