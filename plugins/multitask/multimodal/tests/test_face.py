@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.context import LocalContext
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError, OptionError
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
@@ -143,6 +143,8 @@ def test_another_task_leaves_the_others() -> None:
         net.add_task("click")
     net.add_task(Task(descriptor=TaskDescriptor(task_id="kind", output_dim=4)))
     assert net(*inputs())["kind"].shape == (5, 4)
+    batch = MultiInput(dict(zip(("user_ids", "item_ids", "text_ids"), inputs(), strict=True)))
+    torch.testing.assert_close(net({"click": batch})["click"], before["click"])
     own = [{id(p) for p in net.task_parameters(name)} for name in net.task_configs]
     shared = {id(p) for p in net.shared_parameters()}
     assert sorted(id(p) for p in net.parameters()) == sorted([*shared, *(each for some in own for each in some)])
@@ -168,7 +170,7 @@ def test_it_is_trained_by_a_trainer_on_a_table_with_a_mask() -> None:
     net = network(task_configs=configs)
     balancer = Registry.installed().create("balancer", "rgb")
     assert isinstance(balancer, Balancer)
-    budget = Budget(steps=100, batch_size=100, learning_rate=0.03)
+    budget = Budget(steps=60, batch_size=100, learning_rate=0.03)
     trainer = MultiTaskTrainer(net, list(tasks), balancer, budget, LocalContext())
     trainer.fit()
     assert trainer.history["rating"][-1] < 0.5 * trainer.history["rating"][0]

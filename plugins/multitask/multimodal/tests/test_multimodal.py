@@ -210,7 +210,7 @@ def test_training_on_a_table_with_a_mask_by_any_balancer() -> None:
     net = network(tasks[0].data().inputs.shapes, 10, VOCAB_SIZES, 8, (16, 8), dropout_rate=0.0)
     module = MultiModal().build(tasks, Headless(net))
     names = Registry.installed().names("balancer")
-    for name in ("equal", "uncertainty", "pcgrad", "rgb", "gradnorm", "imtl_l", "mgda"):
+    for name in ("uncertainty", "gradnorm", "rgb"):
         assert name in names
         balancer = Registry.installed().create("balancer", name)
         assert isinstance(balancer, Balancer)
@@ -220,7 +220,7 @@ def test_training_on_a_table_with_a_mask_by_any_balancer() -> None:
         assert all(len(losses) == 2 for losses in trainer.history.values())
     equal = Registry.installed().create("balancer", "equal")
     assert isinstance(equal, Balancer)
-    budget = Budget(steps=150, batch_size=120, learning_rate=0.01, evaluate_every=150)
+    budget = Budget(steps=100, batch_size=120, learning_rate=0.015, evaluate_every=100)
     trainer = MultiTaskTrainer(module, tasks, equal, budget, LocalContext())
     trainer.fit()
     scores = trainer.scores()

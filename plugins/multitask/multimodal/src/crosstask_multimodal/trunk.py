@@ -114,13 +114,15 @@ class Places(nn.Module):
 
     whole_inputs = True
     modalities: tuple[str, ...] = ()
+    nothing: Tensor
 
     def __init__(self, trunk: nn.Module, features: Tensor) -> None:
         super().__init__()
-        self.trunk, self._query = trunk, torch.zeros_like(_tokens(features)[0, 0])
+        self.trunk = trunk
+        self.register_buffer("nothing", torch.zeros_like(_tokens(features)[0, 0]), persistent=False)
 
     def query(self) -> Tensor:
-        return self._query.clone()
+        return self.nothing.clone()
 
     def tokens(self, inputs: Tensor | MultiInput) -> tuple[Tensor, Tensor, Tensor]:
         made = _tokens(forward(self.trunk, inputs))
