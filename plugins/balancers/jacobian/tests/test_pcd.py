@@ -62,13 +62,13 @@ def test_what_cannot_be_had_is_left_out() -> None:
 
 
 def test_what_can_only_just_be_had() -> None:
-    """Two others that are all but opposite leave a narrow cone, far away: d = (1, …) with e d_2 - d_1 >= tau |…|."""
+    """Two others that are all but opposite gain both only in a narrow cone whose apex is far away, at tau / sin."""
     peer = pytest.importorskip("torchjd.aggregation").PCD
     for angle in (1e-2, 1e-3, 1e-4):
         others = [[math.sin(angle), math.cos(angle)], [math.sin(angle), -math.cos(angle)]]
         matrix = torch.tensor([[-1.0, 0.5], *others], dtype=torch.float64)
         found = PCD(tau=0.5).combine(matrix)
-        # Both are met at the apex (tau / sin, 0), which is nearest: the update is its direction
+        # The apex is the nearest point of the cone: the update has its direction, and the length of the primary's
         torch.testing.assert_close(found, torch.tensor([1.25**0.5, 0.0], dtype=torch.float64), rtol=1e-5, atol=2e-4)
         torch.testing.assert_close(found, peer(tau=0.5)(matrix), rtol=1e-4, atol=1e-4)
 

@@ -19,7 +19,8 @@ class Adaptive(Sampler):
     """Base of the samplers that draw by how tasks are doing: p_t = softmax(score_t / temperature).
 
     Tasks of which nothing is known yet come first (with others, at random, where a step has more). Probabilities are
-    renewed every `update_frequency` steps, from what is known of each task from (at most) the last so many of its steps.
+    renewed every `update_frequency` steps, from what is known of each task from (at most) the last so many of its
+    steps.
     """
 
     results_version: ClassVar[int] = 2
