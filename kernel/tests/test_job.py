@@ -460,9 +460,9 @@ def test_a_killed_run_resumes_and_repeats_no_training(
 
     real = place.train_job
 
-    def counting(spec, task, budget, seed, device):  # type: ignore[no-untyped-def]
-        trained.append(task.task_id)
-        return real(spec, task, budget, seed, device)
+    def counting(spec, tasks, budget, seeds, device):  # type: ignore[no-untyped-def]
+        trained.extend(task.task_id for task in tasks)
+        return real(spec, tasks, budget, seeds, device)
 
     monkeypatch.setattr(place, "train_job", counting)
     record = run_recipe(recipe(train={"steps": steps}), tmp_path, registry=registry, resume=True)

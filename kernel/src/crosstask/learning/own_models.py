@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from crosstask.components import Context, Job, Remembered
 from crosstask.errors import CrosstaskError, DataError, told
+from crosstask.learning.fleets import Member, Phase, muster, train_fleet
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import know, locate_head, origin_of, seeded, without_values
 from crosstask.learning.training import device_of, fit, misfit
@@ -125,40 +126,82 @@ def copied(model: nn.Module) -> nn.Module:
 def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budget: Budget) -> None:
     """Give every task that has training data and no model its own, trained from scratch; never twice.
 
-    Trainings run as jobs; each is remembered as soon as it is done.
+    Trainings run as jobs, those of one architecture together (`crosstask.learning.fleets`); each is remembered as soon
+    as its job is done.
     """
-    jobs, waiting = [], []
+    waiting: list[tuple[Task, str, int]] = []
+
+    def take(task: Task, seed: int, tensors: Mapping[str, Tensor]) -> None:
+        task.model = restored(spec, task, seed, tensors, context.device)
+
     for task in tasks:
         if task.model is not None or not task.has_data("train"):
             continue
         key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
         known = context.recall("models", key, claim=False)
         if known is None:
-            args = (spec, without_model(task), budget, seed, context.device)
-            jobs.append(Job(train_job, args, label=task.task_id, key=("models", key)))
             waiting.append((task, key, seed))
         else:
-            task.model = restored(spec, task, seed, known.tensors, context.device)
-    for index, weights in context.jobs(jobs):
-        task, key, seed = waiting[index]
-        if isinstance(weights, Remembered):  # another run of this store has trained it meanwhile
-            tensors = weights.tensors
-        else:
-            tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-            made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
-            context.remember("models", key, made, tensors)
-        task.model = restored(spec, task, seed, tensors, context.device)
-        context.tell("stage_progress", stage="train", detail=task.task_id)
+            take(task, seed, known.tensors)
+    members = [Member(own_network(spec, task, seed), task, budget, (Phase(budget.steps),)) for task, _, seed in waiting]
+    fleets, reasons = muster(members, context.workers)
+    claimed = set()
+    for place in sorted((place for fleet in fleets for place in fleet), key=lambda place: waiting[place][1]):
+        task, key, seed = waiting[place]  # in the order of the keys: two runs do not wait for each other
+        known = context.recall("models", key)
+        if known is None:
+            claimed.add(place)
+        else:  # another run of this store has trained it meanwhile
+            take(task, seed, known.tensors)
+    parts = [*([place] for place in reasons), *([place for place in fleet if place in claimed] for fleet in fleets)]
+    parts = [part for part in parts if part]
+    jobs = []
+    for part in parts:
+        args = (spec, [without_model(waiting[place][0]) for place in part], budget)
+        label = waiting[part[0]][0].task_id + (f" and {len(part) - 1} more" if len(part) > 1 else "")
+        alone = part[0] in reasons
+        jobs.append(
+            Job(
+                train_job,
+                (*args, [waiting[place][2] for place in part], context.device),
+                label=label,
+                key=("models", waiting[part[0]][1]) if alone else None,
+            )
+        )
+    for index, found in context.jobs(jobs):
+        for place, weights in zip(parts[index], [found] if isinstance(found, Remembered) else found, strict=True):
+            task, key, seed = waiting[place]
+            if isinstance(weights, Remembered):
+                tensors: Mapping[str, Tensor] = weights.tensors
+            else:
+                tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
+                made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
+                context.remember("models", key, made, tensors)
+            take(task, seed, tensors)
+            context.tell("stage_progress", stage="train", detail=task.task_id)
 
 
-def train_job(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> dict[str, np.ndarray]:
-    """Train one model from scratch and return its weights (as arrays: cheap to send between processes)."""
-    model = own_network(spec, task, seed).to(device)
-    fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-    return arrays_of(model)
+def train_job(
+    spec: ModelSpec, tasks: Sequence[Task], budget: Budget, seeds: Sequence[int], device: str
+) -> list[dict[str, np.ndarray]]:
+    """Train models from scratch and return their weights (as arrays: cheap to send between processes)."""
+    pairs = list(zip(tasks, seeds, strict=True))
+    phases = (Phase(budget.steps),)
+    try:
+        members = [Member(own_network(spec, t, seed).to(device), t, budget, phases, seed) for t, seed in pairs]
+        if len(members) > 1 and not any(isinstance(found, CrosstaskError) for found in train_fleet(members)):
+            return [arrays_of(member.model) for member in members]
+    except Exception:  # each by itself, so that it is known which
+        pass
+    made = []
+    for task, seed in pairs:
+        model = own_network(spec, task, seed).to(device)
+        fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+        made.append(arrays_of(model))
+    return made
 
 
 def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:
     """The store key of a task's own model."""
     made = spec if task.build is None else "its factory"  # which the task's fingerprint knows
-    return key_of("model", made, task.fingerprint(), budget, context.seed_for("model", task.task_id))
+    return key_of("model", "in fleets", made, task.fingerprint(), budget, context.seed_for("model", task.task_id))
