@@ -42,10 +42,10 @@ class CrossDomainTransferNetwork(nn.Module):
     A domain's size is (users, items), or one number for both: they have tables of their own, with ids from 0. The
     product of a user's and an item's embedding, (1 + u)(1 + v) = 1 + u + v + uv, which holds what each says alone, goes
     through the domain's encoder (`hidden_dims`), the shared mapper (`shared_dims`) and the domain's adapter to the
-    prediction, to which a bias of the user and one of the item are added (Koren et al. 2009, equation 4). A critic of the domains sees the shared representation
-    with its gradient reversed (Ganin et al. 2016), so that what helps the critic makes the domains harder to tell
-    apart. `shared_users`: all domains have the same users, and one table of them. OptionError for a domain that is both
-    source and target.
+    prediction, to which a bias of the user and one of the item are added (Koren et al. 2009, equation 4). A critic of
+    the domains sees the shared representation with its gradient reversed (Ganin et al. 2016), so that what helps the
+    critic makes the domains harder to tell apart. `shared_users`: all domains have the same users, and one table of
+    them. OptionError for a domain that is both source and target.
     """
 
     def __init__(
