@@ -23,6 +23,7 @@ from crosstask.records import Budget
 from crosstask.tasks import Portfolio, Task
 from crosstask.testing import reference_registry, small_portfolio
 from crosstask_aligned_transfer import AlignedTransfer
+from crosstask_aligned_transfer.aligned import _Between
 from crosstask_aligned_transfer.plugin import PLUGIN
 from crosstask_alignment.testing import REFERENCE, ReferenceAlignment, digits
 
@@ -67,6 +68,7 @@ def test_each_step_aligns_a_batch_of_the_source_with_one_of_the_target() -> None
     assert result.curve.steps == (0, 2, 8)
     assert (result.source, result.target, result.seeds) == ("moons", "turned", 2)
     assert result.options["weight"] == 0.1
+    assert _Between(method, source.data().inputs).identity() == method.identity()
     AlignedTransfer(alignment=Notes(), before=Counts(), before_share=0.0).transfer(source, target, BUDGET, 1, "test")
     assert Counts.steps == [2, 2]
 
@@ -120,7 +122,6 @@ def test_the_engine_finds_it_and_its_alignment_by_name() -> None:
     assert "aligned" in result.strategy
     assert result.options["alignment"]["use"] == "critic"
     assert result.score.mean != other.score.mean
-    assert result.score.mean > 0.2
 
 
 def _alignments() -> tuple[Plugin, ...]:

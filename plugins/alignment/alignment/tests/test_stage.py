@@ -176,4 +176,4 @@ def test_the_recipe_names_what_is_installed() -> None:
     recipe = tomllib.loads(files("crosstask_alignment").joinpath("recipes/alignment.toml").read_text("utf-8"))
     made = build(Align, recipe["alignment"], "alignment")
     assert made.budget.steps <= 400
-    assert set(recipe["requires"]) == {"crosstask-digits", "crosstask-cdan"}
+    assert set(recipe["requires"]) == {"crosstask-digits", "crosstask-mmd"}

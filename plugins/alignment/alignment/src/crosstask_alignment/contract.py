@@ -112,7 +112,7 @@ class Alignment(Component):
         if n_classes is not None and outputs is not None and outputs.shape[1] != n_classes:
             raise DataError(f"{self.origin} was prepared for {n_classes} outputs, got {outputs.shape[1]}")
         domain = check_domains(domain, len(features), n_domains, self.origin, least=self.least_rows)
-        if self.network is not None and next(self.network.parameters()).device != features.device:
+        if self.network is not None:
             self.network.to(features.device)  # in place: the optimiser's parameters stay the same objects
         answer = self.context.call(
             self,

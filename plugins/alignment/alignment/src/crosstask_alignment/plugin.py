@@ -25,7 +25,7 @@ PLUGIN = Plugin(
             "recipe",
             "alignment",
             "crosstask_alignment:recipes/alignment.toml",
-            summary="From upright digits to turned and inverted ones, without their labels",
+            summary="From digits to blurred and turned ones, without their labels",
         ),
     ],
 )

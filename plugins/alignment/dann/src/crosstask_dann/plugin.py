@@ -12,7 +12,6 @@ PLUGIN = Plugin(
             "crosstask_dann.dann:DANN",
             summary="A critic of the domains, its gradient reversed",
             source="Ganin et al. (2016), Domain-Adversarial Training of Neural Networks",
-            default=True,
         ),
     ],
 )

@@ -12,6 +12,7 @@ PLUGIN = Plugin(
             "crosstask_mmd.mmd:MMD",
             summary="The maximum mean discrepancy of features, over several bandwidths",
             source="Gretton et al. (2012), A Kernel Two-Sample Test",
+            default=True,
         ),
     ],
 )
