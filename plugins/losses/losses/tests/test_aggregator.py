@@ -107,7 +107,9 @@ def test_conflicts_can_be_measured_of_them() -> None:
     torch.manual_seed(0)
     model, observations = Autoencoder(16), torch.rand(6, 3, 1, 4, 4)
     _, found = both().compute_losses(model(observations), observations)
-    measured = ConflictMonitor().measure(found.named)
+    monitor = ConflictMonitor()
+    measured = monitor.measure(found)
+    assert monitor.measure(found.named) == measured
     assert measured is not None
     assert set(measured) == {"mean_cosine", "conflict_share", "magnitude_similarity"}
 
@@ -142,6 +144,13 @@ def test_rgb_starts_again_when_the_losses_have_no_names_and_gradnorm_refuses() -
         found[1] = found[1].square() + 1.0  # GradNorm divides by the first losses: they must be above zero
         return list(found) if bare else found
 
+    rgb, again = RGB(), RGB()
+    rgb.backward(losses(bare=True))
+    three = [*losses(bare=True), model.decoder.weight.square().sum()]
+    again.load_state_dict({**rgb.state_dict(), "angles": {}})
+    rgb.backward(three, list(model.parameters()), retain_graph=True)
+    again.backward(three, list(model.parameters()))
+    assert rgb.angles == again.angles  # as if it had none before
     bare, named = GradNorm(), GradNorm()
     bare.backward(losses(bare=True))
     named.backward(losses(bare=False))

@@ -426,7 +426,7 @@ def gradients_of(
     if mode not in get_args(Mode):
         raise OptionError(f"unknown mode {mode!r} of the gradient engine{nearest(mode, get_args(Mode))}")
     values = list(losses.values()) if isinstance(losses, Mapping) else list(losses)
-    names = tuple(map(str, losses)) if isinstance(losses, Mapping) else ()
+    names = tuple(map(str, losses.keys())) if isinstance(losses, Mapping) else ()
     check_losses(values, names)
     return LossGradients(
         values,

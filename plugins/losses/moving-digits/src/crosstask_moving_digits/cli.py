@@ -8,7 +8,7 @@ from crosstask.cli.common import emit_json, json_option, say
 
 
 @click.command()
-@click.option("--steps", default=150, show_default=True, type=click.IntRange(1), help="Updates of the model.")
+@click.option("--steps", default=100, show_default=True, type=click.IntRange(1), help="Updates of the model.")
 @click.option("--balancer", default="rgb", show_default=True, help="Balancer component.")
 @click.option("--seed", default=0, show_default=True, help="Of videos, model and steps.")
 @json_option

@@ -24,10 +24,10 @@ Figures = dict[str, dict[str, float]]
 
 
 def flow_demo(
-    steps: int = 150,
+    steps: int = 100,
     *,
     balancer: str = "rgb",
-    batch_size: int = 16,
+    batch_size: int = 32,
     seed: int = 0,
     echo: Callable[[str], None] | None = print,
 ) -> Figures:
@@ -37,17 +37,15 @@ def flow_demo(
     400 sequences of five frames to learn from, 100 of other digits to be judged on. `untrained` and `trained`: every
     term on the latter; `mean_frame`: the reconstruction loss of always showing the mean of the training frames, which a
     model that has learned something is below; `cosines`: between the gradients of two objectives, the mean over the
-    steps; `training`: seconds, and the last weight of beta, which rises over the first half.
+    steps; `training`: seconds, and the last weight of beta, which rises to one.
     """
     tell = echo or (lambda line: None)
     train, test = moving_digits(400, 5, seed=seed), moving_digits(100, 5, first=1200, seed=seed + 1)
     with seeded(seed):
         model = video_model(train.observations.shape[1:])
-        aggregator = LossAggregator(
-            [ELBO, "perceiver", "predictive"], weights={"beta": linear(0, 1, max(1, steps // 2))}
-        )
+        aggregator = LossAggregator([ELBO, "perceiver", "predictive"], weights={"beta": linear(0, 1, steps)})
         made: Any = LocalContext(seed=seed).component("balancer", balancer)
-        optimizer = torch.optim.Adam(parameter_groups(model, 5e-3, perceiver_lr_multiplier=1.5))
+        optimizer = torch.optim.Adam(parameter_groups(model, 3e-3, perceiver_lr_multiplier=1.5))
         found: Figures = {"untrained": judged(model, aggregator, test, steps)}
         found["mean_frame"] = {"recon_loss": _mean_frame(train.observations, test.observations)}
         cosines: dict[str, list[float]] = {}

@@ -51,7 +51,9 @@ class VideoModel(nn.Module):
         self.positions = nn.Parameter((torch.randn(width, 2) @ grid).view(width, *self.side))
         self.queries = nn.Linear(width, slots * width)
         self.bias = nn.Parameter(0.5 * torch.randn(slots, places))  # slots that begin alike stay alike
-        self.posterior = nn.Sequential(nn.Linear((slots + 1) * width, 64), nn.ReLU(), nn.Linear(64, 2 * latents))
+        self.glance = nn.Sequential(nn.Conv2d(width, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten())
+        known = (slots + 1) * width + 8 * self.small[0] * self.small[1]
+        self.posterior = nn.Sequential(nn.Linear(known, 64), nn.ReLU(), nn.Linear(64, 2 * latents))
         self.prior = nn.Linear(width, 2 * latents)
         self.expectation = nn.Linear(width, slots * places)
         self.movement = nn.Linear(width, 2 * slots)
@@ -90,7 +92,7 @@ class VideoModel(nn.Module):
         queries = self.queries(state).view(batch, self.slots, self.width)
         attention = (queries @ places / self.width**0.5 + self.bias).softmax(-1)  # [B, S, hw]
         seen = attention @ places.mT  # [B, S, D]
-        mean, logvar = self.posterior(torch.cat([seen.flatten(1), state], 1)).chunk(2, 1)
+        mean, logvar = self.posterior(torch.cat([seen.flatten(1), self.glance(features), state], 1)).chunk(2, 1)
         logvar = logvar.clamp(-8, 4)
         prior_mean, prior_logvar = self.prior(state).chunk(2, 1)
         z = mean + (logvar / 2).exp() * torch.randn_like(mean)
