@@ -27,7 +27,7 @@ def item_table(
     weight: float = 10.0, sweeps: int = 10,
 ) -> ItemTable:  # fmt: skip
     """Features of items: the factors of a factorisation of the training table, its bias, the logarithm of how often the
-    item is rated, and what side information the table has; each standardised over the rows of the table.
+    item is rated, and what side information the table has; each standardised over the rows; zeros for item 0.
 
     An item's factors hold the ratings that they were learned from. Features of training rows are made without the row,
     so that training sees them as they are for a new user.
@@ -45,11 +45,11 @@ def item_table(
     rows = _features(own, counts[table.item] - 1, side)
     mean, spread = rows.mean(0), rows.std(0, correction=0)
     spread = torch.where(spread > 1e-6, spread, 1.0)
+    every = (every - mean) / spread
+    every[0] = 0  # what is not known is like the average row
     kind = torch.get_default_dtype()
     prior, own_prior = (found.offset + values[:, 0] for values in (found.item, own))
-    return ItemTable(
-        ((every - mean) / spread).to(kind), prior.to(kind), ((rows - mean) / spread).to(kind), own_prior.to(kind)
-    )
+    return ItemTable(every.to(kind), prior.to(kind), ((rows - mean) / spread).to(kind), own_prior.to(kind))
 
 
 def _features(vectors: Tensor, counts: Tensor, side: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError
-from crosstask.testing.compare import plain
+from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, expect, refused
 from crosstask_recommenders.support import Interactions, Support
 from crosstask_recommenders.testing import planted
@@ -92,7 +92,8 @@ class RecommenderKit(Kit):
                 torch.where(whole.mask, whole.items, 6), torch.where(whole.mask, whole.ratings, 99.0), whole.mask
             )
             alone = [(whole.take([user]).first(int(whole.counts[user])), items[user : user + 1]) for user in range(3)]
-            together, padded, *each = self.scored(kind, (whole, items), (dirty, items), *alone)
+            found = [each.detach() for each in self.scored(kind, (whole, items), (dirty, items), *alone)]
+            together, padded, *each = found
             scale = 1e-4 * max(1.0, float(together.abs().max()))
             far = float((torch.cat(each) - together).abs().max())
             expect(far <= scale, f"{self.name}: alone a user's scores differ by {far:.2g} from those in a batch")
@@ -138,7 +139,8 @@ class RecommenderKit(Kit):
                 run.call(component, "score", model=model, support=self.support(kind), items=self.items())
             modes = modes or any(part.training for part in model.modules())
             expect(not modes, f"{self.name}: the fitted module, or a part of it, is in training mode")
-            expect(plain(model.state_dict()) == before, f"{self.name}: scoring changes the fitted module")
+            found = difference(before, plain(model.state_dict()), "weights")
+            expect(found is None, f"{self.name}: scoring changes the fitted module: {found}")
             held = [name for name, p in model.named_parameters() if p.grad is not None]
             expect(not held, f"{self.name}: fitting or scoring leaves a gradient in {', '.join(held[:3])}")
 
