@@ -1,5 +1,7 @@
 """Heads by a hyper-network: how they are made, at what scale, and a task that is added."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,15 @@ def test_a_task_has_an_embedding_of_its_own_and_nothing_else() -> None:
     module({"a": torch.randn(5, 4)})["a"].sum().backward()
     assert all(p.grad is not None for p in module.shared_parameters())
     assert all(p.grad is None for p in module.task_parameters("d"))
+
+
+def test_a_copy_has_a_hyper_network_of_its_own() -> None:
+    module = built()
+    twin = copy.deepcopy(module)
+    with torch.no_grad():
+        twin.generator.weight.bias.add_(1)
+    assert not torch.equal(twin.generated("a")[0], module.generated("a")[0])
+    assert torch.equal(module.generated("a")[0], built().generated("a")[0])
 
 
 def test_an_added_task_learns_its_embedding_alone_and_moves_no_bit_of_the_others() -> None:
