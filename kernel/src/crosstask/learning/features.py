@@ -47,7 +47,7 @@ def received(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int) -> 
 def inseparable(model: nn.Module, inputs: Tensor | MultiInput) -> str | None:
     """Why the head cannot learn from features that were computed once; None if it can.
 
-    By a pass over two samples: the answer must be what the head makes of them, with no weight of the trunk's, and the
+    By a pass over four samples: the answer must be what the head makes of them, with no weight of the trunk's, and the
     features of a sample must not depend on the others of its batch, nor on chance.
     """
     who, found = type(model).__name__, head_found(model)
@@ -63,10 +63,10 @@ def inseparable(model: nn.Module, inputs: Tensor | MultiInput) -> str | None:
     calls: list[int] = []
     counting = head.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        features, outputs = next(received(model, inputs[:2], 2))
+        features, outputs = next(received(model, inputs[:4], 4))
         if len(calls) != 1:
             return f"{who} calls its head {len(calls)} times"
-        alone, _ = next(received(model, inputs[:1], 1))
+        fewer, _ = next(received(model, inputs[:2], 2))
         with torch.no_grad(), evaluating(head):
             made = head(features.to(device_of(model))).to(outputs.device)
     except Exception as error:  # of the user's own class
@@ -75,6 +75,6 @@ def inseparable(model: nn.Module, inputs: Tensor | MultiInput) -> str | None:
         counting.remove()
     if not isinstance(made, Tensor) or made.shape != outputs.shape or not torch.equal(made, outputs):
         return f"what {who} answers is not what its head makes of the features"
-    if alone.shape[1:] != features.shape[1:] or not torch.allclose(alone[0], features[0], rtol=1e-4, atol=1e-5):
+    if fewer.shape[1:] != features.shape[1:] or not torch.allclose(fewer, features[:2], rtol=1e-4, atol=1e-5):
         return f"the features of {who} depend on the other samples of a batch, or on chance"
     return None

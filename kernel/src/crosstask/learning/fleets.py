@@ -139,7 +139,7 @@ def _terms(member: Member) -> Any:
 
 
 def alone(member: Member) -> str | None:
-    """Why a training cannot go in a fleet; None if it can. Two samples go through its model."""
+    """Why a training cannot go in a fleet; None if it can. Some samples go through its model."""
     model, budget = member.model, member.budget
     if listener() is not None:
         return "an observer listens to every step"

@@ -28,9 +28,10 @@ from crosstask_finetuning import (
     FeatureExtraction,
     FineTuning,
     GradualUnfreezing,
+    partial,
 )
 from crosstask_finetuning.distillation import soft_label_loss
-from crosstask_finetuning.partial import Partial
+from crosstask_finetuning.partial import Partial, features_for, fit_head, fit_part
 from crosstask_finetuning.plugin import PLUGIN
 from crosstask_transfer.testing import digits
 from crosstask_transfer.testing import trained_digits as trained
@@ -379,3 +380,35 @@ def test_the_engine_finds_the_best_of_the_methods() -> None:
     assert len(measured) == len(METHODS)
     assert measured[best] == max(measured.values())
     assert len(set(measured.values())) > 1, "else any would do"
+
+
+@pytest.mark.parametrize("more", [{}, {"optimizer": "sgd", "weight_decay": 0.1, "schedule": "cosine"}, {"patience": 1}])
+def test_a_head_on_features_learns_what_it_learns_on_the_whole_model(more: dict[str, Any]) -> None:
+    """Batch normalisation and dropout stand in the trunk: both are in evaluation mode."""
+    task, budget = digits("dim"), Budget(**{"steps": 30, "samples": 50, "evaluate_every": 5, **more})
+    torch.manual_seed(0)
+    first = normed()
+    second = copy.deepcopy(first)
+    assert features_for(first, task, budget, 30) is not None
+    found = fit_head(first, task, budget, torch.Generator().manual_seed(1), 30, 10.0)
+    expected = fit_part(second, [head_of(second)], task, budget, torch.Generator().manual_seed(1), 30, 10.0)
+    torch.testing.assert_close(found.losses, expected.losses, rtol=1e-4, atol=1e-6)
+    assert (found.steps, found.values, found.stopped) == (expected.steps, expected.values, expected.stopped)
+    torch.testing.assert_close(first.head.weight, second.head.weight, rtol=1e-4, atol=1e-6)
+    assert same(state(first.trunk), state(second.trunk))
+
+
+def test_when_features_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, budget = digits("dim"), Budget(steps=30, samples=50, evaluate_every=30)
+    model = normed()
+    assert features_for(nn.Sequential(model, nn.Softmax(1)), task, budget, 30) is None, "what follows is not the head's"
+    broken = normed()
+    with torch.no_grad():
+        broken.trunk[5].weight.fill_(torch.inf)
+    assert features_for(broken, task, budget, 30) is None, "not finite: the training itself says so"
+    monkeypatch.setattr(partial, "MOST", 1000)
+    assert features_for(model, task, budget, 30) is None, "too many to keep"
+    bare = task.over(train=task.data("train"))
+    monkeypatch.undo()
+    assert features_for(model, bare, budget, 30) is not None
+    assert features_for(model, bare, budget, 1) is None, "one step looks at fewer samples"
