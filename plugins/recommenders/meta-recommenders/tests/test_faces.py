@@ -196,16 +196,16 @@ def test_implicit_feedback_are_labels_of_two_outputs() -> None:
 
 
 def test_bad_input_is_refused_in_words() -> None:
-    made, (x, y, qx, qy) = small(), users(4)[0]
+    made, (x, y, qx, _) = small(), users(4)[0]
     with pytest.raises(DataError, match=r"MAMLRecommender: inputs must be \[N, 5\], got \[4, 3\]"):
         made(x[:, :3])
     with pytest.raises(DataError, match=r"the support set has inputs \[4, 5\] and targets \[3, 1\]"):
         made.adapt_to_new_task(x, y[:3])
     with pytest.raises(DataError, match="targets that are not finite"):
         made.adapt_to_new_task(x, y * float("nan"))
-    with pytest.raises(DataError, match="task 0 must be 4 tensors .* got 2"):
+    with pytest.raises(DataError, match=r"task 0 must be 4 tensors .* got 2"):
         made.meta_update([(x, y)])
-    with pytest.raises(DataError, match="task 0 must be 2 tensors or 4 tensors .* got a int"):
+    with pytest.raises(DataError, match=r"task 0 must be 2 tensors or 4 tensors .* got a int"):
         small(ReptileRecommender).meta_update([3])
     with pytest.raises(OptionError, match="dropout_rate must be at least 0"):
         MAMLRecommender(5, dropout_rate=1.0)
