@@ -14,7 +14,7 @@ from crosstask.learning.modules import evaluating, seeded
 from crosstask.options import component, option
 from crosstask.tasks import Task
 from crosstask_mtan.blocks import Attention, Block, Kind, Onward, Pointwise, joined, norm_for, resized
-from crosstask_multitask.experts import example_of, parameters_of, parts_of
+from crosstask_multitask.experts import example_of, parameters_of, parts_of, taken
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
 from crosstask_multitask.stages import stages_of
@@ -63,7 +63,7 @@ class Attended(HeadedModule):
         for task, places in rows.items():
             own, masks[task] = Tensor(), []
             for number, (block, (looked_at, attended)) in enumerate(zip(blocks, given, strict=True)):
-                seen, target = looked_at[places], attended[places]
+                seen, target = taken(looked_at, places), taken(attended, places)
                 if number:
                     norm = cast(nn.ModuleList, self.norms[key(task)])[number - 1]
                     onward = self.onward[number - 1](own, blocks[number - 1].tail, seen, norm)

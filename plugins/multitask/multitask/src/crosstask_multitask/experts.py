@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -197,6 +197,19 @@ def _hooked(module: nn.Module) -> bool:
 
 
 # --- Gates
+
+
+@overload
+def taken(batch: Tensor, places: Tensor | slice, dim: int = 0) -> Tensor: ...
+@overload
+def taken(batch: Tensor | MultiInput, places: Tensor | slice) -> Tensor | MultiInput: ...
+def taken(batch: Tensor | MultiInput, places: Tensor | slice, dim: int = 0) -> Tensor | MultiInput:
+    """Some rows of a batch (of experts, along `dim` 1); itself, which costs a backward pass nothing, if all."""
+    if isinstance(places, slice) and places.indices(batch.shape[dim]) == (0, batch.shape[dim], 1):
+        return batch
+    if isinstance(batch, MultiInput) or not dim:
+        return batch[places]
+    return batch[:, places]
 
 
 def mixed(weights: Tensor, experts: Tensor) -> Tensor:

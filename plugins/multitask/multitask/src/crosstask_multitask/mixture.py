@@ -25,6 +25,7 @@ from crosstask_multitask.experts import (
     parameters_of,
     parts_of,
     passed,
+    taken,
 )
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
@@ -49,7 +50,7 @@ class Mixture(HeadedModule):
         entering = self.bottom(batch)
         experts = self.experts(entering) if self.training or self.gate_sees == "features" else None
         seen = looked_at(self.gate_sees, entering, experts)
-        weights = {task: self.gates[key(task)](seen[places]) for task, places in rows.items()}
+        weights = {task: self.gates[key(task)](taken(seen, places)) for task, places in rows.items()}
         if experts is None:
             used = torch.stack([(each > 0).any(0) for each in weights.values()]).any(0)
             if not bool(used.all()):
@@ -58,7 +59,7 @@ class Mixture(HeadedModule):
                 experts = self.experts(entering, some)
             else:
                 experts = self.experts(entering)
-        return {task: mixed(weights[task], experts[:, places]) for task, places in rows.items()}
+        return {task: mixed(weights[task], taken(experts, places, 1)) for task, places in rows.items()}
 
     @torch.no_grad()
     def learned(self, inputs: Inputs) -> list[SharingMatrix]:

@@ -21,6 +21,7 @@ from crosstask_multitask.experts import (
     mixed,
     parameters_of,
     passed,
+    taken,
 )
 from crosstask_multitask.headed import HeadedModule, HeadMaker, Rows, key
 from crosstask_multitask.sharing import Inputs, SharingMatrix
@@ -88,17 +89,17 @@ class Extraction(HeadedModule):
         whole = set(own)
         for task in rows:
             if task not in own:
-                own[task] = shared[rows[task]]
+                own[task] = taken(shared, rows[task])
         for number, level in enumerate(self._levels):
             last = number == len(self.levels) - 1
             if last:
-                own = {task: own[task][rows[task]] if task in whole else own[task] for task in rows}
+                own = {task: taken(own[task], rows[task]) if task in whole else own[task] for task in rows}
             features = level.shared(shared)
             mine = {task: level.own[key(task)](inputs) for task, inputs in own.items()}
             needed = [task for task in own if task in rows or number < len(self.levels) - 2]
             following = {}
             for task in needed:
-                at = features if task in whole and not last else features[:, rows[task]]
+                at = features if task in whole and not last else taken(features, rows[task], 1)
                 seen = looked_at(self.gate_sees, own[task], at)
                 weights = level.gates[key(task)](seen)
                 told(number, task, weights)
