@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import torch
 
 from crosstask.context import LocalContext
+from crosstask_ratings import load_ratings
 from crosstask_recommenders import ColdStart, Interactions, cold_start, cold_users, fit_explicit
 from crosstask_recommenders.factors import scores as factor_scores
-from crosstask_ratings import load_ratings
 
 EXPLICIT = ("rmse", "mae", "auc", "ndcg")
 IMPLICIT = ("auc", "ndcg", "hit")
+QUICK = {"steps": 150, "negatives": 1, "meta_batch": 32}
 MADE = {
     "explicit": {
         "global mean": ("global_mean", {}),
@@ -39,9 +41,9 @@ MADE = {
         "popularity": ("popularity", {}),
         "biased MF": ("biased_mf", {"factors": 32}),
         "BPR": ("bpr_mf", {"factors": 32}),
-        "MAML": ("maml", {"factors": 32}),
-        "Reptile": ("reptile", {"factors": 32}),
-        "prototypical": ("prototypical", {"factors": 32}),
+        "MAML": ("maml", {"factors": 32, **QUICK}),
+        "Reptile": ("reptile", {"factors": 32, **QUICK}),
+        "prototypical": ("prototypical", {"factors": 32, **QUICK}),
     },
 }
 BASELINES = {"global mean", "item mean", "user mean", "user mean, item means", "popularity", "biased MF", "BPR"}
@@ -62,6 +64,8 @@ def judged(table: Interactions, seed: int, supports: tuple[int, ...], wanted: li
         fitting = time.process_time() - before
         for each in cold_start(lambda s, i, r=recommender, m=model: r.score(m, s, i), cold, name):
             found.append((name, each.support, each, each.seconds, fitting))
+            values = {m: round(v, 4) for m in (*EXPLICIT, "hit") if (v := getattr(each, m)) is not None}
+            print(f"seed {seed}, {name}, {each.support}: {values}", file=sys.stderr, flush=True)
     return found
 
 

@@ -215,7 +215,6 @@ def _anchored(rows: Rows, model: Users) -> Rows:
 class _Steps(MetaUsers):
     """Base of those that adapt by gradient steps."""
 
-    lr_inner: float = option(0.2, gt=0, help="step size of a user's gradient steps")
     inner_steps: int = option(5, ge=1, help="gradient steps of a user")
     expected: int = option(3, ge=0, help="explicit: ratings of an average item, as expected, beside those of a user")
 
@@ -230,6 +229,7 @@ class MAMLUsers(_Steps):
     user's own (MAML; for recommendation MeLU, Lee et al. 2019).
     """
 
+    lr_inner: float = option(0.2, gt=0, help="step size of a user's gradient steps")
     lr_meta: float = option(0.003, gt=0, help="step size of the meta-steps (Adam)")
 
     def _face(self, inputs: int, ways: int | None) -> Any:
@@ -243,7 +243,8 @@ class MAMLUsers(_Steps):
 class ReptileUsers(_Steps):
     """The same with weights that move toward those which training on each user leads to (Reptile)."""
 
-    lr_meta: float = option(0.3, gt=0, le=1, help="part of the way to the mean of the users' weights")
+    lr_inner: float = option(0.05, gt=0, help="step size of a user's gradient steps")
+    lr_meta: float = option(0.1, gt=0, le=1, help="part of the way to the mean of the users' weights")
 
     def _face(self, inputs: int, ways: int | None) -> Any:
         return ReptileRecommender(
