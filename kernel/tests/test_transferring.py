@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.errors import DataError, StoreError
+from crosstask.learning import own_models
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain, standard_error
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import know, redraw, seeded
-from crosstask.learning.own_models import train_models
+from crosstask.learning.own_models import model_key, train_models
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import (
     architecture,
@@ -327,6 +328,37 @@ def test_models_are_trained_once() -> None:
     train_models(context, spec, [again], BUDGET)
     assert tasks[1].model is None
     assert all(torch.equal(a, b) for a, b in zip(tasks[0].model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_models_that_are_trained_together_are_those_that_are_trained_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a fleet, where the fleet fails, and one by one; another run's model is taken."""
+    spec = ModelSpec(hidden=(8,))
+    names = ("a", "b", "c")
+    found = []
+    for how in ("fleet", "fails", "alone"):
+        with monkeypatch.context() as patch:
+            if how == "fails":
+                patch.setattr(own_models, "train_fleet", lambda members: [DataError("no")] * len(members))
+            if how == "alone":
+                patch.setattr(own_models, "muster", lambda members, workers: ([], dict.fromkeys(range(3), "today")))
+            tasks = [make_task(name) for name in names]
+            train_models(LocalContext(), spec, tasks, BUDGET)
+            found.append([task.model.state_dict() for task in tasks])
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
+    context, late = LocalContext(), [make_task(name) for name in names]
+    real = context.recall
+
+    def meanwhile(kind: str, key: str, claim: bool = True) -> Any:
+        if claim and key == model_key(context, spec, late[1], BUDGET):
+            context.remember(kind, key, {}, found[0][0])
+        return real(kind, key, claim)
+
+    context.recall = meanwhile  # type: ignore[method-assign]
+    train_models(context, spec, late, BUDGET)
+    torch.testing.assert_close(late[1].model.state_dict(), found[0][0])
+    torch.testing.assert_close(late[2].model.state_dict(), found[0][2], rtol=1e-4, atol=1e-5)
 
 
 def rows(task: Task) -> set[tuple[float, ...]]:

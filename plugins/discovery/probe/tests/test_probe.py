@@ -28,6 +28,7 @@ from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
+from crosstask_probe import probe as place
 from crosstask_probe.plugin import PLUGIN
 from crosstask_probe.probe import BUDGET, measure_alone, most_promising
 
@@ -452,3 +453,72 @@ def test_a_loss_that_is_not_finite_leaves_out_its_pairs_only() -> None:
     assert {e.target for e in edges} == {"ten", "noise"}
     assert all("the training loss is nan" in why for *_, why in made.skipped)
     assert not graph.impossible
+
+
+# --- Trainings that go together
+
+
+def methods() -> Registry:
+    registry = Registry()
+    registry.register(pytest.importorskip("crosstask_finetuning.plugin", reason="measures with its methods").PLUGIN)
+    return registry
+
+
+@pytest.mark.parametrize("method", ["lp_ft", "linear_probe", "fine_tune"])
+def test_pairs_that_go_together_measure_what_each_measures_alone(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def edges() -> dict[Any, float]:
+        portfolio = world()
+        made = probe(LocalContext(registry=methods()), method=method)
+        found = made.discover(portfolio, graph_of(portfolio))
+        return {(e.source, e.target): e.transfer_coefficient for e in found}
+
+    with structlog.testing.capture_logs() as events:
+        together = edges()
+    assert not [event for event in events if "one by one" in event["event"]]
+    monkeypatch.setattr(place, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "today")))
+    with structlog.testing.capture_logs() as events:
+        alone = edges()
+    told = [(event["event"], event["count"], event["reasons"]) for event in events if "one by one" in event["event"]]
+    assert told == [("controls trained one by one", 6, ["today"]), ("pairs trained one by one", 6, ["today"])]
+    assert together == pytest.approx(alone, abs=0.01)
+    assert sorted(together, key=lambda pair: together[pair]) == sorted(alone, key=lambda pair: alone[pair])
+
+
+def test_curves_are_measured_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = []
+    for alone in (False, True):
+        if alone:
+            monkeypatch.setattr(place, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "")))
+        for curves in (True, False):
+            context, portfolio = LocalContext(registry=methods()), world().restricted([("ten", "parity")])
+            (edge,) = probe(context, curves=curves).discover(portfolio, graph_of(portfolio))
+            (kept,) = [k.payload for k in context._memory.values() if "coefficient" in k.payload]
+            assert len(kept["curve"]["steps"]) == (3 if curves else 0)
+            assert len(kept["scratch_curve"]["steps"]) == 3, "curriculum and transfer read those of controls"
+            gains.append((edge.convergence_speed_gain, edge.transfer_coefficient))
+    assert gains[0][0] is not None
+    assert gains[1][0] is gains[3][0] is None
+    assert gains[2] == pytest.approx(gains[0])
+    assert gains[3][1] == pytest.approx(gains[1][1])
+
+
+def test_what_fails_together_is_tried_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any, **more: Any) -> Any:
+        raise RuntimeError("not together")
+
+    expected = probe(LocalContext(registry=methods())).discover(world(), graph_of(world()))
+    monkeypatch.setattr(place, "train_fleet", fails)
+    found = probe(LocalContext(registry=methods())).discover(world(), graph_of(world()))
+    assert [e.transfer_coefficient for e in found] == pytest.approx(
+        [e.transfer_coefficient for e in expected], abs=0.01
+    )
+
+
+def test_a_loss_that_diverges_in_a_fleet_leaves_out_its_pairs_only() -> None:
+    portfolio = world()
+    task = portfolio["parity"]
+    task.loss = lambda outputs, targets: outputs.sum() * float("nan")
+    made = probe(LocalContext(registry=methods()))
+    edges = made.discover(portfolio, graph_of(portfolio))
+    assert {e.target for e in edges} == {"ten", "noise"}
+    assert all("the training loss is nan at step 1" in why for *_, why in made.skipped)
