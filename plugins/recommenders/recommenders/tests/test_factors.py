@@ -18,12 +18,14 @@ def seeded() -> torch.Generator:
 
 def explicit_loss(table: Interactions, offset: float, user: Tensor, item: Tensor) -> Tensor:
     own = scores(item, offset, user[table.user], table.item[:, None])[:, 0]
-    return (own - table.rating).square().sum() + 2.0 * user.square().sum() + 3.0 * item.square().sum()
+    biases = user[:, 0].square().sum() + item[:, 0].square().sum()
+    factors = 2.0 * user[:, 1:].square().sum() + 3.0 * item[:, 1:].square().sum()
+    return (own - table.rating).square().sum() + factors + 0.5 * biases
 
 
 def test_explicit_comes_to_a_minimum() -> None:
     table = planted()
-    found = fit_explicit(table, 3, 2.0, 3.0, 300, seeded())
+    found = fit_explicit(table, 3, 2.0, 3.0, 300, seeded(), 0.5)
     user, item = (each.clone().requires_grad_() for each in (found.user, found.item))
     explicit_loss(table, found.offset, user, item).backward()
     assert user.grad is not None

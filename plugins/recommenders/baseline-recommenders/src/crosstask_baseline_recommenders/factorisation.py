@@ -26,6 +26,7 @@ class BiasedMF(Recommender):
     factors: int = option(16, ge=1, help="numbers of an item, beside its bias")
     user_decay: float = option(5.0, gt=0, help="ridge of users")
     item_decay: float = option(5.0, gt=0, help="ridge of items")
+    bias_decay: float = option(4.0, gt=0, help="explicit: ridge of the biases of both")
     weight: float = option(10.0, gt=0, help="implicit: what a pair in the table weighs more than one that is not")
     sweeps: int = option(10, ge=1, help="steps over users and items")
 
@@ -37,12 +38,15 @@ class BiasedMF(Recommender):
                 interactions, self.factors, self.user_decay, self.item_decay, self.weight, self.sweeps, generator
             )
         else:
-            found = fit_explicit(interactions, self.factors, self.user_decay, self.item_decay, self.sweeps, generator)
-        return Fitted(found.item, found.offset, found.user_decay, found.weight)
+            found = fit_explicit(
+                interactions, self.factors, self.user_decay, self.item_decay, self.sweeps, generator, self.bias_decay
+            )
+        return Fitted(found.item, found.offset, found.user_decay, found.weight, self.bias_decay)
 
     def score(self, model: nn.Module, support: Support, items: Tensor) -> Tensor:
         made = cast(Fitted, model)
         made.checked(support, items, self.origin)
-        offset, decay, weight = (float(made.get_buffer(name)) for name in ("offset", "decay", "weight"))
-        users = new_users(made.item, offset, decay, weight, support)
+        names = ("offset", "decay", "weight", "bias_decay")
+        offset, decay, weight, bias_decay = (float(made.get_buffer(name)) for name in names)
+        users = new_users(made.item, offset, decay, weight, support, bias_decay)
         return scores(made.item, offset, users, items)

@@ -13,11 +13,13 @@ class Fitted(nn.Module):
 
     item: Tensor
 
-    def __init__(self, item: Tensor, offset: float = 0.0, decay: float = 0.0, weight: float = 0.0) -> None:
+    def __init__(
+        self, item: Tensor, offset: float = 0.0, decay: float = 0.0, weight: float = 0.0, bias_decay: float = 0.0
+    ) -> None:
         super().__init__()
         kind = torch.get_default_dtype()
         self.register_buffer("item", item.to(kind))
-        for name, value in (("offset", offset), ("decay", decay), ("weight", weight)):
+        for name, value in (("offset", offset), ("decay", decay), ("weight", weight), ("bias_decay", bias_decay)):
             self.register_buffer(name, torch.tensor(value, dtype=kind))
         self.eval()
 

@@ -15,7 +15,8 @@ from crosstask_recommenders.support import Interactions, Support
 class Factors:
     """What a factorisation found: `offset`, vectors of items [items + 1, 1 + d] (bias first) and of users
     [users + 1, 1 + d]. Row 0, of the unknown, is zeros. `user_decay` is the ridge of a user's step, `weight` what an
-    observed pair weighs beside one that is not (implicit; 0: only what is observed counts).
+    observed pair weighs beside one that is not (implicit; 0: only what is observed counts), `bias_decay` the ridge of
+    biases where it is another (explicit).
     """
 
     offset: float
@@ -23,13 +24,16 @@ class Factors:
     user: Tensor
     user_decay: float
     weight: float = 0.0
+    bias_decay: float | None = None
 
     def users_of(self, support: Support) -> Tensor:
         """Vectors [B, 1 + d] of new users: the minimum of their own part of the objective."""
-        return new_users(self.item, self.offset, self.user_decay, self.weight, support)
+        return new_users(self.item, self.offset, self.user_decay, self.weight, support, self.bias_decay)
 
 
-def new_users(item: Tensor, offset: float, decay: float, weight: float, support: Support) -> Tensor:
+def new_users(
+    item: Tensor, offset: float, decay: float, weight: float, support: Support, bias_decay: float | None = None
+) -> Tensor:
     """Vectors [B, 1 + d] of users by their support, see `Factors`."""
     known = item[support.items] * support.mask[..., None]
     if weight:
@@ -39,7 +43,8 @@ def new_users(item: Tensor, offset: float, decay: float, weight: float, support:
         return torch.cat([made.new_zeros(len(made), 1), made], dim=1)
     design = torch.cat([torch.ones_like(known[..., :1]), known[..., 1:]], dim=2) * support.mask[..., None]
     left = (support.ratings - offset - item[support.items][..., 0]) * support.mask
-    return _solved(design.mT @ design, (design * left[..., None]).sum(1), decay)
+    ridge = _ridge(decay, bias_decay, design)
+    return _solved(design.mT @ design, (design * left[..., None]).sum(1), ridge)
 
 
 def scores(item: Tensor, offset: float, users: Tensor, items: Tensor) -> Tensor:
@@ -48,10 +53,15 @@ def scores(item: Tensor, offset: float, users: Tensor, items: Tensor) -> Tensor:
     return offset + users[:, None, 0] + own[..., 0] + (own[..., 1:] * users[:, None, 1:]).sum(-1)
 
 
+def _ridge(decay: float, bias_decay: float | None, like: Tensor) -> Tensor:
+    """The ridge [1 + d] of a vector, its bias first."""
+    made = like.new_full(like.shape[-1:], decay)
+    made[0] = decay if bias_decay is None else bias_decay
+    return made
+
+
 def _solved(gram: Tensor, right: Tensor, decay: float | Tensor) -> Tensor:
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    ridge = decay[..., None, None] * eye if isinstance(decay, Tensor) else decay * eye
-    return torch.linalg.solve(gram + ridge, right)
+    return torch.linalg.solve(gram + decay * torch.eye(gram.shape[-1], dtype=gram.dtype), right)
 
 
 def _sums(design: Tensor, target: Tensor, where: Tensor, count: int, weight: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -70,12 +80,13 @@ def _ones(vectors: Tensor) -> Tensor:
 
 
 def fit_explicit(
-    table: Interactions, factors: int, user_decay: float, item_decay: float, sweeps: int, generator: torch.Generator
-) -> Factors:
+    table: Interactions, factors: int, user_decay: float, item_decay: float, sweeps: int, generator: torch.Generator,
+    bias_decay: float | None = None,
+) -> Factors:  # fmt: skip
     """The factorisation r ≈ μ + b_u + b_i + p_u·q_i of a table of ratings (Koren, Bell, Volinsky 2009, Computer 42(8)).
 
     Minimises Σ (r - μ - b_u - b_i - p_u·q_i)² + `user_decay` Σ (b_u² + |p_u|²) + `item_decay` Σ (b_i² + |q_i|²) over
-    users and items in turn, `sweeps` times, from small random q.
+    users and items in turn, `sweeps` times, from small random q; with `bias_decay` for the biases of both.
     """
     offset, rating = float(table.rating.double().mean()), table.rating.double()
     item = torch.randn(table.items + 1, 1 + factors, generator=generator, dtype=torch.float64) / math.sqrt(10)
@@ -86,9 +97,9 @@ def fit_explicit(
             (user, item, table.user, table.item, user_decay), (item, user, table.item, table.user, item_decay),
         ):  # fmt: skip
             gram, right = _sums(_ones(other[others]), rating - offset - other[others, 0], own, len(mine))
-            mine.copy_(_solved(gram, right, decay))
+            mine.copy_(_solved(gram, right, _ridge(decay, bias_decay, right)))
             mine[0] = 0
-    return Factors(offset, item, user, user_decay)
+    return Factors(offset, item, user, user_decay, bias_decay=bias_decay)
 
 
 def without_own(table: Interactions, found: Factors, item_decay: float) -> Tensor:
@@ -109,7 +120,8 @@ def without_own(table: Interactions, found: Factors, item_decay: float) -> Tenso
     target = table.rating.double() - found.offset - user[table.user, 0]
     gram, right = _sums(design, target, where, len(found.item))
     left = gram[where] - design[:, :, None] * design[:, None, :]
-    return _solved(left, right[where] - design * target[:, None], item_decay)
+    ridge = _ridge(item_decay, found.bias_decay, design)
+    return _solved(left, right[where] - design * target[:, None], ridge)
 
 
 def fit_implicit(
