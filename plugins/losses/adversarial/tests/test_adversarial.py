@@ -99,7 +99,7 @@ def test_the_game_is_learned(form: str) -> None:
         [{"use": "adversarial", "form": form}], off=["feature_matching_loss"], weights={"lambda_gan": 1.0}
     )
     generator, judge_step = torch.optim.Adam([level], 0.05), None
-    for _ in range(60):
+    for _ in range(40):
         observations = 1 + 0.3 * torch.randn(16, 1, 1, 4, 4)
         fakes = [level + 0.3 * torch.randn(16, 1, 4, 4)]
         losses, task_losses = made.compute_losses({"fakes": fakes}, observations)
