@@ -29,6 +29,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "odd": {"output_dim": 1, "task_type": "classification"},
 }
 FACES = ("hard", "soft", "progressive", "meta")
+INSTALLED = Registry.installed()
+
+
+@pytest.fixture(autouse=True)
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The manifests, which a face reads when it is made, are the same for all of these tests."""
+    monkeypatch.setattr(Registry, "installed", lambda settings=None: INSTALLED)
 
 
 def face(kind: str, configs: dict[str, Any] | None = None, **given: Any) -> Any:
