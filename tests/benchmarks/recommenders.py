@@ -2,8 +2,9 @@
 
     python tests/benchmarks/recommenders.py --seeds 3
 
-Explicit: `ratings`, RMSE, MAE, AUC (liked: the training mean or more) and NDCG@10 over a user's rated queries.
-Implicit: `history`, AUC, NDCG@10 and hit@10 of a query among 100 books that the user has in no split. Users of the test are in
+Explicit: `ratings`; RMSE, MAE, AUC (liked: the training mean or more) and NDCG@10 over a user's rated queries.
+Implicit:
+`history`; AUC, NDCG@10, hit@10 of a query among 100 books that its user has in no split. Users of the test are in
 nothing that is fitted; every recommender sees the same support, queries and negatives. One thread, CPU time.
 `--peer`: our biased factorisation beside that of scikit-surprise (SVD) on held-out ratings of known users.
 """
@@ -25,7 +26,7 @@ from crosstask_recommenders.factors import scores as factor_scores
 
 EXPLICIT = ("rmse", "mae", "auc", "ndcg")
 IMPLICIT = ("auc", "ndcg", "hit")
-QUICK = {"steps": 150, "negatives": 1, "meta_batch": 32}
+QUICK = {"steps": 100, "negatives": 1, "meta_batch": 32}
 MADE = {
     "explicit": {
         "global mean": ("global_mean", {}),
@@ -39,11 +40,11 @@ MADE = {
     },
     "implicit": {
         "popularity": ("popularity", {}),
-        "biased MF": ("biased_mf", {"factors": 32}),
-        "BPR": ("bpr_mf", {"factors": 32}),
-        "MAML": ("maml", {"factors": 32, **QUICK}),
-        "Reptile": ("reptile", {"factors": 32, **QUICK}),
-        "prototypical": ("prototypical", {"factors": 32, **QUICK}),
+        "biased MF": ("biased_mf", {"factors": 16}),
+        "BPR": ("bpr_mf", {"factors": 16}),
+        "MAML": ("maml", {"factors": 16, **QUICK}),
+        "Reptile": ("reptile", {"factors": 16, **QUICK}),
+        "prototypical": ("prototypical", {"factors": 16, **QUICK}),
     },
 }
 BASELINES = {"global mean", "item mean", "user mean", "user mean, item means", "popularity", "biased MF", "BPR"}

@@ -1,4 +1,4 @@
-"""Every check of the contract, on users as tasks: a table of ids has several inputs, which the kit does not describe."""
+"""Every check of the contract, on users as tasks: the kit describes no task of several inputs."""
 
 import tempfile
 from pathlib import Path

@@ -113,15 +113,24 @@ def without_own(table: Interactions, found: Factors, item_decay: float) -> Tenso
             rows, (1 + weight) * torch.ones(len(rows), dtype=rows.dtype), where, len(found.item), weight
         )
         gram = gram + user[:, 1:].T @ user[:, 1:]
-        left = gram[where] - weight * rows[:, :, None] * rows[:, None, :]
-        made = _solved(left, right[where] - (1 + weight) * rows, item_decay)
+        made = _without(gram, right, where, rows, (1 + weight) * rows, item_decay, weight)
         return torch.cat([made.new_zeros(len(made), 1), made], dim=1)
     design = _ones(user[table.user])
     target = table.rating.double() - found.offset - user[table.user, 0]
     gram, right = _sums(design, target, where, len(found.item))
-    left = gram[where] - design[:, :, None] * design[:, None, :]
-    ridge = _ridge(item_decay, found.bias_decay, design)
-    return _solved(left, right[where] - design * target[:, None], ridge)
+    return _without(gram, right, where, design, design * target[:, None], _ridge(item_decay, found.bias_decay, design))
+
+
+def _without(
+    gram: Tensor, right: Tensor, where: Tensor, design: Tensor, own: Tensor, ridge: float | Tensor, weight: float = 1.0
+) -> Tensor:
+    """The solution for the place of each row without that row's part of the sums, some rows at a time."""
+    made = torch.empty_like(own)
+    for rows in torch.arange(len(own)).split(1 << 14):
+        z = design[rows]
+        left = gram[where[rows]] - weight * z[:, :, None] * z[:, None, :]
+        made[rows] = _solved(left, right[where[rows]] - own[rows], ridge)
+    return made
 
 
 def fit_implicit(
