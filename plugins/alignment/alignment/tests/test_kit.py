@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 from crosstask.errors import DataError
+from crosstask.testing import reference_registry
 from crosstask.testing.selftest import SelfTest
 from crosstask_alignment.critics import Critic, domain_losses
 from crosstask_alignment.domains import mean_over_pairs
 from crosstask_alignment.reversal import reversal_strength
-from crosstask_alignment.testing import ReferenceAlignment, ReferenceCritic
+from crosstask_alignment.testing import REFERENCE, ReferenceAlignment, ReferenceCritic
 
-wrong = SelfTest(ReferenceAlignment, ReferenceCritic)
+# With a registry of its own, so that the manifests of all that is installed are not read for every check
+wrong = SelfTest(ReferenceAlignment, ReferenceCritic, registry=reference_registry(REFERENCE))
 
 
 @wrong.caught_by("check_scalar_with_a_graph")
