@@ -61,14 +61,15 @@ def _ridge(decay: float, bias_decay: float | None, like: Tensor) -> Tensor:
 
 
 def _solved(gram: Tensor, right: Tensor, decay: float | Tensor) -> Tensor:
-    return torch.linalg.solve(gram + decay * torch.eye(gram.shape[-1], dtype=gram.dtype), right)
+    found: Tensor = torch.linalg.solve(gram + decay * torch.eye(gram.shape[-1], dtype=gram.dtype), right)
+    return found
 
 
 def _sums(design: Tensor, target: Tensor, where: Tensor, count: int, weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """(Σ z zᵀ [count, k, k], Σ z y [count, k]) of the rows z [N, k] of each place."""
     size = design.shape[1]
     gram, right = design.new_zeros(count, size, size), design.new_zeros(count, size)
-    for rows in torch.arange(len(design)).split(1 << 16):  # outer products of a part at a time
+    for rows in torch.split(torch.arange(len(design)), 1 << 16):  # outer products of a part at a time
         own = design[rows]
         gram.index_add_(0, where[rows], weight * own[:, :, None] * own[:, None, :])
     right.index_add_(0, where, design * target[:, None])
@@ -126,7 +127,7 @@ def _without(
 ) -> Tensor:
     """The solution for the place of each row without that row's part of the sums, some rows at a time."""
     made = torch.empty_like(own)
-    for rows in torch.arange(len(own)).split(1 << 14):
+    for rows in torch.split(torch.arange(len(own)), 1 << 14):
         z = design[rows]
         left = gram[where[rows]] - weight * z[:, :, None] * z[:, None, :]
         made[rows] = _solved(left, right[where[rows]] - own[rows], ridge)
