@@ -200,7 +200,8 @@ class Align(Stage):
         key = key_of("alignment, supervised", self.results_version, task.fingerprint(), spec, self.budget, seed)
         known = self.context.recall("models", key)
         if known is not None:
-            return structure(known.payload["score"], float, "stored score")
+            score: float = structure(known.payload["score"], float, "stored score")
+            return score
         network = self._network(engine, task, number)
         fit(network, task, self.budget, torch.Generator().manual_seed(seed), curve_split=self._curve(task))
         score = evaluate(network, task, "test")
