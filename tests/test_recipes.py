@@ -12,6 +12,7 @@ from crosstask.recipe import load_recipe
 
 DISTILLED = ("train.steps=10", "distillation.distiller.steps=5", "distillation.distiller.held_out=1")
 SHORT = {
+    "alignment": ("seeds=1", "train.steps=5", "alignment.budget.steps=6"),
     "adapted-maml": (*DISTILLED, "few_shot.steps=3", "few_shot.test_episodes=8"),
     "balanced-adapters": ("train.steps=10", "multitask.budget.steps=6"),
     "continual-adapters": ("seeds=1", "continual.epochs=1"),
@@ -24,9 +25,13 @@ SHORT = {
     "few-shot": ("few_shot.steps=3", "few_shot.test_episodes=8"),
     "multimodal": ("multitask.budget.steps=6",),
     "sharing": ("multitask.budget.steps=6",),
+    "objectives": ("source.train=40", "source.test=20", "source.steps=3", "losses.budget.steps=4"),
+    "recommend": ('recommend.recommenders=[{use="maml", steps=4, factors=2}, "item_mean"]',),
+    "sharing": ("train.steps=5", "multitask.budget.steps=6"),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
+    "alignment": ("alignment_by", "rotated_adapted", "blurred_source_only", "domain_accuracy"),
     "adapted-maml": ("generalization_score", "few_shot_start", "few_shot_accuracy", "few_shot_untrained"),
     "balanced-adapters": ("joint_adapter", "joint_start", "joint_weights_trained", "joint_mean_score"),
     "continual-adapters": ("continual_adapter", "continual_accuracy", "forgetting"),
@@ -39,6 +44,9 @@ FIGURES = {
     "few-shot": ("few_shot_accuracy", "few_shot_untrained"),
     "multimodal": ("trained_together", "joint_score_of_digit", "joint_score_of_even", "joint_score_of_ink"),
     "sharing": ("trained_together", "joint_mean_score", "single_task_mean_score"),
+    "objectives": ("recon_loss", "attention_dynamics_loss", "mean_conflict_share"),
+    "recommend": ("recommend_best_of_1", "recommend_best_of_10"),
+    "sharing": ("trained_together", "joint_gain"),
     "search": ("found_score", "default_score"),
 }
 
