@@ -28,7 +28,7 @@ class Critic(nn.Module):
 
     def forward(self, x: Tensor, alpha: float = 1.0) -> Tensor:
         own = x.to(next(self.parameters()).dtype)  # under autocast features may be of half the precision
-        turned = cast(Tensor, GradientReversalLayer.apply(own, alpha))
+        turned = cast(Tensor, GradientReversalLayer.apply(own, alpha))  # type: ignore[no-untyped-call]
         found: Tensor = self.layers(turned)
         return found
 

@@ -123,7 +123,7 @@ class AlignmentKit(Kit):
         component, value = self.found()
         own = component.parameters()
         if value.requires_grad:
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
         idle = [number for number, p in enumerate(own) if p.grad is None or not bool((p.grad != 0).any())]
         expect(not idle, f"{self.name}: {len(idle)} of its {len(own)} parameters get no gradient")
         same = all(a is b for a, b in zip(own, component.parameters(), strict=True))

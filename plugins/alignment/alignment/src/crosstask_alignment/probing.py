@@ -40,7 +40,7 @@ def domain_accuracy(features: Sequence[Tensor], generator: torch.Generator) -> f
         optimizer = torch.optim.AdamW(critic.parameters(), lr=RATE, weight_decay=DECAY)
         for _ in range(STEPS):
             optimizer.zero_grad(set_to_none=True)
-            functional.cross_entropy(critic(learned), domains.repeat_interleave(half)).backward()
+            functional.cross_entropy(critic(learned), domains.repeat_interleave(half)).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         right = critic(judged).argmax(1) == domains.repeat_interleave(count - half)

@@ -112,7 +112,7 @@ class _Together(nn.Module):
             raise DataError(f"inputs of all domains must be of one kind, got {[kind_of(part) for part in parts]}")
         sizes = [len(part) for part in parts]
         rows, outputs = self._features.of(joined(parts))
-        self.rows, self.outputs = list(rows.split(sizes)), list(outputs.split(sizes))
+        self.rows, self.outputs = list(rows.split(sizes)), list(outputs.split(sizes))  # type: ignore[no-untyped-call]
         return self.outputs[0]
 
 
