@@ -99,6 +99,7 @@ class Experts(nn.Module):
     """Copies of a part of a trunk: a batch in, the features [E, N, …] of all (or of those at the places `some`) out."""
 
     count: int
+    """How many there are."""
 
 
 class Apart(Experts):

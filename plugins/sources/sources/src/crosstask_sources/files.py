@@ -22,6 +22,7 @@ from crosstask.errors import DataError
 Codes = NDArray[np.int64]
 """[N]: which of the names each row has; -1 for a missing value."""
 SUFFIXES = (".csv", ".npz", ".parquet")
+"""Of the files that are read."""
 
 _CELLS = 100_000  # of a CSV file that are Python strings at a time
 _END = b"\xff"  # between cells: no byte of UTF-8
@@ -100,6 +101,7 @@ class Coded:
 
     numeric = False
     shape: tuple[int, ...] = ()
+    """Of one row: a plain column."""
 
     def __init__(self, codes: Codes, names: Sequence[str | None]) -> None:
         places: dict[str, int] = {}
@@ -118,9 +120,11 @@ class Coded:
         return len(self._codes)
 
     def coded(self) -> tuple[Codes, list[str]]:
+        """(which of the names each row has, -1 for a missing value; the names)."""
         return self._codes, self._names
 
     def floats(self, missing: frozenset[str], decimal: str) -> NDArray[np.float64] | None:
+        """The numbers that the rows say; None if one says none."""
         held: list[float] = []
         for name in self._names:
             value = math.nan if name in missing else number(name, decimal)
