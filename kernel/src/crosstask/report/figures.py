@@ -109,13 +109,14 @@ def dots(rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], axis: 
     The first series of a row is a full dot, the others are hollow: they differ without their colours.
     """
     series: dict[str, list[tuple[int, str, str, Interval, int]]] = {}
+    apart = min(0.28, 0.72 / max([1, *(len(values) - 1 for _, values in rows)]))
     for place, (name, values) in enumerate(rows):
         for rank, (label, role, value) in enumerate(values):
             series.setdefault(label, []).append((place, name, role, value, rank))
     traces = [
         go.Scatter(
             x=[v.mean for _, _, _, v, _ in points],
-            y=[place + 0.14 * (rank - (len(rows[place][1]) - 1) / 2) * 2 for place, _, _, _, rank in points],
+            y=[place + apart * (rank - (len(rows[place][1]) - 1) / 2) for place, _, _, _, rank in points],
             mode="markers",
             name=escape(label),
             marker={
@@ -160,9 +161,9 @@ def _two_lines(name: str) -> str:
     return "<br>".join(map(escape, textwrap.wrap(cut_words, 22, break_long_words=False, max_lines=2, placeholder=" …")))
 
 
-def dots_height(rows: Collection[object]) -> int:
-    """The height in pixels of `dots` with so many rows."""
-    return 76 + 38 * len(rows)
+def dots_height(rows: Collection[object], series: int = 2) -> int:
+    """The height in pixels of `dots` with so many rows, of at most so many series."""
+    return 76 + max(38, 16 * series) * len(rows)
 
 
 def line(

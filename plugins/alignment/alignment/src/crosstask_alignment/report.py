@@ -33,7 +33,7 @@ def section(done: AlignmentResult) -> Section:
     series |= {"chance": ("chance", "muted", "hollow")} if done.chances else {}
     caption = f"Test {done.metric} on each target"
     scores = plot(
-        dots(rows, done.metric), caption, f"{caption}, adapted, source only and with labels", dots_height(rows)
+        dots(rows, done.metric), caption, f"{caption}, adapted, source only and with labels", dots_height(rows, 4)
     )
     apart = [
         ("aligned", [("domain accuracy", "more", done.domain_accuracy)]),

@@ -71,7 +71,7 @@ def render(done: MultiTaskResult) -> str:
         series = {"together": ("together", "more", "full"), "alone": ("alone", "less", "hollow")}
         series |= {"chance": ("chance", "muted", "hollow")} if done.chances else {}
         caption = "Test score of each task"
-        made = plot(dots(rows, "score"), caption, f"{caption}, trained together and alone", dots_height(rows))
+        made = plot(dots(rows, "score"), caption, f"{caption}, trained together and alone", dots_height(rows, 3))
         parts.append(view(legend(series), made))
         if done.learned_nothing:
             told = "nothing was learned, the score is no better than always giving the most frequent answer"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from crosstask.points.stage import Section
-from crosstask.report.figures import figure, line, plot, view
+from crosstask.report.figures import figure, legend, line, plot, style, view
 from crosstask.report.page import escape, note, number, table
 from crosstask_recommenders.records import METRICS, RecommendResult
-
-_DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 def section(done: RecommendResult) -> Section:
@@ -31,7 +29,9 @@ def section(done: RecommendResult) -> Section:
     figures = [
         _curves(done, metric, called) for metric, called in metrics.items() if metric in (done.main, "auc", "hit")
     ]
-    body = lead + view(*figures, grid=True) + table("By number of support ratings", head, rows)
+    looks = {name: (name + (" (baseline)" if done.of(name, done.supports[0]).baseline else ""), *style(place))
+             for place, name in enumerate(done.names)}  # fmt: skip
+    body = lead + view(legend(looks), *figures, grid=True) + table("By number of support ratings", head, rows)
     return Section("Recommendation to new users", body + _verdict(done))
 
 
@@ -39,8 +39,7 @@ def _curves(done: RecommendResult, metric: str, called: str) -> str:
     traces = []
     for place, name in enumerate(done.names):
         values = [getattr(done.of(name, support), metric) for support in done.supports]
-        role = "less" if done.of(name, done.supports[0]).baseline else "more"
-        traces.append(line(done.supports, values, name, role, _DASHES[place % len(_DASHES)]))
+        traces.append(line(done.supports, values, name, *style(place)))
     axis = {"title": {"text": "support ratings"}, "rangemode": "tozero", "showgrid": False}
     made = figure(traces, xaxis=axis, yaxis={"title": {"text": escape(called)}})
     return plot(made, called, f"{called} by number of support ratings", 280)
