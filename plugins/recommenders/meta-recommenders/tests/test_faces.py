@@ -246,3 +246,21 @@ def test_prototypes_of_labels_three_and_nine() -> None:
     for _ in range(30):
         after = made.meta_update([(x, named, x, named)])
     assert after < before
+
+
+def test_bad_input_of_a_face_is_told() -> None:
+    net, (x, y) = MAMLRecommender(4, [8]), (torch.randn(6, 4), torch.randn(6))
+    with pytest.raises(DataError, match="the support set has no samples"):
+        net.adapt_to_new_task(x[:0], y[:0])
+    with pytest.raises(DataError, match="a batch needs a task"):
+        net.meta_update([])
+    for steps in (-1, 1.5):
+        with pytest.raises(OptionError, match="num_steps"):
+            net.inner_update(x, y, steps)  # type: ignore[arg-type]
+    params = net.adapt_to_new_task(x, y)
+    with pytest.raises(DataError, match=r"'0.weight' of params has the shape \[1, 4\], not \[8, 4\]"):
+        net(x, {**params, "0.weight": params["0.weight"][:1]})
+    with pytest.raises(DataError, match="labels of 3 classes, the network has 2 outputs"):
+        MAMLRecommender(4, [8], 2).inner_update(x, torch.tensor([0, 1, 2] * 2))
+    with pytest.raises(OptionError, match="hidden_dims"):
+        MAMLRecommender(4, 8)  # type: ignore[arg-type]

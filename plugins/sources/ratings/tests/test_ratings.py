@@ -74,7 +74,7 @@ def test_text_and_side_information(file: Path) -> None:
 
 def test_implicit_feedback_and_npz_and_parquet(file: Path, tmp_path: Path) -> None:
     assert load_ratings(file, rating=None).feedback == "implicit"
-    assert load_ratings(file, **NAMES, feedback="implicit").rating.tolist() == [4, 2, 5, 1, 3]
+    assert load_ratings(file, **NAMES, feedback="implicit").rating.tolist() == [1] * 5
     columns = {"user": np.array([3, 1]), "item": np.array([7, 7]), "rating": np.array([1.5, 2.0])}
     np.savez(tmp_path / "r.npz", **columns)
     wanted = load_ratings(tmp_path / "r.npz")
@@ -89,7 +89,7 @@ def test_implicit_feedback_and_npz_and_parquet(file: Path, tmp_path: Path) -> No
     ("given", "told"),
     [
         ({"user": "usr"}, "no column 'usr' .user.; did you mean 'user'"),
-        ({}, "no column 'rating'.*for implicit feedback say rating = none"),
+        ({}, "no column 'rating'.*where there are none, say feedback = .implicit."),
         ({"rating": "about"}, "column 'about' holds .*, which is no number"),
         ({"rating": "age"}, "'age' of row 2 is nan"),
         ({"rating": None, "user": "age"}, "row 2 has no 'age'"),
@@ -179,3 +179,49 @@ def test_users_become_tasks_and_some_are_held_back(tmp_path: Path) -> None:
         Ratings(file=str(path), tasks="users", least=99).load()
     with pytest.raises(OptionError, match="of implicit feedback there are none"):
         Ratings(file=str(path), tasks="users", table="history").load()
+
+
+def test_the_packed_layout_does_what_is_asked_or_says_no(tmp_path: Path) -> None:
+    path = packed(tmp_path / "p.npz")
+    assert load_ratings(path, rating=None).feedback == "implicit"
+    with pytest.raises(DataError, match="the packed layout has no time"):
+        load_ratings(path, time="when")
+    with pytest.raises(DataError, match="'history' has no ratings: its feedback is implicit"):
+        load_ratings(path, table="history", feedback="explicit")
+    with pytest.raises(DataError, match="row 1 of 'ratings' has an id that is no whole number"):
+        load_ratings(packed(tmp_path / "q.npz", ratings=np.array([[1, 1, 5], [1.5, 2, 5]])))
+    with pytest.raises(DataError, match="'ratings' has no rows"):
+        load_ratings(packed(tmp_path / "q.npz", ratings=np.zeros((0, 3))))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("rating", [1.0, 2.0, 3.0], "'rating' has 3 rows, 'user' 2"),
+        ("rating", [[1.0, 2.0], [2.0, 3.0]], r"'rating' has rows of shape \(2,\), one value each"),
+        ("user", [[1], [2]], r"'user' has rows of shape \(1,\), one value each"),
+    ],
+)
+def test_columns_of_an_npz_file_are_of_one_length(tmp_path: Path, column: str, values: Any, told: str) -> None:
+    columns = {"user": [1, 2], "item": ["a", "b"], "rating": [1.0, 2.0], column: values}
+    np.savez(tmp_path / "r.npz", **columns)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=told):
+        load_ratings(tmp_path / "r.npz")
+
+
+def test_side_information_that_is_not_finite_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("user,item,rating,age,none\n1,1,4,inf,\n2,2,4,5,\n3,3,4,7,\n", "utf-8")
+    found = load_ratings(path, user_columns=["age", "none"]).user_features
+    assert found is not None
+    assert found.tolist() == [[0, 0], [0, 0], [-1, 0], [1, 0]]
+
+
+def test_columns_that_contradict_are_refused(file: Path) -> None:
+    with pytest.raises(OptionError, match="explicit feedback needs a column of ratings"):
+        load_ratings(file, rating=None, feedback="explicit")
+    with pytest.raises(OptionError, match="user and item are both column 'item'"):
+        load_ratings(file, user="item", rating="stars")
+    with pytest.raises(DataError, match="where there are none, say feedback"):
+        load_ratings(file)
+    assert load_ratings(file, feedback="implicit").feedback == "implicit"  # as a recipe says it, which has no None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,3 +101,40 @@ def test_what_is_no_table_is_refused(given: Any, told: str) -> None:
         Interactions.of([1], [2], item_features=torch.zeros(1, 2))
     with pytest.raises(DataError, match="no rows"):
         Interactions.of(torch.zeros(0).long(), torch.zeros(0).long())
+
+
+def test_a_pair_twice_would_be_in_two_splits() -> None:
+    with pytest.raises(DataError, match="rows 1, 3 are both of user 1, item 2: keep one"):
+        Interactions.of([1, 1, 2, 1], [1, 2, 2, 2], [1, 2, 3, 4])
+    unknown = Interactions.of([0, 0, 1, 1], [2, 2, 0, 0], [1, 2, 3, 4])  # whoever is not known may be several
+    assert len(unknown) == 4
+
+
+def test_of_implicit_feedback_every_rating_is_one() -> None:
+    assert Interactions.of([1, 2], [1, 2], [5.0, 3.0], feedback="implicit").rating.tolist() == [1, 1]
+    with pytest.raises(DataError, match="explicit feedback needs ratings"):
+        Interactions.of([1, 2], [1, 2], feedback="explicit")
+
+
+def test_columns_of_any_kind_are_taken_or_refused() -> None:
+    ids = np.array([1, 2], dtype=np.uint64)
+    unsigned = Interactions.of(ids, ids.astype(np.uint16), [1, 2], time=[1, 2])
+    assert unsigned.users == 2
+    with pytest.raises(DataError, match="users must be numbers"):
+        Interactions.of(["a", "b"], [1, 2], [1, 2])
+    with pytest.raises(DataError, match="ratings must be numbers"):
+        Interactions.of([1, 2], [1, 2], ["good", "bad"])
+    with pytest.raises(DataError, match="no rows"):
+        Interactions.of([], [], [])
+    with pytest.raises(DataError, match=r"rating must be \[N\], got \[2, 1\]"):
+        Interactions.of([1, 2], [1, 2], [[1.0], [2.0]])
+    with pytest.raises(DataError, match="the time of row 1 is nan"):
+        Interactions.of([1, 2], [1, 2], [1, 2], time=[1.0, float("nan")])
+    with pytest.raises(DataError, match="users are numbered from 1 to 1"):
+        Interactions(torch.tensor([1, 2]), torch.tensor([1, 1]), torch.ones(2), users=1, items=1)
+    with pytest.raises(DataError, match="unknown user 11: the table has users 1 to 10"):
+        table().negatives(torch.tensor([11]), 1, torch.Generator())
+    with pytest.raises(OptionError, match="no 'items'; did you mean 'item'"):
+        table().ids("items", [1])
+    with pytest.raises(OptionError, match="got nan"):
+        table().split(float("nan"))

@@ -30,7 +30,7 @@ Params = dict[str, Tensor]
 
 def layers(input_dim: int, hidden_dims: Sequence[int], output_dim: int, dropout_rate: float) -> nn.Sequential:
     """Linear, ReLU and dropout of each hidden width, and a linear layer. OptionError for sizes that cannot be."""
-    widths: tuple[int, ...] = structure(tuple(hidden_dims), tuple[int, ...], "hidden_dims")
+    widths: tuple[int, ...] = structure(hidden_dims, tuple[int, ...], "hidden_dims")
     for told, size in (("input_dim", input_dim), ("output_dim", output_dim), *(("hidden_dims", w) for w in widths)):
         if structure(size, int, told) < 1:
             raise OptionError(f"{told} must be at least 1, got {size}")
@@ -40,6 +40,13 @@ def layers(input_dim: int, hidden_dims: Sequence[int], output_dim: int, dropout_
     for before, after in itertools.pairwise((input_dim, *widths)):
         made += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout_rate)]
     return nn.Sequential(*made, nn.Linear((input_dim, *widths)[-1], output_dim))
+
+
+def _steps(given: Any) -> int:
+    steps: int = structure(given, int, "num_steps")
+    if steps < 0:
+        raise OptionError(f"num_steps must be at least 0, got {steps}")
+    return steps
 
 
 class _Recommender(nn.Module):
@@ -92,13 +99,17 @@ class _GradientSteps(_Recommender):
         own = dict(self.network.named_parameters())
         for what, names, valid in (("has no", own, params), ("holds an unknown", params, own)):
             if wrong := [name for name in names if name not in valid]:
-                raise DataError(f"{type(self).__name__}: params {what} {wrong[0]!r}{nearest(wrong[0], own)}")
+                raise DataError(f"{type(self).__name__}: params {what} {wrong[0]!r}{nearest(wrong[0], valid)}")
+        for name, value in own.items():
+            if params[name].shape != value.shape:
+                told = f"{list(params[name].shape)}, not {list(value.shape)}"
+                raise DataError(f"{type(self).__name__}: {name!r} of params has the shape {told}")
         return call(self.network, params, inputs)
 
     def adapt_to_new_task(self, support_x: Any, support_y: Any, num_steps: int = 5) -> Params:
         """The parameters of a user with these ratings: plain tensors, without a graph. Dropout is off."""
         x, y = self._task((support_x, support_y), "the support set")
-        adapted = self.learner.adapt_to_task(x, y, num_steps)
+        adapted = self.learner.adapt_to_task(x, y, _steps(num_steps))
         return {name: value.detach() for name, value in adapted.named_parameters()}
 
     def _task(self, task: Any, who: str, sizes: tuple[int, ...] = (2,)) -> tuple[Tensor, ...]:
@@ -110,6 +121,8 @@ class _GradientSteps(_Recommender):
         parts = []
         for x, y in zip(task[::2], task[1::2], strict=True):
             inputs, targets = self._inputs(x, f"inputs of {who}"), torch.as_tensor(y)
+            if not len(inputs):
+                raise DataError(f"{type(self).__name__}: {who} has no samples")
             labels = not targets.is_floating_point() and self.output_dim > 1
             shape = (len(inputs),) if labels else (len(inputs), self.output_dim)
             if targets.numel() != len(inputs) * (1 if labels else self.output_dim):
@@ -125,15 +138,21 @@ class _GradientSteps(_Recommender):
     def _tasks(self, tasks: Any, sizes: tuple[int, ...]) -> Any:
         if isinstance(tasks, Episodes):
             return tasks
-        return [self._task(task, f"task {number}", sizes) for number, task in enumerate(tasks)]
+        made = [self._task(task, f"task {number}", sizes) for number, task in enumerate(tasks)]
+        if not made:
+            raise DataError(f"{type(self).__name__}: a batch needs a task")
+        return made
 
     def _along(self, task: tuple[Tensor, ...], steps: int, *, graph: bool) -> Params:
         """The parameters after so many plain gradient steps."""
         x, y = task
         if not y.is_floating_point():
-            y = relabel(y)[1]
+            classes, y = relabel(y)
+            if len(classes) != self.output_dim:
+                told = f"labels of {len(classes)} classes, the network has {self.output_dim} outputs"
+                raise DataError(f"{type(self).__name__}: {told}")
         params: Params = dict(self.network.named_parameters())
-        for _ in range(steps):
+        for _ in range(_steps(steps)):
             loss = episode_losses(call(self.network, params, x)[None], y[None])
             found = gradients(loss, list(params.values()), type(self).__name__, create_graph=graph)
             params = {

@@ -48,10 +48,11 @@ def load_ratings(
     """The rows of a CSV, Parquet or NPZ file whose columns are named, or of an NPZ file in the packed layout.
 
     Users and items, of whatever type, are numbered from 1 in the order of their names (numbers by their size); their
-    names stay in `user_names` and `item_names`. `rating=None` makes the feedback implicit. A pair that stands there
+    names stay in `user_names` and `item_names`. `rating=None` makes the feedback implicit, and of implicit feedback no
+    column of ratings is read. A pair that stands there
     twice counts once: with the latest rating (by time, or else the last row). `text` becomes ids of words, by a hash,
     from 1 to `words`, cut after `text_length`; 0 is padding. Columns of side information: numbers are standardised (a
-    missing one is 0), of others the commonest `categories` become a column each.
+    missing or infinite one is 0), of others the commonest `categories` become a column each.
 
     Packed: arrays `ratings` [n, 3] (user, item, rating) and perhaps `history` [n, 2] (user, item), ids from 1, chosen
     by `table`; arrays `user_…` and `item_…` by id are side information, `text` names one of them, and `countries` is
@@ -69,21 +70,35 @@ def load_ratings(
         )
     form = Format(delimiter, encoding)
     there = columns_of(path, form)
-    given: dict[str, Any] = {"table": table, "text": text, "feedback": feedback, "words": words, "length": text_length}
+    if rating is None and feedback == "explicit":
+        raise OptionError("feedback: explicit feedback needs a column of ratings, and rating says that there is none")
+    if user == item:
+        raise OptionError(f"user and item are both column {shown(user)!r}")
     side = {"user": tuple(user_columns), "item": tuple(item_columns)}
     if path.suffix == ".npz" and set(there) & set(TABLES) and user not in there:
-        return _packed(path, form, there, side, categories, **given)
+        if time is not None:
+            raise DataError(f"{path.name}: the packed layout has no time; for columns name those of user and item")
+        asked = "implicit" if rating is None else feedback
+        return _packed(
+            path, form, there, side, categories, table=table, text=text, feedback=asked, words=words, length=text_length
+        )
     implicit = rating is None or feedback == "implicit"
-    wanted = {"user": user, "item": item, "rating": None if rating is None else rating, "time": time, "text": text}
+    rating = None if implicit else rating  # of implicit feedback no value counts
+    wanted = {"user": user, "item": item, "rating": rating, "time": time, "text": text}
     names = [name for name in (*wanted.values(), *side["user"], *side["item"]) if name is not None]
     for name in names:
         if name not in there:
             which = next((key for key, value in wanted.items() if value == name), "side information")
-            told = "; for implicit feedback say rating = none" if which == "rating" and not implicit else ""
+            told = "; where there are none, say feedback = 'implicit'" if which == "rating" else ""
             raise DataError(f"{path.name} has no column {shown(name)!r} ({which}){nearest(name, there)}{told}")
         if there.count(name) > 1:
             raise DataError(f"{path.name} has two columns {shown(name)!r}")
     columns = read_columns(path, form, list(dict.fromkeys(names)))
+    for name, part in columns.items():
+        if len(part) != len(columns[user]):
+            raise DataError(f"{path.name}: {shown(name)!r} has {len(part)} rows, {shown(user)!r} {len(columns[user])}")
+        if part.shape and name in wanted.values():
+            raise DataError(f"{path.name}: {shown(name)!r} has rows of shape {part.shape}, one value each is expected")
     users, user_names = _numbered(path, columns[user], user)
     items, item_names = _numbered(path, columns[item], item)
     values = np.ones(len(users)) if rating is None else _numbers(path, columns[rating], rating)
@@ -186,8 +201,11 @@ def _side(columns: Sequence[tuple[str, Part]], rows: NDArray[np.int64], categori
         values = part.floats(MISSING, ".")
         if values is not None:
             own = values[rows].reshape(len(rows), -1)
-            mean, spread = np.nanmean(own[1:], axis=0), np.nanstd(own[1:], axis=0)
-            made.append(np.nan_to_num((own - mean) / np.where(spread > 0, spread, 1)))
+            there = np.isfinite(own)
+            real, count = np.where(there, own, 0.0), np.maximum(there[1:].sum(axis=0), 1)
+            away = np.where(there, real - real[1:].sum(axis=0) / count, 0.0)
+            spread = np.sqrt(np.square(away[1:]).sum(axis=0) / count)
+            made.append(away / np.where(spread > 0, spread, 1))
             continue
         codes, names = part.coded()
         coded, gone = codes[rows[1:]], np.array([name in MISSING for name in names], dtype=bool)
@@ -215,15 +233,19 @@ def _packed(
     counted = [name for name in there if name.startswith(("user_", "item_"))]
     parts = read_columns(path, form, list(dict.fromkeys([*tables, *counted])))
     held = {name: _rows(path, name, parts[name]) for name in tables}
+    if not len(held[table]):
+        raise DataError(f"{path.name}: {table!r} has no rows")
     sizes = {}
     for place, what in enumerate(("user", "item")):
         lengths = {name: len(parts[name]) for name in counted if name.startswith(f"{what}_")}
-        highest = int(max(rows[:, place].max() for rows in held.values()))
+        highest = int(max(rows[:, place].max() for rows in held.values() if len(rows)))
         sizes[what] = max(highest, *(size - 1 for size in lengths.values())) if lengths else highest
         for name, size in lengths.items():
             if size != sizes[what] + 1:
                 raise DataError(f"{path.name}: {name!r} has {size} rows, needed are {sizes[what] + 1} (0: unknown)")
     rows = held[table]
+    if feedback == "explicit" and rows.shape[1] != 3:
+        raise DataError(f"{path.name}: {table!r} has no ratings: its feedback is implicit")
     explicit = rows.shape[1] == 3 and feedback != "implicit"
     ids = rows[:, :2].astype(np.int64)
     kept = _once(ids[:, 0], ids[:, 1], None)
@@ -258,6 +280,9 @@ def _rows(path: Path, name: str, part: Part) -> NDArray[np.float64]:
     wrong = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(wrong):
         raise DataError(f"{path.name}: row {int(wrong[0])} of {name!r} is not finite: {rows[wrong[0]].tolist()}")
+    odd = np.flatnonzero((rows[:, :2] != np.floor(rows[:, :2])).any(axis=1))
+    if len(odd):
+        raise DataError(f"{path.name}: row {int(odd[0])} of {name!r} has an id that is no whole number: {rows[odd[0]]}")
     if (rows[:, :2] < 1).any():
         raise DataError(f"{path.name}: ids of {name!r} count from 1; 0 is whoever is not known")
     return rows

@@ -22,11 +22,27 @@ DRAWS = 100
 """How often a negative is drawn anew before all that are left are looked at."""
 
 
+WHO = ("user", "item")
+"""What is numbered."""
+
+
+def _column(values: Any, what: str) -> Tensor:
+    """A column of numbers as a tensor. DataError for anything else."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "u":
+        values = values.astype(np.int64)  # torch does not compare unsigned ones
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"interactions: {what} must be numbers ({error}); names must be numbered first") from None
+
+
 def _ids(values: Any, what: str) -> Tensor:
-    made = torch.as_tensor(values)
+    made = _column(values, what)
+    if not made.numel():
+        return made.flatten().long()
     if made.ndim != 1 or made.is_floating_point() or made.is_complex() or made.dtype == torch.bool:
         raise DataError(f"interactions: {what} must be whole numbers [N], got {made.dtype} {list(made.shape)}")
-    if len(made) and int(made.min()) < 0:
+    if int(made.min()) < 0:
         raise DataError(f"interactions: {what} of row {int(made.argmin())} is {int(made.min())}: ids count from 1")
     return made.long()
 
@@ -39,7 +55,7 @@ class Interactions:
     `text` [N, L]: ids of words, 0 is padding. `item_features` [items + 1, F] and `user_features` [users + 1, F]: side
     information by id. `user_names` and `item_names` are what the ids were called, [0] is "". `pairs`: every pair that
     any split of the table has (`user * (items + 1) + item`, sorted), so that a negative is never a pair of another
-    split. DataError for columns of unequal lengths, ids out of range, ratings that are not finite.
+    split. DataError for columns of unequal lengths, ids out of range, ratings and times that are not finite.
     """
 
     user: Tensor = attrs.field(repr=False)
@@ -58,16 +74,39 @@ class Interactions:
 
     @classmethod
     def of(cls, user: Any, item: Any, rating: Any = None, *, feedback: str | None = None, **more: Any) -> Interactions:
-        """From columns of ids that count from 1. Without `rating` the feedback is implicit."""
+        """From columns of ids that count from 1. Without `rating` the feedback is implicit, and where it is, ratings do
+        not count as values. DataError for a pair of a known user and a known item that stands there twice: one row
+        would be held back and the other not.
+        """
         users, items = _ids(user, "users"), _ids(item, "items")
         implicit = rating is None if feedback is None else feedback == "implicit"
-        values = torch.ones(len(users)) if rating is None else torch.as_tensor(rating, dtype=torch.get_default_dtype())
+        if rating is None and feedback == "explicit":
+            raise DataError("interactions: explicit feedback needs ratings")
+        values = torch.ones(len(users), dtype=torch.get_default_dtype())
+        if rating is not None:
+            given = _column(rating, "ratings").to(values)
+            values = torch.where(torch.isfinite(given), 1.0, given) if implicit else given
+        for what in ("time", "text", "item_features", "user_features"):
+            if more.get(what) is not None:
+                more[what] = _column(more[what], what)
         for what, size, ids in (("users", more.pop("users", None), users), ("items", more.pop("items", None), items)):
             highest = int(ids.max()) if len(ids) else 0
             if size is not None and highest > size:
                 raise DataError(f"interactions: {what} count up to {size}, a row has {highest}")
             more[what] = highest if size is None else int(size)
-        return cls(users, items, values, feedback=feedback or FEEDBACK[implicit], **more)
+        made = cls(users, items, values, feedback=feedback or FEEDBACK[implicit], **more)
+        made._check_once()
+        return made
+
+    def _check_once(self) -> None:
+        codes = self._codes(self.user, self.item)[(self.user > 0) & (self.item > 0)]
+        ordered = codes.sort().values
+        twice = (ordered[1:] == ordered[:-1]).nonzero().flatten()
+        if len(twice):
+            pair = int(ordered[twice[0]])
+            user, item = (self.called(*each) for each in zip(WHO, divmod(pair, self.items + 1), strict=True))
+            rows = (self._codes(self.user, self.item) == pair).nonzero().flatten().tolist()
+            raise DataError(f"interactions: rows {rows[0]}, {rows[1]} are both of user {user}, item {item}: keep one")
 
     def __attrs_post_init__(self) -> None:
         if self.feedback not in FEEDBACK:
@@ -77,8 +116,21 @@ class Interactions:
             raise DataError("interactions: no rows")
         for what in ("item", "rating", "time", "text"):
             column = getattr(self, what)
-            if column is not None and len(column) != count:
+            if column is None:
+                continue
+            if len(column) != count:
                 raise DataError(f"interactions: {count} users but {len(column)} of {what}")
+            if column.ndim != 1 + (what == "text"):
+                wanted = "[N, L]" if what == "text" else "[N]"
+                raise DataError(f"interactions: {what} must be {wanted}, got {list(column.shape)}")
+        for what, size in (("user", self.users), ("item", self.items)):
+            low, high = (int(end) for end in torch.aminmax(getattr(self, what)))
+            if low < 0 or high > size:
+                told = f"{what}s are numbered from 1 to {size} (0: unknown)"
+                raise DataError(f"interactions: {told}, a row has {low if low < 0 else high}")
+        if self.time is not None and not bool(torch.isfinite(self.time).all()):
+            row = int((~torch.isfinite(self.time)).nonzero()[0])
+            raise DataError(f"interactions: the time of row {row} is {float(self.time[row])}")
         finite = torch.isfinite(self.rating)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
@@ -125,7 +177,7 @@ class Interactions:
         """Ids of users or items (`what`) by name; one that is not known is an error, with the nearest, or with
         `unknown="row"` the id 0.
         """
-        known = self.user_names if what == "user" else self.item_names
+        known = self.user_names if _who(what) == "user" else self.item_names
         size = self.users if what == "user" else self.items
         places = {name: number for number, name in enumerate(known) if number} or {
             str(number): number for number in range(1, size + 1)
@@ -138,7 +190,7 @@ class Interactions:
 
     def counts(self, what: str = "user") -> Tensor:
         """Rows of each user [users + 1] or item [items + 1]."""
-        size = self.users if what == "user" else self.items
+        size = self.users if _who(what) == "user" else self.items
         return torch.bincount(getattr(self, what), minlength=size + 1)
 
     def by_user(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,7 +211,7 @@ class Interactions:
         if how == "last" and self.time is None:
             raise DataError("split 'last' holds out the latest interactions: it needs a column with the time")
         for name, size in (("validation", validation), ("test", test)):
-            if size < 0 or (isinstance(size, float) and size >= 1):
+            if not size >= 0 or (isinstance(size, float) and size >= 1):
                 raise OptionError(f"split: {name} is a share below 1 or a number of rows, got {size}")
         generator = np.random.default_rng([seed, 7])
         codes = self._codes(self.user, self.item).numpy()
@@ -195,6 +247,9 @@ class Interactions:
         """`count` different items [B, count] for each of these users, none of which the user has in any split; each as
         likely as any other. DataError for a user who has too many.
         """
+        if len(user) and not 0 <= int(user.min()) <= int(user.max()) <= self.users:
+            stranger = int(user.min()) if int(user.min()) < 0 else int(user.max())
+            raise DataError(f"unknown user {stranger}: the table has users 1 to {self.users}")
         have = torch.searchsorted(self.pairs, self._codes(user, torch.full_like(user, self.items)), right=True)
         have = have - torch.searchsorted(self.pairs, self._codes(user, torch.ones_like(user)))
         left = self.items - have
@@ -213,6 +268,12 @@ class Interactions:
             free = every[~self.has(user[row].expand_as(every), every)]
             found[row] = free[torch.randperm(len(free), generator=generator)[:count]]
         return found
+
+
+def _who(what: str) -> str:
+    if what not in WHO:
+        raise OptionError(f"interactions: there are users and items, no {what!r}{nearest(what, WHO)}")
+    return what
 
 
 def _again(items: Tensor) -> Tensor:
