@@ -30,6 +30,18 @@ def test_db_mtl_averages_each_task_over_its_own_steps() -> None:
         torch.testing.assert_close(answer.vector, expected)
 
 
+@pytest.mark.parametrize("method", [DBMTL, MoCo, ExcessMTL])
+def test_gradients_of_other_parameters_start_anew(method: type) -> None:
+    """What tasks share may change, as when one is switched off whose layers only another used."""
+    balancer = method()
+    for seed, size in enumerate((6, 4, 6)):
+        matrix = draw(3, seed)[:, :size]
+        answer = balancer.balance(torch.ones(3), MatrixGradients(matrix, tuple("abc")))
+        if isinstance(answer, Direction):
+            assert answer.vector is not None
+            assert answer.vector.shape == (size,)
+
+
 def test_what_is_kept_of_an_absent_task_does_not_hold_the_others_in_memory() -> None:
     balancer = MoCo()
     for seed, drawn in enumerate(("ab", "bc", "ca")):

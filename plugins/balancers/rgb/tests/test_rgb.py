@@ -129,6 +129,21 @@ def test_state_survives() -> None:
     torch.testing.assert_close(second.combine(gradients[3]), first.combine(gradients[3]), rtol=0, atol=0)
 
 
+def test_a_consensus_of_other_parameters_starts_anew() -> None:
+    """As when an objective is switched off, and parameters are no longer shared."""
+    many, few = torch.randn(3, 5, 9), torch.randn(2, 4)
+    rgb, fresh = RGB(), RGB()
+    rgb.combine(many[0])
+    rgb.consensus = fresh.consensus
+    rgb.combine(many[1])
+    rgb.angles = {}
+    torch.testing.assert_close(rgb.combine(few), fresh.combine(few), rtol=0, atol=0)
+    weights = [torch.nn.Parameter(torch.ones(size)) for size in (3, 2)]
+    for parts in ((0, 1), (0,), (0, 1)):
+        shared = sum(weights[part].square().sum() for part in parts)
+        rgb.backward({"a": shared, "b": (shared + 1).log()})
+
+
 @pytest.mark.parametrize(
     "options", [{"mu": 1.0}, {"alpha_steps": 0}, {"lr_inner": -1.0}, {"update_interval": 0}, {"lambd": "x"}]
 )

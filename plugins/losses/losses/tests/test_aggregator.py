@@ -79,6 +79,11 @@ def test_task_losses_are_a_list_of_scalars_with_names() -> None:
     assert dict(found) == found.named == dict(zip(found.names, found, strict=True))
     assert found.values() == found[:] == list(found)
     assert repr(found).startswith("TaskLosses(reference=")
+    assert "judged" in found
+    assert "juged" not in found
+    assert found[0] in found
+    assert found.get("judged") is found[1]
+    assert found.get("juged") is None
     with pytest.raises(DataError, match="no objective 'juged' is on; did you mean 'judged'"):
         found["juged"]
 
@@ -237,6 +242,8 @@ def test_unknown_weights_are_refused_with_the_nearest() -> None:
         both().compute_losses(outputs, observations, eror_weight=1.0)
     with pytest.raises(OptionError, match="no weight 'bta'; did you mean 'beta'"):
         both(weights={"bta": 1.0})
+    with pytest.raises(DataError, match="weights must be a Mapping, got a list"):
+        both(weights=[1.0])
     both().compute_losses(outputs, observations, beta=0.5)  # of an objective that is not on
 
 

@@ -42,6 +42,7 @@ def test_sigmoid_is_a_logistic_curve_that_reaches_both_ends() -> None:
     wanted = (logistic(8 * (0.3 - 0.5)) - logistic(-4)) / (logistic(4) - logistic(-4))
     assert made(30) == pytest.approx(wanted)
     assert sigmoid(0, 1, 100, steepness=4000)(70) == 1  # no overflow
+    assert sigmoid(0, 1, 100, steepness=1e-17)(30) == pytest.approx(0.3)  # nearly a line
 
 
 def test_cyclical_rises_in_half_of_each_cycle_and_stays_at_the_end() -> None:
@@ -50,6 +51,8 @@ def test_cyclical_rises_in_half_of_each_cycle_and_stays_at_the_end() -> None:
     taus = [(step % 10) / 10 for step in range(40)]
     assert [made(step) for step in range(40)] == pytest.approx([min(1, tau / 0.5) for tau in taus])
     assert made(40) == made(400) == 1
+    many = cyclical(0, 1, 200, cycles=100)  # .29 times 100 is less than 29
+    assert all(many(step) == 0 for step in range(0, 200, 2))
 
 
 def test_schedules_are_data() -> None:
@@ -130,6 +133,13 @@ def test_wrong_groups_are_refused(multipliers: dict[str, Any], named: dict[str, 
         parameter_groups(Net(), 0.1, multipliers, **named)
 
 
+def test_wrong_types_of_groups_are_refused() -> None:
+    with pytest.raises(DataError, match="multipliers must be a Mapping, got a list"):
+        parameter_groups(Net(), 0.1, [2.0])  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="learning_rate must be a number"):
+        parameter_groups(Net(), "fast")  # type: ignore[arg-type]
+
+
 def test_a_model_with_nothing_to_train_is_refused() -> None:
     with pytest.raises(DataError, match="no parameter of ReLU can be trained"):
         parameter_groups(nn.ReLU(), 0.1)
@@ -154,6 +164,12 @@ def test_the_nearest_code_is_chosen_and_the_gradient_goes_straight_through() -> 
     assert torch.autograd.grad(found.codes.sum(), inputs, allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_inputs_of_another_precision_find_the_same_codes(dtype: torch.dtype) -> None:
+    made, inputs = VectorQuantizer(7, 3), torch.randn(5, 3).bfloat16()
+    assert torch.equal(made(inputs.to(dtype)).indices, made(inputs.float()).indices)
+
+
 def test_codes_may_start_as_inputs() -> None:
     inputs = torch.randn(20, 3)
     made = VectorQuantizer(6, 3, inputs=inputs)
@@ -165,5 +181,9 @@ def test_wrong_sizes_of_codes_are_refused() -> None:
         VectorQuantizer(6, 3)(torch.zeros(5, 4))
     with pytest.raises(DataError, match="codes and dim must be at least 1"):
         VectorQuantizer(0, 3)
+    with pytest.raises(OptionError, match="VectorQuantizer: codes must be an integer"):
+        VectorQuantizer("many", 3)
+    with pytest.raises(DataError, match=r"must be floating-point numbers, got torch.int64"):
+        VectorQuantizer(6, 3)(torch.zeros(5, 3, dtype=torch.long))
     with pytest.raises(DataError, match=r"inputs must be \[N, 3\], got \[3\]"):
         VectorQuantizer(6, 3, inputs=torch.zeros(3))

@@ -1,7 +1,8 @@
 """Training on several objectives: what a step is, what is recorded, going on, and the stage around it."""
 
+import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from crosstask.testing import reference_registry
 from crosstask_losses import LossAggregator, LossesResult, ObjectiveTrainer, balancing_demo, linear, parameter_groups
 from crosstask_losses.cli import balancing
 from crosstask_losses.demo import made_up
+from crosstask_losses.given import Given
 from crosstask_losses.report import section
 from crosstask_losses.testing import REFERENCE, Autoencoder, ReferenceApart, ReferenceObjective
 from crosstask_rgb import RGB
@@ -45,6 +47,18 @@ def trainer(
     **given: Any,
 ) -> ObjectiveTrainer:
     return ObjectiveTrainer(network or model(), aggregator or both(), VIDEOS, balancer or RGB(), budget, **given)
+
+
+@component
+class Other(ReferenceApart):
+    """One more of them, by other names."""
+
+    total = "other_loss"
+    weighting: ClassVar[dict[str, str]] = {"other": "judged_weight"}
+    apart: ClassVar[tuple[str, ...]] = ("other_judge_loss",)
+
+    def term(self, name: str, given: Given) -> Tensor:
+        return super().term({"other": "judged"}.get(name, name), given)
 
 
 class Picky(nn.Module):
@@ -134,6 +148,51 @@ def test_an_objective_that_comes_later_has_gaps_in_its_curves() -> None:
     losses = made.curves["losses"]
     assert [value is None for value in losses["judged"]] == [True, False, False]
     assert [value is None for value in losses["reference"]] == [False, False, True]
+
+
+def test_an_objective_that_is_off_keeps_its_own_parameters_and_trains_them_when_it_is_back() -> None:
+    made = trainer()
+    made.step(1)
+    for name in ("judged", "judge_loss"):
+        before = [p.detach().clone() for p in made.aggregator.objectives["judged"].parameters()]
+        made.aggregator.switch(name, False)
+        made.step(2)
+        torch.testing.assert_close(made.aggregator.objectives["judged"].parameters(), before, rtol=0, atol=0)
+        made.aggregator.switch(name)
+        made.step(3)
+        assert not torch.equal(made.aggregator.objectives["judged"].parameters()[0], before[0])
+
+
+def test_parameters_of_an_objective_that_comes_later_are_trained() -> None:
+    judges = {"one": ReferenceApart(), "two": Other()}
+    made = trainer(aggregator=LossAggregator(judges, off=["two"]))
+    made.step(1)
+    made.aggregator.switch("two")
+    made.step(2)
+    before = [p.detach().clone() for p in made.aggregator.parameters()]
+    made.step(3)
+    after = made.aggregator.parameters()
+    assert len(after) == 2
+    assert not any(torch.equal(x, y) for x, y in zip(after, before, strict=True))
+
+
+def test_what_is_off_is_part_of_the_state_and_an_earlier_one_can_be_loaded_again() -> None:
+    through = trainer()
+    through.step(1)
+    through.aggregator.switch("judged", False)
+    state = copy.deepcopy(through.state_dict())
+    later = trainer()
+    later.load_state_dict(state)
+    assert later.aggregator.off == ["judged"]
+    found = []
+    for each in (through, later, through):  # the last has gone on meanwhile
+        each.load_state_dict(state)
+        each.step(2)
+        each.aggregator.switch("judged")
+        each.step(3)
+        found.append([*weights(each.model), *(p.detach().clone() for p in each.aggregator.parameters())])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("balancer", [RGB, Uncertainty])

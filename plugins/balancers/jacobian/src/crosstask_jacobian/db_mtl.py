@@ -55,7 +55,7 @@ class DBMTL(Balancer):
         names = names_of(self.origin, gradients, self.updates)
         updates = kept_of(self.updates, names) + 1
         for row, old, step in zip(matrix, rows_of(self.average, names), updates, strict=True):
-            if old is not None:
+            if old is not None and len(old) == len(row):  # what the tasks share may have changed
                 row.lerp_(old.to(matrix), float(self.beta / step**self.beta_decay))
         self.average, self.updates = with_rows(self.average, names, matrix), with_kept(self.updates, names, updates)
         norms = to_array(matrix.norm(dim=1))

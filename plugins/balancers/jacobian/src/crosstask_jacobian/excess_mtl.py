@@ -55,7 +55,7 @@ class ExcessMTL(Balancer):
         matrix = gradients.matrix
         squares = matrix.square()
         for row, old in zip(squares, rows_of(self.squares, names), strict=True):
-            if old is not None:
+            if old is not None and len(old) == len(row):  # what the tasks share may have changed
                 row += old.to(matrix)
         excess = to_array((matrix.square() / (squares + 1e-7).sqrt()).sum(dim=1))
         initial, weights = kept_of(self.initial, names), shares_of(self.weights, names)

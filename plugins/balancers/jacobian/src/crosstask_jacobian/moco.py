@@ -61,7 +61,7 @@ class MoCo(Balancer):
         updates = kept_of(self.updates, names) + 1
         followed = torch.empty_like(matrix)
         for row, old, new, step in zip(followed, rows_of(self.followed, names), matrix, updates, strict=True):
-            if old is None:
+            if old is None or len(old) != len(new):  # what the tasks share may have changed
                 row.copy_(new)
             else:
                 torch.lerp(old.to(matrix), new, float(self.beta / step**self.beta_decay), out=row)

@@ -48,9 +48,10 @@ class RGB(Balancer):
     for the new d. No array of size [T, D] is formed. State: d [D], which all tasks share, and the angles by task.
 
     A zero gradient stays zero and is not rotated; a task with |g_i·d| > 0.999 is not rotated; one task alone gives its
-    unit gradient. A new task's angle starts at zero, and so do all where tasks without names are not as many as before.
-    RunError for gradients on features, in which d would mean nothing one batch later. In steps between two
-    `update_interval`s the mean of the g_i is used, and d and the angles stay as they are.
+    unit gradient. A new task's angle starts at zero, and so do all where tasks without names are not as many as before;
+    d starts anew where what the tasks share is of another size than before. RunError for gradients on features, in
+    which d would mean nothing one batch later. In steps between two `update_interval`s the mean of the g_i is used, and
+    d and the angles stay as they are.
 
     Source: Rotation-Based Gradient Balancing (RGB), openreview.net/forum?id=l0QAezg8HX; the closed form is
     ours.
@@ -101,14 +102,15 @@ class RGB(Balancer):
         square = cosines.sum()  # |Σ g_i|²
         scale = 1 / math.sqrt(square) if square > VANISHED * len(lengths) ** 2 else 0.0  # y = scale Σ g_i
         along = scale * cosines.sum(axis=1)  # y·g_i
-        if self.consensus is None:
+        old = self.consensus
+        if old is None or len(old) != _size(gradients):  # what is shared has changed
             if not scale:
                 return None
             turned = gradients.assemble(to_tensor(lengths * scale, like), None)
         else:
             add = (1 - self.mu) * scale
-            along = self.mu * to_array(gradients.dot(self.consensus)) * lengths + (1 - self.mu) * along
-            turned = gradients.assemble(to_tensor(lengths * add, like), self.consensus * self.mu)
+            along = self.mu * to_array(gradients.dot(old)) * lengths + (1 - self.mu) * along
+            turned = gradients.assemble(to_tensor(lengths * add, like), old * self.mu)
         length = float(turned.norm())
         if length**2 <= VANISHED:  # y points exactly against d, and mu is a half
             return None
@@ -128,6 +130,12 @@ class RGB(Balancer):
             return 1
         spread = float(np.std(((now - before) / np.maximum(np.abs(before), 1e-12))[known]))
         return round(1 + 9 * spread / (spread + 1))
+
+
+def _size(gradients: TaskGradients) -> int:
+    """D."""
+    found: int | None = getattr(gradients, "size", None)
+    return gradients.matrix.shape[1] if found is None else found
 
 
 def solve_angles(cosines: Array, along: Array, start: Array, steps: int, rate: float, proximity: float) -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from crosstask.components import Context
 from crosstask.context import LocalContext
-from crosstask.errors import DataError, OptionError, PluginError, RunError, UnknownComponentError, nearest
+from crosstask.errors import DataError, OptionError, PluginError, RunError, UnknownComponentError, nearest, of_kind
 from crosstask.options import structure
 from crosstask_losses.contract import Objective
 from crosstask_losses.given import Given, check_observations
@@ -31,7 +31,7 @@ class TaskLosses(list[Tensor]):
 
         total = sum(task_losses)
         RGB().backward(task_losses)
-        task_losses.names, task_losses["perceiver"], task_losses.named
+        task_losses.names, task_losses["perceiver"], "elbo" in task_losses, task_losses.named
 
     Whoever asks for a mapping finds one, by `keys`, `values` and `items`: so a balancer keeps what it knows of each
     objective by its name, and names it where something is wrong. Iterating gives the losses, as with any list.
@@ -57,6 +57,14 @@ class TaskLosses(list[Tensor]):
     def items(self) -> Iterable[tuple[str, Tensor]]:
         """Pairs of name and loss."""
         return self.named.items()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The loss of an objective, or `default` where it is not on."""
+        return self[name] if name in self.names else default
+
+    def __contains__(self, item: object) -> bool:
+        """Whether it is the name of an objective that is on, or one of the losses."""
+        return item in self.names if isinstance(item, str) else any(item is loss for loss in self)
 
     @overload
     def __getitem__(self, at: SupportsIndex | str) -> Tensor: ...
@@ -117,7 +125,7 @@ class LossAggregator:
             self._add(name, each)
         if not self.objectives:
             raise OptionError("LossAggregator: there must be at least one objective")
-        self.weights = dict(weights or {})
+        self.weights = dict(of_kind(weights or {}, Mapping, "LossAggregator: weights"))  # type: ignore[type-abstract]
         for name in self.weights:
             self._check_weight(name)
         self._off: set[str] = set()
@@ -147,6 +155,11 @@ class LossAggregator:
         if name not in known:
             raise OptionError(f"no objective or term {name!r}{nearest(name, known)}")
         (self._off.discard if on else self._off.add)(name)
+
+    @property
+    def off(self) -> list[str]:
+        """The objectives and terms that are switched off."""
+        return sorted(self._off)
 
     def terms(self) -> dict[str, dict[str, str]]:
         """Of each objective that is on the terms that are, with the names of their weights (after a minus: a bonus)."""

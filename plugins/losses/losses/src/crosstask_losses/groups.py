@@ -27,7 +27,8 @@ def parameter_groups(
     anything to train.
     """
     of_kind(model, nn.Module, "the model")
-    chosen = dict(multipliers or {})
+    learning_rate = structure(learning_rate, float, "parameter_groups: learning_rate")
+    chosen = dict(of_kind(multipliers or {}, Mapping, "parameter_groups: multipliers"))  # type: ignore[type-abstract]
     for key, value in named.items():
         if not key.endswith(SUFFIX) or key == SUFFIX:
             raise OptionError(f"parameter_groups: no option {key!r}; the rate of a part is <part>{SUFFIX}")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
+from crosstask.options import structure
 
 
 @attrs.frozen(eq=False)
@@ -31,6 +32,7 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, codes: int, dim: int, *, inputs: Tensor | None = None) -> None:
         super().__init__()
+        codes, dim = structure(codes, int, "VectorQuantizer: codes"), structure(dim, int, "VectorQuantizer: dim")
         if codes < 1 or dim < 1:
             raise DataError(f"VectorQuantizer: codes and dim must be at least 1, got {codes} and {dim}")
         start = torch.empty(codes, dim).uniform_(-1 / codes, 1 / codes)
@@ -45,7 +47,9 @@ class VectorQuantizer(nn.Module):
         dim = self.codebook.shape[1]
         if inputs.ndim < 1 or inputs.shape[-1] != dim:
             raise DataError(f"VectorQuantizer: inputs must be vectors [..., {dim}], got {list(inputs.shape)}")
-        flat = inputs.detach().reshape(-1, dim)
+        if not inputs.is_floating_point():
+            raise DataError(f"VectorQuantizer: inputs must be floating-point numbers, got {inputs.dtype}")
+        flat = inputs.detach().reshape(-1, dim).to(self.codebook.dtype)  # half of it tells near codes apart badly
         indices = torch.cdist(flat[None], self.codebook.detach()[None])[0].argmin(-1).view(inputs.shape[:-1])
         codes = self.codebook[indices]
         return Quantized(inputs + (codes - inputs).detach(), codes, indices)

@@ -59,17 +59,14 @@ class WeightSchedule:
             return self.end
         part = done / self.steps
         if self.kind == "cyclical":
-            part = min(1.0, math.fmod(part * self.cycles, 1.0) / self.ratio)
+            # Whole numbers: a cycle must not begin a step too late because of rounding.
+            part = min(1.0, done * self.cycles % self.steps / self.steps / self.ratio)
         elif self.kind == "cosine":
             part = (1 - math.cos(math.pi * part)) / 2
         elif self.kind == "sigmoid":
-            low = _logistic(-self.steepness / 2)
-            part = (_logistic(self.steepness * (part - 0.5)) - low) / (1 - 2 * low)
+            half = self.steepness / 2  # a logistic function is (1 + tanh of half of it) / 2
+            part = (1 + math.tanh(half * (part - 0.5)) / math.tanh(half / 2)) / 2
         return self.start + (self.end - self.start) * part
-
-
-def _logistic(value: float) -> float:
-    return (1 + math.tanh(value / 2)) / 2
 
 
 def constant(value: float) -> WeightSchedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, OptionError, told
 from crosstask.learning.checkpoint import load_state, save_state
 from crosstask.learning.data import batches
-from crosstask.learning.gradients import conflict_metrics, gradients_of
+from crosstask.learning.gradients import conflict_metrics, gradients_of, shared_leaves
 from crosstask.learning.models import optimizer_for
 from crosstask.learning.modules import seeded
 from crosstask.learning.training import device_of, schedule_for
@@ -75,6 +75,7 @@ class ObjectiveTrainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=budget.precision == "float16")
         groups = parameter_groups(model, budget.learning_rate, lr_multipliers)
         self._trained: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+        self._places = {parameter: place for place, parameter in enumerate(self._trained)}
         own = balancer.parameters()
         self.optimizer = optimizer_for(
             budget.optimizer, [*self._trained, *own], budget.learning_rate, budget.weight_decay
@@ -84,8 +85,9 @@ class ObjectiveTrainer:
         self.optimizer.param_groups[:] = [{**settings, **group} for group in groups]
         self._schedule = schedule_for(self.optimizer, budget, budget.steps)
         self._apart: torch.optim.Optimizer | None = None
-        self._stream = batches(count, budget.batch_size, self.context.generator(stage, "batches"))
-        self._drawn = 0
+        self._judges: list[str] = []  # the objectives whose parameters it trains, in their order there
+        self._count = count
+        self._stream, self._drawn = self._batches(), 0
         self.curves: dict[str, dict[str, list[float | None]]] = {name: {} for name in RECORDED}
         self.steps: list[int] = []
         self.done = 0
@@ -101,6 +103,8 @@ class ObjectiveTrainer:
         """One update; the losses of the objectives. With `record` the curves get a point."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        if self._apart is not None:  # whose losses may be off in this step
+            self._apart.zero_grad(set_to_none=True)
         found: dict[str, dict[str, float]] = {}
         for batch in range(self.budget.accumulate):
             self._drawn += 1
@@ -152,14 +156,12 @@ class ObjectiveTrainer:
         several, last = len(task_losses) > 1, self.balancer.last
         keep = measure and several and (last is None or last.gramian is None)
         apart = [losses[name] for name in self.aggregator.apart()]
-        shared = list(self._trained)
-        weights = self.balancer.backward(
-            task_losses, None if several else shared, scaler=self.scaler, retain_graph=keep or bool(apart)
-        )
+        shared = self._shared(task_losses) if several else list(self._trained)
+        weights = self.balancer.backward(task_losses, shared, scaler=self.scaler, retain_graph=keep or bool(apart))
         last = self.balancer.last
         gramian = None if last is None else last.gramian
         if gramian is None and keep:
-            gramian = gradients_of(task_losses.named, None, retain_graph=bool(apart)).gramian
+            gramian = gradients_of(task_losses.named, shared, retain_graph=bool(apart)).gramian
         if apart:
             self._train_apart(torch.stack(apart).sum(), first)
         names, values = list(losses), torch.stack([v.detach().double() for v in losses.values()]).tolist()
@@ -173,17 +175,36 @@ class ObjectiveTrainer:
             "cosines": {} if gramian is None else cosines_of(gramian, task_losses.names),
         }
 
+    def _shared(self, task_losses: TaskLosses) -> list[nn.Parameter]:
+        """What several objectives reach, in the model's order: balancers remember gradients, number by number."""
+        found, _ = shared_leaves(task_losses.values())
+        return sorted(found, key=lambda parameter: self._places.get(parameter, len(self._places)))
+
     def _train_apart(self, loss: Tensor, first: bool) -> None:
         """The gradient of the losses apart; their optimiser is made once their parameters are known."""
         own = self.aggregator.parameters()
-        if self._apart is None:
-            self._apart = optimizer_for(self.budget.optimizer, own, self.budget.learning_rate, self.budget.weight_decay)
+        self._judges += [name for name in self._judging() if name not in self._judges]
+        optimizer = self._adopt()
         if first:
-            self._apart.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)
         grads = torch.autograd.grad(loss / self.budget.accumulate, own, allow_unused=True)
         for parameter, grad in zip(own, grads, strict=True):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+    def _judging(self) -> list[str]:
+        """Objectives that are on and have parameters."""
+        return [name for name in self.aggregator.terms() if self.aggregator.objectives[name].parameters()]
+
+    def _adopt(self) -> torch.optim.Optimizer:
+        """The optimiser of the losses apart, with the parameters of all objectives that have had some so far."""
+        own = [p for name in self._judges for p in self.aggregator.objectives[name].parameters()]
+        if self._apart is None:
+            self._apart = optimizer_for(self.budget.optimizer, own, self.budget.learning_rate, self.budget.weight_decay)
+        trained = self._apart.param_groups[0]["params"]
+        known = {id(p) for p in trained}
+        trained.extend(p for p in own if id(p) not in known)
+        return self._apart
 
     def _update(self) -> None:
         own = self.optimizer.param_groups[-1]["params"]
@@ -226,6 +247,8 @@ class ObjectiveTrainer:
             "balancer": self.balancer.state_dict(),
             "balancer_parameters": [p.detach().clone() for p in self.balancer.parameters()],
             "aggregator": self.aggregator.state_dict(),
+            "off": self.aggregator.off,
+            "judges": list(self._judges),
             "drawn": self._drawn,
             **{name: copy.deepcopy(getattr(self, name)) for name in ("curves", "steps", "done", "stopped")},
         }
@@ -233,27 +256,39 @@ class ObjectiveTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a trainer made with the same arguments."""
         self.model.load_state_dict(state["model"])
-        self.aggregator.load_state_dict(state["aggregator"])
+        self.aggregator.load_state_dict(copy.deepcopy(state["aggregator"]))
+        self._switch(state["off"])
         self.balancer.load_state_dict(state["balancer"])
         own = self.balancer.parameters()
         for parameter, value in zip(own, state["balancer_parameters"], strict=True):
             parameter.data = value.to(parameter.device).clone()
         self.optimizer.param_groups[-1]["params"] = list(own)
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._apart, self._judges = None, list(state["judges"])
         if state["apart"] is not None:
-            with seeded(0):  # objectives make their own networks when they first see frames
-                self.losses(self.data[:1], step=self.done)
-            own = self.aggregator.parameters()
-            self._apart = optimizer_for(self.budget.optimizer, own, self.budget.learning_rate, self.budget.weight_decay)
-            self._apart.load_state_dict(copy.deepcopy(state["apart"]))
+            # Objectives make their own networks when they first see frames: also one that is off now.
+            self._switch([*{*state["off"], *self.aggregator.objectives} - {*self._judges}])
+            with seeded(0), torch.no_grad():
+                self.losses(self.data[:1], step=state["done"])
+            self._switch(state["off"])
+            self._adopt().load_state_dict(copy.deepcopy(state["apart"]))
         if self._schedule is not None:
             self._schedule.load_state_dict(copy.deepcopy(state["schedule"]))
         self.scaler.load_state_dict(state["scaler"])
         for name in ("curves", "steps", "done", "stopped"):
             setattr(self, name, copy.deepcopy(state[name]))
-        for _ in range(state["drawn"] - self._drawn):  # cheap: a permutation for each epoch
+        self._stream = self._batches()
+        for _ in range(state["drawn"]):  # cheap: a permutation for each epoch
             next(self._stream)
         self._drawn = state["drawn"]
+
+    def _switch(self, off: list[str]) -> None:
+        """Leave these objectives and terms off, and no others."""
+        for name in {*self.aggregator.off, *off}:
+            self.aggregator.switch(name, name not in off)
+
+    def _batches(self) -> Iterator[Tensor]:
+        return batches(self._count, self.budget.batch_size, self.context.generator(self.stage, "batches"))
 
     def save(self, path: str | Path) -> None:
         """Write the state to one file."""
