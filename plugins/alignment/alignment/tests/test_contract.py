@@ -158,3 +158,11 @@ def test_domain_accuracy_needs_rows_of_two_domains() -> None:
 def test_the_contract_is_abstract() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Alignment()  # type: ignore[abstract]
+
+
+def test_features_that_are_not_finite_are_not_at_chance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(DataError, match="features of domain 1 are not finite"):
+        domain_accuracy([torch.randn(9, 3), torch.full((9, 3), float("nan"))], generator)
+    with pytest.raises(DataError, match=r"other numbers of features, \[3, 4\]"):
+        domain_accuracy([torch.randn(9, 3), torch.randn(9, 4)], generator)

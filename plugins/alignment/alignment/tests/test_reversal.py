@@ -71,3 +71,14 @@ def test_a_domain_loss_is_one_more_loss_of_a_balancer(mode: Any) -> None:
         assert torch.allclose(parameter.grad, (one + other) / 2, atol=1e-6)  # type: ignore[arg-type]
     for parameter, gradient in zip(critic.parameters(), plain, strict=True):  # its own: not reversed
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_it_is_differentiated_and_vmapped_by_torch_func() -> None:
+    x = torch.randn(3, 2)
+
+    def loss(row: torch.Tensor) -> torch.Tensor:
+        turned: torch.Tensor = GradientReversalLayer.apply(row, 0.5)
+        return turned.square().sum()
+
+    assert torch.equal(torch.func.grad(loss)(x), -x)
+    assert torch.equal(torch.func.vmap(torch.func.grad(loss))(x), -x)

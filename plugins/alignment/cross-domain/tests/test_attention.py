@@ -130,3 +130,10 @@ def test_it_learns_what_only_another_domain_knows() -> None:
         losses["romance"].backward()
         optimizer.step()
     assert float(losses["romance"].detach()) < 0.2 * float(ratings.var())
+
+
+def test_a_batch_without_any_rating_is_no_loss() -> None:
+    net = MultiDomainAttentionNetwork({"a": 2}, 8, 4, [8])
+    outputs = net("a", {"a": torch.randn(3, 2)})
+    with pytest.raises(DataError, match="no rating is known in this batch"):
+        net.losses(outputs, torch.full((3,), float("nan")))

@@ -228,3 +228,11 @@ def test_what_cannot_be_is_said() -> None:
         network(hidden_dims=[])
     with pytest.raises(OptionError, match="dropout_rate must be at least 0 and less than 1"):
         network(dropout_rate=1.0)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    net = CrossDomainTransferNetwork({"a": 3}, {"b": 3}, 4, [4], [4])
+    ids = torch.tensor([0, 1])
+    outputs = net("a", "b", ids, ids, ids, ids)
+    with pytest.raises(OptionError, match="lambda_domain must be at least 0, got nan"):
+        net.losses(outputs, None, None, lambda_domain=float("nan"))

@@ -231,3 +231,10 @@ def test_forward_refuses_an_unknown_task_and_domains_that_are_none() -> None:
         made(X, "value", 1.0, DOMAIN + 1)
     with pytest.raises(OptionError, match="feature_dim must be an integer"):
         network(feature_dim="6")
+
+
+def test_rows_of_another_precision_are_taken() -> None:
+    net = DomainAdversarialNetwork(4, [8], 2, {"a": {}})
+    assert net(torch.randn(3, 4, dtype=torch.float64), "a")[0].dtype == torch.float32
+    with pytest.raises(OptionError, match="dropout_rate"):
+        DomainAdversarialNetwork(4, [8], 2, {"a": {}}, dropout_rate="much")  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def mmd(x: Tensor, y: Tensor, bandwidths: float | Sequence[float] | None = None,
     be negative; it needs two rows of each.
 
     Taken in float32 for lower precisions. DataError for other shapes than [N, F], [M, F], too few rows, or a bandwidth
-    that is not positive.
+    that is not positive and finite.
     """
     x, y = rows_of("x", x), rows_of("y", y)
     least = 2 if unbiased else 1
@@ -83,8 +83,8 @@ def _checked(bandwidths: float | Sequence[float] | None) -> tuple[float, ...] | 
         return None
     given = (bandwidths,) if isinstance(bandwidths, int | float) else bandwidths
     found: tuple[float, ...] = structure(given, tuple[float, ...], "bandwidths")
-    if not found or not all(width > 0 for width in found):
-        raise DataError(f"bandwidths must be positive numbers, at least one, got {found}")
+    if not found or not all(0 < width < float("inf") for width in found):
+        raise DataError(f"bandwidths must be finite positive numbers, at least one, got {found}")
     return found
 
 

@@ -21,11 +21,17 @@ def domain_accuracy(features: Sequence[Tensor], generator: torch.Generator) -> f
 
     It is trained on one half of the rows and judged on the other; each domain counts with as many rows, so that chance
     is 1 / len(features), and features that are aligned are at chance. Unlike a critic that was trained together with
-    the features it was not fooled by them. DataError for fewer than two domains, or fewer than four rows of one.
+    the features it was not fooled by them. DataError for fewer than two domains, fewer than four rows of one, other
+    widths, or features that are not finite.
     """
     parts = [rows_of(f"of domain {number}", part).detach().cpu().float() for number, part in enumerate(features)]
     if len(parts) < 2:
         raise DataError(f"domain accuracy is of two domains or more, got {len(parts)}")
+    if len({part.shape[1] for part in parts}) > 1:
+        raise DataError(f"domain accuracy: domains have other numbers of features, {[part.shape[1] for part in parts]}")
+    for number, part in enumerate(parts):
+        if not bool(torch.isfinite(part).all()):
+            raise DataError(f"domain accuracy: features of domain {number} are not finite")  # not: at chance
     count = min(map(len, parts))
     if count < 4:
         raise DataError(f"domain accuracy needs at least 4 rows of each domain, got {list(map(len, parts))}")

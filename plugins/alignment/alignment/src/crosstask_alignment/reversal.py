@@ -13,13 +13,18 @@ from crosstask_alignment.domains import progress_of
 
 class GradientReversalLayer(torch.autograd.Function):
     """`GradientReversalLayer.apply(x, alpha)` is x; backward it is -alpha times the gradient (Ganin et al. 2016,
-    equations 15 and 16). `alpha` gets no gradient.
+    equations 15 and 16). `alpha` gets no gradient. It may stand inside `torch.func.grad` and `vmap`.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
-        ctx.alpha = alpha
+    def forward(x: Tensor, alpha: float) -> Tensor:
         return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.alpha = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:

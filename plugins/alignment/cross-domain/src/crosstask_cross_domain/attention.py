@@ -91,11 +91,14 @@ class MultiDomainAttentionNetwork(nn.Module):
 
     def losses(self, outputs: Mapping[str, Tensor], ratings: Tensor, name: str = "rating") -> dict[str, Tensor]:
         """The mean squared error of ratings [B] (NaN: not known), under a name of your choice: several query domains
-        give a balancer one each.
+        give a balancer one each. DataError where none is known.
         """
         predicted = outputs["predictions"]
+        of_kind(ratings, Tensor, "ratings")
         if ratings.numel() != len(predicted):
             raise DataError(f"{ratings.numel()} ratings for {len(predicted)} predictions")
+        if bool(torch.isnan(ratings).all()):
+            raise DataError(f"no {name} is known in this batch: leave it out")
         return {name: mse(predicted, ratings)}
 
     def _checked(self, query: str, given: Mapping[str, Tensor], mask: Tensor | None) -> tuple[int, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.errors import DataError, OptionError
+from crosstask.errors import DataError, OptionError, of_kind
 from crosstask.learning.objectives import mse
 from crosstask.options import structure
 from crosstask_alignment.critics import Critic
@@ -171,13 +171,14 @@ class CrossDomainTransferNetwork(nn.Module):
         found: dict[str, Tensor] = {}
         for told, ratings in (("source", source_ratings), ("target", target_ratings)):
             if ratings is not None:
+                of_kind(ratings, Tensor, f"{told}_ratings")
                 predicted = outputs[f"{told}_predictions"]
                 if ratings.numel() != len(predicted):
                     raise DataError(f"{told}_ratings: {ratings.numel()} for {len(predicted)} predictions")
                 if not bool(torch.isnan(ratings).all()):
                     found[told] = mse(predicted, ratings)
         for told, weight in (("lambda_alignment", lambda_alignment), ("lambda_domain", lambda_domain)):
-            if structure(weight, float, told) < 0:
+            if not structure(weight, float, told) >= 0:
                 raise OptionError(f"{told} must be at least 0, got {weight}")
         if lambda_alignment:
             shared = outputs["source_shared"], outputs["target_shared"]

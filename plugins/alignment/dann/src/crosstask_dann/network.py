@@ -52,7 +52,7 @@ class DomainAdversarialNetwork(nn.Module):
             kind = float if name == "lambda_domain" else int
             if not structure(value, kind, name) >= least:
                 raise DataError(f"DomainAdversarialNetwork: {name} must be at least {least}, got {value}")
-        if not 0 <= dropout_rate < 1:
+        if not 0 <= structure(dropout_rate, float, "dropout_rate") < 1:
             raise DataError(f"DomainAdversarialNetwork: dropout_rate must be from 0 to below 1, got {dropout_rate}")
         if not widths:
             raise DataError("DomainAdversarialNetwork: hidden_dims must name at least one width, that of the features")
@@ -84,6 +84,7 @@ class DomainAdversarialNetwork(nn.Module):
             raise DataError(f"x must be rows [B, {self.feature_dim}], got shape {tuple(x.shape)}")
         if domain is not None:
             domain = self._domains(domain, len(x))
+        x = x.to(self.norms[0].weight.dtype)  # type: ignore[arg-type]
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(layer(x), domain)
         return x
