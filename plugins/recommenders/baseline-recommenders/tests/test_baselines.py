@@ -52,3 +52,19 @@ def test_ratings_of_a_new_user_follow_the_taste() -> None:
     scores = recommender.score(model, Support.of([([1, 3, 4], [5.0, 5.0, 1.0])]), torch.tensor([[5, 7, 6, 8]]))
     assert scores[0, :2].min() > 3.5
     assert scores[0, 2:].max() < 2.5
+
+
+def test_users_who_have_everything_are_left_out() -> None:
+    table = Interactions.of([1, 1, 1, 2, 2, 3], [1, 2, 3, 1, 2, 1])
+    assert BPRMF(epochs=1).fit(table).get_buffer("item").shape == (4, 17)
+    with pytest.raises(DataError, match="every user has every item"):
+        BPRMF().fit(table.of_users([1]))
+
+
+def test_items_are_asked_for_user_by_user() -> None:
+    model = BiasedMF(factors=2).fit(TABLE)
+    support = Support(torch.tensor([[2]]), torch.tensor([[2.0]], dtype=torch.float64), torch.tensor([[True]]))
+    assert BiasedMF().score(model, support, torch.tensor([[1, 2]])).dtype == torch.float32
+    for items, told in (([1, 2], r"must be \[1, K\]"), ([[1], [2]], r"must be \[1, K\]"), ([[1.0]], "whole numbers")):
+        with pytest.raises(DataError, match=told):
+            BiasedMF().score(model, support, torch.tensor(items))

@@ -84,3 +84,18 @@ def test_losses_are_their_formulas() -> None:
     assert float(bpr_loss(positive, negative[:, 0], first)) == pytest.approx(-log_sigmoid(1.0))
     with pytest.raises(DataError, match=r"negatives \[3\] of positives \[2\]"):
         bpr_loss(positive, torch.zeros(3))
+
+
+def test_what_has_no_order_is_refused() -> None:
+    scores, nan = torch.tensor([[3, 2, 1]]), torch.tensor([[3.0, float("nan"), 1.0]])
+    assert float(ndcg_at_k(scores, torch.tensor([[5, 1, 2]]))) == pytest.approx(
+        float(ndcg_at_k(scores.float(), torch.tensor([[5.0, 1.0, 2.0]])))
+    )
+    for metric in (auc, ndcg_at_k, hit_at_k):
+        with pytest.raises(DataError, match="NaN have no order"):
+            metric(nan, torch.tensor([[1, 0, 1]]))
+        with pytest.raises(DataError, match=r"must be \[B, K\], got \[2\]"):
+            metric(torch.zeros(2), torch.ones(2))
+    with pytest.raises(DataError, match="relevances that are 0 or more"):
+        ndcg_at_k(scores, torch.tensor([[5.0, -1.0, 2.0]]))
+    assert bool(hit_at_k(torch.zeros(2, 0), torch.zeros(2, 0)).isnan().all())

@@ -161,3 +161,20 @@ def test_digits_are_a_table() -> None:
     assert isinstance(table, Interactions)
     assert (table.users, table.items) == (30, 64)
     assert float(table.rating.max()) == 16
+
+
+def test_ratings_below_zero_have_no_ndcg_and_bad_sizes_are_told() -> None:
+    whole = planted(users=20, share=0.9)
+    train, test = cold_users(Interactions.of(whole.user, whole.item, whole.rating - 3, users=20, items=12), 0.3, 4)
+    generator = torch.Generator().manual_seed(0)
+    reference = ReferenceRecommender()
+    model = reference.fit(train)
+    (found,) = cold_start(lambda s, i: reference.score(model, s, i), ColdStart.of(test, (3,), generator=generator))
+    assert found.ndcg is None
+    assert found.rmse is not None
+    for given in ({"queries": 0}, {"top": 0}, {"supports": ("1",)}):
+        with pytest.raises(OptionError, match="cold start: "):
+            ColdStart.of(test, **{"supports": (1,), **given}, generator=generator)  # type: ignore[arg-type]
+    liked = planted("implicit", users=20)
+    with pytest.raises(OptionError, match="negatives must be 1 or more"):
+        ColdStart.of(liked, (1,), negatives=0, generator=generator)

@@ -81,3 +81,11 @@ def test_interactions_is_the_type_of_the_sources() -> None:
     from crosstask_sources import Interactions as Same
 
     assert Interactions is Same
+
+
+def test_five_classes_are_no_feedback() -> None:
+    ids = torch.arange(20)
+    inputs = MultiInput({"user_ids": ids % 4 + 1, "item_ids": ids // 4 + 1})
+    stars = Task(descriptor=TaskDescriptor(task_id="stars", output_dim=5), train=(inputs, ids % 5))
+    with pytest.raises(DataError, match="'stars' has 5 classes: interactions are ratings"):
+        interactions_of(stars)

@@ -7,6 +7,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from crosstask.errors import DataError
 from crosstask.options import component, option
 from crosstask_baseline_recommenders.fitted import Fitted
 from crosstask_recommenders import Interactions, Recommender, Support, bpr_loss
@@ -18,7 +19,8 @@ class BPRMF(Recommender):
     """Factors of users and items, and biases of items, that rank what a user took above sampled negatives, by Adam
     (Rendle et al. 2009).
 
-    A new user's vector is a ridge regression to 1 on the support items and 0 on all others, as in `biased_mf`.
+    Users who have every item say nothing here, and are left out. A new user's vector is a ridge regression to 1 on the
+    support items and 0 on all others, as in `biased_mf`.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"implicit", "baseline"})
@@ -34,6 +36,9 @@ class BPRMF(Recommender):
     def fit(self, interactions: Interactions) -> nn.Module:
         self.check_feedback(interactions)
         generator, table = self.context.generator("bpr"), interactions
+        learned = (~table.has_all(table.user)).nonzero().flatten()
+        if not len(learned):
+            raise DataError(f"{self.origin}: every user has every item: there is nothing to rank below what was taken")
         user, item = (
             (0.1 * torch.randn(size + 1, self.factors, generator=generator)).requires_grad_()
             for size in (table.users, table.items)
@@ -41,7 +46,8 @@ class BPRMF(Recommender):
         bias = torch.zeros(table.items + 1, requires_grad=True)
         optimizer = torch.optim.Adam([user, item, bias], lr=self.learning_rate)
         for _ in range(self.epochs):
-            for rows in torch.randperm(len(table), generator=generator).split(self.batch_size):
+            for places in torch.randperm(len(learned), generator=generator).split(self.batch_size):
+                rows = learned[places]
                 own = user[table.user[rows]]
                 drawn = table.negatives(table.user[rows], 1, generator)[:, 0]
                 chosen = item[table.item[rows]], item[drawn]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from crosstask.errors import DataError
 from crosstask_recommenders import Support, check_items
 
 
@@ -29,6 +30,8 @@ class Fitted(nn.Module):
         return self.item[:, 0]
 
     def checked(self, support: Support, items: Tensor, who: str) -> None:
-        """DataError for an item that it was not fitted to."""
+        """DataError for an item that it was not fitted to, or items of other users than the support's."""
+        if items.ndim != 2 or len(items) != len(support):
+            raise DataError(f"{who}: items must be [{len(support)}, K], one row for each user, got {list(items.shape)}")
         for asked in (items, support.items[support.mask]):
             check_items(asked, len(self.item) - 1, who)

@@ -170,6 +170,10 @@ class _Draw:
         several = counts > 1
         if not bool(several.any()):
             raise DataError(f"{sizes.origin}: no user has two ratings: one is the support of the other")
+        if model.implicit:  # of whoever has every item there is no negative
+            several &= ~table.has_all(users)
+            if not bool(several.any()):
+                raise DataError(f"{sizes.origin}: every user of two items has every item: there are no negatives")
         self.users, self.starts, self.counts = users[several], starts[:-1][several], counts[several]
 
     def episodes(self, ways: int | None) -> Episodes:
@@ -191,8 +195,8 @@ class _Draw:
         second = Rows(inputs, targets, asked)
         if self.model.implicit:
             count = sizes.negatives * (sizes.support + sizes.queries)
-            left = self.table.items - int(self.table.counts()[self.users[chosen]].max())
-            drawn = self.table.negatives(self.users[chosen], max(1, min(count, left)), generator)
+            left = int(self.table.left(self.users[chosen]).min())
+            drawn = self.table.negatives(self.users[chosen], min(count, left), generator)
             own = torch.arange(drawn.shape[1])
             near = own < sizes.negatives * support[:, None]
             far = ~near & (own < sizes.negatives * (support + asked.sum(1))[:, None])

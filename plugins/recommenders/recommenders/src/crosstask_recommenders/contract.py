@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor, nn
 
 from crosstask.components import Component, hook
@@ -46,7 +47,9 @@ class Recommender(Component):
 
 
 def check_items(items: Tensor, count: int, who: str) -> None:
-    """DataError for an id that is none of 0 … `count`."""
+    """DataError for an id that is none of 0 … `count`, or no whole number."""
+    if items.is_floating_point() or items.dtype == torch.bool:
+        raise DataError(f"{who}: items are whole numbers, got {items.dtype}")
     wrong = (items < 0) | (items > count)
     if bool(wrong.any()):
         number = int(items[wrong][0])

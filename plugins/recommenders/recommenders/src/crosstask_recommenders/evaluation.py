@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from crosstask.errors import DataError, OptionError, RunError
+from crosstask.options import structure
 from crosstask_recommenders.metrics import auc, hit_at_k, mae, ndcg_at_k, rmse
 from crosstask_recommenders.records import ColdStartScores
 from crosstask_recommenders.support import Interactions, Support, padded
@@ -65,8 +66,13 @@ class ColdStart:
         top: int = 10, liked: float | None = None, generator: torch.Generator,
     ) -> ColdStart:  # fmt: skip
         """From the rows of users who were held back; each needs one more than the largest of `supports`."""
+        supports = structure(supports, tuple[int, ...], "cold start: supports")
         if not supports or min(supports) < 1:
             raise OptionError(f"cold start: numbers of support ratings must be 1 or more, got {tuple(supports)}")
+        implicit = test.feedback != "explicit"
+        for told, size in (("queries", queries), ("top", top), *([("negatives", negatives)] if implicit else [])):
+            if structure(size, int, f"cold start: {told}") < 1:
+                raise OptionError(f"cold start: {told} must be 1 or more, got {size}")
         most, (users, order, starts) = max(supports), test.by_user()
         pool, asked = [], []
         for user, first, last in zip(users.tolist(), starts[:-1].tolist(), starts[1:].tolist(), strict=True):
@@ -79,8 +85,7 @@ class ColdStart:
             pool.append(rows[:most])
             asked.append(rows[most : most + queries])
         items, mask = padded([test.item[rows] for rows in asked])
-        explicit = test.feedback == "explicit"
-        drawn = test.negatives(users, negatives, generator) if not explicit else items.new_zeros(len(users), 0)
+        drawn = test.negatives(users, negatives, generator) if implicit else items.new_zeros(len(users), 0)
         return cls(
             tuple(supports), Support.of([(test.item[rows], test.rating[rows]) for rows in pool]), items,
             padded([test.rating[rows] for rows in asked])[0], mask, drawn, test.feedback,
@@ -95,8 +100,9 @@ def cold_start(scorer: Scorer, test: ColdStart, name: str = "", *, baseline: boo
     """How good a recommender's scores are, for each number of support ratings.
 
     Of explicit feedback: RMSE and MAE over all queries, and, as means over users, AUC of the liked among the rated and
-    NDCG@top by the ratings. Of implicit feedback, as means over users and their queries: AUC, NDCG@top and hit@top of
-    a query among the negatives. RunError for scores that are not finite, or of another shape.
+    NDCG@top by the ratings (None where some are below 0). Of implicit feedback, as means over users and their queries:
+    AUC, NDCG@top and hit@top of a query among the negatives. RunError for scores that are not finite, or of another
+    shape.
     """
     found = []
     for count in test.supports:
@@ -113,7 +119,8 @@ def cold_start(scorer: Scorer, test: ColdStart, name: str = "", *, baseline: boo
             values["rmse"] = float(rmse(rated, test.ratings, test.mask))
             values["mae"] = float(mae(rated, test.ratings, test.mask))
             values["auc"] = float(auc(rated, test.ratings >= test.liked, test.mask).nanmean())
-            values["ndcg"] = float(ndcg_at_k(rated, test.ratings, test.top, test.mask).nanmean())
+            if not bool((test.ratings < 0).any()):
+                values["ndcg"] = float(ndcg_at_k(rated, test.ratings, test.top, test.mask).nanmean())
         else:
             values |= _ranked(rated, scores[:, test.items.shape[1] :], test)
         found.append(ColdStartScores(recommender=name, support=count, baseline=baseline, seconds=seconds, **values))

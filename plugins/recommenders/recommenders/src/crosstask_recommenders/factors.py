@@ -42,7 +42,7 @@ def new_users(
         made = _solved(gram, (1 + weight) * rows.sum(1), decay)
         return torch.cat([made.new_zeros(len(made), 1), made], dim=1)
     design = torch.cat([torch.ones_like(known[..., :1]), known[..., 1:]], dim=2) * support.mask[..., None]
-    left = (support.ratings - offset - item[support.items][..., 0]) * support.mask
+    left = (support.ratings.to(item) - offset - item[support.items][..., 0]) * support.mask
     ridge = _ridge(decay, bias_decay, design)
     return _solved(design.mT @ design, (design * left[..., None]).sum(1), ridge)
 
@@ -61,7 +61,9 @@ def _ridge(decay: float, bias_decay: float | None, like: Tensor) -> Tensor:
 
 
 def _solved(gram: Tensor, right: Tensor, decay: float | Tensor) -> Tensor:
-    found: Tensor = torch.linalg.solve(gram + decay * torch.eye(gram.shape[-1], dtype=gram.dtype), right)
+    found: Tensor = torch.linalg.solve(
+        gram + decay * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device), right
+    )
     return found
 
 

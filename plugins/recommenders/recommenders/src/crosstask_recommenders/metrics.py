@@ -15,6 +15,17 @@ def _masked(scores: Tensor, targets: Tensor, mask: Tensor | None) -> Tensor:
     return torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
 
 
+def _ranking(scores: Tensor, targets: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(scores as floating-point numbers, what is real). DataError unless they can be put in an order."""
+    real = _masked(scores, targets, mask)
+    if scores.ndim != 2:
+        raise DataError(f"scores and targets must be [B, K], got {list(scores.shape)}")
+    made = scores if scores.is_floating_point() else scores.to(torch.get_default_dtype())
+    if bool((torch.isnan(made) & real).any()):
+        raise DataError("scores that are NaN have no order")
+    return made, real
+
+
 def rmse(predictions: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
     """Root of the mean squared error over all that `mask` leaves."""
     real = _masked(predictions, targets, mask)
@@ -32,7 +43,7 @@ def auc(scores: Tensor, relevant: Tensor, mask: Tensor | None = None) -> Tensor:
 
     `scores` [B, K], `relevant` [B, K] (more than 0 is relevant). NaN for a user without one of both.
     """
-    real = _masked(scores, relevant, mask)
+    scores, real = _ranking(scores, relevant, mask)
     good = (relevant > 0) & real
     bad = real & ~good
     above, same = scores[:, :, None] > scores[:, None, :], scores[:, :, None] == scores[:, None, :]
@@ -49,8 +60,11 @@ def _k(k: int) -> int:
 def ndcg_at_k(scores: Tensor, relevance: Tensor, k: int = 10, mask: Tensor | None = None) -> Tensor:
     """Normalised discounted cumulative gain of each user [B] (Järvelin & Kekäläinen 2002): linear gains, discount
     1 / log2(rank + 1). Items of one score share the mean gain of their places. NaN for a user without relevance.
+    DataError for a relevance below 0, with which the best order is not the greatest gain.
     """
-    real = _masked(scores, relevance, mask)
+    scores, real = _ranking(scores, relevance, mask)
+    if bool(((relevance < 0) & real).any()):
+        raise DataError("NDCG is of relevances that are 0 or more")
     places = torch.arange(scores.shape[1], device=scores.device)
     discount = torch.where(places < _k(k), 1 / torch.log2(places.to(scores.dtype) + 2), 0.0)
     gains = torch.where(real, relevance.to(scores.dtype), 0.0)
@@ -70,10 +84,13 @@ def hit_at_k(scores: Tensor, relevant: Tensor, k: int = 10, mask: Tensor | None 
     """Of each user [B] whether one of the relevant items is among the `k` of the highest scores; where items of one
     score go over the edge, how probable that is. NaN for a user without a relevant item.
     """
-    real = _masked(scores, relevant, mask)
+    scores, real = _ranking(scores, relevant, mask)
+    k = min(_k(k), scores.shape[1])
+    if not k:
+        return scores.new_full((len(scores),), torch.nan)
     good = (relevant > 0) & real
     hidden = scores.masked_fill(~real, -torch.inf)
-    edge = hidden.sort(dim=1, descending=True).values[:, min(_k(k), scores.shape[1]) - 1, None]
+    edge = hidden.sort(dim=1, descending=True).values[:, k - 1, None]
     above, tied = (hidden > edge) & real, (hidden == edge) & real
     room, ties, hits = k - above.sum(1), tied.sum(1), (tied & good).sum(1)
     missed = torch.ones(len(scores), dtype=torch.float64)

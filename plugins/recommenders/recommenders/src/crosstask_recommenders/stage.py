@@ -114,6 +114,9 @@ class Recommend(Stage):
             raise DataError(
                 f"task {chosen.task_id!r} is a {chosen.descriptor.task_type}: ratings or two classes are meant"
             )
+        if chosen.descriptor.task_type == "classification" and (chosen.descriptor.output_dim or 0) > 2:
+            count = chosen.descriptor.output_dim
+            raise DataError(f"task {chosen.task_id!r} has {count} classes: ratings or two classes are meant")
         return chosen
 
 

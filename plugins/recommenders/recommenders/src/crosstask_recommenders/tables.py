@@ -16,8 +16,13 @@ def interactions_of(task: Task) -> Interactions:
     """All rows of a task whose inputs are `user_ids` and `item_ids` [N] (and perhaps `item_features` [N, F]), as
     source `ratings` makes them: of a regression ratings, of a classification of two classes those of class 1.
 
-    DataError for a task with other inputs.
+    DataError for a task with other inputs, or of more than two classes.
     """
+    if task.descriptor.task_type == "classification" and (task.descriptor.output_dim or 0) > 2:
+        raise DataError(
+            f"task {task.task_id!r} has {task.descriptor.output_dim} classes: interactions are ratings (a regression) "
+            "or of two classes, taken and not"
+        )
     read = [task.data(split) for split in SPLITS if task.has_data(split)]
     who = f"task {task.task_id!r}"
     if not read:

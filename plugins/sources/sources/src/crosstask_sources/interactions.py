@@ -243,6 +243,15 @@ class Interactions:
         place = torch.searchsorted(self.pairs, codes).clamp_max(len(self.pairs) - 1)
         return self.pairs[place] == codes
 
+    def left(self, user: Tensor) -> Tensor:
+        """How many items each of these users has in no split."""
+        last = torch.searchsorted(self.pairs, self._codes(user, torch.full_like(user, self.items)), right=True)
+        return self.items - (last - torch.searchsorted(self.pairs, self._codes(user, torch.ones_like(user))))
+
+    def has_all(self, user: Tensor) -> Tensor:
+        """Whether each of these users has every item, so that there is no negative."""
+        return self.left(user) == 0
+
     def negatives(self, user: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """`count` different items [B, count] for each of these users, none of which the user has in any split; each as
         likely as any other. DataError for a user who has too many.
@@ -250,9 +259,7 @@ class Interactions:
         if len(user) and not 0 <= int(user.min()) <= int(user.max()) <= self.users:
             stranger = int(user.min()) if int(user.min()) < 0 else int(user.max())
             raise DataError(f"unknown user {stranger}: the table has users 1 to {self.users}")
-        have = torch.searchsorted(self.pairs, self._codes(user, torch.full_like(user, self.items)), right=True)
-        have = have - torch.searchsorted(self.pairs, self._codes(user, torch.ones_like(user)))
-        left = self.items - have
+        left = self.left(user)
         if bool((left < count).any()):
             place = int((left < count).nonzero()[0])
             who = self.called("user", int(user[place]))
