@@ -198,3 +198,10 @@ def test_what_cannot_be_is_said() -> None:
         network(task_configs={"a": {"task_type": "clasification"}})
     with pytest.raises(OptionError, match="output_dimm"):
         network(task_configs={"a": {"output_dimm": 3}})
+
+
+def test_wrong_types_are_told() -> None:
+    with pytest.raises(OptionError, match="hidden_dims must be a list"):
+        MultiModalMultiTask(5, 4, 4, hidden_dims=3)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="'more' must be a table, got a list"):
+        MultiModalMultiTask(5, 4, 4).add_task("more", [1])  # type: ignore[arg-type]

@@ -235,6 +235,13 @@ def test_what_is_given_wrongly() -> None:
         scheduler.update_statistics({}, {"left": 87})
     with pytest.raises(DataError, match="metrics of task 'left' have no 'accuracy'; did you mean 'accurracy'"):
         scheduler.update_statistics({}, {"left": {"accurracy": 0.5}})
+    wrong: Any = [1.0]
+    with pytest.raises(DataError, match="task_losses must be a Mapping, got a list"):
+        scheduler.update_statistics(wrong)
+    with pytest.raises(DataError, match="task_metrics must be a Mapping, got a list"):
+        scheduler.update_statistics({}, wrong)
+    with pytest.raises(OptionError, match="unknown scheduling_method"):
+        AdaptiveTaskScheduler(TASKS, wrong)
     assert scheduler.updates == 0
 
 

@@ -168,6 +168,8 @@ def test_a_task_is_added_and_the_others_answer_bit_for_bit_as_before(kind: str) 
     assert "more" not in net.task_configs
     with pytest.raises(OptionError, match="a task's name must be a string"):
         net.add_task("")
+    with pytest.raises(OptionError, match="'more' must be a table, got a list"):
+        net.add_task("more", [1])  # type: ignore[arg-type]
 
 
 def test_an_addition_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +178,21 @@ def test_an_addition_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monkey
     with pytest.raises(DataError, match="not this one"):
         net.add_task("loops")
     assert set(answers(net, torch.ones(2, 64))) == set(CONFIGS)
+
+
+def test_an_addition_that_fails_in_somebodys_own_class_can_be_made_again() -> None:
+    class Failing(Mine):
+        def _build_task_specific_layers(self, config: dict[str, Any]) -> nn.Module:
+            if config["output_dim"] == 13:
+                raise ValueError("not so many")
+            return super()._build_task_specific_layers(config)
+
+    net = Failing(64, CONFIGS)
+    with pytest.raises(ValueError, match="not so many"):
+        net.add_task("more", {"output_dim": 13})
+    assert net.module.tasks == list(net.task_configs) == list(CONFIGS)
+    net.add_task("more", {"output_dim": 12})
+    assert net(torch.ones(2, 64))["more"].shape == (2, 12)
 
 
 def test_weights_come_from_torchs_generator() -> None:
@@ -290,6 +307,10 @@ def test_wrong_inputs_are_told() -> None:
         face("hard")([1.0])
     with pytest.raises(DataError, match="target_tasks: no task 'od'; did you mean 'odd'"):
         face("progressive")(torch.randn(2, 64), ["od"])
+    with pytest.raises(DataError, match="target_tasks must be names of tasks, got a int"):
+        face("progressive")(torch.randn(2, 64), 3)
+    with pytest.raises(DataError, match=r"task_name: no task \['odd'\]"):
+        face("meta")(torch.randn(2, 64), ["odd"])
     with pytest.raises(DataError, match="task_name: no task 'od'; did you mean 'odd'"):
         face("meta")(torch.randn(2, 64), "od")
     with pytest.raises(DataError, match="no task 'od'"):

@@ -365,6 +365,15 @@ def test_targets_that_are_not_known_do_not_count() -> None:
     assert loss(empty, {"a": torch.zeros(0), "b": torch.zeros(0, dtype=torch.long)})[1] == {}
 
 
+def test_probabilities_of_a_sample_that_are_not_known_do_not_count() -> None:
+    loss = MultiTaskLoss(["a"], {"a": "ce"}, "equal")
+    outputs, targets = torch.randn(4, 3), torch.full((4, 3), math.nan)
+    assert loss({"a": outputs}, {"a": targets})[1] == {}
+    targets[1:3] = torch.tensor([0.2, 0.3, 0.5])
+    expected = functional.cross_entropy(outputs[1:3], targets[1:3])
+    torch.testing.assert_close(loss({"a": outputs}, {"a": targets})[0], expected)
+
+
 def test_labels_in_every_form() -> None:
     loss = MultiTaskLoss(["a"], {"a": "cross_entropy"}, "equal")
     outputs = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -390,6 +399,11 @@ def test_labels_in_every_form() -> None:
         ("ce", torch.zeros(3, 1), torch.tensor([0, 1, 2]), "label 2, but there are the classes 0 to 1"),
         ("ce", torch.zeros(3, 4), torch.tensor([0.5, 1, 2]), "targets of 'ce' are labels, whole numbers"),
         ("ce", torch.zeros(3, 4), torch.zeros(2), "3 predictions for 2 targets"),
+        ("ce", torch.zeros(3), torch.tensor(1), "got a single number"),
+        ("ce", torch.zeros(3, 4), torch.eye(4)[:3].long(), "probabilities are floating-point numbers"),
+        ("ce", torch.zeros(2, 3, 4, 4), torch.zeros(2, 5, 5).long(), r"\(2, 3, 4, 4\) and targets \(2, 5, 5\)"),
+        ("ce", torch.zeros(2, 3, 5), torch.zeros(2, 5).long(), r"of sequences \[N, L\] with \[N, L, C\]"),
+        ("mse", torch.zeros(3).long(), torch.zeros(3), "predictions must be floating-point numbers"),
         ("mse", [1.0], torch.zeros(1), "predictions must be a Tensor, got a list"),
         ("mse", torch.zeros(1), 1.0, "targets must be a Tensor, got a float"),
     ],
@@ -408,9 +422,20 @@ def test_what_is_given_wrongly() -> None:
         loss(list(predictions.values()), targets)
     with pytest.raises(RunError, match="task 'rating': the loss is inf; it cannot be weighed"):
         loss(predictions, targets | {"rating": torch.full((8,), math.inf)})
-    for names, told in ((["a", "a"], "has 'a' twice"), ([], "is empty"), ("ab", "must be a list of names")):
+    wrong: Any
+    for wrong, told in (
+        (["a", "a"], "has 'a' twice"),
+        ([], "is empty"),
+        ("ab", "must be a list of names"),
+        (None, "must be a list of names"),
+    ):
         with pytest.raises(OptionError, match=told):
-            MultiTaskLoss(names, {"a": "mse"})
+            MultiTaskLoss(wrong, {"a": "mse"})
+    wrong = ["mse"]
+    with pytest.raises(OptionError, match="unknown loss"):
+        MultiTaskLoss(["a"], {"a": wrong})
+    with pytest.raises(OptionError, match="unknown balancing_method"):
+        MultiTaskLoss(["a"], {"a": "mse"}, wrong)
     with pytest.raises(OptionError, match="device 'gpu' cannot be used"):
         MultiTaskLoss(TASKS, TYPES, device="gpu")
     with pytest.raises(DataError, match="loss_types must be a Mapping, got a list"):

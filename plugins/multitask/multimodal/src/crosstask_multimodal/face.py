@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.modules import evaluating
+from crosstask.options import structure
 from crosstask.tasks import Task
 from crosstask_multimodal.multimodal import MultiModalModule
 from crosstask_multimodal.trunk import MultiModalTrunk
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, SharingMatrix
-from crosstask_multitask.task_configs import config_of, configs_of, name_of
+from crosstask_multitask.task_configs import config_of, configs_of, name_of, table_of
 
 DEFAULT_TASKS: dict[str, dict[str, Any]] = {
     "rating": {"output_dim": 1, "task_type": "regression"},
@@ -54,11 +55,12 @@ class MultiModalMultiTask(MultiTaskModule):
         dropout_rate: float = 0.2,
     ) -> None:
         super().__init__()
+        hidden_dims = structure(hidden_dims, tuple[int, ...], "hidden_dims")
         ids = {"user_ids": user_vocab_size, "item_ids": item_vocab_size}
         trunk = MultiModalTrunk(
             ids, {"text_ids": text_vocab_size}, None, embedding_dim, hidden_dims, dropout_rate=dropout_rate
         )
-        self._width, self._dropout = list(hidden_dims)[-1], dropout_rate
+        self._width, self._dropout = hidden_dims[-1], dropout_rate
         configs = configs_of(DEFAULT_TASKS if task_configs is None else task_configs)
         self.task_configs = {name: config.table(self.own_dims) for name, config in configs.items()}
         self.module = MultiModalModule(trunk, {name: self._head(config) for name, config in self.task_configs.items()})
@@ -102,7 +104,7 @@ class MultiModalMultiTask(MultiTaskModule):
             name, given = name_of(task), {}
         if name in self.task_configs:
             raise DataError(f"{type(self).__name__} has a task {name!r} already")
-        made = config_of(name, {**given, **(config or {})}).table(self.own_dims)
+        made = config_of(name, {**given, **table_of(name, config)}).table(self.own_dims)
         self.module.add_head(name, self._head(made).to(next(self.parameters())).train(self.training))
         self.task_configs[name] = made
 

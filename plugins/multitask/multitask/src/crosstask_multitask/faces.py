@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -28,7 +28,7 @@ from crosstask.options import structure
 from crosstask.tasks import Task
 from crosstask_multitask.headed import HeadedModule, key
 from crosstask_multitask.sharing import Inputs, MultiTaskModule, Sharing, SharingMatrix
-from crosstask_multitask.task_configs import TaskConfig, config_of, configs_of, name_of
+from crosstask_multitask.task_configs import TaskConfig, config_of, configs_of, name_of, table_of
 
 Mask = Tensor | Mapping[str, Tensor]
 """Which samples have a label for which task: bool [B, T], columns in the order of the tasks, or bool [B] by task (all
@@ -69,7 +69,7 @@ class MultiTaskBase(MultiTaskModule):
             raise OptionError(f"{type(self).__name__}: {sharing.origin} has no head for each task to be given")
         self.module: HeadedModule = made
         for name in self._order():
-            self._put_head(name)
+            self._put_head(name, self._head(name))
 
     @abstractmethod
     def _build_shared_layers(self) -> nn.Module:
@@ -98,9 +98,14 @@ class MultiTaskBase(MultiTaskModule):
         assert isinstance(made, Sharing)
         return made
 
-    def _put_head(self, name: str) -> None:
+    def _head(self, name: str) -> nn.Module | None:
         config = dict(self.task_configs[name])
-        made = _module(self, "_build_task_specific_layers", lambda: self._build_task_specific_layers(config))
+        made: nn.Module | None = _module(
+            self, "_build_task_specific_layers", lambda: self._build_task_specific_layers(config)
+        )
+        return made
+
+    def _put_head(self, name: str, made: nn.Module | None) -> None:
         if made is not None:
             like = next(self.module.parameters())
             self.module.heads[key(name)] = made.to(like).train(self.training)
@@ -165,7 +170,7 @@ class MultiTaskBase(MultiTaskModule):
         return {name: columns[name].to(all_of_them) if name in columns else all_of_them for name in names}
 
     def _check_task(self, name: Any, where: str) -> None:
-        if name not in self.task_configs:
+        if not isinstance(name, str) or name not in self.task_configs:
             raise DataError(f"{where}: no task {name!r}{nearest(name, self.task_configs)}")
 
     # --- What is shared
@@ -190,9 +195,9 @@ class MultiTaskBase(MultiTaskModule):
         if isinstance(task, Task):
             described = task.descriptor
             name, told = task.task_id, {"output_dim": described.output_dim or 1, "task_type": described.task_type}
-            told |= dict(config or {})
+            told |= table_of(name, config)
         else:
-            name, told = name_of(task), dict(config or {})
+            name, told = name_of(task), table_of(name_of(task), config)
         if name in self.task_configs:
             raise DataError(f"{type(self).__name__} has a task {name!r} already")
         made = config_of(name, told)
@@ -204,8 +209,9 @@ class MultiTaskBase(MultiTaskModule):
             raise
 
     def _add(self, name: str, config: TaskConfig) -> None:
+        made = self._head(name)  # somebody's own code, which may fail: nothing has changed so far
         self.module.add_task(config.task(name, self.input_dim))
-        self._put_head(name)
+        self._put_head(name, made)
 
 
 class _Layered(MultiTaskBase):
@@ -312,6 +318,8 @@ class ProgressiveMultiTask(_Layered):
         if isinstance(x, Mapping):
             return super().forward(x)
         names = [target_tasks] if isinstance(target_tasks, str) else target_tasks
+        if not (names is None or isinstance(names, Iterable)):
+            raise DataError(f"target_tasks must be names of tasks, got a {type(names).__name__}")
         names = self.task_sequence if names is None else list(names)
         for name in names:
             self._check_task(name, "target_tasks")

@@ -89,7 +89,7 @@ class MultiTaskLoss(nn.Module):
         if name not in self.loss_types:
             raise OptionError(f"MultiTaskLoss: loss_types has none for task {name!r}{nearest(name, self.loss_types)}")
         kind = self.loss_types[name]
-        if kind not in KINDS and kind not in LOSSES:
+        if not isinstance(kind, str) or (kind not in KINDS and kind not in LOSSES):
             raise OptionError(f"MultiTaskLoss: unknown loss {kind!r} of task {name!r}{nearest(kind, KINDS)}")
         return LOSSES[KINDS.get(kind, kind)]
 
@@ -102,7 +102,7 @@ class MultiTaskLoss(nn.Module):
         try:
             made = LocalContext(seed=seed).component("balancer", str(component), given)
         except UnknownComponentError as error:
-            if method in METHODS:  # its package is missing, and the error says which
+            if isinstance(method, str) and method in METHODS:  # its package is missing, and the error says which
                 raise
             raise OptionError(
                 f"MultiTaskLoss: unknown balancing_method {method!r}{nearest(method, METHODS)}"
@@ -175,6 +175,8 @@ class MultiTaskLoss(nn.Module):
         where = f"MultiTaskLoss: task {name!r}"
         of_kind(outputs, Tensor, f"{where}: predictions")
         targets = of_kind(targets, Tensor, f"{where}: targets").to(outputs.device)
+        if not outputs.is_floating_point():
+            raise DataError(f"{where}: predictions must be floating-point numbers, got {outputs.dtype}")
         objective = self._objectives[name]
         if objective is LOSSES["cross_entropy"]:
             outputs, targets, known = _classes(where, outputs, targets)
@@ -260,7 +262,11 @@ class MultiTaskLoss(nn.Module):
 
 def checked_names(where: str, task_names: Sequence[str]) -> list[str]:
     """The names of at least one task, all different. OptionError if they are not."""
-    if isinstance(task_names, str) or not all(isinstance(name, str) for name in task_names):
+    if (
+        isinstance(task_names, str)
+        or not isinstance(task_names, Iterable)
+        or not all(isinstance(name, str) for name in task_names)
+    ):
         raise OptionError(f"{where}: task_names must be a list of names, got {task_names!r}")
     names = list(task_names)
     if not names:
@@ -285,13 +291,24 @@ def _same_samples(where: str, outputs: Tensor, targets: Tensor) -> None:
 
 def _classes(where: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Logits and labels as the cross entropy takes them, and which of the labels are known."""
+    if not outputs.ndim or not targets.ndim:
+        raise DataError(f"{where}: predictions and targets of 'ce' are [N, C] and [N], got a single number")
     outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-    if targets.is_floating_point() and targets.shape == outputs.shape and outputs.shape[-1] > 1:
-        return outputs, targets, torch.ones_like(targets, dtype=torch.bool)  # probabilities
+    if targets.is_floating_point() and targets.shape == outputs.shape and outputs.shape[-1] > 1:  # probabilities
+        known = ~torch.isnan(targets)
+        rows = known.all(dim=1) if targets.ndim == 2 else slice(None)
+        return outputs[rows], targets[rows], known[rows]
     if outputs.ndim == 2 and targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]
     if len(outputs) != len(targets):
         raise DataError(f"{where}: {len(outputs)} predictions for {len(targets)} targets")
+    turned = targets.ndim == 2 and outputs.ndim == 3
+    if targets.shape != (outputs.shape[:2] if turned else (*outputs.shape[:1], *outputs.shape[2:])):
+        raise DataError(
+            f"{where}: predictions {tuple(outputs.shape)} and targets {tuple(targets.shape)} of 'ce' do not fit: "
+            "labels [N] go with [N, C], dense ones [N, …] with [N, C, …], of sequences [N, L] with [N, L, C]; "
+            "probabilities are floating-point numbers"
+        )
     if targets.is_floating_point():
         labels = torch.where(torch.isnan(targets), -100, targets)
         if bool((labels != labels.round()).any()):
@@ -300,7 +317,6 @@ def _classes(where: str, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     targets = targets.long()
     known = targets != -100
     single = outputs.ndim == 2 and outputs.shape[1] == 1
-    turned = targets.ndim == 2 and outputs.ndim == 3
     classes = 2 if single else outputs.shape[-1 if turned else 1]
     if bool((known & ((targets < 0) | (targets >= classes))).any()):
         wrong = targets[known & ((targets < 0) | (targets >= classes))][0]

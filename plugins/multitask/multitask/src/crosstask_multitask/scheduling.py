@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from crosstask.context import LocalContext
-from crosstask.errors import DataError, OptionError, UnknownComponentError, nearest
+from crosstask.errors import DataError, OptionError, UnknownComponentError, nearest, of_kind
 from crosstask.logs import logger
 from crosstask.options import structure
 from crosstask_multitask.losses import checked_names
@@ -61,6 +61,7 @@ class AdaptiveTaskScheduler:
         self.task_names = checked_names(where, task_names)
         self.scheduling_method = scheduling_method
         self.temperature = structure(temperature, float, f"{where}: temperature")
+        seed = structure(seed, int, f"{where}: seed")
         self.update_frequency = structure(update_frequency, int, f"{where}: update_frequency")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise OptionError(f"{where}: temperature must be > 0, got {temperature!r}")
@@ -77,9 +78,9 @@ class AdaptiveTaskScheduler:
     def _made(self, options: Mapping[str, Any], seed: int) -> Sampler:
         method, where = self.scheduling_method, type(self).__name__
         try:
-            made = LocalContext(seed=seed).component("sampler", METHODS.get(method, str(method)), options)
+            made = LocalContext(seed=seed).component("sampler", METHODS.get(str(method), str(method)), options)
         except UnknownComponentError as error:
-            if method in METHODS:  # its package is missing, and the error says which
+            if str(method) in METHODS:  # its package is missing, and the error says which
                 raise
             raise OptionError(f"{where}: unknown scheduling_method {method!r}{nearest(method, METHODS)}") from error
         assert isinstance(made, Sampler)
@@ -94,6 +95,8 @@ class AdaptiveTaskScheduler:
 
         DataError for a task that there is not, or an accuracy that is not from 0 to 1.
         """
+        for what, given in (("task_losses", task_losses), ("task_metrics", task_metrics or {})):
+            of_kind(given, Mapping, f"{type(self).__name__}: {what}")  # type: ignore[type-abstract]
         losses = {name: self._number(name, "loss", value) for name, value in task_losses.items()}
         accuracies = {name: self._accuracy(name, value) for name, value in (task_metrics or {}).items()}
         new = False

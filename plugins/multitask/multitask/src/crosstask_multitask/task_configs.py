@@ -56,6 +56,13 @@ def config_of(name: str, told: Any) -> TaskConfig:
     return found
 
 
+def table_of(name: str, config: Any) -> dict[str, Any]:
+    """What is said of a task that is added, as a table of its own. OptionError if it is none."""
+    if config is not None and not isinstance(config, Mapping):
+        raise OptionError(f"task_configs: {name!r} must be a table, got a {type(config).__name__}")
+    return dict(config or {})
+
+
 def name_of(name: Any) -> str:
     """A task's name. OptionError if it is none."""
     if not isinstance(name, str) or not name:
