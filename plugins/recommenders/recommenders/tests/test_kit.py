@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.options import component, option
+from crosstask.testing import reference_registry
 from crosstask.testing.selftest import SelfTest
 from crosstask_recommenders.contract import Recommender
 from crosstask_recommenders.support import Support
-from crosstask_recommenders.testing import Levels, ReferenceRecommender
+from crosstask_recommenders.testing import REFERENCE, Levels, ReferenceRecommender
 
-wrong = SelfTest(ReferenceRecommender)
+wrong = SelfTest(ReferenceRecommender, registry=reference_registry(REFERENCE))
 
 
 @wrong.caught_by("check_claims_a_feedback")

@@ -122,11 +122,14 @@ class RecommenderKit(Kit):
     def check_item_out_of_range_refused(self) -> None:
         """An item that the table does not count is refused, in the support set and among those asked for."""
         for kind in self.kinds:
-            far = Support.of([([99], None)])
-            with refused(f"{self.name} with item 99 of 12 in the support", CrosstaskError, naming="99"):
-                self.scored(kind, (far, torch.tensor([[1, 2]])))
-            with refused(f"{self.name} asked for item 99 of 12", CrosstaskError, naming="99"):
-                self.scored(kind, (self.support(kind).take([0]), torch.tensor([[1, 99]])))
+            far, known = Support.of([([99], None)]), self.support(kind).take([0])
+            component = self.make()
+            with self.run(component) as run:
+                model = run.call(component, "fit", interactions=planted(kind))
+                for what, support, items in (("with item 99 of 12 in the support", far, [[1, 2]]),
+                                             ("asked for item 99 of 12", known, [[1, 99]])):  # fmt: skip
+                    with refused(f"{self.name} {what}", CrosstaskError, naming="99"):
+                        run.call(component, "score", model=model, support=support, items=torch.tensor(items))
 
     def check_model_untouched(self) -> None:
         """Scoring changes no weight, leaves no gradient, and the module is in evaluation mode before and after."""
