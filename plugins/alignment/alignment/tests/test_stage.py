@@ -177,3 +177,9 @@ def test_the_recipe_names_what_is_installed() -> None:
     made = build(Align, recipe["alignment"], "alignment")
     assert made.budget.steps <= 400
     assert set(recipe["requires"]) == {"crosstask-digits", "crosstask-mmd"}
+
+
+def test_values_are_no_logits_of_classes() -> None:
+    tasks = [small(name, outputs=1, kind="regression") for name in ("a", "b")]
+    with pytest.raises(RecipeError, match="looks at the probabilities of classes, and task 'a' is a regression"):
+        engine(*tasks).run_stage("alignment", sources=["a"], targets=["b"], alignment="critic", budget=QUICK)

@@ -225,3 +225,16 @@ def test_columns_that_contradict_are_refused(file: Path) -> None:
     with pytest.raises(DataError, match="where there are none, say feedback"):
         load_ratings(file)
     assert load_ratings(file, feedback="implicit").feedback == "implicit"  # as a recipe says it, which has no None
+
+
+def test_where_users_have_most_items_there_is_no_reading(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    rows = [f"{user},{item},{(user * item) % 5}" for user in range(1, 5) for item in range(1, 9) if item != user]
+    path.write_text("\n".join(["user,item,rating", *rows]), "utf-8")
+    with pytest.raises(DataError, match="ask for fewer `negatives`; with 0 there is no task `reading`"):
+        Ratings(file=str(path)).load()
+    made = Ratings(file=str(path), negatives=0).load()
+    assert list(made.ids) == ["rating"]
+    assert sum(len(made["rating"].data(split)) for split in ("train", "validation", "test")) == 28
+    with pytest.raises(OptionError, match="`reading` alone, which needs negatives"):
+        Ratings(file=str(path), negatives=0, feedback="implicit").load()

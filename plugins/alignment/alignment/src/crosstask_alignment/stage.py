@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput, TensorData
-from crosstask.errors import RecipeError, nearest
+from crosstask.errors import DataError, RecipeError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import joined
 from crosstask.learning.metrics import confidence_interval
@@ -28,7 +28,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask_alignment.contract import Alignment
 from crosstask_alignment.probing import domain_accuracy
 from crosstask_alignment.records import AlignmentResult
-from crosstask_alignment.training import Features, fit_aligned
+from crosstask_alignment.training import Features, check_conditional, fit_aligned
 
 PROBED = 1000
 """The most test samples of a domain by which domains are told apart."""
@@ -60,7 +60,11 @@ class Align(Stage):
     # --- Before any work
 
     def check(self, portfolio: Portfolio) -> None:
-        self._chosen(portfolio)
+        sources, _ = self._chosen(portfolio)
+        try:
+            check_conditional(self._alignment(), sources[0])
+        except DataError as error:
+            raise RecipeError(f"alignment: {error}") from None
 
     def _chosen(self, portfolio: Portfolio) -> tuple[list[Task], list[Task]]:
         """(sources, targets). RecipeError if one network cannot learn them."""

@@ -116,6 +116,16 @@ class _Together(nn.Module):
         return self.outputs[0]
 
 
+def check_conditional(alignment: Alignment, task: Task) -> None:
+    """DataError where an alignment would take values for logits of classes."""
+    kind = task.descriptor.task_type
+    if "conditional" in alignment.capabilities and kind != "classification":
+        raise DataError(
+            f"{alignment.origin} looks at the probabilities of classes, and task {task.task_id!r} is a {kind}: take an "
+            "alignment of the features alone"
+        )
+
+
 def fit_aligned(
     model: nn.Module,
     task: Task,
@@ -138,8 +148,10 @@ def fit_aligned(
     all domains are those in `domains` (0, 1, …), and the task is only what is learned: that of several domains' labels
     together.
 
-    DataError as of `fit`, if the head is no module, or if inputs of the domains are not of one kind.
+    DataError as of `fit`, if the head is no module, if inputs of the domains are not of one kind, or for a conditional
+    alignment of a task that is no classification.
     """
+    check_conditional(alignment, task)
     count, device = budget.steps if steps is None else steps, device_of(model)
     own = 0 if whole else 1
     if len(domains) + own < 2:

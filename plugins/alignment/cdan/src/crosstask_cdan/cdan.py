@@ -48,8 +48,9 @@ class CDAN(Alignment):
     """A critic tells domains apart by features and predictions together, so that what is aligned is the features of
     each class; its gradient is reversed on its way into the features.
 
-    Predictions are constants here, as in the authors' code. With `entropy` (CDAN+E) a row counts with 1 + exp(-H), H
-    the entropy of its prediction, so that what is easy to transfer counts more; the weights of each domain have mean 1.
+    Predictions are constants here; in the authors' code they are so to the critic, not in the entropy's weights. With
+    `entropy` (CDAN+E) a row counts with 1 + exp(-H), H the entropy of its prediction, so that what is easy to transfer
+    counts more; the weights of each domain have mean 1.
     A model with a single logit is one of two classes.
 
     Source: Long, Cao, Wang, Jordan 2018, *Conditional Adversarial Domain Adaptation*, equations 4 to 9.

@@ -49,7 +49,7 @@ class Ratings(Source):
     split: str = option("random", choices=SPLITS, help="last: the latest of each user are held out")
     validation: float = option(0.1, ge=0, lt=1, help="share of each user's rows")
     test: float = option(0.2, gt=0, lt=1, help="share of each user's rows")
-    negatives: int = option(1, ge=1, help="of `reading`: for each row")
+    negatives: int = option(1, ge=0, help="of `reading`: for each row; 0: no such task")
     least: int = option(10, ge=3, help="ratings of a user who is a task")
     users: int = option(50, ge=1, help="users as tasks, at most")
     held_out: float = option(0.2, ge=0, lt=1, help="share of the users that is held back")
@@ -73,12 +73,18 @@ class Ratings(Source):
 
     def _table(self, table: Interactions) -> Portfolio:
         """`rating` and `reading` over the rows and as many negatives as asked for; these go where their row goes."""
+        if not self.negatives and table.feedback == "implicit":
+            raise OptionError("source 'ratings': of implicit feedback there is `reading` alone, which needs negatives")
         generator = torch.Generator().manual_seed(int(rng_for(self.seed, "negatives").integers(2**62)))
         splits, count = self._splits(table), len(table)
         users, order, starts = table.by_user()
         drawn = torch.empty(count, self.negatives, dtype=torch.long)
         for user, start, end in zip(users, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            own = table.negatives(user[None], (end - start) * self.negatives, generator)
+            try:
+                own = table.negatives(user[None], (end - start) * self.negatives, generator)
+            except DataError as error:
+                told = "ask for fewer `negatives`; with 0 there is no task `reading`"
+                raise DataError(f"source 'ratings': {error}: {told}") from None
             drawn[order[start:end]] = own.view(end - start, self.negatives)
         user = torch.cat([table.user, table.user.repeat_interleave(self.negatives)])
         item = torch.cat([table.item, drawn.flatten()])
@@ -91,15 +97,17 @@ class Ratings(Source):
                 parts[name] = known[ids]
         has = torch.arange(len(user)) < count
         targets: dict[str, Tensor] = {}
-        descriptors = {
-            "reading": TaskDescriptor(task_id="reading", output_dim=1, required_skills=("taste",), domain="ratings")
-        }
+        descriptors: dict[str, TaskDescriptor] = {}
         if table.feedback == "explicit":
             targets["rating"] = torch.cat([table.rating, table.rating.new_full((len(user) - count,), float("nan"))])
             descriptors["rating"] = TaskDescriptor(
                 task_id="rating", task_type="regression", output_dim=1, required_skills=("taste",), domain="ratings"
             )
-        targets["reading"] = has.long()
+        if self.negatives:
+            targets["reading"] = has.long()
+            descriptors["reading"] = TaskDescriptor(
+                task_id="reading", output_dim=1, required_skills=("taste",), domain="ratings"
+            )
         rows = {
             split: torch.cat([own, (count + own[:, None] * self.negatives + torch.arange(self.negatives)).flatten()])
             for split, own in splits.items()
