@@ -158,6 +158,7 @@ def test_several_inputs_go_by_name_or_by_place() -> None:
     torch.testing.assert_close(taken.inputs.parts["more"], X[[3, 1]])  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="inputs of different lengths"):
         MultiInput({"a": X, "b": X[:3]})
+    assert named.data().inputs[:0].flatten(1).shape == (0, 9)
 
 
 def test_a_table_of_tasks_shares_its_inputs() -> None:

@@ -172,7 +172,8 @@ class MultiInput:
         import torch  # deferred: a descriptor needs none
 
         kind = torch.get_default_dtype()
-        return torch.cat([part.reshape(len(part), -1).to(kind) for part in self.parts.values()], dim=1)
+        rows = [part.flatten(1) if part.ndim > 1 else part[:, None] for part in self.parts.values()]  # also of none
+        return torch.cat([row.to(kind) for row in rows], dim=1)
 
 
 @attrs.frozen(eq=False)

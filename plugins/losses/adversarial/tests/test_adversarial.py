@@ -175,3 +175,15 @@ def test_networks_of_any_size() -> None:
         found, features = Discriminator(shape[0])(torch.zeros(2, *shape))
         assert found.shape == (2,)
         assert [feature.shape[1] for feature in features] == [16, 32, 64]
+
+
+def test_measuring_moves_no_statistics_of_the_discriminator() -> None:
+    judge = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(16, 1))
+    aggregator = LossAggregator([Adversarial(discriminator=judge)], off=["feature_matching_loss"])
+    outputs, observations = videos()
+    with torch.no_grad():
+        first, again = (aggregator.compute_losses(outputs, observations)[0] for _ in range(2))
+    assert int(judge[0].num_batches_tracked) == 0
+    assert first == again
+    aggregator.compute_losses(outputs, observations)
+    assert int(judge[0].num_batches_tracked) > 0

@@ -1,5 +1,8 @@
 """Hard parameter sharing: one trunk, its own head for each task."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -146,3 +149,12 @@ def test_several_inputs_go_through_the_trunk_as_one() -> None:
     alone = module({"b": inputs["b"]})["b"]
     torch.testing.assert_close(outputs["b"], alone)
     assert outputs["a"].shape == (3, 2)
+
+
+def test_it_can_be_copied_after_a_pass() -> None:
+    module, batch = HardParameterSharing().build([task("a")], nn.Linear(4, 3)), torch.randn(5, 4)
+    found = module({"a": batch})["a"]
+    for made in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert made.features == []
+        assert torch.equal(made({"a": batch})["a"], found)
+    found.sum().backward()  # the graph of the module itself is untouched

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from crosstask import component, option
 from crosstask.errors import DataError, told
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import evaluating, seeded
 from crosstask.registry import load
 from crosstask_losses.contract import Objective
 from crosstask_losses.given import Given, Output
@@ -39,7 +39,7 @@ class Adversarial(Objective):
         losses["discriminator_loss"].backward()
 
     D gives logits, or (logits, a list of features) for feature matching. It is run twice in each step, on the fakes
-    with and without their graph.
+    with and without their graph. Where no gradients are recorded it is in evaluation mode.
     """
 
     total: ClassVar[str] = "adversarial_loss"
@@ -62,6 +62,12 @@ class Adversarial(Objective):
     def term(self, name: str, given: Given) -> Tensor:
         fakes, frames = given.steps("fakes").flatten(0, 1), given.frames.flatten(0, 1)
         network = self._made(frames)
+        if torch.is_grad_enabled():
+            return self._term(name, network, fakes, frames)
+        with evaluating(network):
+            return self._term(name, network, fakes, frames)
+
+    def _term(self, name: str, network: nn.Module, fakes: Tensor, frames: Tensor) -> Tensor:
         if name == "discriminator_loss":
             real, fake = self._run(network, frames)[0], self._run(network, fakes.detach())[0]
             return _DISCRIMINATOR[self.form](real, fake)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -31,6 +32,10 @@ class SharedTrunk(HeadedModule):
         features = forward(self.trunk, batch)
         self.features.append(features)
         return {task: features[places] for task, places in rows.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and files are without the features of the last pass, whose graph cannot be copied."""
+        return {**self.__dict__, "features": []}
 
     def shared_parameters(self) -> Iterator[nn.Parameter]:
         return self.trunk.parameters()

@@ -76,7 +76,8 @@ class MultiTaskModule(nn.Module, ABC):
     def add_task(self, task: Task) -> None:
         """Give the module another task, whose own parameters are new; the other tasks' answers stay as they are.
 
-        DataError if it cannot be given one, or has it already.
+        Parameters that all tasks use may be replaced by larger ones (`cross_stitch` has one more factor for each task):
+        an optimiser or a trainer is made after it. DataError if it cannot be given one, or has it already.
         """
         raise DataError(f"a {type(self).__name__} cannot be given another task: build it anew with {task.task_id!r}")
 
