@@ -15,7 +15,7 @@ from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.pairs import Array, Mask, Pairs
 from crosstask_gnn.soft_impute import soft_impute
 from crosstask_gnn.source_mean import source_mean, target_mean
-from crosstask_gnn.training import Base, Forecast, Labels, Shape, forecast, lessons
+from crosstask_gnn.training import Base, Forecast, Labels, Shape, enough, forecast, lessons
 
 FEWEST = 8
 """Measured pairs below which nothing can be left out to choose by."""
@@ -109,14 +109,15 @@ def predict(
     if unknown.any() and (targets := _target_folds(pairs, folds, rng)):
         contests.append(_Contest.of(pairs, targets, design, whole_targets=True))
     answers = {name: method(pairs) for name, method in SIMPLE.items()} | {MIXED: whole.mean}
-    base = Base.of(pairs, whole)
-    if any(COMPLETED in contest.blind for contest in contests):
-        answers[COMPLETED] = base.mean
+    completed = Base.completed(pairs, whole) if enough(pairs) else Base.plain(whole)
+    if enough(pairs):
+        answers[COMPLETED] = completed.mean
     found: Forecast | None = None
     if network:
         for contest in contests:
             fits = zip(contest.folds, contest.fits, strict=True)
-            library = [lessons(pairs.without(fold), fit, design, rng) for fold, fit in fits]
+            library = [lessons(pairs.without(fold), fit, design, rng, complete=contest.complete) for fold, fit in fits]
+            base = completed if contest.complete else Base.plain(whole)
             given = (pairs, contest.folds, contest.bases, base, library, design, labels)
             made = forecast(*given, shape, seed, device)
             contest.enter(NETWORK, made.blind)
@@ -164,14 +165,26 @@ class _Contest:
     @classmethod
     def of(cls, pairs: Pairs, folds: list[Mask], design: Design, whole_targets: bool = False) -> _Contest:
         fits = [mixed(pairs.without(fold), design=design) for fold in folds]
-        bases = [Base.of(pairs.without(fold), fit) for fold, fit in zip(folds, fits, strict=True)]
-        made = cls(pairs, folds, fits, bases, {}, {}, {}, whole_targets)
+        made = cls(pairs, folds, fits, [Base.plain(fit) for fit in fits], {}, {}, {}, whole_targets)
         for name, method in SIMPLE.items():
             made.enter(name, np.stack([method(pairs.without(fold)) for fold in folds]))
         made.enter(MIXED, np.stack([fit.mean for fit in fits]))
-        if any(base.mean is not fit.mean for base, fit in zip(bases, fits, strict=True)):
+        if enough(pairs):
+            bases = [Base.completed(pairs.without(fold), fit) for fold, fit in zip(folds, fits, strict=True)]
             made.enter(COMPLETED, np.stack([base.mean for base in bases]))
+            if made.complete:
+                made.bases = bases
         return made
+
+    @property
+    def complete(self) -> bool:
+        """Whether the networks start from the completed model: where it errs less than the mixed one alone, by more
+        than a standard error of the difference.
+        """
+        if COMPLETED not in self.blind:
+            return False
+        lower = (self.blind[MIXED] - self.truth) ** 2 - (self.blind[COMPLETED] - self.truth) ** 2
+        return bool(lower.mean() > lower.std() / math.sqrt(len(lower)))
 
     def enter(self, name: str, answers: Array) -> None:
         """`answers` [folds, n, n]."""
@@ -200,7 +213,7 @@ class _Contest:
             lower = now - squares(names)
             return float(lower.mean() - errors * lower.std() / math.sqrt(len(lower)))
 
-        base = COMPLETED if COMPLETED in self.blind else MIXED
+        base = COMPLETED if self.complete else MIXED
         able = [base, *(name for name in (DECODER, NETWORK) if name in self.blind)]
         chosen = min(([name] for name in able), key=lambda names: float(squares(names).mean()))
         now = squares(chosen)

@@ -21,7 +21,7 @@ SHRINKAGE = 0.5
 """Weight of the square of what a network adds to the base, in units of the noise: a prior that the base is right."""
 
 MANY, ENOUGH = 200, 3
-"""Tasks above which the networks' base is not completed, and measured pairs per source and target below which."""
+"""Tasks above which no low rank is tried, and measured pairs per source and target below which."""
 
 LARGEST = 30_000_000
 """Numbers that the strengths of all relations of the networks trained at a time may take."""
@@ -76,16 +76,23 @@ class Base:
     noise: float
 
     @classmethod
-    def of(cls, pairs: Pairs, fit: Fitted, *, quick: bool = False) -> Base:
-        """The mixed model, completed by one of low rank in what it leaves. The mixed model alone where less than
-        `ENOUGH` pairs were measured for each source and target, which say nothing of products, and of more than `MANY`
-        tasks, where it takes long. `quick`: one start, few rounds.
-        """
-        ends = pairs.measured.any(0).sum() + pairs.measured.any(1).sum()
-        if pairs.count > MANY or pairs.measured.sum() < ENOUGH * ends:
-            return cls(fit.mean, fit.variances.noise)
+    def plain(cls, fit: Fitted) -> Base:
+        """The mixed model."""
+        return cls(fit.mean, fit.variances.noise)
+
+    @classmethod
+    def completed(cls, pairs: Pairs, fit: Fitted, *, quick: bool = False) -> Base:
+        """The mixed model, completed by one of low rank in what it leaves. `quick`: one start, few rounds."""
         found = low_rank(pairs, fit.mean, starts=1, rounds=25) if quick else low_rank(pairs, fit.mean)
         return cls(found.mean, found.noise)
+
+
+def enough(pairs: Pairs) -> bool:
+    """Whether a low rank is worth trying: not where less than `ENOUGH` pairs were measured for each source and target,
+    which say nothing of products, nor with more than `MANY` tasks, where it takes long.
+    """
+    ends = pairs.measured.any(0).sum() + pairs.measured.any(1).sum()
+    return bool(pairs.count <= MANY and pairs.measured.sum() >= ENOUGH * ends)
 
 
 @attrs.frozen(eq=False)
@@ -251,9 +258,11 @@ def type_logits(mean: Tensor, spread: Tensor) -> Tensor:
     return torch.stack([chances[kind] for kind in RelationType], dim=-1).clamp_min(1e-4).log()
 
 
-def lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator) -> list[Lesson]:
+def lessons(
+    pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator, *, complete: bool = False
+) -> list[Lesson]:
     """Ways to hide a part of what is known: three times single pairs, the fourth time all pairs into some targets. The
-    base without it has the variances of `fit`.
+    base without it has the variances of `fit`, and is completed if asked for.
     """
     seen, found = pairs.measured, []
     for number in range(8 if pairs.count <= 150 else 4):
@@ -261,13 +270,14 @@ def lessons(pairs: Pairs, fit: Fitted, design: Design, rng: np.random.Generator)
         if number % 4 == 3:
             hidden = seen & (rng.random(pairs.count) < 0.4)
         if hidden.any() and (seen & ~hidden).any():
-            found.append(_lesson(pairs, hidden, fit, design))
-    return found or [_lesson(pairs, seen, fit, design)]
+            found.append(_lesson(pairs, hidden, fit, design, complete))
+    return found or [_lesson(pairs, seen, fit, design, complete)]
 
 
-def _lesson(pairs: Pairs, hidden: Mask, fit: Fitted, design: Design) -> Lesson:
+def _lesson(pairs: Pairs, hidden: Mask, fit: Fitted, design: Design, complete: bool) -> Lesson:
     rest = pairs.without(hidden)
-    return Lesson(hidden, Base.of(rest, mixed(rest, fit.variances, design, spread=False), quick=True).mean)
+    plain = mixed(rest, fit.variances, design, spread=False)
+    return Lesson(hidden, Base.completed(rest, plain, quick=True).mean if complete else plain.mean)
 
 
 def _asked(hidden: Sequence[Mask], device: str) -> tuple[Tensor, Tensor, Tensor]:
