@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeGuard, TypeVar, cast
 import attrs
 import pluggy
 
-from crosstask.errors import CrosstaskError, PluginError, RunError, nearest
+from crosstask.errors import CrosstaskError, OptionError, PluginError, RunError, nearest
 from crosstask.options import options_of, structure
 from crosstask.parts import Choice, Reference
 
@@ -199,6 +199,8 @@ class Context(ABC):
     def resolve(self, point: str, choice: Any) -> Component:
         """A component from what an option may say: a name, a table with `use`, a `Choice`, or the object itself."""
         if getattr(choice, "point", None) == point:
+            if isinstance(choice, type):
+                raise OptionError(f"{point} must be an object, got the class {choice.__name__}: {choice.__name__}()")
             choice.bind(self)
             return cast("Component", choice)
         chosen: Choice = structure(choice, Choice, point)

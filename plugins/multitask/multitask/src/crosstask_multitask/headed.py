@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crosstask.context import LocalContext
 from crosstask.descriptors import MultiInput
-from crosstask.errors import DataError, nearest
+from crosstask.errors import DataError, nearest, of_kind
 from crosstask.learning.modules import seeded
 from crosstask.tasks import Task
 from crosstask_multitask.heads import features_of, head_for
@@ -74,6 +74,7 @@ class HeadedModule(MultiTaskModule):
         return [task_id(name) for name in self.heads]
 
     def forward(self, inputs: Inputs, rows: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        of_kind(inputs, Mapping, "inputs by task id")  # type: ignore[type-abstract]
         for task in inputs:
             if key(task) not in self.heads:
                 raise DataError(f"no head for task {task!r}{nearest(task, self.tasks)}")

@@ -112,7 +112,7 @@ class MultiTaskLoss(nn.Module):
             raise OptionError(
                 f"MultiTaskLoss: balancing_method {method!r} makes an update of the tasks' gradients, which is that of "
                 f"no total loss: use {type(made).__name__}().backward(losses). Those that weigh losses: "
-                f"{', '.join(METHODS)}"
+                f"{', '.join(METHODS)}, and balancers such as dwa, famo"
             )
         return made
 
