@@ -27,7 +27,6 @@ SHORT = {
     "sharing": ("multitask.budget.steps=6",),
     "objectives": ("source.train=40", "source.test=20", "source.steps=3", "losses.budget.steps=4"),
     "recommend": ('recommend.recommenders=[{use="maml", steps=4, factors=2}, "item_mean"]',),
-    "sharing": ("train.steps=5", "multitask.budget.steps=6"),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
@@ -46,7 +45,6 @@ FIGURES = {
     "sharing": ("trained_together", "joint_mean_score", "single_task_mean_score"),
     "objectives": ("recon_loss", "attention_dynamics_loss", "mean_conflict_share"),
     "recommend": ("recommend_best_of_1", "recommend_best_of_10"),
-    "sharing": ("trained_together", "joint_gain"),
     "search": ("found_score", "default_score"),
 }
 
