@@ -49,6 +49,8 @@ MEANT_OTHERWISE = {
     "prefix": "an ordinary word (of a dotted key, a path)",
     "adapter": "the kernel's point",
     "linear": "torch's linear layers, and an ordinary word",
+    "loss": "what training lowers",
+    "losses": "what training lowers, and what balancers are given",
     "sampler": "an attribute of torch's DataLoader",
     "advice": "what the engine's method `advise` gives, a record of the kernel",
 }
