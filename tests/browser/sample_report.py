@@ -24,12 +24,16 @@ from crosstask.records import (
     TransferResult,
 )
 from crosstask.tasks import TaskDescriptor
+from crosstask_alignment.records import AlignmentResult
 from crosstask_continual.records import ContinualResult, ContinualScores
 from crosstask_curricula.records import CurriculumComparison
 from crosstask_discovery.records import DiscoveryResult
 from crosstask_distillation.records import DistillationResult
+from crosstask_losses.records import LossesResult
 from crosstask_meta.records import FewShotResult
 from crosstask_multitask.records import MultiTaskResult
+from crosstask_multitask.sharing import SharingMatrix
+from crosstask_recommenders.records import ColdStartScores, RecommendResult
 from crosstask_search.records import SearchResult, Trial, WarmStart
 from crosstask_synthesis.records import SynthesisResult
 from crosstask_transfer.records import BlockAttribution, LayerAttribution
@@ -59,11 +63,15 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "few_shot": ("Few-shot learning",),
     "continual": ("Continual learning",),
     "search": ("Search",),
+    "alignment": ("Domain alignment",),
+    "losses": ("Objectives",),
+    "recommend": ("Recommendation to new users",),
 }
 """The headings of each stage."""
-FIGURES = 23
-"""How many there are in all: graph, matrix, 3 of the curriculum, 2 of learning curves, 2 times why it transferred, 6 of
-multi-task training, 2 each of synthesis, few-shot, continual learning and search.
+FIGURES = 35
+"""How many there are in all: graph, matrix, 3 of the curriculum, 2 of learning curves, 2 times why it transferred, 7 of
+multi-task training, 2 each of synthesis, few-shot, continual learning and search, 3 of domain alignment, 6 of
+objectives, 2 of recommendation.
 """
 STEPS = tuple(range(0, 200, 5))
 IMPOSSIBLE = 3
@@ -232,6 +240,12 @@ class _Sample:
             },
             start=self.text("the encoder of distillation"), adapter=self.text("lora"), trained_weights=420,
             all_weights=14_100,
+            learned=(
+                SharingMatrix(
+                    name=self.text("Experts of each task"), rows=together, columns=(self.text("expert 1"), "expert 2"),
+                    values=tuple((0.2 * n, 1 - 0.2 * n) for n in range(len(together))), told=self.text("mean weight"),
+                ),
+            ),
         )  # fmt: skip
 
     def synthesis(self) -> SynthesisResult:
@@ -293,4 +307,42 @@ class _Sample:
             proposal_seconds=1.4, warm_starts=(WarmStart(point=trials[0].point, source=self.path[0]),),
             task_id=self.path[1], metric=self.text("accuracy"), split=self.text("test"), score=around(0.93),
             default_score=around(0.9), gain=around(0.03),
+        )  # fmt: skip
+
+    def alignment(self) -> AlignmentResult:
+        source, target = self.path[:2]
+        return AlignmentResult(
+            sources=(source,), targets=(target,), alignment=self.text("mmd"), weight=1.0, metric=self.text("accuracy"),
+            adapted={target: around(0.79)}, source_only={target: around(0.68)}, supervised={target: around(0.9)},
+            chances={target: 0.1}, domain_accuracy=around(0.8), domain_accuracy_before=around(0.97), domain_chance=0.5,
+            sources_adapted={source: around(0.95)}, sources_only={source: around(0.96)}, steps=STEPS,
+            terms=tuple(0.1 + 0.4 * math.exp(-s / 60) for s in STEPS), seeds=3,
+            notes=(self.text("nothing was gained"),),
+        )  # fmt: skip
+
+    def losses(self) -> LossesResult:
+        names, terms = (self.text("elbo"), "predictive"), (self.text("recon_loss"), "attention_dynamics_loss")
+        falling = {name: tuple(2.3 * math.exp(-s / (40 + 12 * n)) for s in STEPS) for n, name in enumerate(terms)}
+        return LossesResult(
+            task=self.path[0], model=self.text("mine:network"), balancer=self.text("rgb"),
+            objectives={name: (term,) for name, term in zip(names, terms, strict=True)}, steps=STEPS,
+            losses={name: falling[term] for name, term in zip(names, terms, strict=True)}, terms=dict(falling),
+            weights={term: tuple(min(1.0, s / 100) for s in STEPS) for term in terms},
+            balance=dict.fromkeys(names, tuple(0.5 for _ in STEPS)),
+            cosines={f"{names[0]}, {names[1]}": tuple(math.sin(s / 30) for s in STEPS)},
+            conflicts={"conflict_share": tuple(float(math.sin(s / 30) < 0) for s in STEPS)},
+            before=dict.fromkeys(terms, 2.3), after=dict.fromkeys(terms, 0.2), parameters=14_100,
+        )  # fmt: skip
+
+    def recommend(self) -> RecommendResult:
+        return RecommendResult(
+            task=self.path[0], feedback="explicit", train_users=400, test_users=100, items=64, top=10, negatives=0,
+            scores=tuple(
+                ColdStartScores(
+                    recommender=name, support=support, rmse=1.7 - 0.02 * support + 0.05 * n, mae=1.3, auc=0.6,
+                    ndcg=0.95, hit=None, baseline=n == 1, seconds=2e-5,
+                )
+                for n, name in enumerate((self.text("maml"), "user_mean"))
+                for support in (1, 3, 5, 10)
+            ),
         )  # fmt: skip

@@ -76,7 +76,9 @@ _LONGEST_NUMBER = 28  # +0.123 [−0.123, +0.123], and some room
 
 
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of ready HTML cells; the first of each row is its heading. Numbers stay on one line, text does not."""
+    """A table of ready HTML cells; the first of each row is its heading. Numbers stay on one line, text does not. The
+    caption is plain text.
+    """
 
     def data(cell: str) -> str:
         return f"<td class=text>{cell}</td>" if len(cell) > _LONGEST_NUMBER else f"<td>{cell}</td>"
@@ -84,7 +86,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> s
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "".join(f'<tr><th scope="row">{first}</th>{"".join(map(data, rest))}</tr>' for first, *rest in rows)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{attribute(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption>"
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

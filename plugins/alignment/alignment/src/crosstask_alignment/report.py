@@ -50,7 +50,7 @@ def section(done: AlignmentResult) -> Section:
         (escape(source), spread(done.sources_adapted[source]), spread(done.sources_only[source]))
         for source in done.sources
     ]
-    kept = table(f"Test {escape(done.metric)} on the sources themselves", ("Source", "Aligned", "Source only"), own)
+    kept = table(f"Test {done.metric} on the sources themselves", ("Source", "Aligned", "Source only"), own)
     return Section("Domain alignment", lead + notes + view(legend(series), scores) + view(*figures, grid=True) + kept)
 
 
