@@ -428,7 +428,7 @@ from pathlib import Path
 from crosstask.job import run_recipe
 from crosstask_fakes.registry import with_fakes
 from test_job import recipe
-run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=with_fakes())
+run_recipe(recipe(train={{"steps": {steps}, "accumulate": 2}}), Path({out!r}), registry=with_fakes())
 """
 
 
@@ -436,7 +436,7 @@ run_recipe(recipe(train={{"steps": {steps}}}), Path({out!r}), registry=with_fake
 def test_a_killed_run_resumes_and_repeats_no_training(
     tmp_path: Path, registry: Registry, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = 1500
+    steps = 1500  # accumulated, each by itself: a fleet would end as one
     script = SCRIPT.format(tests=str(Path(__file__).parent), steps=steps, out=str(tmp_path))
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], stderr=subprocess.DEVNULL)
     deadline = time.time() + 90
@@ -465,7 +465,7 @@ def test_a_killed_run_resumes_and_repeats_no_training(
         return real(spec, tasks, budget, seeds, device)
 
     monkeypatch.setattr(place, "train_job", counting)
-    record = run_recipe(recipe(train={"steps": steps}), tmp_path, registry=registry, resume=True)
+    record = run_recipe(recipe(train={"steps": steps, "accumulate": 2}), tmp_path, registry=registry, resume=True)
     assert record.status == "finished"
     assert len(trained) <= 3 - kept
 
