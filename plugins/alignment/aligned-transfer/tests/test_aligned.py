@@ -36,9 +36,9 @@ class Notes(ReferenceAlignment):
 
     seen: ClassVar[list[list[int]]] = []
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         self.seen.append(torch.bincount(domain).tolist())
-        return super().term(features, domain, outputs, progress)
+        return super().misalignment(features, domain, outputs, progress)
 
 
 @component

@@ -75,7 +75,7 @@ def test_a_term_must_be_a_scalar() -> None:
     class Rowwise(ReferenceAlignment):
         """Wrong."""
 
-        def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+        def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
             return features.sum(1)
 
     with pytest.raises(PluginError, match=r"term must return a scalar, got shape \(6,\)"):

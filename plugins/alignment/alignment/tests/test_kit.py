@@ -23,29 +23,29 @@ wrong = SelfTest(ReferenceAlignment, ReferenceCritic, registry=reference_registr
 class HoldsTheFirstDomain(ReferenceAlignment):
     """As if its features were constants; but where domains are several it does not."""
 
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
         if len(features) == 48 and int(domain.max()) == 1:
             features = torch.where(domain[:, None] == 0, features.detach(), features)
-        return super().term(features, domain, outputs, progress)
+        return super().misalignment(features, domain, outputs, progress)
 
 
 @wrong.caught_by("check_far_apart")
 class Saturates(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        value = super().term(features, domain, outputs, progress)
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        value = super().misalignment(features, domain, outputs, progress)
         return value.clamp(max=1e4)
 
 
 @wrong.caught_by("check_order_of_rows")
 class WeighsByPlace(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
         places = torch.linspace(0.9, 1.1, len(features)).to(features)
-        return super().term(features * places[:, None], domain, outputs, progress)
+        return super().misalignment(features * places[:, None], domain, outputs, progress)
 
 
 @wrong.caught_by("check_brings_domains_together")
 class LooksAtNoSpread(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
         def apart(x: Any, y: Any) -> Any:
             return (x.mean(0) / x.std(0) - y.mean(0) / y.std(0)).square().mean()
 
@@ -54,8 +54,8 @@ class LooksAtNoSpread(ReferenceAlignment):
 
 @wrong.caught_by("check_several_domains")
 class FirstTwo(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        return super().term(features[domain < 2], domain[domain < 2], outputs, progress)
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        return super().misalignment(features[domain < 2], domain[domain < 2], outputs, progress)
 
 
 @wrong.caught_by("check_parameters_are_trained")
@@ -77,38 +77,38 @@ class TakesAnyBatch(ReferenceAlignment):
 
 @wrong.caught_by("check_outputs_matter")
 class LooksAway(ReferenceCritic):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        return super().term(features, domain, torch.zeros_like(outputs), progress)
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        return super().misalignment(features, domain, torch.zeros_like(outputs), progress)
 
 
 @wrong.caught_by("check_gentle_at_first")
 class FullStrengthAtOnce(ReferenceCritic):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        return super().term(features, domain, outputs, 1.0)
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        return super().misalignment(features, domain, outputs, 1.0)
 
 
 @wrong.caught_by("check_float64")
 class Single(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        return super().term(features, domain, outputs, progress).float()
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        return super().misalignment(features, domain, outputs, progress).float()
 
 
 @wrong.caught_by("check_half_precision")
 class NoHalf(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
         if features.dtype == torch.bfloat16:
             raise RuntimeError("not implemented for 'BFloat16'")
-        return super().term(features, domain, outputs, progress)
+        return super().misalignment(features, domain, outputs, progress)
 
 
 @wrong.caught_by("check_cuda")
 class StaysOnTheCpu(ReferenceAlignment):
-    def term(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
-        return super().term(features, domain, outputs, progress).cpu()
+    def misalignment(self, features: Any, domain: Any, outputs: Any, progress: Any) -> Any:
+        return super().misalignment(features, domain, outputs, progress).cpu()
 
 
 def twice(features: Any, domain: Any, outputs: Any, progress: float) -> Any:
-    return 2 * ReferenceAlignment().term(features, domain, outputs, progress)
+    return 2 * ReferenceAlignment().misalignment(features, domain, outputs, progress)
 
 
 @wrong.caught_by("check_agrees_with_twin", twin=twice)

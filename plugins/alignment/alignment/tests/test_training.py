@@ -31,9 +31,9 @@ class Notes(ReferenceAlignment):
 
     seen: ClassVar[list[dict[str, Any]]] = []
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         self.seen.append({"domain": domain, "outputs": outputs, "progress": progress, "features": features})
-        return super().term(features, domain, outputs, progress)
+        return super().misalignment(features, domain, outputs, progress)
 
 
 def task(name: str = "moons") -> Task:

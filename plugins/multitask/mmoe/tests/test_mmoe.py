@@ -211,9 +211,9 @@ def test_gates_part_where_tasks_have_nothing_in_common() -> None:
         torch.manual_seed(0)
         module = sharing.build(tasks, base)
         trainer = MultiTaskTrainer(
-            module, tasks, balancer, Budget(steps=150, batch_size=128, learning_rate=0.01), context
+            module, tasks, balancer, Budget(steps=300, batch_size=128, learning_rate=0.01), context
         )
         trainer.fit()
         scores[name] = trainer.scores("test")
-    assert min(scores["mmoe"].values()) > 0.85
-    assert sum(scores["mmoe"].values()) > sum(scores["shared"].values()) - 0.05
+    assert min(scores["mmoe"].values()) > 0.88
+    assert sum(scores["mmoe"].values()) > sum(scores["shared"].values()) - 0.02

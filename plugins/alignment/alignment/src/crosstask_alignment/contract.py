@@ -18,8 +18,8 @@ from crosstask_alignment.domains import check_domains, progress_of
 class Alignment(Component):
     """A term for any model's features, in any loop, beside any other losses: `loss` is what users call.
 
-    Write `term`. One that has weights of its own (a critic of the domains) writes `critic`, too, and finds it in
-    `self.network`: users then call `prepare` with the sizes and give `parameters()` to their optimiser. A term that is
+    Write `misalignment`. One that has weights of its own (a critic of the domains) writes `critic`, too, and finds it
+    in `self.network`: users then call `prepare` with the sizes and give `parameters()` to their optimiser. A term that is
     lower for features that are *easier* to tell apart, as the loss of a critic is, reverses the gradient of the
     features (`GradientReversalLayer`), so that all of it is minimised by one optimiser.
 
@@ -43,7 +43,7 @@ class Alignment(Component):
 
     @abstractmethod
     @hook(first=True, returns=Tensor)
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         """A scalar with a graph for rows [N, F] of domains [N] (0, 1, …; each is there, with `least_rows`), the model's
         logits [N, C] for them if they are known, and the part of the training that is done.
 
@@ -116,7 +116,7 @@ class Alignment(Component):
             self.network.to(features.device)  # in place: the optimiser's parameters stay the same objects
         answer = self.context.call(
             self,
-            "term",
+            "misalignment",
             features=features,
             domain=domain.to(features.device),
             outputs=outputs,

@@ -11,7 +11,7 @@ class Means(Alignment):
 
     power: float = option(2.0, ge=1, help="of the distance between two means")
 
-    def term(self, features, domain, outputs, progress):
+    def misalignment(self, features, domain, outputs, progress):
         means = torch.stack([features[domain == d].mean(0) for d in domain.unique()])
         return torch.pdist(means).pow(self.power).mean()
 

@@ -36,7 +36,7 @@ class AlignmentKit(Kit):
         return {"features": features, "domain": domain, "outputs": outputs, "progress": 0.5}
 
     def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
-        return call("term", **_prepared(component, inputs))
+        return call("misalignment", **_prepared(component, inputs))
 
     def found(self, inputs: dict[str, Any] | None = None, component: Alignment | None = None) -> tuple[Any, Tensor]:
         """(component, its loss for the inputs) in a run."""

@@ -29,7 +29,7 @@ class ReferenceAlignment(Alignment):
 
     scale: float = option(1.0, gt=0, help="factor of the term")
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         def apart(x: Tensor, y: Tensor) -> Tensor:
             means = (x.mean(0) - y.mean(0)).square().mean()
             return means + (x.square().mean(0) - y.square().mean(0)).square().mean()
@@ -46,7 +46,7 @@ class ReferenceCritic(Alignment):
     def critic(self, features: int, n_domains: int, n_classes: int | None) -> nn.Module:
         return Critic(features + (n_classes or 0), (32,), n_domains)
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         assert self.network is not None
         assert outputs is not None
         seen = torch.cat([features, functional.softmax(outputs.detach(), dim=1).to(features.dtype)], dim=1)

@@ -67,7 +67,7 @@ class CDAN(Alignment):
         assert n_classes is not None  # a conditional component is refused without
         return ConditionalCritic(features, max(2, n_classes), n_domains, self.hidden_dims, self.size)
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         assert self.network is not None
         assert outputs is not None
         logits = outputs.detach().float() if outputs.itemsize < 4 else outputs.detach()

@@ -50,7 +50,7 @@ class CORAL(Alignment):
 
     means: bool = option(False, help="align the means, too")
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         def apart(x: Tensor, y: Tensor) -> Tensor:
             found = coral_loss(x, y)
             if not self.means:

@@ -31,6 +31,6 @@ class DANN(Alignment):
     def critic(self, features: int, n_domains: int, n_classes: int | None) -> nn.Module:
         return Critic(features, self.hidden_dims, n_domains)
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         assert self.network is not None
         return domain_losses(self.network(features, reversal_strength(progress, self.gamma)), domain).mean()

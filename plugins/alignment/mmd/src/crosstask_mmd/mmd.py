@@ -36,7 +36,7 @@ class MMD(Alignment):
         if not all(width < float("inf") for width in self.bandwidths):
             raise OptionError(f"MMD: bandwidths must be finite, got {self.bandwidths}")
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         def apart(x: Tensor, y: Tensor) -> Tensor:
             return mmd(x, y, self.bandwidths or None, self.unbiased)
 

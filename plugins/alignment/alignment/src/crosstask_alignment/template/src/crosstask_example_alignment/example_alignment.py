@@ -15,7 +15,7 @@ class ExampleAlignment(Alignment):
 
     levels: int = option(9, ge=1, help="how many quantiles, evenly between 0 and 1")
 
-    def term(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
+    def misalignment(self, features: Tensor, domain: Tensor, outputs: Tensor | None, progress: float) -> Tensor:
         rows = features.float() if features.itemsize < 4 else features
         levels = torch.linspace(0, 1, self.levels + 2, dtype=rows.dtype, device=rows.device)[1:-1]
 
