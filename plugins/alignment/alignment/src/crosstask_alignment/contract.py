@@ -19,8 +19,8 @@ class Alignment(Component):
     """A term for any model's features, in any loop, beside any other losses: `loss` is what users call.
 
     Write `misalignment`. One that has weights of its own (a critic of the domains) writes `critic`, too, and finds it
-    in `self.network`: users then call `prepare` with the sizes and give `parameters()` to their optimiser. A term that is
-    lower for features that are *easier* to tell apart, as the loss of a critic is, reverses the gradient of the
+    in `self.network`: users then call `prepare` with the sizes and give `parameters()` to their optimiser. A term that
+    is lower for features that are *easier* to tell apart, as the loss of a critic is, reverses the gradient of the
     features (`GradientReversalLayer`), so that all of it is minimised by one optimiser.
 
         dann = DANN().prepare(features=64, n_domains=2)
