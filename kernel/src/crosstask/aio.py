@@ -169,9 +169,10 @@ class CrossTaskTransferEngine:
         transfer_strategy: Strategy = None,
         *,
         planner: Strategy | None = None,
+        gate: bool = True,
     ) -> CurriculumResult:
         """As `TransferEngine.run_curriculum`."""
-        return await self._do(self.engine.run_curriculum, curriculum, transfer_strategy, planner=planner)
+        return await self._do(self.engine.run_curriculum, curriculum, transfer_strategy, planner=planner, gate=gate)
 
     async def distill(
         self, tasks: Sequence[str], strategy: Strategy = None, samples: torch.Tensor | None = None

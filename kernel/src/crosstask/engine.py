@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -15,7 +15,7 @@ from torch import nn
 
 from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
 from crosstask.advising import advise
-from crosstask.components import Component, Job, Remembered
+from crosstask.components import Component
 from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
 from crosstask.errors import DataError, of_kind
@@ -23,35 +23,23 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import chance, loss_of, metric_of
+from crosstask.learning.objectives import loss_of, metric_of
 from crosstask.learning.own_models import (
-    Architecture,
-    arrays_of,
     copied,
-    network_like,
     own_network,
     prepare_model,
-    restored,
     train_models,
 )
-from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import (
-    architecture,
-    drawn,
     key_of,
-    mean_curve,
-    read_scratch,
-    receive,
-    same_classes,
-    scratch,
     scratch_scores,
     unfit_pair,
     weights_digest,
-    without_model,
 )
 from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
+from crosstask.paths import CurriculumPath
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller
@@ -70,7 +58,6 @@ from crosstask.records import (
     CurriculumResult,
     CurriculumStep,
     Interval,
-    LearningCurve,
     Provenance,
     TransferResult,
 )
@@ -222,7 +209,7 @@ class TransferEngine(Engine):
 
     def fingerprint(self) -> list[Any]:
         tasks = {t.task_id: t.fingerprint() for t in (*self.portfolio, *self.portfolio.unseen)}
-        edges = [unstructure(edge) for edge in self.graph.all_edges()]
+        edges = [_said(edge) for edge in self.graph.all_edges()]
         known = key_of("graph", sorted(edges, key=str))
         how = [self.model, self.train_budget, self.budget, self.seed, self.seeds]
         method = self.method().identity() if self._transfers() else None
@@ -267,7 +254,7 @@ class TransferEngine(Engine):
             task.model = before
             raise
         try:
-            self.graph.add_task(task.descriptor)
+            self.graph.add_task(task.descriptor, task.content())
             if task.model is not None:
                 self.given_models[task.task_id] = weights_digest(task.model)
             self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
@@ -622,8 +609,14 @@ class TransferEngine(Engine):
         transfer_strategy: Strategy = None,
         *,
         planner: Strategy | None = None,
+        gate: bool = True,
     ) -> CurriculumResult:
-        """Train through a curriculum, each step starting from the model of the step before, for every seed.
+        """Train through a curriculum, each step starting from what is kept of the steps before, for every seed.
+
+        With the `gate`, the target is learned after every step, and from the step's own model alone, on top of training
+        it from scratch and from the source that the graph knows to help it most: what its validation data speak for is
+        kept, a step that does not help is undone, and the best of all is the answer (a target without validation data
+        is judged on a part of its training samples). Without, every step is kept.
 
         Steps before the target get the training budget, the target its own; each is compared with scratch under the
         same budget and seeds, on the test split. A `planner` that adapts chooses the next task from the results so far,
@@ -631,35 +624,52 @@ class TransferEngine(Engine):
         """
         for planned_id in of_kind(curriculum, Curriculum, "the curriculum").task_sequence:
             self.portfolio[planned_id]
+        gate = structure(gate, bool, "gate")
         method = self.method(transfer_strategy)
         chooser = None
         if planner is not None:
             chooser = self.component(CurriculumPlanner, "curriculum", planner)  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
-        path = _Path(self, method, [self.run.seed_for("curriculum", number) for number in range(self.seeds)])
+        target = self.portfolio[curriculum.target]
+        seeds = [self.run.seed_for("curriculum", number) for number in range(self.seeds)]
+        path = CurriculumPath(self, method, seeds, target, self.given_models, gate)
         adjustments: list[Adjustment] = []
         while (task_id := self._next(curriculum, path.seen, chooser)) is not None:
             planned = next(t for t in (*curriculum.task_sequence, None) if t not in path.done)
             if task_id != planned:
                 reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
                 adjustments.append(Adjustment(step=len(path.done) + 1, task_id=task_id, reason=reason))
-            path.go(self.portfolio[task_id], curriculum.target)
+            if task_id == target.task_id:
+                path.arrive(self._known_to_help(target, path.done))
+            else:
+                left = set(curriculum.task_sequence) - {task_id, target.task_id, *path.done}
+                needed = {n for t in left for n in self.portfolio[t].descriptor.prerequisites}
+                path.go(self.portfolio[task_id], needed)
             self.run.tell("stage_progress", stage="curriculum", detail=task_id)
-        if curriculum.target not in path.done:
+        if target.task_id not in path.done:
             raise DataError(f"{chooser.origin if chooser else 'the curriculum'} ended before {curriculum.target!r}")
-        target = self.portfolio[curriculum.target]
         done = CurriculumResult(
             curriculum=attrs.evolve(curriculum, task_sequence=tuple(path.done), adjustments=tuple(adjustments)),
             strategy=method.origin,
             metric=metric_of(target).told,
             steps=tuple(path.history),
             total_steps=path.spent,
+            trial_steps=path.tried,
+            reached_from=path.best.name if path.gate else "",
+            judged_on=path.judged_on,
             seed=self.seed,
             seeds=self.seeds,
             options=method.options(),
         ).with_model(copied(path.models[0]))
         self.run.tell("stage_finished", stage="curriculum", result=done)
         return done
+
+    def _known_to_help(self, target: Task, seen: Collection[str]) -> list[Task]:
+        """The source that was measured to help a target most, where no step has looked at it."""
+        into = [e for e in self.graph.edges_into(target.task_id) if e.measured and e.transfer_coefficient > 0]
+        best = max(into, key=lambda e: e.transfer_coefficient, default=None)
+        found = best is not None and best.source in self.portfolio and best.source not in seen
+        return [self.portfolio[best.source]] if best is not None and found else []
 
     def _next(
         self, curriculum: Curriculum, history: list[CurriculumStep], chooser: CurriculumPlanner | None
@@ -765,6 +775,12 @@ class TransferEngine(Engine):
         return table(title, ("Task", "Type", "Samples", "Model", "Best measured source"), rows)
 
 
+def _said(edge: TransferEdge) -> dict[str, Any]:
+    """What an edge says, for keys of what is made of it: not when and in which run it was found."""
+    told: dict[str, Any] = unstructure(edge)
+    return {name: value for name, value in told.items() if name not in ("when", "origin", "measurements")}
+
+
 def _check_unlabelled(given: Any, what: str) -> None:
     if not isinstance(given, torch.Tensor | MultiInput | None):
         raise DataError(f"{what} must be a tensor [N, …] or a MultiInput, got a {type(given).__name__}")
@@ -822,138 +838,3 @@ class KnowledgeDistiller:
             distiller, "apply", model=target_model, knowledge=knowledge, rate=adaptation_rate
         )
         return made
-
-
-class _Path:
-    """The models of a curriculum on their way, one for each seed."""
-
-    def __init__(self, engine: TransferEngine, method: Transfer, seeds: list[int]) -> None:
-        self.engine, self.method, self.seeds = engine, method, seeds
-        self.models: list[nn.Module] = []
-        self.done: list[str] = []
-        self.history: list[CurriculumStep] = []
-        self.seen: list[CurriculumStep] = []
-        """The same as a planner sees it: by the validation data, where a task has them."""
-        self.spent = 0
-        self._architecture: Architecture = engine.model
-        self._budgets: list[Budget] = []
-        self._begun = ""
-
-    def go(self, task: Task, target: str) -> None:
-        """Learn the next task from where the one before left off."""
-        engine = self.engine
-        budget = engine.budget if task.task_id == target else engine.train_budget
-        previous = engine.portfolio[self.done[-1]] if self.done else None
-        if previous is None:
-            self._begin(task, engine.portfolio[target])
-        ready = previous is None and bool(self._begun)  # the user's own trained model: its training is not repeated
-        keep = previous is not None and same_classes(previous.descriptor, task.descriptor)
-        self.done.append(task.task_id)
-        self._budgets.append(budget)
-        keys = self._keys()
-        run, light = engine.run, without_model(task)
-        jobs, waiting = [], []
-        outcomes: dict[int, tuple[dict[str, Any], dict[str, torch.Tensor]]] = {}
-        for number, (key, seed) in enumerate(zip(keys, self.seeds, strict=True)):
-            known = run.recall("models", key, claim=False)
-            if known is not None:
-                outcomes[number] = (known.payload, known.tensors)
-                continue
-            before = self.models[number] if self.models else None
-            args = (self.method, before, self._architecture, light, budget, seed, keep, ready, run.device)
-            jobs.append(Job(_step_job, args, label=task.task_id, key=("models", key)))
-            waiting.append(number)
-        for index, found in run.jobs(jobs):
-            if isinstance(found, Remembered):  # another run of this store has done it meanwhile
-                outcomes[waiting[index]] = (found.payload, found.tensors)
-                continue
-            payload, arrays = found
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            run.remember("models", keys[waiting[index]], payload, tensors)
-            outcomes[waiting[index]] = (unstructure(payload), tensors)
-        all_found = [outcomes[number] for number in range(len(self.seeds))]
-        self.models = [
-            restored(self._architecture, task, seed, tensors, run.device)
-            for seed, (_, tensors) in zip(self.seeds, all_found, strict=True)
-        ]
-        self.spent += 0 if ready else budget.steps
-        payloads = [payload for payload, _ in all_found]
-        self.history.append(_step_of(task, len(self.done), payloads))
-        self.seen.append(_step_of(task, len(self.done), payloads, validated=task.has_data("validation")))
-
-    def _begin(self, task: Task, target: Task) -> None:
-        """What network goes along the path: the first task's own model where the user has given one, as it is; else
-        one of the architecture of the target's own; else the engine's.
-        """
-        if task.task_id in self.engine.given_models and task.model is not None:
-            self._architecture, self._begun = task.model, self.engine.given_models[task.task_id]
-        elif target.task_id in self.engine.given_models and target.model is not None:
-            self._architecture = target.model
-        elif target.build is not None:
-            self._architecture = network_like(self.engine.model, target, 0)
-
-    def _keys(self) -> list[str]:
-        prints = [self.engine.portfolio[t].fingerprint() for t in self.done]
-        made = self._architecture
-        told = made if isinstance(made, ModelSpec) else architecture(made)
-        how = ("step", "validated", "samples by seed", self.method.identity(), told, self._begun)
-        return [key_of(*how, prints, self._budgets, seed) for seed in self.seeds]
-
-
-def _step_of(task: Task, number: int, payloads: list[dict[str, Any]], *, validated: bool = False) -> CurriculumStep:
-    """The record of one step from what its jobs found; `validated`: with the scores at the ends of the curves."""
-    metric = metric_of(task)
-    pairs = [(read_scratch(payload), read_scratch(payload["scratch"])) for payload in payloads]
-    scores, plain = [own[0] for own, _ in pairs], [control[0] for _, control in pairs]
-    if validated:
-        scores, plain = [own[1].final for own, _ in pairs], [control[1].final for _, control in pairs]
-    return CurriculumStep(
-        step=number,
-        task_id=task.task_id,
-        score=confidence_interval(scores, metric.range),
-        scratch_score=confidence_interval(plain, metric.range),
-        gain=confidence_interval([a - b for a, b in zip(scores, plain, strict=True)], metric.gains),
-        chance=chance(task, "test"),
-        curve=mean_curve([own[1] for own, _ in pairs]),
-        scratch_curve=mean_curve([control[1] for _, control in pairs]),
-    )
-
-
-def _step_job(
-    method: Transfer,
-    model: nn.Module | None,
-    like: Architecture,
-    task: Task,
-    budget: Budget,
-    seed: int,
-    keep_head: bool,
-    ready: bool,
-    device: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One step of a curriculum for one seed, with its control, judged on test data, or on what there is. The first step
-    is training from scratch itself, or no training at all where the user's own model is `ready`.
-    """
-    task = drawn(task, budget.samples, seed)
-    generator = torch.Generator().manual_seed(seed)
-    split = next(s for s in ("test", "validation", "train") if task.has_data(s))
-    plain_score, plain_curve = scratch(network_like(like, task, seed).to(device), task, budget, seed, split)
-    if ready:
-        assert isinstance(like, nn.Module)
-        learner, curve = copied(like), LearningCurve()
-        if task.has_data("validation"):
-            curve = LearningCurve(steps=(0,), values=(evaluate(learner, task, "validation"),))
-    elif model is None:
-        learner = network_like(like, task, seed).to(device)
-        curve = fit(learner, task, budget, generator).curve()
-    else:
-        learner, _, _ = receive(model, task, seed, keep_head)
-        curve = method.learn(learner, model, task, budget, generator).curve()
-    payload = {
-        "task": task.task_id,
-        "score": evaluate(learner, task, split),
-        "curve": curve,
-        "scratch": {"score": plain_score, "curve": plain_curve},
-        "seed": seed,
-        "budget": budget,
-    }
-    return unstructure(payload), arrays_of(learner)

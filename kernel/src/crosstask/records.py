@@ -221,6 +221,11 @@ class Curriculum(Shown):
 class CurriculumStep:
     """One step of a curriculum: the task trained, starting from what the steps before left, against from scratch.
     `chance` is what a model reaches that has learned nothing.
+
+    Where steps are judged by the target: `target_score` is the target's on the data that decide, learned from what the
+    step left, `alone_score` the same from the task's own model alone, `progress` what the better of the two is above
+    the best before; `kept` says which went on: "path", "alone", "needed" (no better, but a later step builds on it) or
+    "undone".
     """
 
     step: int
@@ -231,6 +236,10 @@ class CurriculumStep:
     chance: float | None = None
     curve: LearningCurve = attrs.field(factory=LearningCurve)
     scratch_curve: LearningCurve = attrs.field(factory=LearningCurve)
+    target_score: Interval | None = None
+    alone_score: Interval | None = None
+    progress: Interval | None = None
+    kept: str = ""
 
     @property
     def learned_nothing(self) -> bool:
@@ -240,16 +249,30 @@ class CurriculumStep:
 
 @record
 class CurriculumResult(Shown):
-    """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path."""
+    """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path,
+    `trial_steps` those of learning the target from what was not kept, both for one seed. `reached_from` says from where
+    the target was learned in the end, `judged_on` by which of its data that was decided; "" where nothing was judged.
+    """
 
     curriculum: Curriculum
     strategy: str
     metric: str
     steps: tuple[CurriculumStep, ...]
     total_steps: int
+    trial_steps: int = 0
+    reached_from: str = ""
+    judged_on: str = ""
     seed: int = 0
     seeds: int = 1
     options: dict[str, Any] = attrs.field(factory=dict)
+
+    @property
+    def as_expected(self) -> bool | None:
+        """Whether the target's score lies where the plan expected it; None where it expected nothing."""
+        expected = self.curriculum.expected_interval
+        if expected is None or not self.steps:
+            return None
+        return expected.low <= self.steps[-1].score.mean <= expected.high
 
     @property
     def model(self) -> Any:

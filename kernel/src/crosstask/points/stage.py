@@ -104,9 +104,9 @@ class Engine(ABC):
 
     @abstractmethod
     def run_curriculum(
-        self, curriculum: Curriculum, transfer_strategy: Any = None, *, planner: Any = None
+        self, curriculum: Curriculum, transfer_strategy: Any = None, *, planner: Any = None, gate: bool = True
     ) -> CurriculumResult:
-        """Train through a curriculum, each step starting from the model of the step before."""
+        """Train through a curriculum, each step starting from what is kept of the steps before."""
 
     @abstractmethod
     def distill(self, tasks: Sequence[str], strategy: Any = None, samples: torch.Tensor | None = None) -> Distilled:

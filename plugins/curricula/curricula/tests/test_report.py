@@ -88,6 +88,32 @@ def test_steps_in_order_and_other_ways() -> None:
     assert sum(len(trace["x"]) for trace in ways["data"]) == 3
 
 
+def test_what_the_target_made_of_every_step() -> None:
+    whole = sample()
+    kept = ("path", "alone", "undone", "needed")
+    steps = [
+        attrs.evolve(step, target_score=around(0.8 + 0.01 * n), progress=around(0.02 - 0.01 * n, 0.001), kept=kept[n],
+                     alone_score=around(0.85) if n else None)
+        for n, step in enumerate(whole.curriculum.steps[:4])
+    ]  # fmt: skip
+    done = attrs.evolve(
+        whole.curriculum, steps=(*steps, whole.curriculum.steps[4]), judged_on="its validation data",
+        reached_from="inverted alone", trial_steps=1200,
+        curriculum=attrs.evolve(whole.curriculum.curriculum, expected_interval=around(0.5)),
+    )  # fmt: skip
+    found = attrs.evolve(whole, curriculum=done)
+    shown = sections(found)["Curriculum"]
+    for words in ("starts from what is kept of those before", "this task alone", "undone", "a later task needs it",
+                  "parity was learned from inverted alone in the end, the best by its validation data", "1,200 more optimiser",
+                  "came out not as expected: 0.940, where 0.500 [0.470, 0.530] had been said"):  # fmt: skip
+        assert words in shown
+    _, _, judged, ways = figures(shown)
+    assert sum(len(trace["x"]) for trace in judged["data"]) == 4 + 3
+    assert sum(len(trace["x"]) for trace in ways["data"]) == 3
+    rows = Stage.summary(found)
+    assert (rows["curriculum_kept"], rows["as_expected"]) == ("inverted alone", False)
+
+
 def test_learning_curves_begin_with_the_target() -> None:
     found = sections(sample())["Learning curves"]
     choices = re.findall(r"<option[^>]*>([^<]*)</option>", found)

@@ -218,6 +218,12 @@ def test_gains_of_errors_are_shares() -> None:
         return CurriculumStep(step=1, task_id="a", score=values[0], scratch_score=values[1], gain=values[2])
 
     assert gain_of(of(0.7, 0.4)) == pytest.approx(0.3)
+    one = Interval(mean=0.6, low=0.6, high=0.6)
+    judged = attrs.evolve(of(0.9, 0.4), target_score=one, progress=attrs.evolve(one, mean=-0.1))
+    assert gain_of(judged) == pytest.approx(-0.1), "the target's own progress comes first"
+    better = attrs.evolve(judged, target_score=attrs.evolve(one, mean=-9.0), alone_score=attrs.evolve(one, mean=-5.0))
+    of_errors = attrs.evolve(better, progress=attrs.evolve(one, mean=5.0))
+    assert gain_of(of_errors) == pytest.approx(0.5), "of errors a share"
     assert gain_of(of(-100.5, -100.0)) == pytest.approx(-0.5 / 100.5)
     assert gain_of(of(-100.0, -150.0)) == pytest.approx(50 / 150)
     assert gain_of(of(2.0, 1.0)) == pytest.approx(0.5)
@@ -258,7 +264,7 @@ def test_adaptive_difficulty_leads_another_learner_another_way() -> None:
             paths[forgets] = done.curriculum
     assert paths[False].task_sequence == names
     assert paths[False].adjustments == ()
-    assert paths[True].task_sequence == ("halves", "moons", "turned"), "the loss on moons ends the preparation"
+    assert paths[True].task_sequence == ("halves", "turned"), "what the target lost by halves ends the preparation"
     [change] = paths[True].adjustments
-    assert (change.step, change.task_id) == (3, "turned")
-    assert "where quarters was planned" in change.reason
+    assert (change.step, change.task_id) == (2, "turned")
+    assert "where moons was planned" in change.reason

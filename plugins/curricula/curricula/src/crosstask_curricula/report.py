@@ -11,6 +11,8 @@ from crosstask.report.page import escape, note, number, spread, table, words
 from crosstask.showing import times
 from crosstask_curricula.records import CurriculumComparison
 
+KEPT = {"path": "yes", "alone": "this task alone", "needed": "a later task needs it", "undone": "undone", "": "–"}
+
 
 def curriculum(found: CurriculumComparison) -> list[Section]:
     """The steps in order, each against training from scratch, and the target by other ways; none if none was run."""
@@ -22,8 +24,9 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
     lead = (
         f'<p class="lead">Toward <strong>{escape(plan.target)}</strong> by way of {len(done.steps)} tasks, in '
         f"{number(done.total_steps)} optimiser steps, over {number(done.seeds)} seeds. Order: "
-        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each step starts from what the "
-        "one before left, and training from scratch has the same budget.</p>"
+        f"{escape(plan.strategy or 'not named')}; training: {escape(done.strategy)}. Each step starts from what "
+        f"{'is kept of those before' if done.judged_on else 'the one before left'}, and training from scratch has the "
+        "same budget.</p>"
     )
     names = [f"{step.step} · {step.task_id}" for step in done.steps]
     scores = [
@@ -54,6 +57,11 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
         ),
     ]
     target = done.steps[-1]
+    judged = [(name, step) for name, step in zip(names, done.steps, strict=True) if step.target_score is not None]
+    if judged:
+        rows = [(name, _judged(step)) for name, step in judged]
+        label = f"{metric} on {target.task_id} after each step, on the data that decide"
+        figures.append(plot(dots(rows, metric), f"{target.task_id} learned after each step", label, dots_height(rows)))
     if found.baselines:
         rows = [("this curriculum", [("with transfer", "more", target.score)])]
         rows += [(name, [("baseline", "muted", value)]) for name, value in found.baselines.items()]
@@ -72,18 +80,54 @@ def curriculum(found: CurriculumComparison) -> list[Section]:
             spread(step.scratch_score),
             spread(step.gain, signed=True),
             number(step.chance),
+            *(_progress(step) if judged else ()),
         )
         for name, step in zip(names, done.steps, strict=True)
     ]
-    head = ("Step", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain", "Chance")
+    head = ["Step", "Difficulty", "Needs first", escape(metric.capitalize()), "From scratch", "Gain", "Chance"]
+    if judged:
+        head += ["The target after it", "Progress", "Kept"]
     changes = "".join(
         f"<li>before step {change.step}, {escape(change.task_id)}: {escape(change.reason)}</li>"
         for change in plan.adjustments
     )
     adjusted = f"<p>Changed while it ran:</p><ul>{changes}</ul>" if changes else ""
-    warned = "".join(note(text) for text in _nothing_learned(done))
+    warned = "".join(note(text) for text in (*_kept(done), *_nothing_learned(done)))
     shown = lead + warned + view(legend(series), *figures, grid=True) + table("Step by step", head, cells) + adjusted
     return [Section("Curriculum", shown, {plan.target: "target of the curriculum"})]
+
+
+def _judged(step: CurriculumStep) -> list[tuple[str, str, Interval]]:
+    """The target's scores on the data that decide, after a step and from its task's own model alone."""
+    scores = [("after this step", "more" if step.kept == "path" else "muted", step.target_score)]
+    if step.alone_score is not None:
+        scores.append(("from this task alone", "more" if step.kept == "alone" else "less", step.alone_score))
+    return [(name, look, score) for name, look, score in scores if score is not None]
+
+
+def _progress(step: CurriculumStep) -> tuple[str, str, str]:
+    """Cells: the target after a step, what it is above the best before, whether that is kept."""
+    after = "–" if step.target_score is None else spread(step.target_score)
+    progress = "–" if step.progress is None else spread(step.progress, signed=True)
+    return after, progress, KEPT.get(step.kept, escape(step.kept))
+
+
+def _kept(done: CurriculumResult) -> list[str]:
+    """From where the target was learned and what finding that out took, and whether it came out as expected."""
+    told, last, expected = [], done.steps[-1], done.curriculum.expected_interval
+    if done.judged_on:
+        told.append(
+            f"{escape(last.task_id)} was learned {_from(done.reached_from)} in the end, the best by {done.judged_on}. "
+            f"Learning it from the others took {number(done.trial_steps)} more optimiser steps for each seed."
+        )
+    if expected is not None:
+        held = "as expected" if done.as_expected else "not as expected"
+        told.append(f"It came out {held}: {number(last.score.mean)}, where {spread(expected)} had been said before.")
+    return told
+
+
+def _from(name: str) -> str:
+    return escape(name) if name.startswith("from ") else f"from {escape(name)}"
 
 
 def _nothing_learned(done: CurriculumResult) -> list[str]:

@@ -21,19 +21,21 @@ from crosstask_transfer.stage import carried_by
 
 @component
 class Curriculum(Stage):
-    """A path of tasks to a target, each learned from where the one before left off, beside training from scratch and
-    transfer from the best single source. Each uses the recipe's transfer method.
+    """A path of tasks to a target, each learned from what is kept of those before, beside training from scratch and
+    transfer from the best single source. Each uses the recipe's transfer method. A step that does not help the target
+    on its validation data is undone, unless `gate` is false.
     """
 
     Result: ClassVar[type] = CurriculumComparison
     after: ClassVar[tuple[str, ...]] = ("discovery",)
     provides: ClassVar[Mapping[str, Any]] = {"order": tuple[str, ...]}
     needs_models: ClassVar[bool] = True
-    results_version: ClassVar[int] = 2  # the single source is the best of the measured ones
+    results_version: ClassVar[int] = 3  # steps are judged by the target and undone where they do not help it
 
     target: str = option(help="the task to reach")
     planner: Part = part("curriculum", help="which order; it may change it by what the steps gain")
     max_tasks: int = option(4, ge=1, help="tasks on the path, the target among them")
+    gate: bool = option(True, help="judge every step by the target's validation data, and undo what does not help")
     explain: bool = option(False, help="which layers carry the transfer from the best single source")
 
     def check(self, portfolio: Portfolio) -> None:
@@ -56,7 +58,7 @@ class Curriculum(Stage):
     def work(self, engine: Engine) -> Outcome:
         (planner,), method = self.made_of("planner"), engine.method()
         plan = engine.generate_curriculum(self.target, planner, self.max_tasks)
-        done = engine.run_curriculum(plan, method, planner=planner)
+        done = engine.run_curriculum(plan, method, planner=planner, gate=self.gate)
         baselines, transfers = {"from scratch": done.steps[-1].scratch_score}, []
         best = self._best_source(engine)
         if best is not None and engine.portfolio[best.source].has_data():
@@ -99,6 +101,12 @@ class Curriculum(Stage):
             "curriculum_gain": last.gain,
             "target_by_chance": last.chance,
         }
+        if result.curriculum.reached_from:
+            rows["curriculum_kept"] = result.curriculum.reached_from
+        if result.curriculum.as_expected is not None:
+            expected = plan.expected_interval
+            rows["expected_of_curriculum"] = expected
+            rows["as_expected"] = result.curriculum.as_expected
         if last.learned_nothing:
             rows["nothing_learned"] = "the target's score is no better than always giving the most frequent answer"
         for single in result.transfers[:1]:

@@ -17,15 +17,16 @@ from crosstask_orders.potential import difficulty, promising
 class AdaptiveDifficulty(CurriculumPlanner):
     """Starts as `easy_to_hard`; then each next task depends on what the steps before it gained.
 
-    - The last gain was `progress` or more: the learner is ahead, so the next easiest task is skipped.
-    - It was a loss of more than `setback`: the task was too far off, so an easier one comes next, if one is left.
+    - The target gained `progress` or more by the last step: the learner is ahead, so the next easiest task is skipped.
+    - It lost more than `setback`: the task was too far off, so an easier one comes next, if one is left.
     - Otherwise the next harder one.
     - After `patience` such losses in a row: straight to the target, by way of what it needs only.
 
-    In the spirit of teacher-student curricula (Matiisen et al. 2020), with gains over training from scratch
-    as the signal: differences of scores between 0 and 1; of other metrics (errors), as shares of the larger
-    score. A task is offered only when its prerequisites are done, each at most once, and the target always
-    comes.
+    In the spirit of teacher-student curricula (Matiisen et al. 2020), with the target's own score on its validation
+    data as the signal, learned after the step against before it (where steps are not judged so, without a gate, with
+    the step's gain over training it from scratch): differences of scores between 0 and 1; of other metrics (errors),
+    as shares of the larger score. A task is offered only when its prerequisites are done, each at most once, and the
+    target always comes.
     """
 
     minimum: float = option(0.0, ge=-1, lt=1, help="leave out tasks with a transfer coefficient up to this")
@@ -76,12 +77,15 @@ class AdaptiveDifficulty(CurriculumPlanner):
 
 
 def gain_of(step: CurriculumStep) -> float:
-    """What a step gained over scratch: the difference where both scores lie between 0 and 1, else as a share of the
-    larger of the two.
+    """What the target gained by a step, or where that was not judged, the step's task over scratch: the difference
+    where both scores lie between 0 and 1, else as a share of the larger of the two.
     """
-    scores = step.score.mean, step.scratch_score.mean
+    scores, gain = (step.score.mean, step.scratch_score.mean), step.gain.mean
+    if step.progress is not None and step.target_score is not None:
+        reached = max(each.mean for each in (step.target_score, step.alone_score) if each is not None)
+        scores, gain = (reached, reached - step.progress.mean), step.progress.mean
     if all(0 <= score <= 1 for score in scores):
-        return step.gain.mean
+        return gain
     return relative_gain(*scores, best=math.inf)
 
 

@@ -1,0 +1,201 @@
+"""Curricula with a gate: what does not help the target is undone, and the best of all is the answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from crosstask.engine import TransferEngine
+from crosstask.errors import OptionError
+from crosstask.graph import Evidence, TransferEdge
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.own_models import network_like
+from crosstask.learning.training import History, evaluate, fit
+from crosstask.learning.transferring import drawn, fresh_model, receive
+from crosstask.options import component, option
+from crosstask.points.transfer import Transfer
+from crosstask.records import Budget, Curriculum, CurriculumResult, Interval
+from crosstask.tasks import Task
+from crosstask.testing import blobs
+from crosstask_fakes.registry import with_fakes
+
+TRAIN = Budget(steps=40, learning_rate=0.03, evaluate_every=20)
+FEW = Budget(steps=8, samples=40, learning_rate=0.02, evaluate_every=8)
+PATH = Curriculum(target="goal", task_sequence=("good", "bad", "goal"))
+
+
+@component
+class Ruins(Transfer):
+    """Fine-tunes; of the tasks named, nothing is left but zeros."""
+
+    ruined: tuple[str, ...] = option(("bad",), help="tasks after which every weight is 0")
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        history = fit(model, task, budget, generator)
+        if task.task_id in self.ruined:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+        return history
+
+
+def engine(**options: Any) -> TransferEngine:
+    told = {"registry": with_fakes(), "discoverers": [], "model": ModelSpec(hidden=(8,)), "train": TRAIN, "budget": FEW,
+            "seeds": 2, "auto_discover": False}  # fmt: skip
+    made = TransferEngine(**{**told, **options})
+    for number, name in enumerate(("good", "bad", "goal", "other")):
+        made.register_task(blobs(name, seed=number))
+    return made
+
+
+def ran(made: TransferEngine, path: Curriculum = PATH, **options: Any) -> CurriculumResult:
+    return made.run_curriculum(path, options.pop("method", Ruins()), **options)
+
+
+def worth(score: Interval | None) -> float:
+    return -1.0 if score is None else score.mean
+
+
+def test_a_step_that_does_not_help_the_target_is_undone() -> None:
+    with engine() as made:
+        gated, plain = ran(made), ran(made, gate=False)
+    first, second, last = gated.steps
+    assert first.kept == "path"
+    assert second.kept == "undone"
+    assert worth(second.progress) <= 0
+    assert gated.reached_from == "step 1: good"
+    assert gated.judged_on == "its validation data"
+    assert last.score.mean > plain.steps[-1].score.mean, "nothing can be learned on top of zeros"
+    assert last.curve.final == pytest.approx(worth(first.target_score)), "the answer is what was judged the best"
+    assert gated.model is not None
+    assert evaluate(gated.model, made.portfolio["goal"]) == pytest.approx(last.score.values[0])
+
+
+def test_without_a_gate_every_step_is_kept() -> None:
+    """Beside the same loop written out."""
+    with engine() as made:
+        found = ran(made, gate=False)
+        assert [(s.kept, s.target_score, s.progress) for s in found.steps] == [("", None, None)] * 3
+        assert (found.reached_from, found.judged_on, found.trial_steps) == ("", "", 0)
+        assert found.total_steps == 2 * TRAIN.steps + FEW.steps
+        for number in range(2):
+            seed, model = made.run.seed_for("curriculum", number), None
+            for name, budget in (("good", TRAIN), ("bad", TRAIN), ("goal", FEW)):
+                task, generator = drawn(made.portfolio[name], budget.samples, seed), torch.Generator().manual_seed(seed)
+                if model is None:
+                    learner = fresh_model(network_like(made.model, task, seed), task, seed)
+                    fit(learner, task, budget, generator)
+                else:
+                    learner, _, _ = receive(model, task, seed, keep_head=False)
+                    Ruins().learn(learner, model, task, budget, generator)
+                model = learner
+            assert found.steps[-1].score.values[number] == pytest.approx(evaluate(model, made.portfolio["goal"]))
+
+
+def test_the_answer_is_the_best_of_all_that_was_looked_at() -> None:
+    """Among them the tasks' own models alone, training from scratch, and the best measured source off the path."""
+    with engine() as made:
+        made.train()
+        made.graph.add(
+            TransferEdge(source="other", target="goal", transfer_coefficient=0.4, evidence=Evidence.MEASURED)
+        )
+        found = ran(made, method=Ruins(ruined=("good", "bad")))
+        plain = ran(made, Curriculum(target="goal", task_sequence=("goal",)), method=Ruins(ruined=()))
+        assert plain.reached_from == "other alone", "a path of the target only has the best source beside it, too"
+    looked = [worth(each) for s in found.steps[:2] for each in (s.target_score, s.alone_score)]
+    assert all(found.steps[-1].curve.final >= each - 1e-9 for each in looked)
+    assert found.steps[-1].curve.final >= found.steps[-1].scratch_curve.final - 1e-9
+    assert found.reached_from in ("good alone", "bad alone", "other alone", "step 1: good", "from scratch")
+    # two steps, two own models, the source off the path; one of these is the answer where it is not scratch
+    answered = found.reached_from != "from scratch"
+    assert found.trial_steps == (5 - answered) * FEW.steps
+    assert found.total_steps == 2 * TRAIN.steps + FEW.steps
+
+
+def test_where_all_harms_the_answer_is_from_scratch() -> None:
+    with engine() as made:
+        made.portfolio["goal"].model = None
+        done = ran(made, Curriculum(target="goal", task_sequence=("bad", "good", "goal")), method=Zeros())
+    assert done.reached_from == "from scratch"
+    assert [s.kept for s in done.steps] == ["undone", "undone", ""]
+    assert done.steps[-1].gain.values == (0.0, 0.0)
+
+
+@component
+class Zeros(Transfer):
+    """Leaves nothing of any task."""
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        return fit(model, task, budget, generator)
+
+
+def test_what_a_later_task_needs_is_not_undone_before_it_came() -> None:
+    with engine() as made:
+        made.register_task(blobs("built_on", seed=7, prerequisites=("bad",)))
+        path = Curriculum(target="goal", task_sequence=("good", "bad", "built_on", "goal"))
+        found = ran(made, path)
+    assert [s.kept for s in found.steps[:2]] == ["path", "needed"]
+    assert found.steps[2].kept == "undone", "it was learned on top of zeros"
+    assert found.reached_from == "step 1: good", "yet the answer is the best"
+
+
+def test_a_target_without_validation_data_is_judged_on_a_part_of_its_training_data() -> None:
+    def without(name: str, samples: int) -> Task:
+        task = blobs(name, seed=2)
+        return task.over(train=task.data("train").head(samples), test=task.data("test"))
+
+    with engine() as made:
+        for name, count in (("some", 40), ("few", 9)):
+            made.register_task(without(name, count))
+        found = ran(made, Curriculum(target="some", task_sequence=("good", "bad", "some")))
+        assert found.judged_on == "a 5th of its training samples"
+        assert [s.kept for s in found.steps[:2]] == ["path", "undone"]
+        assert found.trial_steps == 2 * FEW.steps, "the answer is learned once more, from all of its samples"
+        seed = made.run.seed_for("curriculum", 0)
+        task = drawn(made.portfolio["good"], TRAIN.samples, seed)
+        model = fresh_model(network_like(made.model, task, seed), task, seed)
+        fit(model, task, TRAIN, torch.Generator().manual_seed(seed))
+        goal = made.portfolio["some"]
+        learner, _, _ = receive(model, goal, seed, keep_head=False)
+        fit(learner, goal, FEW, torch.Generator().manual_seed(seed))
+        assert found.steps[-1].score.values[0] == pytest.approx(evaluate(learner, goal))
+        few = ran(made, Curriculum(target="few", task_sequence=("good", "bad", "few")))
+        assert few.judged_on == "", "of nine samples none can be spared"
+
+
+def test_whether_it_came_out_as_expected() -> None:
+    def of(low: float, high: float) -> CurriculumResult:
+        expected = Interval(mean=(low + high) / 2, low=low, high=high)
+        plan = Curriculum(target="goal", task_sequence=("good", "goal"), expected_interval=expected)
+        with engine() as made:
+            return ran(made, plan, gate=False)
+
+    assert of(0.0, 1.0).as_expected is True
+    assert of(-0.2, -0.1).as_expected is False
+    with engine() as made:
+        assert ran(made).as_expected is None
+
+
+def test_a_gate_is_yes_or_no() -> None:
+    with engine() as made, pytest.raises(OptionError, match="gate must be true or false"):
+        ran(made, gate="often")
+
+
+def test_what_was_learned_is_not_learned_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine(store=str(tmp_path / "store.db")) as made:
+        first = ran(made)
+    for place in ("crosstask.paths.fit", f"{__name__}.fit"):
+        monkeypatch.setattr(place, lambda *_, **__: pytest.fail("learned again"))
+    with engine(store=str(tmp_path / "store.db")) as made:
+        again = ran(made)
+    assert again == first
