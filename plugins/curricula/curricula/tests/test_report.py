@@ -104,7 +104,8 @@ def test_what_the_target_made_of_every_step() -> None:
     found = attrs.evolve(whole, curriculum=done)
     shown = sections(found)["Curriculum"]
     for words in ("starts from what is kept of those before", "this task alone", "undone", "a later task needs it",
-                  "parity was learned from inverted alone in the end, the best by its validation data", "1,200 more optimiser",
+                  "parity was learned from inverted alone in the end, the best by its validation data",
+                  "1,200 more optimiser",
                   "came out not as expected: 0.940, where 0.500 [0.470, 0.530] had been said"):  # fmt: skip
         assert words in shown
     _, _, judged, ways = figures(shown)
