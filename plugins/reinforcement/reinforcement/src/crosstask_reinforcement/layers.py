@@ -79,6 +79,6 @@ def task_numbers(task_ids: Any, count: int, rows: int, who: str) -> Tensor:
     found = of_kind(task_ids, Tensor, f"{who}: task_ids")
     if found.shape != (rows,) or found.is_floating_point() or found.dtype == torch.bool:
         raise DataError(f"{who}: task_ids must be whole numbers [{rows}], got {found.dtype} {tuple(found.shape)}")
-    if rows and not (0 <= int(found.min()) and int(found.max()) < count):
+    if rows and (int(found.min()) < 0 or int(found.max()) >= count):
         raise DataError(f"{who}: task_ids must be from 0 to {count - 1}, got {int(found.min())} to {int(found.max())}")
     return found.long()
