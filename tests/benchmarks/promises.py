@@ -32,6 +32,7 @@ from crosstask.engine import TransferEngine
 from crosstask.errors import CrosstaskError
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.own_models import train_models
 from crosstask.learning.training import fit
 from crosstask.learning.transferring import (
     drawn,
@@ -40,7 +41,6 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch,
-    train_models,
     transfer_scores,
 )
 from crosstask.points.transfer import Transfer
