@@ -238,7 +238,8 @@ class Agent(Component):
 
     `crosstask_reinforcement.train` runs it; a run calls the hooks through its wrappers. The parameters that all tasks
     share lie in the children of the network that `shared_modules` names: they are what transfer takes from one agent to
-    another, and what balancers balance. Modules of a task are numbered in the order of the spaces, not named after it.
+    another, and what balancers balance. Parameters of single tasks are stacked or numbered in the order of the spaces,
+    not named after tasks, so that those of one agent's only task fit another's.
 
     Capabilities: `on_policy` (it learns from the newest rollout alone), `off_policy` (it keeps a memory of its own),
     `options` (it follows options for several steps, and needs `Situation.memory`), `task_blind` (a control that is not
@@ -283,7 +284,9 @@ class Agent(Component):
         return 32
 
     def start(self) -> None:
-        """Make what else learning needs (optimisers, memories), afresh: `network` has just been built."""
+        """Make what else learning needs (optimisers, memories, copies of the network), afresh: `network` has just been
+        built, or has just taken over weights.
+        """
 
     def own_state(self) -> dict[str, Any]:
         """What `start` has made, as tensors and plain data; with it and the network, learning goes on bit for bit."""
@@ -363,10 +366,11 @@ class Agent(Component):
         """Networks are made again for the tasks in it."""
         if missing := {"spaces", "network", "own"} - set(state):
             raise PluginError(f"{self.origin}: state lacks {', '.join(sorted(missing))}")
-        super().load_state_dict({k: v for k, v in state.items() if k not in ("spaces", "network", "own")})
-        if not state["spaces"]:
+        if state["spaces"]:
+            self.prepare([TaskSpace(*space) for space in state["spaces"]])
+            self.network.load_state_dict(state["network"])
+        else:
             self.spaces, self._network = (), None
-            return
-        self.prepare([TaskSpace(*space) for space in state["spaces"]])
-        self.network.load_state_dict(state["network"])
-        self.load_own_state(state["own"])
+        super().load_state_dict({k: v for k, v in state.items() if k not in ("spaces", "network", "own")})
+        if self.spaces:
+            self.load_own_state(state["own"])
