@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from crosstask import DataError, OptionError, Portfolio, Task, TaskDescriptor
+from crosstask.descriptors import TensorData
+from crosstask.tasks import SPLITS
 from crosstask.testing import blobs
 
 
@@ -108,6 +111,20 @@ def test_fingerprint_is_of_the_data_not_of_what_was_measured() -> None:
     one, same, other = blobs("a"), blobs("a"), blobs("a", seed=1)
     one.record("accuracy", 0.5)
     assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+
+
+def test_the_content_is_the_same_whatever_a_task_is_called() -> None:
+    one, other = blobs("a"), blobs("a", seed=1)
+    renamed = Task(descriptor=attrs.evolve(one.descriptor, task_id="z", domain="else"), **_splits(one))
+    assert renamed.fingerprint() != one.fingerprint()
+    assert renamed.content() == one.content() != other.content()
+    judged = Task(descriptor=one.descriptor, metric="balanced_accuracy", **_splits(one))
+    assert judged.content() != one.content()
+    assert Task(descriptor=TaskDescriptor(task_id="a")).content() is None
+
+
+def _splits(made: Task) -> dict[str, TensorData]:
+    return {split: made.data(split) for split in SPLITS if made.has_data(split)}
 
 
 def test_portfolio_pairs_and_focus() -> None:

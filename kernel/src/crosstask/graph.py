@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import enum
+import hashlib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.drawing import Drawing, network
 from crosstask.errors import CrosstaskError, GraphError, nearest, of_kind
 from crosstask.options import option, record, structure, unstructure
+from crosstask.pooling import NORMAL95, Drift, Pooled, Repeats, estimate_drift, false_discoveries, pool
 from crosstask.showing import frame, table
 
 if TYPE_CHECKING:
@@ -57,6 +60,9 @@ class Evidence(enum.Enum):
     MEASURED = "measured"
 
 
+LEAST_ERROR = 0.005
+"""No measurement is taken for surer than that."""
+
 HELPS = 0.2
 """A coefficient from which a task is said to help another (below it they are independent)."""
 
@@ -90,7 +96,9 @@ class TransferEdge:
     how alike layers of the two models are, 0 to 1, the most alike first: by the layer's name where both call it the
     same, else by `layer of the source -> layer of the target`. All numbers are finite; what is unknown is None.
     `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped`
-    the speed gain is a lower bound (see `TransferResult.speed_capped`).
+    the speed gain is a lower bound (see `TransferResult.speed_capped`). `when` and `origin` say when and in which run
+    it was found, where somebody has said so (`TransferGraph.dated`). An edge that `TransferGraph.merge` has pooled
+    holds what it was pooled from in `measurements`, which are of the same pair.
     """
 
     source: str
@@ -114,6 +122,9 @@ class TransferEdge:
     shared_representations: dict[str, float] = attrs.field(factory=dict)
     best_strategy: str | None = None
     estimates: dict[str, float] = attrs.field(factory=dict)
+    when: datetime.datetime | None = None
+    origin: str = ""
+    measurements: tuple[TransferEdge, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if self.source == self.target:
@@ -129,6 +140,31 @@ class TransferEdge:
                 raise GraphError(f"edge {self.source!r} -> {self.target!r}: {told}")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise GraphError(f"edge {self.source!r} -> {self.target!r}: low {self.low} is above high {self.high}")
+        if self.when is not None and self.when.tzinfo is None:
+            raise GraphError(f"edge {self.source!r} -> {self.target!r}: when {self.when} is without a time zone")
+        for each in self.measurements:
+            if (each.source, each.target) != (self.source, self.target) or each.measurements:
+                told = f"edge {self.source!r} -> {self.target!r}: a measurement is"
+                raise GraphError(f"{told} of {each.source!r} -> {each.target!r}, or pooled itself")
+
+    @property
+    def identity(self) -> str:
+        """What this piece of evidence is known by: two edges of a pair with it are one measurement, taken over twice.
+        Made of all its numbers, not of its date, its run or its finder: a run repeated with its seed finds the same.
+        """
+        numbers = [getattr(self, name) for name in _NUMBERS]
+        told = [self.evidence.value, self.transfer_coefficient, self.speed_capped, *numbers]
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
+
+    @property
+    def standard_error(self) -> float:
+        """Of the coefficient, as measurements are weighed: the wider half of the interval over 1.96 (the interval of
+        three seeds is Student's, and may be cut at an end of [-1, 1]), else `uncertainty`, else 1: nothing is known.
+        At least 0.005, since seeds may agree by chance.
+        """
+        sides = [abs(end - self.transfer_coefficient) for end in (self.low, self.high) if end is not None]
+        known = max(sides) / NORMAL95 if sides else 1.0 if self.uncertainty is None else self.uncertainty
+        return max(known, LEAST_ERROR)
 
     @property
     def source_task(self) -> str:
@@ -181,10 +217,21 @@ class TransferGraph:
         """The graph itself: node attribute `descriptor`, edge attribute `edge`."""
         return self._graph
 
-    def add_task(self, task: TaskDescriptor) -> None:
-        """Add a task or replace its descriptor."""
+    def add_task(self, task: TaskDescriptor, fingerprint: str | None = None) -> None:
+        """Add a task or replace its descriptor. `fingerprint` (`Task.content`) says what its data are, whatever it is
+        called: by it `merge` knows a task again. Without one, that which the graph has stays.
+        """
         of_kind(task, TaskDescriptor, "what is added to a transfer graph as a task")
-        self._graph.add_node(task.task_id, descriptor=task)
+        known = structure(fingerprint, str | None, f"task {task.task_id!r}: the fingerprint")
+        if known is None and task.task_id in self._graph:
+            known = self._graph.nodes[task.task_id]["fingerprint"]
+        self._graph.add_node(task.task_id, descriptor=task, fingerprint=known)
+
+    def fingerprint(self, task_id: str) -> str | None:
+        """What the data of a task are known by; None if nobody has said. GraphError if the task is unknown."""
+        self.task(task_id)
+        known: str | None = self._graph.nodes[task_id]["fingerprint"]
+        return known
 
     def remove_task(self, task_id: str) -> None:
         """Take a task out, with its edges; one that is not here is none."""
@@ -238,20 +285,151 @@ class TransferGraph:
         """Why transfer cannot be tried, by (source, target); filled by `rule_out`."""
         return MappingProxyType(self._impossible)
 
-    def merge(self, other: TransferGraph) -> TransferGraph:
-        """A new graph with the tasks, edges and impossible pairs of both.
+    def renamed(self, names: Mapping[str, str]) -> TransferGraph:
+        """A copy in which tasks have other ids: `names` maps those of now. GraphError for one that is not here, or if
+        two tasks would have one id.
+        """
+        names = structure(names, dict[str, str], "the new names")
+        for name in names:
+            self.task(name)
+        called = {task: names.get(task, task) for task in self._graph}
+        doubled = [name for name, count in Counter(called.values()).items() if count > 1]
+        if doubled:
+            whose = sorted(task for task, name in called.items() if name == doubled[0])
+            raise GraphError(f"tasks {' and '.join(map(repr, whose))} would both be {doubled[0]!r}")
+        made = TransferGraph()
+        for task in self._graph:
+            told = self.task(task)
+            made.add_task(
+                attrs.evolve(
+                    told,
+                    task_id=called[task],
+                    prerequisites=tuple(called.get(each, each) for each in told.prerequisites),
+                    transfer_efficiency={called.get(k, k): v for k, v in told.transfer_efficiency.items()},
+                ),
+                self.fingerprint(task),
+            )
+        for edge in self.all_edges():
+            made.add(_of_pair(edge, called[edge.source], called[edge.target]))
+        for (source, target), reason in self._impossible.items():
+            made.rule_out(called[source], called[target], reason)
+        return made
 
-        What `other` says is the newer: its descriptor of a task that both have, its edge of the same evidence and
-        finder.
+    def dated(self, when: datetime.datetime, origin: str = "") -> TransferGraph:
+        """A copy whose edges were found at this time, by the run `origin`, where they do not say so themselves."""
+        when, origin = structure(when, datetime.datetime, "when"), structure(origin, str, "origin")
+        made = self.copy()
+
+        def said(edge: TransferEdge) -> TransferEdge:
+            inside = tuple(map(said, edge.measurements))
+            return attrs.evolve(edge, when=edge.when or when, origin=edge.origin or origin, measurements=inside)
+
+        for _, _, data in made._graph.edges(data=True):
+            data["edge"] = said(data["edge"])
+        return made
+
+    def copy(self) -> TransferGraph:
+        """Another graph with the same tasks, edges and impossible pairs."""
+        made = TransferGraph()
+        made._graph, made._impossible = self._graph.copy(), dict(self._impossible)
+        return made
+
+    def merge(self, other: TransferGraph, *, same: Mapping[str, str] | None = None) -> Merged:
+        """A new graph with the tasks, edges and impossible pairs of both, and where what was measured disagrees.
+
+        Tasks are the same where their fingerprints are, whatever they are called, then where their ids are; `same` maps
+        ids of `other` to ids here and settles it. GraphError where two different tasks have one id. What `other` says
+        of a task is the newer.
+
+        All that was measured of a pair is pooled by its uncertainty (see `crosstask.pooling.pool`), each measurement
+        once however often it comes (`TransferEdge.identity`): evidence is the same in whatever order, and however
+        often, graphs are merged. Where repeated measurements show that coefficients drift, older ones count less:
+        `Merged.ageing` says so. What was only estimated or predicted is not pooled: of one finder's the newest stays,
+        or else the most certain, and the most certain finder speaks for a pair that nobody has measured.
         """
         of_kind(other, TransferGraph, "what is merged with a transfer graph")
-        both = TransferGraph([*map(self.task, self._graph), *map(other.task, other._graph)])
-        for graph in (self, other):
-            for edge in graph.all_edges():
+        called = self._identified(other, same)
+        theirs = other.renamed({theirs: ours for theirs, ours in called.items() if theirs != ours})
+        both = TransferGraph()
+        for graph in (self, theirs):
+            for task in graph._graph:
+                both.add_task(graph.task(task), graph.fingerprint(task))
+        pairs = dict.fromkeys((*self._pairs(), *theirs._pairs()))
+        for source, target in pairs:
+            one, two = self.evidence(source, target), theirs.evidence(source, target)
+            for edge in _united(one, two, (both.task(source), both.task(target))):
                 both.add(edge)
-        for pair, reason in {**self._impossible, **other._impossible}.items():
+        drift = both.drift()
+        if rate := _rate(drift):
+            for edge in [e for e in both.measured_edges() if e.measurements]:
+                both.add(_pooled([edge], (both.task(edge.source), both.task(edge.target)), rate))
+        for pair, reason in {**self._impossible, **theirs._impossible}.items():
             both.rule_out(*pair, reason)
-        return both
+        return Merged(both, both._disagreeing(drift), drift, {a: b for a, b in called.items() if a != b})
+
+    def conflicts(self) -> list[Conflict]:
+        """Pairs whose pooled measurements differ by more than their errors, and by what coefficients drift: by
+        Cochran's Q, of all such tests 5 % false discoveries (Benjamini & Hochberg), the most certain first.
+        """
+        return self._disagreeing(self.drift())
+
+    def drift(self) -> Drift | None:
+        """How fast coefficients change, from the pairs that were measured at several times; None without one."""
+        return estimate_drift([_repeats(list(edge.measurements)) for edge in self.measured_edges()])
+
+    def _disagreeing(self, drift: Drift | None) -> list[Conflict]:
+        tried = []
+        for edge in self.measured_edges():
+            if len(edge.measurements) > 1:
+                found = _all_of(edge.measurements, _rate(drift))
+                tried.append(Conflict(edge.source, edge.target, edge.measurements, found.q, found.p))
+        most = false_discoveries([each.p for each in tried])
+        return sorted((c for c in tried if c.p <= most), key=lambda c: (c.p, c.source, c.target))
+
+    def _identified(self, other: TransferGraph, same: Mapping[str, str] | None) -> dict[str, str]:
+        """What each task of another graph is called here."""
+        said = structure({} if same is None else same, dict[str, str], "same")
+        for theirs, ours in said.items():
+            for name, graph, which in ((theirs, other, "other"), (ours, self, "this")):
+                if name not in graph._graph:
+                    known = nearest(name, graph._graph)
+                    raise GraphError(f"same: {theirs!r} is {ours!r}: no task {name!r} in the {which} graph{known}")
+        alone: dict[str, list[str]] = {}  # tasks here that have no namesake there, by what their data are
+        for task in self._graph:
+            print_ = self.fingerprint(task)
+            if print_ is not None and task not in other._graph and task not in said.values():
+                alone.setdefault(print_, []).append(task)
+        called: dict[str, str] = {}
+        for task in other._graph:
+            again = alone.pop(other.fingerprint(task) or "", [])
+            if task in said:
+                called[task] = said[task]
+            elif task in self._graph:
+                self._check_same(task, other)
+                called[task] = task
+            else:
+                called[task] = again[0] if len(again) == 1 else task
+        return called
+
+    def _check_same(self, task: str, other: TransferGraph) -> None:
+        """GraphError if a task of another graph is not ours of that id."""
+        ours, theirs = self.task(task), other.task(task)
+        prints = self.fingerprint(task), other.fingerprint(task)
+        if None not in prints:
+            differs = f"fingerprints {prints[0]} and {prints[1]}" if prints[0] != prints[1] else ""
+        else:
+            hard = ("task_type", "input_shape", "input_shapes", "output_dim", "classes")
+            pairs = [(name, getattr(ours, name), getattr(theirs, name)) for name in hard]
+            differs = next((f"{name} {a!r} and {b!r}" for name, a, b in pairs if a and b and a != b), "")
+        if differs:
+            told = f"task {task!r} is another one in the other graph ({differs})"
+            how = f"same={{{task!r}: ID}} says which one of this graph it is (also {task!r} itself)"
+            raise GraphError(f"{told}: {how}; `other.renamed({{{task!r}: NEW}})` gives it an id of its own")
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        for source, targets in self._graph.adjacency():
+            for target in targets:
+                yield source, target
 
     def _check_ends(self, what: str, source: str, target: str) -> None:
         for end in (source, target):
@@ -406,11 +584,10 @@ class TransferGraph:
 
     def with_directions(self) -> TransferGraph:
         """A copy whose edges carry the direction read off the whole graph."""
-        copy, directions = TransferGraph(map(self.task, self._graph)), self._directions()
-        copy._impossible = dict(self._impossible)
-        for edge in self.all_edges():
-            copy.add(attrs.evolve(edge, direction=directions[edge.source, edge.target]))
-        return copy
+        made, directions = self.copy(), self._directions()
+        for source, target, data in made._graph.edges(data=True):
+            data["edge"] = attrs.evolve(data["edge"], direction=directions[source, target])
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """Plain data with a schema name; `from_json` reads it back. Edges carry the direction of `with_directions`."""
@@ -419,7 +596,11 @@ class TransferGraph:
             "tasks": [_plain(self.task(t)) for t in self._graph],
             "edges": [plain for _, plain in self._plain_edges()],
             "impossible": [each for into in self._ruled_out().values() for each in into],
+            "fingerprints": self._fingerprints(),
         }
+
+    def _fingerprints(self) -> dict[str, str]:
+        return {task: known for task, known in self._graph.nodes(data="fingerprint") if known is not None}
 
     def _lines(self) -> Iterator[str]:
         """`to_json` as text, a task, edge or pair on each line: no graph of a million edges is there twice."""
@@ -436,7 +617,7 @@ class TransferGraph:
                 yield before + _text(item)
                 before = ",\n  "
             yield "]" if before == "\n  " else "\n ]"
-        yield "\n}\n"
+        yield f',\n "fingerprints": {_text(self._fingerprints())}\n}}\n'
 
     def _ruled_out(self) -> dict[str, list[dict[str, str]]]:
         """The impossible pairs as plain data, by target."""
@@ -476,6 +657,9 @@ class TransferGraph:
                 except CrosstaskError as error:
                     text = str(error)
                     raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None
+        prints = structure(data.get("fingerprints", {}), dict[str, str], "fingerprints")  # graphs of before had none
+        for task_id, known in prints.items():
+            graph.add_task(graph.task(task_id), known)
         return graph
 
     def export(self, path: str | Path) -> Path:
@@ -499,6 +683,7 @@ class TransferGraph:
             into = self._ruled_out()
             for t in self._graph:
                 record = {"descriptor": _text(_plain(self.task(t))), "impossible": _text(into[t])}
+                record |= {} if (known := self.fingerprint(t)) is None else {"fingerprint": _text(known)}
                 flat.add_node(_escaped(t), label=_escaped(self.task(t).task_name), **record)
             for number, (edge, plain) in enumerate(self._plain_edges()):
                 shown = {k: _escaped(v) if isinstance(v, str) else v for k, v in plain.items() if k not in _ENDS}
@@ -527,6 +712,11 @@ class TransferGraph:
                     "tasks": [json.loads(d["descriptor"]) for d in nodes],
                     "edges": [json.loads(d["record"]) for _, _, d in flat.edges(data=True)],
                     "impossible": [pair for d in nodes for pair in json.loads(d.get("impossible", "[]"))],
+                    "fingerprints": {
+                        json.loads(d["descriptor"])["task_id"]: json.loads(d["fingerprint"])
+                        for d in nodes
+                        if d.get("fingerprint")
+                    },
                 }
         except OSError as error:
             raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -602,6 +792,185 @@ class TransferGraph:
         title += f"; {left} more only estimated or predicted" if left else ""
         title += f"; {len(self._impossible)} impossible" if self._impossible else ""
         return table(title, ("Edge", "Coefficient", "Low", "High", "Relation", "Evidence"), rows)
+
+
+@attrs.frozen
+class Conflict:
+    """A pair whose measurements differ by more than their errors: Cochran's Q and its p say so."""
+
+    source: str
+    target: str
+    measurements: tuple[TransferEdge, ...]
+    q: float
+    p: float
+
+    def __str__(self) -> str:
+        each = (
+            f"{e.transfer_coefficient:+.3f} ± {NORMAL95 * e.standard_error:.3f}{f' ({e.origin})' if e.origin else ''}"
+            for e in self.measurements
+        )
+        told = f"Cochran's Q {self.q:.1f} with {len(self.measurements) - 1} degrees of freedom, p {self.p:.1g}"
+        return f"{self.source} -> {self.target}: {' against '.join(each)}; {told}"
+
+
+@attrs.frozen
+class Merged:
+    """Two graphs as one: where measurements disagree, how coefficients drift (None: no pair was measured at two times),
+    and which tasks of the other were known here under another id (theirs: ours).
+    """
+
+    graph: TransferGraph
+    conflicts: list[Conflict]
+    drift: Drift | None = None
+    known_as: dict[str, str] = attrs.field(factory=dict)
+
+    @property
+    def ageing(self) -> str:
+        """Whether older measurements counted less, and by what."""
+        if self.drift is None:
+            return "no pair was measured at two times: nothing ages"
+        drift, year = self.drift, 365.25
+        told = ", ".join(f"{math.sqrt(rate * year):.3g}" for rate in (drift.low, drift.high))
+        how = (
+            f"a coefficient drifts by {math.sqrt(drift.rate * year):.3g} in a year (95 %: {told}; {drift.groups} pairs)"
+        )
+        return f"{how}: older ones count less" if drift.told else f"{how}: not told from none, nothing ages"
+
+
+def _of_pair(edge: TransferEdge, source: str, target: str) -> TransferEdge:
+    """An edge between other ids."""
+    if (edge.source, edge.target) == (source, target):
+        return edge
+    inside = tuple(attrs.evolve(each, source=source, target=target) for each in edge.measurements)
+    return attrs.evolve(edge, source=source, target=target, measurements=inside)
+
+
+def _rank(edge: TransferEdge) -> tuple[Any, ...]:
+    """A total order of edges: the newest, then the most certain comes last."""
+    when = edge.when.timestamp() if edge.when is not None else -math.inf
+    error = math.inf if edge.uncertainty is None else edge.uncertainty
+    rest = str(edge.estimates), str(edge.shared_representations)
+    return when, -error, edge.identity, edge.found_by, edge.origin, *rest
+
+
+def _distinct(edges: Iterable[TransferEdge]) -> list[TransferEdge]:
+    """The measurements behind edges of one pair, each once with its earliest date, in an order of their own."""
+    found: dict[str, TransferEdge] = {}
+    for edge in (inner for e in edges if e.measured for inner in e.measurements or (e,)):
+        known = found.get(edge.identity)
+        if known is None or _first(edge) < _first(known):
+            found[edge.identity] = edge
+    return sorted(found.values(), key=_first)
+
+
+def _first(edge: TransferEdge) -> tuple[Any, ...]:
+    return edge.when is None, edge.when.timestamp() if edge.when is not None else 0.0, *_rank(edge)[1:]
+
+
+def _errors(edges: Iterable[TransferEdge]) -> list[float]:
+    return [edge.standard_error for edge in edges]
+
+
+def _repeats(edges: Iterable[TransferEdge]) -> Repeats:
+    """Measurements of one pair, those that have a date, in days."""
+    known = [(e, e.when.timestamp() / 86400) for e in edges if e.when is not None]
+    return Repeats([e.transfer_coefficient for e, _ in known], _errors(e for e, _ in known), [t for _, t in known])
+
+
+def _rate(drift: Drift | None) -> float:
+    """How fast measurements age: not at all where drift is not told from none."""
+    return drift.rate if drift is not None and drift.told else 0.0
+
+
+def _all_of(parts: Sequence[TransferEdge], drift: float) -> Pooled:
+    """Measurements of one pair pooled; those of a pair of which one has no date do not age."""
+    dated = _repeats(parts)
+    aged = len(dated.times) == len(parts)
+    values = [e.transfer_coefficient for e in parts]
+    return pool(values, _errors(parts), dated.times if aged else None, drift)
+
+
+def _united(
+    one: list[TransferEdge], two: list[TransferEdge], ends: tuple[TaskDescriptor, TaskDescriptor]
+) -> list[TransferEdge]:
+    """The evidence of a pair from two graphs, in the order in which it is to be added."""
+    both = [*one, *two]
+    if not (one and two) and not any(edge.measurements for edge in both):
+        return both
+    if [(e.identity, e.found_by) for e in one] == [(e.identity, e.found_by) for e in two] and not any(
+        edge.measurements for edge in both
+    ):
+        return [min(pair, key=_first) for pair in zip(one, two, strict=True)]
+    guessed: dict[tuple[str, str], TransferEdge] = {}
+    for edge in both:
+        key = (edge.evidence.value, edge.found_by)
+        if not edge.measured and (key not in guessed or _rank(edge) > _rank(guessed[key])):
+            guessed[key] = edge
+    made = sorted(guessed.values(), key=lambda e: _rank(e)[1:])
+    tried = sorted((edge for edge in both if edge.measured), key=_rank)
+    return [*made, _pooled(tried, ends)] if tried else made
+
+
+def _pooled(tried: list[TransferEdge], ends: tuple[TaskDescriptor, TaskDescriptor], drift: float = 0.0) -> TransferEdge:
+    """One measured edge of several, the last of which has the last word where a number cannot be pooled."""
+    parts = [
+        attrs.evolve(e, shared_representations={}, estimates={}, direction=TransferDirection.UNIDIRECTIONAL)
+        for e in _distinct(tried)
+    ]
+    shared = next((e.shared_representations for e in reversed(tried) if e.shared_representations), {})
+    told: dict[str, Any] = {"shared_representations": shared, "estimates": {}}
+    for edge in tried:
+        told["estimates"] |= edge.estimates
+    if len(parts) == 1:
+        return attrs.evolve(parts[0], **told)
+    found = _all_of(parts, drift)
+    coefficient = max(-1.0, min(1.0, found.mean))
+    heaviest = max(range(len(parts)), key=lambda n: found.weights[n])
+    return TransferEdge(
+        source=parts[0].source,
+        target=parts[0].target,
+        transfer_coefficient=coefficient,
+        evidence=Evidence.MEASURED,
+        found_by=", ".join(sorted({e.found_by for e in parts})),
+        relation=relation_type(coefficient, *ends),
+        uncertainty=found.error,
+        low=min(coefficient, max(-1.0, found.mean - NORMAL95 * found.error)),
+        high=max(coefficient, min(1.0, found.mean + NORMAL95 * found.error)),
+        **_gain(parts),
+        sample_efficiency_gain=_mean(parts, found, "sample_efficiency_gain"),
+        convergence_speed_gain=_mean(parts, found, "convergence_speed_gain"),
+        speed_capped=any(e.speed_capped for e in parts),
+        best_strategy=parts[heaviest].best_strategy,
+        when=max((e.when for e in parts if e.when is not None), default=None),
+        origin=", ".join(sorted({e.origin for e in parts} - {""})),
+        measurements=tuple(parts),
+        **told,
+    )
+
+
+def _gain(parts: list[TransferEdge]) -> dict[str, Any]:
+    """The gain in the metric, pooled by its own intervals, of those that have one."""
+    known = [
+        (e.accuracy_gain, max(e.accuracy_gain_high - e.accuracy_gain, e.accuracy_gain - e.accuracy_gain_low) / NORMAL95)
+        for e in parts
+        if e.accuracy_gain is not None and e.accuracy_gain_low is not None and e.accuracy_gain_high is not None
+    ]
+    if not known:
+        return {}
+    gain = pool([g for g, _ in known], [max(e, LEAST_ERROR) for _, e in known])
+    half = NORMAL95 * gain.error
+    return {
+        "accuracy_gain": gain.mean,
+        "accuracy_gain_low": gain.mean - half,
+        "accuracy_gain_high": gain.mean + half,
+    }
+
+
+def _mean(parts: list[TransferEdge], found: Pooled, name: str) -> float | None:
+    """Of a number that has no interval, with the weights of the coefficient; None where no measurement has it."""
+    known = [(w, getattr(e, name)) for w, e in zip(found.weights, parts, strict=True) if getattr(e, name) is not None]
+    total = sum(w for w, _ in known)
+    return sum(w * value for w, value in known) / total if total else None
 
 
 def _strongest(found: Iterable[Mapping[str, TransferEdge]]) -> TransferEdge:

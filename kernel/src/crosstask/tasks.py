@@ -67,6 +67,7 @@ class Task:
     target: str | None = None
     _splits: dict[str, TensorData] = attrs.field(factory=dict, init=False, repr=False)
     _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
+    _content: str | None = attrs.field(default=None, init=False, repr=False)
     _classes_found: bool = attrs.field(default=False, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -122,7 +123,7 @@ class Task:
         is (an object of foreign code), the task is like no other: nothing that is stored is taken for its own.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256()
+            digest, content = hashlib.sha256(), hashlib.sha256()
             read = {split: self.data(split) for split in SPLITS if self.has_data(split)}
             fixed = attrs.evolve(self.descriptor, performance_history=(), transfer_efficiency={}, embedding=None)
             said = [fixed.to_json(), _said(self.loss), _said(self.metric)]
@@ -132,11 +133,26 @@ class Task:
             for split, data in read.items():
                 parts = getattr(data.inputs, "parts", None) or {"": data.inputs}
                 for name, tensor in (*parts.items(), ("", data.targets)):
-                    digest.update(f"{split}{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+                    shape = f"{split}{name}{tensor.dtype}{tuple(tensor.shape)}".encode()
+                    digest.update(shape)
+                    content.update(shape)
                     for part in tensor.detach().split(_CHUNK):  # large data are never copied whole
-                        digest.update(memoryview(part.cpu().contiguous().numpy()).cast("B"))
+                        values = memoryview(part.cpu().contiguous().numpy()).cast("B")
+                        digest.update(values)
+                        content.update(values)
             self._fingerprint = digest.hexdigest()[:24]
+            if read:
+                kind = [fixed.task_type, fixed.output_dim, fixed.classes, *said[1:3]]
+                content.update(json.dumps(kind).encode())
+                self._content = content.hexdigest()[:24]
         return self._fingerprint
+
+    def content(self) -> str | None:
+        """What is learned, whatever the task is called and whatever else its descriptor says: of the data, the type,
+        the classes, loss and metric. None without data. Graphs of two runs know a task again by it.
+        """
+        self.fingerprint()
+        return self._content
 
 
 _CHUNK = 1024  # samples
