@@ -10,7 +10,7 @@ import numpy as np
 
 from crosstask.errors import PluginError
 from crosstask.options import component, option, state
-from crosstask_routing.contexts import as_context, check_reward, check_tools, not_finite
+from crosstask_routing.contexts import as_context, check_reward, check_tools
 from crosstask_routing.contract import Array, Decision, Router
 from crosstask_routing.linear import check_keys
 
@@ -33,9 +33,7 @@ class BestStatic(Router):
     length: int = state(0)
 
     def choose(self, context: Array, tools: Sequence[str]) -> Decision:
-        x = as_context(context, self.length, self.origin)
-        if not np.isfinite(x).all():
-            raise not_finite(x, self.origin)
+        as_context(context, self.length, self.origin)
         known = [self.sums.get(name, (0.0, 0.0)) for name in check_tools(tools, self.origin)]
         total = math.log(max(1.0, sum(uses for uses, _ in known)))
         estimates = np.array([rewards / uses if uses else 0.0 for uses, rewards in known])
@@ -46,8 +44,6 @@ class BestStatic(Router):
     def update(self, context: Array, tool: str, reward: float) -> None:
         x = as_context(context, self.length, self.origin)
         check_reward(reward, self.origin)
-        if not np.isfinite(x).all():
-            raise not_finite(x, self.origin)
         (name,) = check_tools((tool,), self.origin)
         self.length = len(x)
         known = self.sums.setdefault(name, [0.0, 0.0])

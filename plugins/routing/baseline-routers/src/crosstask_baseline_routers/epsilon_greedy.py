@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from crosstask.options import component, option, state
-from crosstask_routing.contexts import not_finite
 from crosstask_routing.contract import Array, Decision
 from crosstask_routing.drawing import continued, generator_of, state_of
 from crosstask_routing.linear import Arms, LinearRouter, check_keys
@@ -35,8 +34,6 @@ class EpsilonGreedy(LinearRouter):
         x, theta, _ = self.arms.look(context, tools)
         estimates, count = theta @ x, len(tools)
         greedy = int(estimates.argmax())
-        if not estimates[greedy] < np.inf:
-            raise not_finite(x, self.origin)
         chance = min(1.0, self.explore * count / (int(self.arms.counts.sum()) + 1))
         taken = int(self.rng.integers(count)) if self.rng.random() < chance else greedy
         return Decision(tools[taken], chance * (count - 1) / count, estimates)

@@ -9,7 +9,7 @@ import numpy as np
 
 from crosstask.errors import PluginError
 from crosstask.options import component, option, state
-from crosstask_routing.contexts import as_context, check_reward, check_tools, not_finite
+from crosstask_routing.contexts import as_context, check_reward, check_tools
 from crosstask_routing.contract import Array, Decision, Router
 from crosstask_routing.linear import check_keys
 
@@ -47,8 +47,8 @@ class _Discounted:
     spread: Array
     """Q' S² Q [K, d, d]."""
 
-    def look(self, context: Any, tools: Sequence[str]) -> tuple[Array, Array, Array]:
-        """(the context, expected rewards [K], widths [K] of the bounds for alpha = 1)."""
+    def look(self, context: Any, tools: Sequence[str]) -> tuple[Array, Array]:
+        """(expected rewards [K], widths [K] of the bounds for alpha = 1)."""
         x = as_context(context, self.width, self.who)
         if len(x) > self.width:
             self.grow(len(x))
@@ -66,7 +66,7 @@ class _Discounted:
         squares = np.einsum("kd,kd->k", (spread @ found[:, :, None])[:, :, 0], found)
         if self._rows is not None:
             means, squares = means[self._rows], squares[self._rows]
-        return x, means, np.sqrt(np.abs(squares))
+        return means, np.sqrt(np.abs(squares))
 
     def _age(self) -> tuple[Array, Array, Array]:
         """(1/(age Λ + ridge), age Q' b, age² Q' S² Q + ridge I): what decisions need, until the next update."""
@@ -80,21 +80,19 @@ class _Discounted:
         """One observation; all the others count less by γ."""
         x = as_context(context, self.width, self.who)
         check_reward(reward, self.who)
-        size = float(x @ x)
-        if not size < np.inf:
-            raise not_finite(x, self.who)
-        (tool,) = check_tools((tool,), self.who)
+        if tool not in self.names:
+            check_tools((tool,), self.who)
+            self.add(tool)
         if len(x) > self.width:
             self.grow(len(x))
-        if tool not in self.names:
-            self.add(tool)
         row = self.names.index(tool)
         self.ages *= self.gamma
-        age = self.ages[row]
-        outer = x[:, None] * x
-        self.gram[row] = age * self.gram[row] + outer
-        self.squared[row] = age * age * self.squared[row] + outer
-        self.vector[row] = age * self.vector[row] + float(reward) * x
+        age, outer = float(self.ages[row]), x[:, None] * x
+        for sums, factor, new in ((self.gram, age, outer), (self.squared, age * age, outer),
+                                  (self.vector, age, float(reward) * x)):  # fmt: skip
+            own = sums[row]
+            own *= factor
+            own += new
         self.ages[row] = 1.0
         self._turn(row)
 
@@ -166,7 +164,7 @@ class DiscountedLinUCB(Router):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"contextual", "estimates", "forgets"})
 
-    alpha: float = option(0.4, ge=0, help="width of the bound in standard deviations of a unit reward; 0: greedy")
+    alpha: float = option(0.8, ge=0, help="width of the bound in standard deviations of a unit reward; 0: greedy")
     ridge: float = option(1.0, gt=0, help="prior weight: λ of the ridge regression")
     gamma: float = option(0.998, gt=0, le=1, help="what an observation still counts one update later")
 
@@ -180,11 +178,9 @@ class DiscountedLinUCB(Router):
         return self.made
 
     def choose(self, context: Array, tools: Sequence[str]) -> Decision:
-        x, estimates, widths = self.sums.look(context, tools)
+        estimates, widths = self.sums.look(context, tools)
         bounds = estimates + self.alpha * widths
         best = int(bounds.argmax())
-        if not bounds[best] < np.inf:  # argmax finds a NaN first
-            raise not_finite(x, self.origin)
         return Decision(tools[best], float(best != estimates.argmax()), estimates)
 
     def update(self, context: Array, tool: str, reward: float) -> None:

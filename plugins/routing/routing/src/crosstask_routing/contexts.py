@@ -1,4 +1,4 @@
-"""What every router asks of its arguments, at little cost: what is wrong is looked for only where a number tells."""
+"""What every router asks of its arguments, at little cost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,23 @@ from crosstask.errors import DataError
 from crosstask_routing.contract import Array
 
 
+LARGEST = 1e100
+"""Contexts and rewards are smaller than this: their products are numbers."""
+
+
 def as_context(context: Any, known: int, who: str) -> Array:
-    """A context as a vector of `known` numbers or more. DataError for another shape, or where it is too short."""
-    if type(context) is np.ndarray and context.dtype == np.float64 and context.shape == (known,):
-        return context
+    """A context as a vector of `known` numbers or more. DataError for another shape, where it is too short, and for
+    numbers that are not finite.
+    """
+    if type(context) is not np.ndarray or context.dtype != np.float64 or context.shape != (known,):
+        context = _vector(context, known, who)
+    for value in context.tolist():  # of few numbers quicker than numpy, and infinity times 0 warns there
+        if not -LARGEST < value < LARGEST:
+            raise DataError(f"{who}: a context is a vector of finite numbers, got {value} in it")
+    return context
+
+
+def _vector(context: Any, known: int, who: str) -> Array:
     try:
         made = np.asarray(context, dtype=np.float64)
     except (TypeError, ValueError):
@@ -26,17 +39,9 @@ def as_context(context: Any, known: int, who: str) -> Array:
     return made
 
 
-def not_finite(context: Array, who: str) -> DataError:
-    """The error for a context that led to a number that is none."""
-    wrong = np.flatnonzero(~np.isfinite(context))
-    if len(wrong):
-        return DataError(f"{who}: number {int(wrong[0])} of the context is {float(context[wrong[0]])}")
-    return DataError(f"{who}: the context is too large to compute with: {float(np.abs(context).max()):.3g}")
-
-
 def check_reward(reward: float, who: str) -> None:
     """DataError unless a reward is a finite number."""
-    if not isinstance(reward, int | float | np.floating | np.integer) or not -np.inf < reward < np.inf:
+    if not isinstance(reward, int | float | np.number) or not -LARGEST < reward < LARGEST:
         raise DataError(f"{who}: a reward is a finite number, got {_told(reward)}")
 
 

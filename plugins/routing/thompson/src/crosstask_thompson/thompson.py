@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from crosstask.options import component, option, state
-from crosstask_routing.contexts import not_finite
 from crosstask_routing.contract import Array, Decision
 from crosstask_routing.drawing import continued, generator_of, state_of
 from crosstask_routing.linear import Arms, LinearRouter, check_keys
@@ -40,8 +39,6 @@ class LinearThompson(LinearRouter):
         estimates = theta @ x
         widths = self.spread * np.sqrt(np.abs((inverse @ x) @ x))
         greedy = int(estimates.argmax())
-        if not estimates[greedy] + widths[greedy] < np.inf:
-            raise not_finite(x, self.origin)
         drawn = estimates + widths * self.rng.standard_normal(len(estimates))
         others = (estimates + widths * _draws(len(estimates))).argmax(axis=1) != greedy
         return Decision(tools[int(drawn.argmax())], float(others.mean()), estimates)
