@@ -6,6 +6,7 @@ import datetime
 import math
 import statistics
 from collections.abc import Iterable
+from pathlib import Path
 
 import attrs
 import hypothesis.strategies as st
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from crosstask import Evidence, GraphError, TaskDescriptor, TransferEdge, TransferGraph
+from crosstask import Evidence, GraphError, StoreError, TaskDescriptor, TransferEdge, TransferGraph, open_store
 from crosstask.errors import CrosstaskError
 from crosstask.graph import Merged
+from crosstask.points.store import Store
 from crosstask.pooling import Repeats, chi_square_tail, estimate_drift, false_discoveries, pool
+from crosstask.store import upkeep
+from crosstask.store.graphs import keep_graph, kept_graph
 
 DAY = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
@@ -257,8 +261,10 @@ def graphs(draw: st.DrawFn) -> TransferGraph:
         if draw(st.booleans()):
             made.add(measured(source, target, draw(values), draw(st.sampled_from([0.03, 0.1])), when=draw(whens)))
         else:
-            more = {"found_by": draw(st.sampled_from(["gnn", "x"])), "when": draw(whens)}
-            made.add(TransferEdge(source=source, target=target, transfer_coefficient=draw(values), **more))
+            by, when = draw(st.sampled_from(["gnn", "x"])), draw(whens)
+            made.add(
+                TransferEdge(source=source, target=target, transfer_coefficient=draw(values), found_by=by, when=when)
+            )
     return made
 
 
@@ -403,3 +409,57 @@ def test_measurements_and_dates_are_checked() -> None:
         attrs.evolve(measured("a", "b", 0.1), measurements=(measured("b", "a", 0.1),))
     with pytest.raises(GraphError, match="without a time zone"):
         measured("a", "b", 0.1, when=datetime.datetime(2026, 1, 1))
+
+
+# --- Stores
+
+
+def whole(store: Store) -> dict[tuple[str, str], tuple[int, float]]:
+    made = kept_graph(store).graph
+    return {
+        (e.source, e.target): (max(1, len(e.measurements)), round(e.transfer_coefficient, 6))
+        for e in made.measured_edges()
+    }
+
+
+def test_a_store_keeps_what_its_runs_measured_and_two_stores_are_one(tmp_path: Path) -> None:
+    one, two = open_store(str(tmp_path / "a.db")), open_store(str(tmp_path / "b.db"))
+    prints = {"a": "A", "b": "B"}
+    first = graph(measured("a", "b", 0.3), prints=prints)
+    keep_graph(one, first, "r1", DAY)
+    keep_graph(one, graph(measured("b", "a", 0.1), prints=prints), "r1", DAY)
+    keep_graph(one, graph(TransferEdge(source="a", target="b", transfer_coefficient=1.0)), "guessed")
+    keep_graph(two, graph(measured("x", "b", 0.4), prints={"x": "A", "b": "B"}, names="xb"), "r2")
+    keep_graph(two, graph(measured("a", "b", -0.9), prints={"a": "other data", "b": "B"}), "r3")
+    keep_graph(two, graph(measured("a", "b", 0.5), prints=prints), "r1", DAY)
+    assert whole(one) == {("a", "b"): (1, 0.3), ("b", "a"): (1, 0.1)}, "the same run adds to what was kept of it"
+    assert [row.key for row in one.rows("graphs")] == ["r1"], "what nobody measured is not kept"
+    pooled = {("a", "b"): (3, 0.4), ("b", "a"): (1, 0.1), ("a (other )", "b"): (1, -0.9)}
+    assert upkeep.merge(one, two) == upkeep.Merged(added=2, joined=1)
+    assert whole(one) == pooled
+    rows = [row.payload for row in one.rows("graphs")]
+    assert upkeep.merge(one, two) == upkeep.Merged(known=3)
+    assert [row.payload for row in one.rows("graphs")] == rows, "merging again changes nothing"
+    upkeep.merge(two, one)
+    assert sorted(whole(two).values()) == sorted(pooled.values()), "in whatever order; who comes first gives the ids"
+    edge = kept_graph(one).graph.edge("a", "b")
+    assert edge is not None
+    assert {e.origin for e in edge.measurements} == {"r1", "r2"}
+    one.put("graphs", "bad", {"schema": "?"})
+    with pytest.raises(StoreError, match="the stored graph of run 'bad' cannot be read"):
+        kept_graph(one)
+    one.close()
+    two.close()
+
+
+def test_the_same_data_under_two_ids_stay_two_tasks(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "a.db"))
+    for run, value in (("r1", 0.3), ("r2", 0.4)):
+        keep_graph(
+            store, graph(measured("a", "b", value), measured("a", "c", 0.9), prints=dict.fromkeys("ab", "A")), run
+        )
+    keep_graph(store, graph(measured("b", "a", 0.0), prints={"a": "Z", "b": "Z"}, names="ab"), "r3")
+    assert whole(store) == {
+        ("a", "b"): (2, 0.35), ("a", "c"): (1, 0.9), ("b (Z)", "a (Z)"): (1, 0.0),
+    }  # fmt: skip
+    store.close()

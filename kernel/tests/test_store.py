@@ -533,7 +533,9 @@ def test_merge_takes_over_what_is_not_known(tmp_path: Path) -> None:
     for store, key in ((theirs, "broken"), (ours, "damaged here")):
         name = next(row.weights for row in store.rows("models") if row.key == key)
         (store.weights / str(name)).unlink()  # type: ignore[attr-defined]
-    assert upkeep.merge(ours, theirs) == upkeep.Merged(added=2, known=1, different=1, damaged=1)
+    assert upkeep.merge(ours, theirs) == upkeep.Merged(
+        added=2, known=1, different=1, damaged=1, conflicts=(("models", "other"),)
+    )
     assert ours.get("models", "other").payload == "ours"  # type: ignore[union-attr]
     for kind, key, values in (
         ("features", "new", torch.arange(4.0)),
@@ -541,7 +543,9 @@ def test_merge_takes_over_what_is_not_known(tmp_path: Path) -> None:
     ):
         assert torch.equal(ours.get(kind, key).tensors["w"], values)  # type: ignore[union-attr]
     assert next(iter(ours.rows("features"))).run_id == "r7"
-    assert upkeep.merge(ours, theirs) == upkeep.Merged(known=3, different=1, damaged=1)
+    assert upkeep.merge(ours, theirs) == upkeep.Merged(
+        known=3, different=1, damaged=1, conflicts=(("models", "other"),)
+    )
     ours.close()
     theirs.close()
 

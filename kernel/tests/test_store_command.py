@@ -14,9 +14,11 @@ import torch
 from click.testing import CliRunner
 
 import crosstask.cli
-from crosstask import Registry, StoreError, open_store
+from crosstask import Registry, StoreError, TaskDescriptor, TransferEdge, TransferGraph, open_store
+from crosstask.options import structure
 from crosstask.points.store import Holder
 from crosstask.store import Store
+from crosstask.store.graphs import keep_graph
 from crosstask.store.processes import birth, host
 
 
@@ -123,14 +125,42 @@ def test_delete(out: Path, store: Store) -> None:
 
 def test_merge(out: Path, tmp_path: Path, store: Store) -> None:
     target = tmp_path / "new" / "all.db"
-    assert data("merge", out, "--store", target) == {"added": 4, "known": 0, "different": 0, "damaged": 0}
+    told = data("merge", out, "--store", target)
+    graph = told.pop("graph")
+    assert told == {"added": 4, "known": 0, "different": 0, "damaged": 0, "joined": 0, "conflicts": []}
+    assert (graph["tasks"], graph["pairs"], graph["conflicts"]) == (0, 0, [])
     store.put("models", "k1", "changed", replace=True)
     assert run("merge", out / "store.db", "--store", target) == (
-        "0 entries added, 3 known already\n1 are known with other values, which stay\n"
+        "0 entries added, 3 known already\n1 are known with other values, which stay:\n  models k1\n"
     )
     made = open_store(str(target))
     assert torch.equal(made.get("models", "k2").tensors["w"], torch.full((3,), 2.0))  # type: ignore[union-attr]
     made.close()
+
+
+def test_graphs_of_two_stores_are_one_and_disagreement_is_told(out: Path, tmp_path: Path, store: Store) -> None:
+    assert run("graph", "--out", out) == "no run of this store has measured transfer between tasks\n"
+    other = open_store(str(tmp_path / "other.db"))
+    for kept, run_id, value in ((store, "r1", 0.1), (other, "r2", 0.5), (other, "r1", 0.12)):
+        graph = TransferGraph(TaskDescriptor(task_id=name) for name in "ab")
+        told = {"evidence": "measured", "uncertainty": 0.02}
+        graph.add(structure({"source": "a", "target": "b", "transfer_coefficient": value, **told}, TransferEdge))
+        keep_graph(kept, graph, run_id)
+    other.close()
+    said = run("merge", tmp_path / "other.db", "--out", out).splitlines()
+    assert said[:3] == [
+        "1 entries added, 0 known already",
+        "1 graphs of runs that both know hold the evidence of both",
+        "graph: 2 tasks, 1 pairs measured, by 3 measurements",
+    ]
+    assert said[3].startswith("measurements disagree: a -> b: +0.100 ± 0.039 (r1) against ")
+    assert said[3].count("against") == 2
+    assert said[4:] == ["no pair was measured at two times: nothing ages"] or "nothing ages" in said[4]
+    assert "1 entries" not in run("merge", tmp_path / "other.db", "--out", out)
+    told = data("graph", "--out", out, "--export", tmp_path / "all.json")
+    assert (told["pairs"], told["measurements"], len(told["conflicts"])) == (1, 3, 1)
+    assert run("graph", "--out", out).splitlines() == said[2:]
+    assert len(TransferGraph.load(tmp_path / "all.json").measured_edges()[0].measurements) == 3
 
 
 def test_gc(out: Path) -> None:
@@ -143,7 +173,7 @@ def test_gc(out: Path) -> None:
     assert len(list((out / "store.weights").iterdir())) == 3
 
 
-@pytest.mark.parametrize("command", ["list", "check", "repair", "gc"])
+@pytest.mark.parametrize("command", ["list", "check", "repair", "gc", "graph"])
 def test_no_store_is_made_where_there_is_none(tmp_path: Path, installed: Registry, command: str) -> None:
     for where in (["--out", tmp_path / "x"], ["--store", f"sqlite:///{tmp_path / 'x' / 'store.db'}"]):
         with pytest.raises(StoreError, match=r"no store at .*x/store\.db: say where it is with --store, or --out"):

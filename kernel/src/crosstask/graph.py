@@ -334,6 +334,14 @@ class TransferGraph:
         made._graph, made._impossible = self._graph.copy(), dict(self._impossible)
         return made
 
+    def of_measured(self) -> TransferGraph:
+        """A copy with only those edges that were measured."""
+        made = self.copy()
+        for source, target, key, edge in self._graph.edges(keys=True, data="edge"):
+            if not edge.measured:
+                made._graph.remove_edge(source, target, key)
+        return made
+
     def merge(self, other: TransferGraph, *, same: Mapping[str, str] | None = None) -> Merged:
         """A new graph with the tasks, edges and impossible pairs of both, and where what was measured disagrees.
 

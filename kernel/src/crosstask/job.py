@@ -35,6 +35,7 @@ from crosstask.registry import Registry, Status
 from crosstask.report import available, write_report
 from crosstask.stages import Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
+from crosstask.store.graphs import keep_graph
 from crosstask.store.processes import birth, has_ended, host
 from crosstask.tasks import Portfolio
 
@@ -410,6 +411,7 @@ class _Job:
     def _write_graph(self) -> None:
         try:
             if self.engine.graph.task_ids:
+                keep_graph(self.store, self.engine.graph, self.record.run_id)
                 self.engine.export_transfer_graph(self.out / "graph.json")
                 self.engine.export_transfer_graph(self.out / "graph.graphml")
                 if available():

@@ -12,6 +12,7 @@ import click
 from crosstask.cli.common import emit_json, emit_table, json_option, say
 
 if TYPE_CHECKING:
+    from crosstask.graph import Merged
     from crosstask.points.store import Row, Store
 
 
@@ -217,25 +218,75 @@ def delete(
 def merge(
     other: str, other_weights: Path | None, url: str | None, out: Path, weights: Path | None, as_json: bool
 ) -> None:
-    """Take over what the store OTHER (a path, a URL, or a run's folder) has. What is known already stays as it is."""
+    """Take over what the store OTHER (a path, a URL, or a run's folder) has. What is known already stays as it is.
+
+    The graphs of the runs of both are one graph then (`crosstask store graph`); where their measurements of a pair
+    differ by more than their errors, this says so.
+    """
+    from crosstask.options import unstructure
     from crosstask.registry import Registry
     from crosstask.store import open_store, upkeep
+    from crosstask.store.graphs import kept_graph
 
     whence = str(Path(other) / "store.db") if Path(other).is_dir() else other
     with _opened(whence, other_weights) as source:
         store = open_store(_url(url, out), weights, Registry.installed())  # made if it is not there
         try:
-            done = upkeep.merge(store, source)
+            done, graph = upkeep.merge(store, source), kept_graph(store)
         finally:
             store.close()
     if as_json:
-        emit_json(done)
+        emit_json({**unstructure(done), "graph": _pooled(graph)})
         return
     say(f"{done.added} entries added, {done.known} known already")
+    if done.joined:
+        say(f"{done.joined} graphs of runs that both know hold the evidence of both")
     if done.different:
-        say(f"{done.different} are known with other values, which stay")
+        say(f"{done.different} are known with other values, which stay:")
+        for kind, key in done.conflicts:
+            say(f"  {kind} {key}")
     if done.damaged:
         say(f"{done.damaged} are damaged there and were left out")
+    if graph.graph.task_ids:
+        _say_pooled(graph)
+
+
+def _pooled(found: Merged) -> dict[str, Any]:
+    edges = found.graph.measured_edges()
+    return {
+        "tasks": len(found.graph.task_ids),
+        "pairs": len(edges),
+        "measurements": sum(max(1, len(edge.measurements)) for edge in edges),
+        "conflicts": [str(each) for each in found.conflicts],
+        "ageing": found.ageing,
+    }
+
+
+def _say_pooled(found: Merged) -> None:
+    told = _pooled(found)
+    say(f"graph: {told['tasks']} tasks, {told['pairs']} pairs measured, by {told['measurements']} measurements")
+    for each in told["conflicts"]:
+        say(f"measurements disagree: {each}")
+    say(told["ageing"])
+
+
+@command.command()
+@click.option("--export", "path", type=click.Path(path_type=Path), help="Write it as .json, .graphml or .gexf.")
+@_options
+def graph(path: Path | None, url: str | None, out: Path, weights: Path | None, as_json: bool) -> None:
+    """What all runs of the store have measured of each pair of tasks, pooled; where they disagree, whether it ages."""
+    from crosstask.store.graphs import kept_graph
+
+    with _opened(_url(url, out), weights) as store:
+        found = kept_graph(store)
+    if path is not None:
+        found.graph.export(path)
+    if as_json:
+        emit_json(_pooled(found))
+    elif not found.graph.task_ids:
+        say("no run of this store has measured transfer between tasks")
+    else:
+        _say_pooled(found)
 
 
 @command.command()

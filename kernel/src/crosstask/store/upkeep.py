@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import attrs
 
 from crosstask.errors import StoreError, nearest
 from crosstask.points.store import Row, Store
+from crosstask.store.graphs import KIND, join_rows
 from crosstask.store.sql import SqlStore
 
 YOUNG = 3600.0
@@ -34,13 +36,16 @@ class Health:
 @attrs.frozen
 class Merged:
     """Entries taken over, those that were there already, those that were there with another payload (kept as they
-    were), and damaged ones that were left out.
+    were; `conflicts` names them as (kind, key)), and damaged ones that were left out. A graph of a run that both have
+    with other evidence now has that of both: it is `joined`.
     """
 
     added: int = 0
     known: int = 0
     different: int = 0
     damaged: int = 0
+    joined: int = 0
+    conflicts: tuple[tuple[str, str], ...] = ()
 
 
 def chosen_kinds(store: Store, kind: str | None) -> list[str]:
@@ -86,14 +91,26 @@ def repair(store: Store) -> Health:
 
 
 def merge(store: Store, other: Store) -> Merged:
-    """Take over the entries of another store. What is known already stays as it is, unless it is damaged here."""
-    count: dict[str, int] = dict.fromkeys(attrs.fields_dict(Merged), 0)
+    """Take over the entries of another store. What is known already stays as it is, unless it is damaged here; of the
+    graph of one run, both keep all evidence (`crosstask.store.graphs`). Done again, it changes nothing.
+    """
+    count = Counter[str]()
+    conflicts: list[tuple[str, str]] = []
     for kind in other.kinds():
         own = {row.key: row for row in store.rows(kind)}
         for row in other.rows(kind):
             known = own.get(row.key)
             if known is not None and store.get(kind, row.key) is not None:
                 same = row.damage is not None or row.payload == known.payload
+                if kind == KIND and not same:
+                    whole = join_rows(known.payload, row.payload, row.key)
+                    same = whole == known.payload
+                    if not same:
+                        store.put(kind, row.key, whole, run_id=known.run_id, replace=True)
+                        count["joined"] += 1
+                        continue
+                if not same:
+                    conflicts.append((kind, row.key))
                 count["known" if same else "different"] += 1
                 continue
             found = None if row.damage is not None else other.get(kind, row.key)
@@ -102,7 +119,7 @@ def merge(store: Store, other: Store) -> Merged:
                 continue
             store.put(kind, row.key, found.payload, tensors=found.tensors or None, run_id=row.run_id)
             count["added"] += 1
-    return Merged(**count)
+    return Merged(**count, conflicts=tuple(conflicts))
 
 
 def unused_files(store: SqlStore, older_than: float = YOUNG) -> list[Path]:

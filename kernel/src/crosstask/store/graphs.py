@@ -1,0 +1,72 @@
+"""The transfer graphs of many runs in one store, and as one graph. Only what was measured is kept: the rest is soon
+made again, and better with more measurements.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from crosstask.errors import GraphError, StoreError
+from crosstask.graph import Merged, TransferGraph
+from crosstask.points.store import Store
+
+KIND = "graphs"
+
+
+def keep_graph(store: Store, graph: TransferGraph, run_id: str, when: datetime | None = None) -> None:
+    """Keep what was measured in a run, with its date (now, where edges have none of their own). What was kept of the
+    same run before stays.
+    """
+    found = graph.of_measured()
+    if not found.measured_edges():
+        return
+    found = found.dated(datetime.now(UTC) if when is None else when, run_id)
+    known = store.get(KIND, run_id)
+    if known is not None:
+        found = _joined(_read(known.payload, run_id), found).graph
+    store.put(KIND, run_id, found.to_json(), run_id=run_id, replace=True)
+
+
+def kept_graph(store: Store) -> Merged:
+    """The graphs of all runs of a store as one, with what was measured of each pair pooled (`TransferGraph.merge`).
+
+    Tasks are known by their data. One whose id another task has already is called `id (begin of its fingerprint)`.
+    """
+    whole = Merged(TransferGraph(), [])
+    called: dict[tuple[str, int], str] = {}
+    for run_id, payload in store.entries(KIND):
+        graph = _read(payload, run_id)
+        names: dict[str, str] = {}
+        seen: Counter[str] = Counter()
+        for task in graph.task_ids:
+            print_ = graph.fingerprint(task) or task
+            known = (print_, seen[print_])  # one run may have the same data under two ids: they stay apart
+            seen[print_] += 1
+            name, number = task, 0
+            while known not in called:
+                if name not in called.values():
+                    called[known] = name
+                number += 1
+                name = f"{task} ({print_[:6]}{f', {number}' if number > 1 else ''})"
+            names[task] = called[known]
+        whole = _joined(whole.graph, graph.renamed(names))
+    return whole
+
+
+def join_rows(ours: Any, theirs: Any, run_id: str) -> Any:
+    """Two rows of one run as one: what either knows."""
+    return _joined(_read(ours, run_id), _read(theirs, run_id)).graph.to_json()
+
+
+def _joined(one: TransferGraph, two: TransferGraph) -> Merged:
+    """Merged by the ids, which are known to mean the same."""
+    return one.merge(two, same={task: task for task in two.task_ids if task in one.task_ids})
+
+
+def _read(payload: Any, run_id: str) -> TransferGraph:
+    try:
+        return TransferGraph.from_json(payload)
+    except GraphError as error:
+        raise StoreError(f"the stored graph of run {run_id!r} cannot be read: {error}") from None
