@@ -66,7 +66,8 @@ def test_an_end_that_is_the_task_s_own_is_not_cut_off() -> None:
     copies.state[:] = [2.399, 10.0, 0, 0]
     copies.age[:] = 4
     stepped = copies.step(np.array([1]))
-    assert stepped.terminated.all() and not stepped.truncated.any()
+    assert stepped.terminated.all()
+    assert not stepped.truncated.any()
 
 
 def test_a_row_does_not_depend_on_the_others() -> None:

@@ -52,13 +52,13 @@ class PolicyGradient(Agent):
     task_blind: bool = option(False, help="do not tell the network which task it acts in: a control")
     learning_rate: float = option(1e-3, gt=0, help="step size of Adam, at first")
     anneal: bool = option(True, help="let the step size fall to zero at the end of the training")
-    discount: float = option(0.98, ge=0, le=1, help="gamma: what a reward one step later is worth")
-    trace: float = option(0.8, ge=0, le=1, help="lambda of generalised advantage estimation")
+    discount: float = option(0.99, ge=0, le=1, help="gamma: what a reward one step later is worth")
+    trace: float = option(0.95, ge=0, le=1, help="lambda of generalised advantage estimation")
     entropy: float = option(0.0, ge=0, help="weight of the entropy, which is to be large")
     value_weight: float = option(0.5, ge=0, help="weight of the values' squared error")
     clip_norm: float | None = option(0.5, gt=0, help="longest gradient; longer ones are shortened")
     scale_returns: bool = option(
-        False, help="divide each task's rewards by a running deviation of its returns: tasks of other units learn alike"
+        True, help="divide each task's rewards by a running deviation of its returns: tasks of other units learn alike"
     )
     balancer: Part | None = part(
         "balancer", None, help="what makes one gradient of the trunk from those of the tasks; none: their mean"
@@ -209,7 +209,7 @@ class PolicyGradient(Agent):
         there = torch.bincount(tasks, minlength=len(self.spaces)) > 0
         if not balancers:
             loss = losses.sum() / there.sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss.detach()
         (balancer,) = balancers
         named = {self.spaces[n].task_id: losses[n] for n in there.nonzero().flatten().tolist()}

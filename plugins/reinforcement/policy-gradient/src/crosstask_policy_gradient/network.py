@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -73,7 +74,7 @@ class _Heads(nn.Module):
     def __init__(self, tasks: int, sizes: Sequence[int], gain: float, dropout: float) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for place, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             layer = torch.empty(tasks, inputs, outputs)
             for weight in layer:
                 nn.init.orthogonal_(weight, gain if place == len(sizes) - 2 else math.sqrt(2))

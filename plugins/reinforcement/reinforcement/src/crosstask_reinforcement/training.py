@@ -145,7 +145,8 @@ def evaluate(
     places = Places(environments, [episodes] * len(environments), agent.state_dim)
     observations, generator = places.reset(seed % 2**62), torch.Generator().manual_seed(seed)
     returns, running = np.zeros(places.count), np.ones(places.count, dtype=bool)
-    starts, memory = np.ones(places.count, dtype=bool), {}
+    starts = np.ones(places.count, dtype=bool)
+    memory: Mapping[str, Tensor] = {}
     while running.any():
         situation = Situation(
             observations=torch.from_numpy(observations),

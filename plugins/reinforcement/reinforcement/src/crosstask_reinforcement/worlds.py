@@ -6,8 +6,6 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest, told
 from crosstask.options import component, option, record
@@ -166,7 +164,7 @@ class GymnasiumWorld(World):
             task_type="control",
             domain=own.id,
             input_shape=(int(shape[0]),),
-            output_dim=int(np.int64(actions.n)),  # type: ignore[attr-defined]
+            output_dim=int(actions.n),
         )
         return Environment(
             descriptor=descriptor,
@@ -181,7 +179,7 @@ def named(own: Named, limit: int | None) -> gymnasium.Env[Any, Any]:
     """One environment of that name, with its attributes set."""
     import gymnasium
 
-    made = gymnasium.make(own.id, **own.kwargs, **({} if limit is None else {"max_episode_steps": limit}))
+    made = gymnasium.make(own.id, max_episode_steps=limit, **own.kwargs)
     for name, value in own.attributes.items():
         if not hasattr(made.unwrapped, name):
             raise DataError(f"{own.id} has no attribute {name!r}")

@@ -1,0 +1,176 @@
+"""For tests of agents and worlds: two corridors that are learned in a second, and the smallest right agent."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crosstask.descriptors import TaskDescriptor
+from crosstask.manifest import Extension, Plugin
+from crosstask.options import component, option
+from crosstask.tasks import Portfolio
+from crosstask_reinforcement.contract import Agent, Decision, Environment, Rollout, Situation, TaskSpace, World
+from crosstask_reinforcement.plugin import PLUGIN
+from crosstask_reinforcement.returns import discounted_returns
+from crosstask_reinforcement.tasks import ControlTask
+
+LENGTH, LIMIT = 4, 12
+
+
+class Corridor(gymnasium.Env[Any, Any]):
+    """Places -4 … 4, from near the middle; actions 0 and 1 lead left and right. One end pays 1, the other nothing.
+
+    Of `towards` 1 that is the right one. With `wide` there is one more number to see, and one more action, which stays.
+    """
+
+    def __init__(self, towards: int = 1, wide: bool = False) -> None:
+        self.towards, self.wide = towards, wide
+        self.observation_space = gymnasium.spaces.Box(-2.0, 2.0, (3 if wide else 2,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(3 if wide else 2)
+        self.place = 0
+
+    def _seen(self) -> Any:
+        return np.array([self.place / LENGTH, 1.0, *([0.5] if self.wide else [])], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place = int(self.np_random.integers(-1, 2))
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place += (-1, 1, 0)[int(action)]
+        ended = abs(self.place) == LENGTH
+        return self._seen(), float(ended and self.place * self.towards > 0), ended, False, {}
+
+
+def corridor(towards: int = 1, wide: bool = False) -> gymnasium.Env[Any, Any]:
+    """One, with its time limit."""
+    return gymnasium.wrappers.TimeLimit(Corridor(towards, wide), LIMIT)
+
+
+def corridors() -> dict[str, Environment]:
+    """`right`, `left`, which must be told apart, and `wide`, which has other sizes."""
+    found = {}
+    for name, towards, wide in (("right", 1, False), ("left", -1, False), ("wide", 1, True)):
+        descriptor = TaskDescriptor(
+            task_id=name, task_type="control", domain="corridor", input_shape=(2 + wide,), output_dim=2 + wide
+        )
+        found[name] = Environment(
+            descriptor=descriptor,
+            make=functools.partial(corridor, towards, wide),
+            limit=LIMIT,
+            solved=0.9,
+            parameters={"towards": towards, "wide": wide},
+        )
+    return found
+
+
+def corridor_portfolio() -> Portfolio:
+    """`right` and `left` as tasks."""
+    found = corridors()
+    return Portfolio([ControlTask.of(found["right"]), ControlTask.of(found["left"])], name="corridors")
+
+
+@component
+class ReferenceWorld(World):
+    """The corridors."""
+
+    def environments(self) -> dict[str, Environment]:
+        return corridors()
+
+
+class ReferenceNetwork(nn.Module):
+    """A trunk of one layer, and for each task a layer of logits: weights [T, 8, A]."""
+
+    def __init__(self, spaces: Sequence[TaskSpace]) -> None:
+        super().__init__()
+        self.shared = nn.Linear(max(space.state_dim for space in spaces), 8)
+        most = max(space.actions for space in spaces)
+        self.heads = nn.Parameter(torch.zeros(len(spaces), 8, most))
+        allowed = torch.arange(most) < torch.tensor([space.actions for space in spaces])[:, None]
+        self.register_buffer("allowed", allowed)
+
+    def forward(self, states: Tensor, tasks: Tensor) -> Tensor:
+        """Logits [N, A]."""
+        logits = torch.einsum("nf,nfa->na", torch.tanh(self.shared(states)), self.heads[tasks])
+        return logits.masked_fill(~self.get_buffer("allowed")[tasks], -1e8)
+
+
+@component
+class ReferenceAgent(Agent):
+    """REINFORCE: what was done before a large return becomes more probable (Williams 1992)."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"on_policy"})
+
+    learning_rate: float = option(0.1, gt=0, help="step size of Adam")
+    discount: float = option(0.9, ge=0, le=1, help="of a reward one step later")
+
+    _optimizer: torch.optim.Optimizer | None = None
+
+    def rollout_steps(self) -> int:
+        return 12
+
+    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+        return ReferenceNetwork(spaces)
+
+    def start(self) -> None:
+        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+
+    def own_state(self) -> dict[str, Any]:
+        assert self._optimizer is not None
+        found = self._optimizer.state_dict()
+        return {**found, "state": {n: {k: v.clone() for k, v in own.items()} for n, own in found["state"].items()}}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        assert self._optimizer is not None
+        self._optimizer.load_state_dict(state)
+
+    @torch.no_grad()
+    def act(self, situation: Situation, explore: bool, generator: torch.Generator) -> Decision:
+        logits = self.network(situation.observations, situation.tasks)
+        if explore:
+            return Decision(torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0])
+        return Decision(logits.argmax(1))
+
+    def learn(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
+        assert self._optimizer is not None
+        returns = discounted_returns(
+            rollout.rewards * rollout.valid,
+            torch.zeros_like(rollout.rewards),
+            rollout.terminated,
+            rollout.ends | ~rollout.valid,
+            discount=self.discount,
+        )
+        where = rollout.valid
+        tasks = rollout.tasks.expand_as(rollout.actions)[where]
+        logs = self.network(rollout.observations[where], tasks).log_softmax(1)
+        chosen = logs.gather(1, rollout.actions[where][:, None])[:, 0]
+        own = returns[where]
+        own = own - own.mean()
+        loss = -(chosen * own).mean()
+        if not math.isfinite(float(loss.detach())):
+            raise ArithmeticError("the loss is not finite")
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        return {"loss": float(loss.detach())}
+
+
+REFERENCE = Plugin(
+    "reference-reinforcement",
+    api=(2, 0),
+    points=PLUGIN.points,
+    extensions=[
+        *(offer for offer in PLUGIN.extensions if offer.point in ("stage", "source")),
+        Extension("agent", "reference", f"{__name__}:ReferenceAgent", summary="For checks.", default=True),
+        Extension("world", "corridors", f"{__name__}:ReferenceWorld", summary="For checks.", default=True),
+    ],
+)
+"""For a registry of references: `crosstask.testing.reference_registry(REFERENCE)`."""
