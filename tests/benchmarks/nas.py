@@ -3,11 +3,13 @@
 `tables` trains every architecture of two small spaces on digits once (about twenty CPU minutes), kept in
 `places.CACHE` and gone on with if it was stopped.
 `regret`: how far the best of 25, 50, 100 evaluations is from the best of the table, over seeds.
+`large`: drawn tables of 15,625 cells, all of them looked at before each proposal, against some.
 `tuning`: continuous functions. `darts`: the rank of its architecture in the table. `warm`: warm starts from a related
 task. `adaptive`: AdaptiveOptimizer against Adam from any start rate. Figures as Markdown on stdout; `--plot FILE`.
 """
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -17,6 +19,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import optuna
@@ -208,6 +211,43 @@ def regret(seeds: int, plot: Path | None) -> None:
         draw(curves, plot)
 
 
+def drawn_table(seed: int) -> np.ndarray:
+    """Values [5, 5, 5, 5, 5, 5] of six choices of five: what each adds, what each pair adds, and noise. Variance 1."""
+    rng = np.random.default_rng(seed)
+    table = rng.normal(0, 0.2, (5,) * 6)
+    for one, other in itertools.product(range(6), range(6)):
+        shape = [5 if place in (one, other) else 1 for place in range(6)]
+        if one <= other:
+            size = (5,) if one == other else (5, 5)
+            table = table + rng.normal(0, 1.0 if one == other else 0.6, size).reshape(shape)
+    return np.asarray(table / table.std())
+
+
+def large(seeds: int) -> None:
+    """Regret in standard deviations of the table, and milliseconds a proposal, interleaved."""
+    space = SearchSpace(parameters={f"choice {n}": Parameter(choices=(0, 1, 2, 3, 4)) for n in range(6)})
+    print("\n| candidates | regret @50 | @100 | proposal, mean | median |\n|---|---:|---:|---:|---:|")
+    ways: dict[str, int] = {"all 15,625": 20_000, "1,500 of them": 0}
+    curves: dict[str, list[list[float]]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}
+    for seed in range(seeds):
+        values = drawn_table(seed)
+
+        def value(point: Point, values: np.ndarray = values) -> float:
+            return float(values[tuple(point.values())])
+
+        for way, size in ways.items():
+            with mock.patch("crosstask_nas.bayesian._LISTED", size):
+                best, _, seconds = searched(ours("bayesian", seed, space), space, value, 100)
+            curves[way].append([float(values.max()) - each for each in best])
+            times[way] += seconds
+    for way in ways:
+        found = np.array(curves[way])[:, [49, 99]]
+        at = [f"{m:.3f} ± {1.96 * s:.3f}" for m, s in zip(found.mean(0), found.std(0) / math.sqrt(seeds), strict=True)]
+        told = [f"{1000 * f(times[way]):.1f} ms" for f in (statistics.fmean, statistics.median)]
+        print(f"| {way} | {' | '.join(at + told)} |", flush=True)
+
+
 def draw(curves: dict[str, dict[str, list[list[float]]]], path: Path) -> None:
     import matplotlib
 
@@ -347,7 +387,7 @@ def adaptive(seeds: int) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = ("tables", "regret", "tuning", "darts", "warm", "adaptive")
+    parts = ("tables", "regret", "large", "tuning", "darts", "warm", "adaptive")
     parser.add_argument("--only", default=",".join(parts), help="parts to run, joined by commas")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--plot", type=Path)
@@ -363,6 +403,8 @@ def main(arguments: Sequence[str]) -> None:
             table(kind, name)
     if "regret" in wanted:
         regret(given.seeds, given.plot)
+    if "large" in wanted:
+        large(given.seeds)
     if "tuning" in wanted:
         tuning(given.seeds)
     if "darts" in wanted:

@@ -13,7 +13,7 @@ from scipy import optimize
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from crosstask_nas.gaussian_process import GaussianProcess, distances, ranks
+from crosstask_nas.gaussian_process import Everywhere, GaussianProcess, distances, ranks
 
 MIXED = np.array([True, True, False, False])
 
@@ -108,3 +108,22 @@ def test_ranks_keep_the_order_and_share_ties(values: np.ndarray) -> None:
         assert ((scores < scores[i]) == (values < values[i])).all()
         assert ((scores == scores[i]) == (values == values[i])).all()
     assert ranks(values * 2) == pytest.approx(scores)
+
+
+@pytest.mark.parametrize("categorical", [np.ones(4, dtype=bool), MIXED])
+def test_everywhere_says_what_the_process_says(categorical: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observations one by one, one changed, some taken back, other parameters, missing values."""
+    monkeypatch.setattr("crosstask_nas.gaussian_process._BLOCK", 200)
+    grid, seen = rows(60, 0, missing=True), rows(25, 1, missing=True)
+    values = np.random.default_rng(2).normal(size=25)
+    process, known = GaussianProcess(categorical), Everywhere(grid)
+    for first, count in ((8, 8), (8, 9), (8, 12), (8, 10), (12, 14), (12, 25)):
+        if first == 12:
+            process.parameters = process.parameters + 0.3
+        others = seen.copy()
+        if count == 10:
+            others[9] = grid[3]
+        process.condition(others[:count], values[:count])
+        mean, deviation = known.predict(process, first)
+        assert mean == pytest.approx(process.predict(grid)[0], abs=1e-9)
+        assert deviation == pytest.approx(process.predict(grid)[1], abs=1e-7)

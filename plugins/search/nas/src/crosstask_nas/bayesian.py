@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from crosstask.options import component, option
-from crosstask_nas.gaussian_process import Array, GaussianProcess, ranks
+from crosstask_nas.gaussian_process import Array, Everywhere, GaussianProcess, ranks
 from crosstask_search.contract import Search
 from crosstask_search.records import Trial
 from crosstask_search.space import Point, SearchSpace
 
-_LISTED = 3000
+_LISTED = 20_000
 """Finite spaces up to this size are candidates as a whole."""
+_LEVELS = 3000
+"""Values of a parameter that are looked up, at most."""
 _KNOWN = 0.5
 """A place of which the model's standard deviation is less than this share of the noise's is exploited too much:"""
 _SHARPER = 4.0
@@ -54,7 +57,7 @@ class Bayesian(Search):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
-    results_version: ClassVar[int] = 2
+    results_version: ClassVar[int] = 3  # larger spaces are looked at as a whole
 
     initial: int = option(8, ge=1, help="random points before the model is asked")
     candidates: int = option(1500, ge=10, help="candidates in a space too large to be listed")
@@ -63,10 +66,8 @@ class Bayesian(Search):
     )
     explore: float = option(0.0, ge=0, help="improvement (in standard deviations of the values) not counted as one")
     deviations: float = option(2.0, ge=0, help="ucb: standard deviations that the bound is above the mean")
-    _listed: tuple[SearchSpace, list[Point], list[Any], Array] | None = attrs.field(
-        init=False, default=None, repr=False
-    )
-    _fitted: dict[str, tuple[Any, Array]] = attrs.field(init=False, factory=dict, repr=False)
+    _listed: _Listed | None = attrs.field(init=False, default=None, repr=False)
+    _fitted: dict[str, tuple[Any, Array, int]] = attrs.field(init=False, factory=dict, repr=False)
 
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("bayesian", len(trials)))
@@ -75,13 +76,13 @@ class Bayesian(Search):
         if len(trials) < self.initial or not done:
             return space.fresh(rng, tried)
         model = self._model(space, trials, done)
-        points, keys, rows = self._all(space)
-        if points:
-            untried = [i for i, key in enumerate(keys) if key not in tried]
-            if not untried:
+        listed = self._all(space)
+        if listed.points:
+            left = listed.left(tried)
+            if not left.any():
                 return space.fresh(rng, tried)
-            gains = model.gains(rows[untried])
-            return dict(points[untried[_first_best(gains, rng)]])
+            gains = np.where(left, model.gains_of(listed), -np.inf)
+            return dict(listed.points[_first_best(gains, rng)])
         codes = _Codes(space)
         candidates = self._candidates(codes, space, done, rng)
         for _ in range(_SHARPENED + 1):
@@ -135,17 +136,17 @@ class Bayesian(Search):
         seen = rows.tobytes(), told.tobytes()
         if name not in self._fitted or self._fitted[name][0] != seen:
             process.fit(rows, scores(told))
-            self._fitted[name] = seen, process.parameters
+            self._fitted[name] = seen, process.parameters, first
         process.parameters = self._fitted[name][1]
         return process
 
-    def _all(self, space: SearchSpace) -> tuple[list[Point], list[Any], Array]:
-        """All points of a space that is small enough, with their keys and places."""
-        if self._listed is None or self._listed[0] is not space:
+    def _all(self, space: SearchSpace) -> _Listed:
+        """All points of a space that is small enough."""
+        if self._listed is None or self._listed.space is not space:
             count = space.count()
             points = list(space.points()) if count is not None and count <= _LISTED else []
-            self._listed = space, points, [space.key(point) for point in points], space.encode(points)
-        return self._listed[1:]
+            self._listed = _Listed(space, points)
+        return self._listed
 
     def _candidates(self, codes: _Codes, space: SearchSpace, done: Sequence[Trial], rng: np.random.Generator) -> Array:
         """Half of them random, half neighbours of the five best trials."""
@@ -173,11 +174,18 @@ class _Model:
     """Mean of the labels, 1 and -1, of success."""
 
     def gains(self, rows: Array) -> Array:
-        """How promising rows [N, D] of places are. Improvements as logarithms: the numbers themselves are 0 in double
-        precision far from the best.
-        """
-        mean, deviation = self.values.predict(rows)
-        chance = self.chances(rows)
+        """How promising rows [N, D] of places are."""
+        return self._gains(*self.values.predict(rows), self.chances(rows))
+
+    def gains_of(self, listed: _Listed) -> Array:
+        """The same of all points of a space."""
+        mean, deviation = listed.predict("values", self.values, self.search)
+        if self.success is None:
+            return self._gains(mean, deviation, np.ones(1))
+        return self._gains(mean, deviation, self._chance(listed.predict("success", self.success, self.search)[0]))
+
+    def _gains(self, mean: Array, deviation: Array, chance: Array) -> Array:
+        """Improvements as logarithms: the numbers themselves are 0 in double precision far from the best."""
         if self.search.acquisition == "ucb":
             return self.worst + chance * (mean + self.search.deviations * deviation - self.worst)
         z = (mean - self.best - self.search.explore) / deviation
@@ -197,7 +205,31 @@ class _Model:
         """Probability of success at rows [N, D], by least squares on the labels 1 and -1."""
         if self.success is None:
             return np.ones(len(rows))
-        return np.clip((1 + self.rate + self.success.predict(rows)[0]) / 2, _LEAST_CHANCE, 1.0)
+        return self._chance(self.success.predict(rows)[0])
+
+    def _chance(self, mean: Array) -> Array:
+        return np.clip((1 + self.rate + mean) / 2, _LEAST_CHANCE, 1.0)
+
+
+class _Listed:
+    """All points of a finite space, and what the processes say of them."""
+
+    def __init__(self, space: SearchSpace, points: list[Point]) -> None:
+        self.space, self.points = space, points
+        self._place = {space.key(point): place for place, point in enumerate(points)}
+        self._rows = space.encode(points)
+        self._known: dict[str, Everywhere] = {}
+
+    def left(self, tried: Iterable[Any]) -> NDArray[np.bool_]:
+        """Which points have not been tried."""
+        found = np.ones(len(self.points), dtype=bool)
+        found[[self._place[key] for key in tried if key in self._place]] = False
+        return found
+
+    def predict(self, name: str, process: GaussianProcess, search: Bayesian) -> tuple[Array, Array]:
+        """Mean and standard deviation at every point."""
+        known = self._known.setdefault(name, Everywhere(self._rows))
+        return known.predict(process, search._fitted[name][2])
 
 
 def _refined(codes: _Codes, model: _Model, rows: Array, gains: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -219,7 +251,7 @@ class _Codes:
         self.levels = []
         for parameter in space.parameters.values():
             size = parameter.size
-            listed = size is not None and size <= _LISTED
+            listed = size is not None and size <= _LEVELS
             self.levels.append(np.array([parameter.place(v) for v in parameter.values()]) if listed else None)
 
     def snapped(self, rows: Array) -> Array:
@@ -271,8 +303,11 @@ def _centred(values: Array) -> Array:
 
 
 def _first_best(gains: Array, rng: np.random.Generator) -> int:
-    """The largest, ties broken at random."""
-    top = np.flatnonzero(gains >= gains.max() - 1e-12)
+    """The largest, ties broken at random. What differs by rounding only is a tie: points that are alike to the model
+    must stay so, however their gains were come by.
+    """
+    best = float(gains.max())
+    top = np.flatnonzero(gains >= best - 1e-9 * max(1.0, abs(best)))
     return int(top[rng.integers(len(top))])
 
 

@@ -139,11 +139,90 @@ class GaussianProcess:
         self.parameters[:-2][~self.categorical] += math.log(factor)
         self.condition(self._rows, self._values)
 
+    def covariances(self, rows: Array, others: Array) -> Array:
+        """Between the noiseless values at rows [N, D] and at others [M, D]: [N, M]."""
+        kernel, _ = self._kernel(self.parameters, distances(rows, others, self.categorical))
+        return float(np.exp(self.parameters[-2])) * kernel
+
     def predict(self, rows: Array) -> tuple[Array, Array]:
         """Mean and standard deviation [N] of the noiseless value at rows [N, D]."""
-        kernel, _ = self._kernel(self.parameters, distances(rows, self._rows, self.categorical))
-        scale = float(np.exp(self.parameters[-2]))
-        cross = scale * kernel
+        cross = self.covariances(rows, self._rows)
         solved = linalg.solve_triangular(self._factor, cross.T, lower=True, check_finite=False)
-        variance = scale - np.einsum("nm,nm->m", solved, solved)
+        variance = np.exp(self.parameters[-2]) - np.einsum("nm,nm->m", solved, solved)
         return cross @ self._alpha, np.sqrt(np.maximum(variance, 1e-12))
+
+
+_BLOCK = 2_000_000
+"""Distances that are looked at in one go."""
+
+
+class Everywhere:
+    """What a process says at always the same rows [N, D], brought up to date with each observation: O(N·M) for one
+    more of M, where `GaussianProcess.predict` takes O(N·M²).
+
+    With L the Cholesky factor of the observations' covariance and K that between them and the rows, V = L⁻¹K grows by
+    one row for an observation, while the parameters stay; mean = Vᵀ(L⁻¹y) and variance = scale - Σ V².
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self._rows = rows
+        self._named, self._levels = _one_hot(rows)
+        self._parameters: Array = np.empty(0)
+        self._seen: Array = np.empty((0, rows.shape[1]))
+        self._solved: Array = np.empty((0, len(rows)))
+
+    def predict(self, process: GaussianProcess, first: int) -> tuple[Array, Array]:
+        """Mean and standard deviation [N] as `GaussianProcess.predict`. The first observations are taken in one go, the
+        others one by one.
+        """
+        seen, factor = process._rows, process._factor
+        same = 0
+        if np.array_equal(self._parameters, process.parameters):
+            count = min(len(self._seen), len(seen))
+            unlike = ~((self._seen[:count] == seen[:count]) | (np.isnan(self._seen[:count]) & np.isnan(seen[:count])))
+            places = np.flatnonzero(unlike.any(axis=1))
+            same = int(places[0]) if len(places) else count
+        first = min(first, len(seen))
+        done = same if same >= first else 0
+        if len(self._solved) < len(seen):
+            grown = np.empty((max(len(seen), 2 * len(self._solved)), len(self._rows)))
+            grown[:done] = self._solved[:done]
+            self._solved = grown
+        if done == 0:
+            cross = self._cross(process, seen[:first])
+            self._solved[:first] = linalg.solve_triangular(factor[:first, :first], cross, lower=True,
+                                                           check_finite=False)  # fmt: skip
+            done = first
+        for place in range(done, len(seen)):
+            row = self._cross(process, seen[place : place + 1])[0]
+            row -= factor[place, :place] @ self._solved[:place]
+            self._solved[place] = row / factor[place, place]
+        self._parameters, self._seen = process.parameters.copy(), seen.copy()
+        solved = self._solved[: len(seen)]
+        weights = linalg.solve_triangular(factor, process._values, lower=True, check_finite=False)
+        variance = np.exp(process.parameters[-2]) - np.einsum("mn,mn->n", solved, solved)
+        return weights @ solved, np.sqrt(np.maximum(variance, 1e-12))
+
+    def _cross(self, process: GaussianProcess, others: Array) -> Array:
+        """Covariances of `others` [M, D] and the rows: [M, N]."""
+        if not process.categorical.all():
+            size = max(1, _BLOCK // (len(others) * self._rows.shape[1]))
+            parts = [process.covariances(self._rows[i : i + size], others) for i in range(0, len(self._rows), size)]
+            return np.ascontiguousarray(np.concatenate(parts).T)
+        weights = np.exp(process.parameters[:-2])
+        x = np.where(np.isnan(others), -1.0, others)
+        alike = np.concatenate(
+            [(x[:, d, None] == levels[None]) * weights[d] for d, levels in enumerate(self._levels)], axis=1
+        )
+        logs = alike @ self._named  # Σ θ_d [x_d = y_d]
+        logs += process.parameters[-2] - weights.sum()
+        return np.exp(logs, out=logs)
+
+
+def _one_hot(rows: Array) -> tuple[Array, list[Array]]:
+    """(which value each row has [S, N], the values of every column)."""
+    x = np.where(np.isnan(rows), -1.0, rows)
+    levels = [np.unique(x[:, d]) for d in range(x.shape[1])]
+    if sum(map(len, levels)) > 1000:  # ranges of whole numbers: their distances count
+        return np.empty((0, len(rows))), levels
+    return np.concatenate([x[None, :, d] == each[:, None] for d, each in enumerate(levels)]).astype(np.float64), levels
