@@ -97,6 +97,10 @@ class StateOfTensors(Right):
     def state_dict(self) -> dict[str, Any]:
         return {"arms": {**self.arms.state(), "theta": torch.from_numpy(self.arms.theta.copy())}}
 
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        arms = dict(state.get("arms") or {"theta": torch.zeros(0)})
+        super().load_state_dict({**state, "arms": {**arms, "theta": arms["theta"].tolist()}})
+
 
 @wrong.caught_by("check_wrong_state_refused")
 class TakesNothingForAState(Right):

@@ -160,8 +160,6 @@ class RoutingResult:
     cost_weight: float
     policies: tuple[PolicyFigures, ...]
     chosen: dict[str, dict[str, tuple[float, ...]]] = attrs.field(factory=dict)
-    microseconds: dict[str, tuple[float, float]] = attrs.field(factory=dict)
-    """Of the CPU, by router: for a decision, for an update."""
 
     def of(self, name: str) -> PolicyFigures:
         """One policy by name."""
