@@ -56,7 +56,7 @@ class DistilledQ(Agent):
     """Deep Q-learning in several tasks (Mnih et al. 2015) with one network, to which teachers may be distilled.
 
         agent = DistilledQ(teacher_share=0.5).prepare(spaces)  # first trains teachers, then one student of them
-        agent = DistilledQ(td=False).prepare(spaces).teach({"pole": network, …})  # policy distillation alone
+        agent = DistilledQ(td=False).teach({"pole": network, …}).prepare(spaces)  # policy distillation alone
 
     Each task has a memory of its own, from which every update draws `batch_size` pieces; the loss is the mean over the
     tasks of Huber's loss against the targets of a network that follows slowly, and, with teachers, the distillation
@@ -92,6 +92,8 @@ class DistilledQ(Agent):
     student_temperature: float | None = option(None, gt=0, help="that of the student's; None: the same")
 
     def __attrs_post_init__(self) -> None:
+        self._given: dict[str, Teacher] = {}
+        self._taught: tuple[str, ...] = ()
         if self.warmup > self.capacity:
             raise OptionError(f"{self.origin}: warmup ({self.warmup}) must not be more than capacity ({self.capacity})")
         if self.n_steps > self.steps:
@@ -120,8 +122,8 @@ class DistilledQ(Agent):
         self._optimizers = {"student": torch.optim.Adam(net.student_parameters(), lr=self.learning_rate)}
         if len(net.teachers):
             self._optimizers["teachers"] = torch.optim.Adam(net.teachers.parameters(), lr=self.learning_rate)
-        self._given: dict[str, Teacher] = {}
-        self._taught: tuple[str, ...] = ()
+        self._check_teachers(self._given)
+        self._taught = tuple(self._given)
         self._credit, self._teaching = 0.0, len(net.teachers) > 0
 
     def rollout_steps(self) -> int:
@@ -138,27 +140,30 @@ class DistilledQ(Agent):
     def teach(self, teachers: Mapping[str, Teacher]) -> DistilledQ:
         """Learn from these from now on: by task id a module or a function that gives values [B, A] for states [B, S].
 
-        Other tasks learn from rewards alone. Nothing in a teacher changes. They are not part of the agent's state: call
-        it again after `load_state_dict`. DataError before `prepare`, for an unknown task, none at all, and an agent
-        that trains teachers of its own.
+        Other tasks learn from rewards alone. Nothing in a teacher changes. Teachers stay when the agent is prepared
+        anew; they are not part of its state: after `load_state_dict` they must have been given, too. DataError for an
+        unknown task, no teacher at all, and an agent that trains teachers of its own.
         """
-        known = {space.task_id: space for space in self.spaces}
-        if not known:
-            raise DataError(f"{self.origin} knows no tasks yet: call prepare(spaces, seed=…) first")
         if self.teacher_share:
             raise DataError(f"{self.origin} trains teachers of its own (teacher_share is {self.teacher_share})")
         if not teachers:
             raise DataError(f"{self.origin}: teach needs at least one teacher")
         for name, teacher in teachers.items():
-            if name not in known:
-                raise DataError(f"{self.origin}: teachers: no task {name!r}{nearest(name, known)}")
             if not callable(teacher):
                 raise DataError(f"{self.origin}: the teacher of {name!r} must be called with states, got {teacher!r}")
-        missing = [name for name in known if name not in teachers]
-        if not self.td and missing:
-            raise DataError(f"{self.origin}: task {missing[0]!r} has no teacher, and with td = false nothing to learn")
+        if self.spaces:
+            self._check_teachers(teachers)
         self._given, self._taught = dict(teachers), tuple(teachers)
         return self
+
+    def _check_teachers(self, teachers: Mapping[str, Teacher]) -> None:
+        known = [space.task_id for space in self.spaces]
+        for name in teachers:
+            if name not in known:
+                raise DataError(f"{self.origin}: teachers: no task {name!r}{nearest(name, known)}")
+        missing = [name for name in known if name not in teachers]
+        if teachers and missing and not self.td:
+            raise DataError(f"{self.origin}: task {missing[0]!r} has no teacher, and with td = false nothing to learn")
 
     def _lessons(self, number: int, states: Tensor) -> Tensor | None:
         """The teacher's values [B, A] of a task, if it has one."""
