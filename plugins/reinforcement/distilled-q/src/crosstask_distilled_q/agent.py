@@ -78,7 +78,7 @@ class DistilledQ(Agent):
     max_grad_norm: float = option(10.0, gt=0, help="gradients are cut to this norm")
     capacity: int = option(50_000, ge=1, help="of each task's memory")
     batch_size: int = option(64, ge=1, help="pieces of each task in an update")
-    warmup: int = option(500, ge=1, help="pieces of a task that are remembered before it is learned")
+    warmup: int = option(100, ge=1, help="pieces of a task that are remembered before it is learned")
     steps: int = option(32, ge=1, help="steps of each place between learning")
     updates: float = option(0.25, gt=0, help="updates for each step of a task")
     target_rate: float = option(0.01, gt=0, le=1, help="part of the way that the target network follows in an update")
@@ -218,12 +218,15 @@ class DistilledQ(Agent):
         ready = [number for number, memory in enumerate(self._memories) if len(memory) >= self.warmup]
         if ready:
             self._credit += self.updates * rollout.steps / len(self.spaces)
-        self._net.train()
-        while self._credit >= 1:
-            self._credit -= 1
-            for name, value in self._update(ready, teaching, generator).items():
-                metrics.setdefault(name, []).append(value)
-        self._net.eval()
+        with torch.random.fork_rng(devices=[], enabled=bool(self.dropout_rate)):
+            if self.dropout_rate:
+                torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+            self._net.train()
+            while self._credit >= 1:
+                self._credit -= 1
+                for name, value in self._update(ready, teaching, generator).items():
+                    metrics.setdefault(name, []).append(value)
+            self._net.eval()
         self._teaching = len(self._net.teachers) > 0 and rollout.progress < self.teacher_share
         means = {name: sum(values) / len(values) for name, values in metrics.items()}
         return {"epsilon": self.epsilon(rollout.progress), **means}

@@ -25,11 +25,11 @@ class Hierarchical(Agent):
         agent = Hierarchical().prepare(spaces)  # first the controllers learn, then which of them to pick
         agent = Hierarchical(sub_share=0).give({"pole": policy, …}).prepare(spaces)  # policies that stand already
 
-    For `sub_share` of the training each controller acts in its own task, whose name it is told, and learns there by
-    proximal policy optimisation (Schulman et al. 2017). Then the meta-controller chooses, from the state alone, and is
-    trained in the same way on semi-Markov returns: the discounted rewards while its choice lasted, and the value of the
-    state after it. Its choice is drawn, and what was drawn is what acts. Whatever tells the tasks apart must be in the
-    observations; with `told` the task's number is added to them.
+    For `sub_share` of the training each controller acts in its own task and learns there by proximal policy
+    optimisation (Schulman et al. 2017). Then the meta-controller chooses by the state, and is trained in the same way
+    on semi-Markov returns: the discounted rewards while its choice lasted, and the value of the state after it. Its
+    choice is drawn, and what was drawn is what acts. With `told` = false nothing but the observations says which task
+    it is: what tells the tasks apart must be seen in them.
     """
 
     capabilities = frozenset({"on_policy", "options"})
@@ -37,14 +37,14 @@ class Hierarchical(Agent):
 
     meta_dims: tuple[int, ...] = option((128, 64), ge=1, help="widths of the meta-controller's layers")
     task_dims: tuple[int, ...] = option((64, 32), ge=1, help="widths of each controller's layers")
-    told: bool = option(False, help="add the number of the task to the observations")
+    told: bool = option(True, help="add the number of the task to the observations; without, it must be inferred")
     option_length: int = option(4, ge=1, help="steps for which a choice lasts, unless the episode ends")
     sub_share: float = option(0.5, ge=0, lt=1, help="part of the training in which the controllers learn alone")
     freeze: bool = option(True, help="the controllers learn nothing more after that")
     gamma: float = option(0.99, ge=0, le=1, help="discount of a step")
     trace: float = option(0.95, ge=0, le=1, help="lambda of the advantages, at both levels")
     learning_rate: float = option(1e-3, gt=0, help="of Adam")
-    steps: int = option(64, ge=1, help="steps of each place between learning")
+    steps: int = option(32, ge=1, help="steps of each place between learning")
     epochs: int = option(4, ge=1, help="passes over what was collected")
     minibatches: int = option(4, ge=1, help="updates in a pass")
     clip: float = option(0.2, gt=0, help="how far a probability may go from what it was, as a share of it")
