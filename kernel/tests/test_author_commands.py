@@ -17,7 +17,7 @@ from crosstask_fakes.registry import with_fakes
 
 POINTS = [
     "adapter", "balancer", "curriculum", "discovery", "distillation", "executor", "meta_learner", "observer", "source",
-    "store", "synthesis", "transfer", "wrapper",
+    "store", "strategist", "synthesis", "transfer", "wrapper",
 ]  # fmt: skip
 
 

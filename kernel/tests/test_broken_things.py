@@ -350,7 +350,7 @@ CODE: dict[str, tuple[str, str, str]] = {
     ),
     "of a point that nobody defines": (
         "router", FIND, "unknown extension point 'router'; valid: adapter, balancer, curriculum, discovery, "
-        "distillation, executor, meta_learner, observer, source, stage, store, synthesis, …",
+        "distillation, executor, meta_learner, observer, source, stage, store, strategist, …",
     ),
     "balancer with neither method": (
         "balancer", "@component\nclass Bad(Balancer): pass",

@@ -42,7 +42,7 @@ from crosstask.points.observer import Observer
 from crosstask.points.stage import Outcome, Section
 from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import MetaKnowledge, Provenance
+from crosstask.records import MetaKnowledge, Provenance, StrategyAdvice
 from crosstask.store.sql import SqlStore
 from crosstask.testing import checks_of, conformance, reference_registry, run_checks, small_portfolio
 from crosstask.testing import references as right
@@ -804,6 +804,51 @@ def distilled_otherwise(tasks: Any, samples: Any) -> Distilled:
 
 @caught_by("check_agrees_with_twin", twin=distilled_otherwise)
 class DistillerUnlikeItsTwin(right.ReferenceDistiller):
+    pass
+
+
+# Strategists
+
+
+@caught_by("check_one_for_each_kind")
+class SaysNothing(right.ReferenceStrategist):
+    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        return [attrs.evolve(advice, text=" ") for advice in super().recommend(task, portfolio, usual)]
+
+
+@caught_by("check_usual_without_history")
+class SureOfTheUsual(right.ReferenceStrategist):
+    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        found = super().recommend(task, portfolio, usual)
+        return [advice if advice.evidence else attrs.evolve(advice, evidence=3) for advice in found]
+
+
+@caught_by("check_recommends_what_was_better")
+class StaysWithTheUsual(right.ReferenceStrategist):
+    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        return [attrs.evolve(a, strategy=a.usual) for a in super().recommend(task, portfolio, usual)]
+
+
+@caught_by("check_not_by_name")
+class ByName(right.ReferenceStrategist):
+    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        found = super().recommend(task, portfolio, usual)
+        return [attrs.evolve(a, evidence=a.evidence + len(task.task_id)) if a.evidence else a for a in found]
+
+
+@caught_by("check_leaves_out_what_it_cannot_read")
+class CountsAll(right.ReferenceStrategist):
+    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        count, found = len(list(self.context.past("transfers"))), super().recommend(task, portfolio, usual)
+        return [attrs.evolve(a, evidence=count) if a.evidence else a for a in found]
+
+
+def the_usual(history: list[Any], usual: dict[str, str]) -> list[str]:
+    return list(usual.values())
+
+
+@caught_by("check_agrees_with_twin", twin=the_usual)
+class StrategistUnlikeItsTwin(right.ReferenceStrategist):
     pass
 
 

@@ -61,6 +61,7 @@ _PUBLIC = {
     "MetaKnowledge": "records",
     "Provenance": "records",
     "RunRecord": "records",
+    "StrategyAdvice": "records",
     "SynthesisStrategy": "records",
     "TransferResult": "records",
     "TransferStrategy": "records",
@@ -82,6 +83,7 @@ _PUBLIC = {
     "Section": "points.stage",
     "Stage": "points.stage",
     "Store": "points.store",
+    "Strategist": "points.strategist",
     "Synthesizer": "points.synthesis",
     "Transfer": "points.transfer",
     "Wrapper": "points.wrapper",
@@ -145,6 +147,7 @@ if TYPE_CHECKING:
     from crosstask.points.source import Source
     from crosstask.points.stage import Engine, Outcome, Section, Stage
     from crosstask.points.store import Store
+    from crosstask.points.strategist import Strategist
     from crosstask.points.synthesis import Synthesizer
     from crosstask.points.transfer import Transfer
     from crosstask.points.wrapper import Wrapper
@@ -161,6 +164,7 @@ if TYPE_CHECKING:
         MetaKnowledge,
         Provenance,
         RunRecord,
+        StrategyAdvice,
         SynthesisStrategy,
         TransferResult,
         TransferStrategy,

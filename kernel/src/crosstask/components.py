@@ -180,6 +180,10 @@ class Context(ABC):
     def remember(self, kind: str, key: str, payload: Any, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
         """Keep a finished result: it survives the process, and is not computed again."""
 
+    def past(self, kind: str) -> Iterator[tuple[str, Any]]:
+        """(key, payload) of all that was remembered of a kind, here and by earlier runs of the store, without tensors."""
+        return iter(())
+
     def forgo(self, kind: str, key: str) -> None:
         """Say that what `recall` did not know will not be remembered after all, so that nobody waits for it."""
         return

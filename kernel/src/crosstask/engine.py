@@ -47,6 +47,7 @@ from crosstask.points.executor import Executor
 from crosstask.points.observer import Observer
 from crosstask.points.stage import Engine, Outcome, Stage
 from crosstask.points.store import Store
+from crosstask.points.strategist import Strategist
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
@@ -73,6 +74,10 @@ Strategy = str | enum.Enum | Choice | Component | None
 """A component: by name, by a member of the strategy enums, as a `Choice`, or an object; None: the one that a manifest
 marks as the default of its point.
 """
+
+
+STRATEGIES = ("transfer", "balancer", "synthesis")
+"""The points whose strategies `advise` has a strategist recommend."""
 
 
 class TransferEngine(Engine):
@@ -461,7 +466,8 @@ class TransferEngine(Engine):
 
         Every source is looked at without training, the best few are tried on folds of the target's own samples; that
         spends at most `share` of what learning from every source over all seeds would. Transfers that were measured
-        before count as they are; else the test split is not looked at. DataError for an unknown target.
+        before count as they are; else the test split is not looked at. Where a strategist is installed it adds which
+        strategies earlier runs of the store speak for (`.strategies`). DataError for an unknown target.
         """
         goal, method = self.portfolio[target], self.method(transfer_strategy)
         share = structure(share, float, "share")
@@ -482,6 +488,14 @@ class TransferEngine(Engine):
                 known = [r for r in self.transfer_history if (r.source, r.target, r.strategy) == ends]
                 candidates.append((source, known[-1] if known else None, self.graph.edge(source.task_id, target)))
         advice = advise(self.run, method, goal, candidates, avoid, self.budget, self.seeds, share)
+        if self.registry.defaults("strategist"):
+            asked = self.component(Strategist, "strategist", None)  # type: ignore[type-abstract]
+            usual = {point: names[0] for point in STRATEGIES if (names := self.registry.defaults(point))}
+            usual["transfer"] = method.name
+            found = self.run.call(asked, "recommend", task=goal, portfolio=self.portfolio, usual=usual)
+            advice = attrs.evolve(
+                advice, strategies=tuple(found), text=" ".join([advice.text, *(each.text for each in found)])
+            )
         self.run.tell("stage_finished", stage="advise", result=advice)
         return advice
 

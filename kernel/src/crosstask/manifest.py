@@ -253,6 +253,7 @@ KERNEL_POINTS = (
     _own("source", "Source", "Where a portfolio of tasks comes from"),
     _own("stage", "Stage", "One step of a recipe"),
     _own("store", "StoreOpener", "Where finished work is kept"),
+    _own("strategist", "Strategist", "Which strategies to use for a task, by what earlier runs came to"),
     _own("synthesis", "Synthesizer", "A model for an unseen task, made from others"),
     _own("transfer", "Transfer", "How a target is learned from a model of a source"),
     _own("wrapper", "Wrapper", "Changes the answers of other components"),

@@ -309,12 +309,30 @@ class AdviceRow:
 
 
 @record
+class StrategyAdvice:
+    """A strategy of a kind (`transfer`, `balancer`, `synthesis`) for a task, and the `usual` one. With 95 % intervals: the
+    score to `expect`, its `gain` over the usual, and what it takes (`cost`, optimiser steps); None: not known.
+    `evidence` counts the settings (tasks with their numbers of samples) in earlier runs that it rests on.
+    """
+
+    kind: str
+    strategy: str
+    usual: str
+    expected: Interval | None = None
+    gain: Interval | None = None
+    cost: Interval | None = None
+    evidence: int = 0
+    text: str = ""
+
+
+@record
 class Advice(Shown):
     """Which source to use for a target, with what method; `source` None: train from scratch. `text` says it.
 
     `rows` are all that could be used, the best first; `avoid` what not to use, and why. `cost` is what learning from
     the source takes, in optimiser steps over all seeds; `spent` what finding it out took, as a share of learning from
-    every source. `untrained` is the score of a linear model on untrained features.
+    every source. `untrained` is the score of a linear model on untrained features. `strategies` are what earlier runs
+    speak for, where a strategist is installed.
     """
 
     target: str
@@ -327,6 +345,7 @@ class Advice(Shown):
     cost: int = 0
     spent: float = 0.0
     samples: int = 0
+    strategies: tuple[StrategyAdvice, ...] = ()
     text: str = ""
 
     def __str__(self) -> str:

@@ -448,6 +448,11 @@ class Run(Context):
             self.store.put(kind, key, plain, tensors=tensors, run_id=self.run_id)
         self._release((kind, key))
 
+    def past(self, kind: str) -> Iterator[tuple[str, Any]]:
+        kept = {} if self.store is None else dict(self.store.entries(kind))
+        own = {key: known.payload for (of, key), known in self._memory.items() if of == kind}
+        return iter({**kept, **own}.items())
+
     def forgo(self, kind: str, key: str) -> None:
         self._release((kind, key))
 

@@ -39,10 +39,11 @@ from crosstask.points.observer import Observer
 from crosstask.points.source import Source
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.points.store import Store, StoreOpener
+from crosstask.points.strategist import Strategist
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import Budget, MetaKnowledge, Provenance
+from crosstask.records import Budget, Interval, MetaKnowledge, Provenance, StrategyAdvice
 from crosstask.registry import Registry
 from crosstask.store.sql import SqlStore
 from crosstask.tasks import Portfolio, Task
@@ -389,6 +390,28 @@ class ReferenceSynthesizer(Synthesizer):
 
 
 @component
+class ReferenceStrategist(Strategist):
+    """The transfer method of the best mean score; of other kinds the usual."""
+
+    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+        known, found = [each.task_id for each in portfolio], list[StrategyAdvice]()
+        for kind, plain in usual.items():
+            scores = dict[str, list[float]]()
+            for _, entry in self.context.past("transfers") if kind == "transfer" else ():
+                if isinstance(entry, dict) and entry.get("target") in known and "strategy" in entry:
+                    scores.setdefault(entry["strategy"].split("'")[1], []).append(entry["score"]["mean"])
+            means = {name: sum(values) / len(values) for name, values in scores.items()}
+            best = max(means, key=means.__getitem__, default=plain)
+            level = Interval(mean=means[best], low=0.0, high=1.0) if means else None
+            gain = means[best] - means.get(plain, 0.0) if means else 0.0
+            more = Interval(mean=gain, low=-1.0, high=1.0) if means else None
+            count = len(scores.get(best, ()))
+            found.append(StrategyAdvice(kind=kind, strategy=best, usual=plain, expected=level, gain=more,
+                                        evidence=count, text=f"{best}: the best of {count}."))  # fmt: skip
+        return found
+
+
+@component
 class ReferenceTransfer(Transfer):
     """Train all of it."""
 
@@ -422,6 +445,7 @@ REFERENCES: dict[str, type[Component]] = {
         ReferenceSource,
         ReferenceStage,
         ReferenceStore,
+        ReferenceStrategist,
         ReferenceSynthesizer,
         ReferenceTransfer,
         ReferenceWrapper,
