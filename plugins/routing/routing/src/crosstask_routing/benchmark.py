@@ -33,9 +33,7 @@ class SimulatedTools:
     affinity: dict[tuple[str, str], float]
 
     @classmethod
-    def drawn(
-        cls, tools: Mapping[str, ToolProfile], types: Iterable[str], rng: np.random.Generator
-    ) -> SimulatedTools:
+    def drawn(cls, tools: Mapping[str, ToolProfile], types: Iterable[str], rng: np.random.Generator) -> SimulatedTools:
         """A world of these tools and types of tasks."""
         found = {(name, kind): float(rng.normal(0, AFFINITY)) for kind in dict.fromkeys(types) for name in tools}
         return cls(dict(tools), found)

@@ -10,7 +10,6 @@ import numpy as np
 from crosstask.errors import DataError
 from crosstask_routing.contract import Array
 
-
 LARGEST = 1e100
 """Contexts and rewards are smaller than this: their products are numbers."""
 

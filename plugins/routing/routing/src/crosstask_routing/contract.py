@@ -26,16 +26,16 @@ class Decision(NamedTuple):
 class Router(Component):
     """Chooses among tools for a context, a vector of numbers, and learns from the reward of the tool that was used.
 
-    A tool is known by its name and exists from its first use on; which ones may be chosen is said in every call, so that
-    tools come and go. Rewards are about 0 to 1: 1 is what the best outcome is worth. A context may grow at its end: what
-    was not there before counts as 0 in everything that was seen, and one that is shorter than before is refused.
+    A tool is known by its name and exists from its first use on; which ones may be chosen is said in every call, so
+    that tools come and go. Rewards are about 0 to 1: 1 is what the best outcome is worth. A context may grow at its
+    end: what was not there before counts as 0 in everything that was seen, and a shorter one is refused.
 
     All that a router has learned, its random numbers included, is in `state_dict`, which is plain JSON: one that loads
     it goes on to the last digit.
 
     Capabilities: `contextual` (it can learn that another tool is best in another context), `forgets` (what it has seen
-    counts less the longer ago it was: it follows tools that change), `estimates` (it says what reward to expect of every
-    tool, before any was used, too).
+    counts less the longer ago it was: it follows tools that change), `estimates` (it says what reward to expect of
+    every tool, before any was used, too).
     """
 
     point: ClassVar[str] = "router"

@@ -1,8 +1,8 @@
 """`ToolMetaLearner`: which tools for which task, planned and learned from what came of it.
 
-    learner = ToolMetaLearner({"search": ToolProfile("search", ToolType.SEARCH, cost_per_use=2.0), ...})
-    plan = learner.optimize_task_execution(TaskProfile("t1", "lookup", TaskComplexity.MODERATE))
-    learner.learn_from_execution(task, {plan.tools[0]: {"success": True, "cost": 1.8, "latency": 0.4}})
+learner = ToolMetaLearner({"search": ToolProfile("search", ToolType.SEARCH, cost_per_use=2.0), ...})
+plan = learner.optimize_task_execution(TaskProfile("t1", "lookup", TaskComplexity.MODERATE))
+learner.learn_from_execution(task, {plan.tools[0]: {"success": True, "cost": 1.8, "latency": 0.4}})
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ class PlannedTool:
 
 @record
 class ExecutionPlan(Shown):
-    """The tools for a task, in order. A `choice` tries them one after another until one succeeds; a `sequence` uses all,
-    each on what the one before gave.
+    """The tools for a task, in order. A `choice` tries them one after another until one succeeds; a `sequence` uses
+    all, each on what the one before gave.
 
     `success`, `cost` and `latency` are of the whole plan, with 95 % intervals of the expectations (first order, tools
     independent); `exploration` is how probable it was that the plan begins with another tool than the one believed best

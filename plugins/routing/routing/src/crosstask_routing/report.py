@@ -65,8 +65,8 @@ def _choices(done: RoutingResult) -> str:
 def _verdict(done: RoutingResult, static: float) -> str:
     lost = [name for name in done.routers if done.of(name).regret.mean >= static]
     told = (
-        "Regret is what is lost against an oracle that is told the task and knows how often each tool is right: the sum "
-        "over all requests of expected right answers less weighted costs."
+        "Regret is what is lost against an oracle that is told the task and knows how often each tool is right: the "
+        "sum over all requests of expected right answers less weighted costs."
     )
     if lost:
         told += f" <strong>No better than one tool for all</strong>: {', '.join(map(escape, lost))}."
