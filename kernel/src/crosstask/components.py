@@ -181,7 +181,7 @@ class Context(ABC):
         """Keep a finished result: it survives the process, and is not computed again."""
 
     def past(self, kind: str) -> Iterator[tuple[str, Any]]:
-        """(key, payload) of all that was remembered of a kind, here and by earlier runs of the store, without tensors."""
+        """(key, payload) of all that was remembered of a kind, here and by earlier runs of the store; no tensors."""
         return iter(())
 
     def forgo(self, kind: str, key: str) -> None:

@@ -310,8 +310,8 @@ class AdviceRow:
 
 @record
 class StrategyAdvice:
-    """A strategy of a kind (`transfer`, `balancer`, `synthesis`) for a task, and the `usual` one. With 95 % intervals: the
-    score to `expect`, its `gain` over the usual, and what it takes (`cost`, optimiser steps); None: not known.
+    """A strategy of a kind (`transfer`, `balancer`, `synthesis`) for a task, and the `usual` one. With 95 % intervals:
+    the score that is `expected`, its `gain` over the usual, its `cost` in optimiser steps; None: not known.
     `evidence` counts the settings (tasks with their numbers of samples) in earlier runs that it rests on.
     """
 

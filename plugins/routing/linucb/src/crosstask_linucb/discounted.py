@@ -17,11 +17,12 @@ _ARRAYS = ("gram", "squared", "vector", "values", "vectors", "turned", "spread")
 
 
 class _Discounted:
-    """Sums of every tool, discounted at each update of any: S = Σ γ^(t-s) x x', S² = Σ γ^(2(t-s)) x x', b = Σ γ^(t-s) r x.
+    """Sums of every tool, discounted at each update of any: S = Σ γ^(t-s) x x', S² = Σ γ^(2(t-s)) x x', and
+    b = Σ γ^(t-s) r x.
 
-    They are kept as they were at the tool's own last update, with the factor `age` that has come since; S is kept by its
-    eigenvectors Q and eigenvalues, in which every later factor is a number. So a decision, too, is exact: nothing of
-    the prior, ridge I, is discounted away.
+    They are kept as they were at the tool's own last update, with the factor `age` that has come since; S is kept by
+    its eigenvectors Q and eigenvalues, in which every later factor is a number. So a decision, too, is exact: nothing
+    of the prior, ridge I, is discounted away.
     """
 
     def __init__(self, ridge: float, gamma: float, who: str) -> None:
