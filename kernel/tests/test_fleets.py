@@ -85,7 +85,7 @@ def assert_same(members: list[Member]) -> None:
         torch.testing.assert_close(result.history.losses, history.losses, rtol=0, atol=1e-9)
         assert result.history.values == pytest.approx(history.values, abs=1e-9)
         assert result.score == pytest.approx(score, abs=1e-9)
-        for (name, one), (_, other) in zip(each.model.named_parameters(), model.named_parameters(), strict=True):
+        for (name, one), other in zip(each.model.state_dict().items(), model.state_dict().values(), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-9, msg=name)
 
 
@@ -129,6 +129,95 @@ def test_losses_of_other_kinds_and_heads_of_other_kinds() -> None:
         digit_task("own", lambda t: t, loss=own),
     ]
     assert_same([member(task, seed, phases=LP_FT) for task in several for seed in (1, 2)])
+
+
+class Block(nn.Module):
+    """A residual block with a normalisation of its own, which torch.func.vmap follows."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(width, width, bias=False)  # a bias before a normalisation has no gradient but rounding
+        self.norm = nn.BatchNorm1d(width, momentum=0.3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs + torch.relu(self.norm(self.layer(inputs)))
+
+
+def noisy(kind: str) -> nn.Module:
+    """Networks with statistics of the batch, or with chance in them."""
+    torch.manual_seed(0)
+    first = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.3), nn.Flatten()]
+    rows: dict[str, list[nn.Module]] = {
+        "norm": [nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU()],
+        "dropout": [nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.5), nn.Dropout(0.0)],
+        "both": [*first, nn.Linear(54, 12), nn.BatchNorm1d(12, affine=False), nn.Tanh()],
+        "blocks": [nn.Flatten(), nn.Linear(64, 12), Block(12), Block(12)],
+        "instance": [nn.Conv2d(1, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.Flatten(), nn.Linear(216, 12)],
+        "nothing": [nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12, track_running_stats=False), nn.ReLU()],
+    }
+    return nn.Sequential(Doubled(), *rows[kind], nn.Linear(12, 10)).double()
+
+
+@pytest.mark.parametrize("kind", ["norm", "dropout", "both", "blocks", "instance"])
+@pytest.mark.parametrize("phases", [WHOLE, LP_FT], ids=["whole", "lp_ft"])
+def test_normalisation_and_dropout_are_each_members_own(kind: str, phases: Any) -> None:
+    """Running statistics and what is dropped are those of training alone, whoever is with them."""
+    made = [member(task, seed, spec=noisy(kind), phases=phases) for task in tasks()[:3] for seed in (1, 2)]
+    assert muster(made) == ([list(range(6))], {})
+    if phases is LP_FT:  # the head learns over a trunk in evaluation mode
+        expected = [by_parts(each) for each in made]
+        for each, (score, model), found in zip(made, expected, train_fleet(made, score_split="test"), strict=True):
+            assert isinstance(found, Trained), found
+            assert found.score == pytest.approx(score, abs=1e-9)
+            for (name, one), other in zip(each.model.state_dict().items(), model.state_dict().values(), strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=1e-9, msg=name)
+    else:
+        assert_same(made)
+
+
+class Still(nn.Module):
+    """A model of which only the head is ever in training mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def train(self, mode: bool = True) -> Still:
+        self.model.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.model(inputs)
+        return found
+
+
+def by_parts(given: Member) -> tuple[float, nn.Module]:
+    model, generator = copy.deepcopy(given.model), torch.Generator().manual_seed(given.seed)
+    for phase in given.phases:
+        budget = attrs.evolve(given.budget, learning_rate=phase.rate * given.budget.learning_rate)
+        with frozen(trunk_parameters(model) if phase.head else []):
+            learner = Still(model) if phase.head else model
+            fit(learner, given.task, budget, generator, steps=phase.steps, curve_split=None)
+    return evaluate(model, given.task, "test"), model
+
+
+def test_what_a_training_draws_is_its_own() -> None:
+    """Dropout follows from the generator, not from what the process drew before; and the process goes on unmoved."""
+    task, found = tasks()[0], []
+    for before in (1, 2):
+        torch.manual_seed(before)
+        model = fresh_model(noisy("dropout"), task, 0)
+        torch.manual_seed(before)
+        fit(model, task, BUDGET, torch.Generator().manual_seed(5), curve_split=None)
+        found.append(model.state_dict())
+        after = torch.rand(())
+        torch.manual_seed(before)
+        assert torch.rand(()) == after
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(tensor, found[1][name], rtol=0, atol=0)
+    other = fresh_model(noisy("dropout"), task, 0)
+    fit(other, task, BUDGET, torch.Generator().manual_seed(6), curve_split=None)
+    assert not torch.equal(other.state_dict()["7.weight"], found[0]["7.weight"])
 
 
 class Residual(nn.Module):
@@ -232,11 +321,12 @@ def test_those_of_one_architecture_and_budget_go_together() -> None:
 
 
 def dropout() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Unflatten(1, (2, 4)), nn.Dropout1d(0.5), nn.Flatten(),
+                         nn.Linear(8, 10))  # fmt: skip
 
 
 def normalised() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 10))
 
 
 def hooked() -> nn.Module:
@@ -271,8 +361,8 @@ def wide() -> nn.Module:
 @pytest.mark.parametrize(
     ("build", "more", "reason"),
     [
-        (dropout, {}, "Dropout draws at random"),
-        (normalised, {}, "BatchNorm1d looks at the batch"),
+        (dropout, {}, "Dropout1d draws at random"),
+        (normalised, {}, "BatchNorm1d keeps a mean over all batches"),
         (hooked, {}, "a Linear has hooks"),
         (Scaled, {}, "is not what its head makes of the features"),
         (Branching, {}, "vmap cannot follow Branching"),

@@ -14,7 +14,8 @@ Three paths give the same numbers:
 - `loop`: one task after the other. Always works; the reference of the other two, and taken where vmap cannot follow.
 
 Batch normalisation always uses the statistics of the batch, of each task separately, and instance normalisation those
-of the instance; see `batch_statistics`.
+of the instance; see `batch_statistics`. Where a task has running statistics of its own (its `parameters` hold these
+buffers), they are kept and used as the module's mode says.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import contextlib
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -112,6 +113,7 @@ class _Rows:
     value: Tensor
     tasks: int
     grouped: bool = False
+    noise: Sequence[torch.Generator] | None = None
 
     def rows(self) -> Tensor:
         if not self.grouped:
@@ -123,7 +125,7 @@ class _Rows:
         return self.value if self.grouped else _quick(self.value.transpose(0, 1).flatten(1, 2))
 
     def like(self, value: Tensor, grouped: bool) -> _Rows:
-        return _Rows(value, self.tasks, grouped)
+        return _Rows(value, self.tasks, grouped, self.noise)
 
 
 def _quick(images: Tensor) -> Tensor:
@@ -138,8 +140,12 @@ def _quick(images: Tensor) -> Tensor:
 class Batched:
     """The forward pass of `module` for many tasks at once. `path`: see the top of this file; `auto` chooses.
 
-    The module may be changed and trained between calls, but not rebuilt from other layers.
+    The module may be changed and trained between calls, but not rebuilt from other layers. `noise`, a generator for
+    each task, is where dropout draws from in place of torch's global numbers: then what a task draws is what it would
+    draw alone (path `layers`).
     """
+
+    noise: Sequence[torch.Generator] | None = None
 
     def __init__(self, module: nn.Module, path: str = "auto") -> None:
         if path not in PATHS:
@@ -178,7 +184,8 @@ class Batched:
 
     def _follows(self, walk: Callable[[Any, Tensor], Tensor], names: Collection[str], inputs: Tensor) -> bool:
         """Whether vmap can follow a call, without falling back to a loop of its own."""
-        one = {name: p.detach()[None] for name, p in self.module.named_parameters() if name in names}
+        held = (*self.module.named_parameters(), *self.module.named_buffers())
+        one = {name: tensor.detach().clone()[None] for name, tensor in held if name in names}
         devices = [inputs.device] if inputs.is_cuda else []
         try:
             with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices), kept_buffers(self.module):
@@ -187,6 +194,11 @@ class Batched:
         except Exception:  # whatever stands in vmap's way; what is wrong with the module itself, the loop will say
             return False
         return True
+
+    @property
+    def by_hand(self) -> set[nn.Module]:
+        """The layers that the path `layers` walks by hand."""
+        return {leaf.module for leaf in self._row or () if self._path == "layers" and _by_hand(leaf.module)}
 
     @property
     def separate(self) -> bool:
@@ -222,7 +234,7 @@ class Batched:
 
     def _walk(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         assert self._row is not None
-        state = _Rows(inputs, len(inputs))
+        state = _Rows(inputs, len(inputs), noise=self.noise)
         for leaf in self._row[start:end]:
             own = {local: parameters[name] for local, name in leaf.names.items() if name in parameters}
             layer = _by_hand(leaf.module)
@@ -233,7 +245,7 @@ class Batched:
         return state.rows()
 
     def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-        with batch_statistics(self.module), _followable():
+        with _statistics(self.module, parameters), _followable():
             return self._one_by_one(parameters, inputs)
 
     def _one_by_one(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -251,14 +263,15 @@ def _row_of(module: nn.Module) -> list[_Leaf] | None:
     """The layers of nested `nn.Sequential`s; None for a module of another kind, or with hooks of its own."""
     if not _in_a_row(module):
         return None
-    names = {id(p): name for name, p in module.named_parameters()}
+    names = {id(p): name for name, p in (*module.named_parameters(), *module.named_buffers())}
 
     def layers(part: nn.Module) -> Iterator[_Leaf]:
         if _in_a_row(part) and not _hooked(part):
             for child in part.children():
                 yield from layers(child)
         else:
-            yield _Leaf(part, {local: names[id(p)] for local, p in part.named_parameters()})
+            held = (*part.named_parameters(), *part.named_buffers())
+            yield _Leaf(part, {local: names[id(tensor)] for local, tensor in held})
 
     if _hooked(module):
         return None
@@ -287,6 +300,8 @@ def _by_hand(layer: nn.Module) -> Callable[[Any, dict[str, Tensor], _Rows], _Row
     kind = type(layer)
     if _hooked(layer):
         return None
+    if kind is nn.Dropout:
+        return _dropped
     if kind in ELEMENTWISE:
         return _elementwise
     if kind in POOLS and not getattr(layer, "return_indices", False):
@@ -316,6 +331,25 @@ def _elementwise(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Row
     return state.like(layer(state.value), state.grouped)
 
 
+def _dropped(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    if state.noise is None or not layer.training or not layer.p:
+        return _elementwise(layer, own, state)
+    rows = state.rows()
+    kept = torch.stack([_mask(part, layer.p, noise) for part, noise in zip(rows, state.noise, strict=True)])
+    return state.like(rows * kept, False)
+
+
+def _mask(rows: Tensor, share: float, noise: torch.Generator) -> Tensor:
+    """What dropout multiplies with, drawn as torch draws it."""
+    if share == 1:
+        return torch.zeros_like(rows)
+    return (
+        torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+        .bernoulli_(1 - share, generator=noise)
+        .div_(1 - share)
+    )
+
+
 def _pooled(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
     return state.like(layer(state.groups()), True)
 
@@ -326,7 +360,17 @@ def _flat(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
 
 def _normalised(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
     weight, bias = (_every(layer, own, name, state.tasks) for name in ("weight", "bias"))
+    if "running_mean" in own:
+        return state.like(_tracked(layer, own, state.groups(), weight, bias), True)
     return state.like(batch_normalised(state.groups(), weight, bias, layer.eps), True)
+
+
+def _tracked(layer: Any, own: dict[str, Tensor], inputs: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Batch normalisation with running statistics of each task's own, which training moves in place."""
+    mean, variance = own["running_mean"].view(-1), own["running_var"].view(-1)
+    if layer.training:
+        own["num_batches_tracked"].add_(1)
+    return functional.batch_norm(inputs, mean, variance, weight, bias, layer.training, layer.momentum, layer.eps)
 
 
 def _every(layer: nn.Module, own: dict[str, Tensor], name: str, tasks: int) -> Tensor | None:
@@ -379,10 +423,20 @@ def _followable() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(quick)
 
 
+@contextlib.contextmanager
+def _statistics(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """`batch_statistics`, unless the tasks bring running statistics of their own."""
+    if any(name.rpartition(".")[2] == "running_mean" for name in parameters):
+        yield
+        return
+    with batch_statistics(module):
+        yield
+
+
 def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
     def one(own: dict[str, Tensor], part: Tensor) -> Tensor:
         return call(module, own, part)
 
-    with batch_statistics(module), _followable():
+    with _statistics(module, parameters), _followable():
         found: Tensor = vmap(one, randomness="different")(parameters, inputs)
     return found

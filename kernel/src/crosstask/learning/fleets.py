@@ -26,9 +26,17 @@ from crosstask.learning.batched import Batched
 from crosstask.learning.data import batch_table
 from crosstask.learning.features import inseparable
 from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import Headless, evaluating, forward, head_name
+from crosstask.learning.modules import Headless, evaluating, forward, head_name, head_of
 from crosstask.learning.objectives import LOSSES, Objective, called, loss_of
-from crosstask.learning.training import History, check_loss, device_of, finite_losses, judged, schedule_for
+from crosstask.learning.training import (
+    History,
+    check_loss,
+    device_of,
+    finite_losses,
+    judged,
+    noise_of,
+    schedule_for,
+)
 from crosstask.learning.transferring import architecture
 from crosstask.records import Budget
 from crosstask.steps import listener
@@ -152,16 +160,18 @@ def alone(member: Member) -> str | None:
         return "its samples have several inputs"
     for layer in model.modules():
         kind = type(layer).__name__
-        if isinstance(layer, _NormBase):
-            return f"{kind} looks at the batch, and keeps statistics of it"
-        if isinstance(layer, _DropoutNd) and layer.p > 0:
-            return f"{kind} draws at random"
+        if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None:
+            return f"{kind} keeps a mean over all batches that a model has seen"
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             return f"a {kind} has hooks"
     if reason := inseparable(model, inputs):
         return reason
-    if _trunk_of(model).path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
+    trunk = _trunk_of(model)
+    if trunk.path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
         return f"torch.func.vmap cannot follow {type(model).__name__}"
+    for layer in (*trunk.module.modules(), *head_of(model).modules()):
+        if isinstance(layer, _DropoutNd) and layer.p > 0 and layer not in trunk.by_hand:
+            return f"{type(layer).__name__} draws at random where it cannot be drawn for each alone"
     return None
 
 
@@ -329,6 +339,8 @@ class _Fleet:
     def run(self, phase: Phase, curve_split: str | None) -> list[History | CrosstaskError]:
         """One phase: for each member how it went, or its failure. A failed one does not disturb the others."""
         budget, count = self.budget, phase.steps
+        noise = [torch.Generator(self.device).manual_seed(noise_of(generator)) for generator in self.generators]
+        self.trunk.noise = noise
         table = torch.stack([
             batch_table(len(data), budget.batch_size, count, generator)
             for data, generator in zip(self.data, self.generators, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -15,7 +16,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, RunError, of_kind, told
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import forward, without_values
+from crosstask.learning.modules import forward, seeded, without_values
 from crosstask.learning.objectives import called, loss_of, metric_of, outputs_of
 from crosstask.options import structure
 from crosstask.records import Budget, LearningCurve
@@ -48,6 +49,11 @@ class History:
                 self.steps.append(step + offset)
                 self.values.append(value)
         return self
+
+
+def noise_of(generator: torch.Generator) -> int:
+    """The seed of what layers draw in a training that begins with a generator in this state. It draws nothing."""
+    return int.from_bytes(hashlib.sha256(generator.get_state().numpy().tobytes()).digest()[:7])
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -188,8 +194,9 @@ def fit(
 
     `steps` overrides the budget's; `parameters` are those to train (by default all that need a gradient);
     `penalty(inputs, outputs)` is added to the loss; the learning curve is measured on `curve_split` (None: not at all).
-    Observers of the run hear every step and may ask to stop. RunError names the task and the step where a loss is not
-    finite; DataError says that nothing can be trained.
+    What layers draw (dropout) follows from the generator, too, not from what the process drew before. Observers of the
+    run hear every step and may ask to stop. RunError names the task and the step where a loss is not finite; DataError
+    says that nothing can be trained.
     """
     of_kind(task, Task, "the task")
     of_kind(budget, Budget, "the budget")
@@ -215,7 +222,7 @@ def fit(
     scaler = torch.amp.GradScaler(device.type, enabled=budget.precision == "float16")
     loss_function = loss_of(task)
     data = train.to(device)
-    history, heard = History(), listener()
+    history, heard, noise = History(), listener(), noise_of(generator)
     best, best_state, since = -math.inf, None, 0
 
     def measure(step: int) -> None:
@@ -227,47 +234,48 @@ def fit(
     losses: list[Tensor] = []
     model.train()
     stream = batches(len(data), budget.batch_size, generator)
-    for step in range(1, count + 1):
-        optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=device)
-        for _ in range(budget.accumulate):
-            index = next(stream).to(device)
-            inputs, targets = data.inputs[index], data.targets[index]
-            with autocast:
-                outputs = _fitting(model, inputs, task)
-                loss = called("loss", loss_function, task, outputs.float() if half else outputs, targets)
-                check_loss(loss, task, device)
-                if penalty is not None:
-                    loss = loss + penalty(inputs, outputs)
-            if budget.accumulate > 1:
-                loss = loss / budget.accumulate
-            scaler.scale(loss).backward()
-            total = total + loss.detach()
-        if budget.clip is not None:
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(chosen, budget.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        if schedule is not None:
-            schedule.step()
-        losses.append(total)
-        if heard is not None and heard(step, {"task": task.task_id, "losses": {task.task_id: float(total)}}):
-            history.stopped = f"an observer asked for it at step {step}"
-        if step % budget.evaluate_every == 0 or step == count or history.stopped:
-            # one synchronisation per evaluation, not per step
-            history.losses += finite_losses(torch.stack(losses), task, step)
-            losses = []
-            measure(step)
-            if budget.patience is not None and not history.stopped:
-                if history.values[-1] > best:
-                    best, since = history.values[-1], 0
-                    best_state = {name: t.detach().clone() for name, t in model.state_dict().items()}
-                else:
-                    since += 1
-                if since >= budget.patience:
-                    history.stopped = f"nothing better since step {history.steps[-1 - since]}"
-        if history.stopped:
-            break
+    with seeded(noise):
+        for step in range(1, count + 1):
+            optimizer.zero_grad(set_to_none=True)
+            total = torch.zeros((), device=device)
+            for _ in range(budget.accumulate):
+                index = next(stream).to(device)
+                inputs, targets = data.inputs[index], data.targets[index]
+                with autocast:
+                    outputs = _fitting(model, inputs, task)
+                    loss = called("loss", loss_function, task, outputs.float() if half else outputs, targets)
+                    check_loss(loss, task, device)
+                    if penalty is not None:
+                        loss = loss + penalty(inputs, outputs)
+                if budget.accumulate > 1:
+                    loss = loss / budget.accumulate
+                scaler.scale(loss).backward()
+                total = total + loss.detach()
+            if budget.clip is not None:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(chosen, budget.clip)
+            scaler.step(optimizer)
+            scaler.update()
+            if schedule is not None:
+                schedule.step()
+            losses.append(total)
+            if heard is not None and heard(step, {"task": task.task_id, "losses": {task.task_id: float(total)}}):
+                history.stopped = f"an observer asked for it at step {step}"
+            if step % budget.evaluate_every == 0 or step == count or history.stopped:
+                # one synchronisation per evaluation, not per step
+                history.losses += finite_losses(torch.stack(losses), task, step)
+                losses = []
+                measure(step)
+                if budget.patience is not None and not history.stopped:
+                    if history.values[-1] > best:
+                        best, since = history.values[-1], 0
+                        best_state = {name: t.detach().clone() for name, t in model.state_dict().items()}
+                    else:
+                        since += 1
+                    if since >= budget.patience:
+                        history.stopped = f"nothing better since step {history.steps[-1 - since]}"
+            if history.stopped:
+                break
     if best_state is not None and history.values and history.values[-1] < best:
         model.load_state_dict(best_state)
     return history
