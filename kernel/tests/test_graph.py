@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import attrs
 import hypothesis.strategies as st
+import networkx as nx
 import pytest
 from hypothesis import given, settings
 
@@ -336,6 +338,26 @@ def test_whatever_is_written_is_read_back_as_it_was(suffix: str, graph: Transfer
     assert again.task_ids == graph.task_ids
     assert list(again.all_edges()) == list(graph.with_directions().all_edges())
     assert dict(again.impossible) == dict(graph.impossible)
+
+
+@given(graph=graphs())
+@settings(max_examples=20, deadline=None)
+def test_graphml_is_that_of_networkx_and_edges_are_those_of_unstructure(graph: TransferGraph) -> None:
+    """It is written piece by piece; networkx, which holds it all, wrote it before."""
+    graph = graph.dated(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "r")
+    flat = nx.MultiDiGraph()
+    flat.add_nodes_from(graph._xml_nodes())
+    for number, (source, target, told) in enumerate(graph._xml_edges()):
+        flat.add_edge(source, target, key=number, **told)
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = graph.export(Path(folder) / "ours.graphml"), Path(folder) / "theirs.graphml"
+        nx.write_graphml(flat, theirs)
+        one, two = (nx.read_graphml(path, force_multigraph=True) for path in (ours, theirs))
+    assert list(one.nodes(data=True)) == list(two.nodes(data=True))
+    assert list(one.edges(keys=True, data=True)) == list(two.edges(keys=True, data=True))
+    for edge, plain in zip(graph.with_directions().all_edges(), graph.to_json()["edges"], strict=True):
+        assert plain == unstructure(edge)
+        assert list(plain) == list(unstructure(edge))
 
 
 @pytest.mark.parametrize("suffix", [".graphml", ".gexf"])

@@ -7,7 +7,6 @@ import enum
 import hashlib
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ import networkx as nx
 from crosstask.descriptors import TaskDescriptor
 from crosstask.drawing import Drawing, network
 from crosstask.errors import CrosstaskError, GraphError, nearest, of_kind
-from crosstask.options import option, record, structure, unstructure
+from crosstask.graph_files import escaped, graphml_lines, json_lines, numbers, plain, read_graphml, text, write_lines
+from crosstask.options import option, record, structure
 from crosstask.pooling import NORMAL95, Drift, Pooled, Repeats, estimate_drift, false_discoveries, pool
 from crosstask.showing import frame, table
 
@@ -601,31 +601,14 @@ class TransferGraph:
         """Plain data with a schema name; `from_json` reads it back. Edges carry the direction of `with_directions`."""
         return {
             "schema": SCHEMA,
-            "tasks": [_plain(self.task(t)) for t in self._graph],
-            "edges": [plain for _, plain in self._plain_edges()],
+            "tasks": [plain(self.task(t)) for t in self._graph],
+            "edges": [told for _, told in self._plain_edges()],
             "impossible": [each for into in self._ruled_out().values() for each in into],
             "fingerprints": self._fingerprints(),
         }
 
     def _fingerprints(self) -> dict[str, str]:
         return {task: known for task, known in self._graph.nodes(data="fingerprint") if known is not None}
-
-    def _lines(self) -> Iterator[str]:
-        """`to_json` as text, a task, edge or pair on each line: no graph of a million edges is there twice."""
-        yield f'{{\n "schema": {json.dumps(SCHEMA)}'
-        parts: dict[str, Iterator[Any]] = {
-            "tasks": (_plain(self.task(t)) for t in self._graph),
-            "edges": (plain for _, plain in self._plain_edges()),
-            "impossible": (each for into in self._ruled_out().values() for each in into),
-        }
-        for name, items in parts.items():
-            yield f',\n "{name}": ['
-            before = "\n  "
-            for item in items:
-                yield before + _text(item)
-                before = ",\n  "
-            yield "]" if before == "\n  " else "\n ]"
-        yield f',\n "fingerprints": {_text(self._fingerprints())}\n}}\n'
 
     def _ruled_out(self) -> dict[str, list[dict[str, str]]]:
         """The impossible pairs as plain data, by target."""
@@ -638,7 +621,7 @@ class TransferGraph:
     def _plain_edges(self) -> Iterator[tuple[TransferEdge, dict[str, Any]]]:
         directions = self._directions()
         for edge in self.all_edges():
-            yield edge, {**unstructure(edge), "direction": directions[edge.source, edge.target].value}
+            yield edge, _plain_edge(edge, directions[edge.source, edge.target])
 
     @classmethod
     def from_json(cls, data: Any) -> TransferGraph:
@@ -653,7 +636,7 @@ class TransferGraph:
                 raise GraphError(f"transfer graph: {part!r} must be a list")
             for number, item in enumerate(items):
                 try:
-                    made = structure(_numbers(item), kind, f"{part}[{number}]")
+                    made = structure(item if part == "edges" else numbers(item), kind, f"{part}[{number}]")
                     if isinstance(made, TaskDescriptor):
                         if made.task_id in graph._graph:
                             raise GraphError(f"task {made.task_id!r} appears twice")
@@ -679,29 +662,44 @@ class TransferGraph:
         """
         path = Path(structure(path, Path, "where a transfer graph is written"))
         if path.suffix == ".json":
-            part = path.with_name(f".{path.name}.part")
-            try:
-                with part.open("w", encoding="utf-8") as file:
-                    file.writelines(self._lines())
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-        elif path.suffix in (".graphml", ".gexf"):
+            parts: dict[str, Iterator[Any]] = {
+                "tasks": (plain(self.task(t)) for t in self._graph),
+                "edges": (told for _, told in self._plain_edges()),
+                "impossible": (each for into in self._ruled_out().values() for each in into),
+            }
+            write_lines(path, json_lines(SCHEMA, parts, {"fingerprints": self._fingerprints()}))
+        elif path.suffix == ".graphml":
+            of_nodes: dict[str, type] = dict.fromkeys(("label", *_RECORDS["node"]), str)
+            kinds = {"node": of_nodes, "edge": _EDGE_KINDS}
+            write_lines(path, graphml_lines(self._xml_nodes(), self._xml_edges(), kinds))
+        elif path.suffix == ".gexf":
             flat = nx.MultiDiGraph()
-            into = self._ruled_out()
-            for t in self._graph:
-                record = {"descriptor": _text(_plain(self.task(t))), "impossible": _text(into[t])}
-                record |= {} if (known := self.fingerprint(t)) is None else {"fingerprint": _text(known)}
-                flat.add_node(_escaped(t), label=_escaped(self.task(t).task_name), **record)
-            for number, (edge, plain) in enumerate(self._plain_edges()):
-                shown = {k: _escaped(v) if isinstance(v, str) else v for k, v in plain.items() if k not in _ENDS}
-                shown = {k: v for k, v in shown.items() if isinstance(v, str | int | float)}
-                weight = {"weight": edge.transfer_coefficient, "record": _text(plain)}
-                flat.add_edge(_escaped(edge.source), _escaped(edge.target), key=number, **shown, **weight)
-            (nx.write_graphml if path.suffix == ".graphml" else nx.write_gexf)(flat, path)
+            flat.add_nodes_from(self._xml_nodes())
+            for number, (source, target, told) in enumerate(self._xml_edges()):
+                flat.add_edge(source, target, key=number, **told)
+            nx.write_gexf(flat, path)
         else:
             raise GraphError(f"cannot write {path.name!r}: the suffix must be .json, .graphml or .gexf")
         return path
+
+    def _xml_nodes(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        into = self._ruled_out()
+        for t in self._graph:
+            told = {"descriptor": text(plain(self.task(t))), "impossible": text(into[t])}
+            if (known := self.fingerprint(t)) is not None:
+                told["fingerprint"] = text(known)
+            yield escaped(t), {"label": escaped(self.task(t).task_name), **told}
+
+    def _xml_edges(self) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        ends = {task: escaped(task) for task in self._graph}
+        for edge, told in self._plain_edges():
+            shown = {
+                name: escaped(value) if isinstance(value, str) else value
+                for name, value in told.items()
+                if name in _EDGE_KINDS and value is not None
+            }
+            shown |= {"weight": edge.transfer_coefficient, "record": text(told)}
+            yield ends[edge.source], ends[edge.target], shown
 
     @classmethod
     def load(cls, path: str | Path) -> TransferGraph:
@@ -712,20 +710,12 @@ class TransferGraph:
         try:
             if path.suffix == ".json":
                 data = json.loads(path.read_text(encoding="utf-8"))
+            elif path.suffix == ".graphml":
+                data = _from_records(read_graphml(path, _RECORDS))
             else:
-                flat = nx.read_graphml(path) if path.suffix == ".graphml" else nx.read_gexf(path)
-                nodes = [d for _, d in flat.nodes(data=True)]
-                data = {
-                    "schema": SCHEMA,
-                    "tasks": [json.loads(d["descriptor"]) for d in nodes],
-                    "edges": [json.loads(d["record"]) for _, _, d in flat.edges(data=True)],
-                    "impossible": [pair for d in nodes for pair in json.loads(d.get("impossible", "[]"))],
-                    "fingerprints": {
-                        json.loads(d["descriptor"])["task_id"]: json.loads(d["fingerprint"])
-                        for d in nodes
-                        if d.get("fingerprint")
-                    },
-                }
+                flat = nx.read_gexf(path)
+                found = [("node", told) for _, told in flat.nodes(data=True)]
+                data = _from_records([*found, *(("edge", told) for _, _, told in flat.edges(data=True))])
         except OSError as error:
             raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
         except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
@@ -744,8 +734,8 @@ class TransferGraph:
         `reason` for each pair between which transfer cannot be tried. CrosstaskError without pandas.
         """
         rows = []
-        for edge, plain in self._plain_edges():
-            scalars = {name: value for name, value in plain.items() if not isinstance(value, dict)}
+        for edge, told in self._plain_edges():
+            scalars = {name: value for name, value in told.items() if not isinstance(value, dict | list)}
             strongest = edge is self.edge(edge.source, edge.target)
             estimates = {f"estimate_{name}": value for name, value in edge.estimates.items()}
             rows.append({**scalars, "measured": edge.measured, "strongest": strongest, "reason": "", **estimates})
@@ -1029,55 +1019,38 @@ def _direction(helped: int, helping: int, others: int, *, mutual: bool) -> Trans
 
 # --- Files
 
-_ENDS = ("source", "target")
-_NUMBER = "$number"  # no field is called so: {"$number": "nan"} stands for what JSON has no number for
-_NOT_XML = re.compile("[^ -\\[\\]-~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_RECORDS = {"node": ("descriptor", "impossible", "fingerprint"), "edge": ("record",)}
+"""Attributes of nodes and edges in XML that hold JSON: all that is read back."""
+_EDGE_KINDS: dict[str, type] = {
+    **dict.fromkeys(
+        ("evidence", "found_by", "relation", "direction", "best_strategy", "when", "origin", "record"), str
+    ),
+    **dict.fromkeys(("transfer_coefficient", "weight", *_NUMBERS), float),
+    "speed_capped": bool,
+}
+"""Attributes of edges in XML, by their types: those that are single values, for who looks at them elsewhere."""
 
 
-def _plain(value: Any) -> Any:
-    """As `unstructure`, but numbers that are not finite can be read back (`_numbers`)."""
-    if attrs.has(type(value)):
-        return {f.name: _plain(getattr(value, f.name)) for f in attrs.fields(type(value)) if f.init}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {_NUMBER: repr(value)}
-    if isinstance(value, Mapping):
-        return {str(unstructure(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return unstructure(value)
+def _plain_edge(edge: TransferEdge, direction: TransferDirection) -> dict[str, Any]:
+    """As `unstructure`, of an edge that has this direction; a million of them are written."""
+    told = dict(vars(edge))
+    told["evidence"], told["relation"], told["direction"] = edge.evidence.value, edge.relation.value, direction.value
+    told["when"] = None if edge.when is None else edge.when.isoformat()
+    told["measurements"] = [_plain_edge(each, each.direction) for each in edge.measurements]
+    for name in ("shared_representations", "estimates"):
+        told[name] = dict(told[name])
+    return told
 
 
-def _numbers(value: Any) -> Any:
-    """What `_plain` made, with its numbers; everything else unchanged."""
-    if isinstance(value, dict):
-        if set(value) == {_NUMBER} and value[_NUMBER] in ("nan", "inf", "-inf"):
-            return float(value[_NUMBER])
-        return {key: _numbers(item) for key, item in value.items()}
-    return [_numbers(item) for item in value] if isinstance(value, list) else value
-
-
-def _text(plain: Any) -> str:
-    """JSON. GraphError for the two halves of a surrogate pair as characters: JSON would make them one."""
-    for text in _strings(plain):
-        if _PAIR.search(text):
-            told = "two surrogates in a row, which no file can tell from the character that they encode"
-            raise GraphError(f"{text!r} cannot be written: it holds {told}")
-    return json.dumps(plain, allow_nan=False)
-
-
-def _strings(plain: Any) -> Iterator[str]:
-    if isinstance(plain, str):
-        yield plain
-    elif isinstance(plain, dict):
-        for key, item in plain.items():
-            yield key
-            yield from _strings(item)
-    elif isinstance(plain, list):
-        for item in plain:
-            yield from _strings(item)
-
-
-def _escaped(text: str) -> str:
-    """For XML; different texts stay different."""
-    return _NOT_XML.sub(lambda found: "\\\\" if found[0] == "\\" else f"\\u{ord(found[0]):04x}", text)
+def _from_records(found: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, Any]:
+    """What `from_json` reads, of the records of nodes and edges in XML."""
+    data: dict[str, Any] = {"schema": SCHEMA, "tasks": [], "edges": [], "impossible": [], "fingerprints": {}}
+    for scope, told in found:
+        if scope == "edge":
+            data["edges"].append(json.loads(told["record"]))
+            continue
+        data["tasks"].append(json.loads(told["descriptor"]))
+        data["impossible"] += json.loads(told.get("impossible", "[]"))
+        if told.get("fingerprint"):
+            data["fingerprints"][data["tasks"][-1]["task_id"]] = json.loads(told["fingerprint"])
+    return data

@@ -80,6 +80,8 @@ def _typed(cls: type, fields: list[attrs.Attribute[Any]]) -> list[attrs.Attribut
 
     def convert(value: Any, instance: Any, field: attrs.Attribute[Any]) -> Any:
         cls: type = type(instance)
+        if type(value) in _as_they_are(cls)[field.name]:
+            return value
         return structure(value, hints(cls)[field.name], f"{cls.__name__}: {field.name}")
 
     checked = attrs.Converter(convert, takes_self=True, takes_field=True)
@@ -112,6 +114,20 @@ def hints(cls: type) -> dict[str, Any]:
                 annotation = Any
         found[field.name] = annotation
     return found
+
+
+@functools.cache
+def _as_they_are(cls: type) -> dict[str, frozenset[type]]:
+    """By option, the types of which every value is right as it is, so that a record of many options is made quickly."""
+    found = {}
+    for name, kind in hints(cls).items():
+        members = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+        found[name] = frozenset(m for m in members if m in _SCALARS or m is type(None) or _is_enum(m))
+    return found
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum)
 
 
 def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
@@ -264,7 +280,7 @@ def _structure_scalar(value: Any, kind: type, where: str) -> Any:
         except Exception:  # on torch's meta device nothing has a value
             raise _wrong(value, _SCALARS[kind], where) from None
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
-        return value
+        return float(value) if isinstance(value, float) else value  # numpy's numbers are floats, too
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     raise _wrong(value, _SCALARS[kind], where)
