@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import nn
 
-from crosstask import Budget, DataError, ModelSpec, Task, TaskDescriptor, TransferEngine
+from crosstask import Advice as Advised
+from crosstask import Budget, DataError, Interval, ModelSpec, StrategyAdvice, Task, TaskDescriptor, TransferEngine
 from crosstask.advising import RIDGES, left_one_out
+from crosstask.graph import TransferGraph
 from crosstask_transfer.advice import Advice
 
 FEW = Budget(steps=30, batch_size=16, learning_rate=0.01)
@@ -113,3 +116,17 @@ def test_the_stage_gives_the_first_section() -> None:
     assert "What not to use" in section.html
     assert Advice.leads
     assert Advice.summary(outcome.record)["advised_source"] == "same"
+
+
+def test_strategies_are_shown_where_there_are_any() -> None:
+    level, gain = Interval(mean=0.8, low=0.7, high=0.9), Interval(mean=0.05, low=0.01, high=0.09)
+    known = StrategyAdvice(kind="transfer", strategy="l2_sp", usual="lp_ft", expected=level, gain=gain, evidence=7)
+    silent = StrategyAdvice(kind="balancer", strategy="rgb", usual="rgb")
+    told = Advised(target="t", source=None, strategy="lp_ft", metric="accuracy", strategies=(known, silent))
+    (section,) = Advice.sections(told, TransferGraph())
+    assert "Strategies, by what earlier runs came to" in section.html
+    assert "+0.05" in section.html
+    assert Advice.summary(told)["advised_transfer"] == "l2_sp (by 7 settings of earlier runs)"
+    assert "advised_balancer" not in Advice.summary(told)
+    (section,) = Advice.sections(attrs.evolve(told, strategies=()), TransferGraph())
+    assert "Strategies" not in section.html

@@ -61,3 +61,5 @@ def test_advice_as_json_and_as_a_table(recipe: str) -> None:
     told = invoke(advise, "turned", "--share", "0", "--recipe", recipe, "--out", "o")
     assert "Features alone" in told
     assert made["rows"][0]["source"] in told
+    assert [each["kind"] for each in made["strategies"]] == ["transfer", "balancer", "synthesis"]
+    assert "Recommended" in told

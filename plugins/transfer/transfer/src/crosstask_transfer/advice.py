@@ -10,7 +10,7 @@ from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.records import Advice as Advised
-from crosstask.records import AdviceRow
+from crosstask.records import Interval
 from crosstask.tasks import Portfolio
 
 
@@ -45,6 +45,9 @@ class Advice(Stage):
         rows: dict[str, Any] = {"advised_source": result.source or "from scratch"}
         if result.expected is not None:
             rows["expected_score"] = result.expected
+        for each in result.strategies:
+            if each.evidence:
+                rows[f"advised_{each.kind}"] = f"{each.strategy} (by {each.evidence} settings of earlier runs)"
         return rows
 
     @classmethod
@@ -52,7 +55,7 @@ class Advice(Stage):
         from crosstask.report.page import escape, note, number, table  # deferred: it imports plotly
 
         cells = [
-            (escape(row.source), _expected(row), escape(row.evidence),
+            (escape(row.source), _shown(row.expected), escape(row.evidence),
              *("–" if each is None else number(each) for each in (row.screened, row.untrained)))
             for row in result.rows
         ]  # fmt: skip
@@ -65,14 +68,32 @@ class Advice(Stage):
             "networks of its architecture. What was tried on folds stands before what was only looked at."
         )
         rows = table("Sources, the best first", head, cells) if cells else ""
-        return [
-            Section(f"What to do for {result.target}", f'<p class="lead">{escape(result.text)}</p>{rows}{avoid}{hint}')
-        ]
+        lead = f'<p class="lead">{escape(result.text)}</p>'
+        title = f"What to do for {result.target}"
+        return [Section(title, f"{lead}{rows}{avoid}{hint}{_strategies(result)}")]
 
 
-def _expected(row: AdviceRow) -> str:
-    if row.expected is None:
+def _strategies(result: Advised) -> str:
+    """What earlier runs say of strategies; nothing where no strategist was asked."""
+    if not result.strategies:
+        return ""
+    from crosstask.report.page import escape, note, table  # deferred: it imports plotly
+
+    cells = [
+        (escape(each.kind), escape(each.strategy), escape(each.usual), str(each.evidence), _shown(each.expected),
+         _shown(each.gain, signed=True), _shown(each.cost))
+        for each in result.strategies
+    ]  # fmt: skip
+    head = ("Kind", "Recommended", "Usual", "Settings", f"Expected {escape(result.metric)}", "Gain", "Steps")
+    hint = note(
+        "“Settings” are tasks with their numbers of samples in earlier runs of this store; “Gain” is over the usual."
+    )
+    return table("Strategies, by what earlier runs came to", head, cells) + hint
+
+
+def _shown(value: Interval | None, *, signed: bool = False) -> str:
+    if value is None:
         return "–"
     from crosstask.report.page import number, spread  # deferred: it imports plotly
 
-    return spread(row.expected) if row.expected.high > row.expected.low else number(row.expected.mean)
+    return spread(value, signed=signed) if value.high > value.low else number(value.mean, signed=signed)

@@ -34,3 +34,9 @@ def command(target: str, strategy: str | None, share: float, reference: str, wan
         if name not in [row.source for row in advice.rows]:
             table.add_row(name, "–", why, "–")
     emit_table(table)
+    if advice.strategies:
+        table = Table("Strategy", "Recommended", "Usual", "Settings", f"Expected {advice.metric}", "Gain", "Steps")
+        for each in advice.strategies:
+            figures = ("–" if v is None else shown(attrs.asdict(v)) for v in (each.expected, each.gain, each.cost))
+            table.add_row(each.kind, each.strategy, each.usual, str(each.evidence), *figures)
+        emit_table(table)

@@ -1,0 +1,129 @@
+"""The strategist that learns from the runs of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from crosstask.learning.metrics import student_quantile
+from crosstask.learning.objectives import metric_of
+from crosstask.options import component, option
+from crosstask.points.strategist import Strategist
+from crosstask.records import Interval, StrategyAdvice
+from crosstask.tasks import Portfolio, Task
+from crosstask_strategist.history import Features, Trial, described, stages, told, transfers
+from crosstask_strategist.regression import Contrasts, expected_score
+
+CALLED = {"transfer": "transfer method", "balancer": "balancer", "synthesis": "way to synthesise"}
+
+
+@component
+class LearnedStrategist(Strategist):
+    """The strategy that earlier runs speak for on tasks like this one.
+
+    It reads what the store keeps: finished transfers, joint trainings and syntheses, judged by this task's metric.
+    Differences between strategies that were tried in the same setting (the same source, target, samples, steps) are
+    regressed on what the target is like: samples, classes, inputs, complexity. A task's name is in none of it, and
+    settings of one task and number of samples together count once. Another strategy than the usual is recommended where
+    it is expected to score more by at least `caution` standard deviations, and by `least`.
+
+    The score to expect is from a regression of this strategy's scores alone; its cost are the optimiser steps until its
+    learning curves were near their best (99 % of the way), in the middle and from the 5th to the 95th percentile.
+    """
+
+    caution: float = option(1.0, ge=0, help="standard deviations by which it must be expected to be better")
+    least: float = option(0.002, ge=0, help="gain below which the usual is kept, in the units of the metric")
+    settings: int = option(3, ge=1, help="tasks with their numbers of samples that it must have been tried on")
+
+    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+        held = [each.descriptor for each in (*portfolio, *portfolio.unseen)]
+        tasks = told(self.context.past("tasks"), held)
+        joint, made = stages(self.context.past("stages"), tasks)
+        trials = {"transfer": transfers(self.context.past("transfers"), tasks), "balancer": joint, "synthesis": made}
+        budget = self.context.budget
+        features = described(task.descriptor, budget.samples if budget else None)
+        alone = described(task.descriptor, None)
+        metric = metric_of(task)
+        return [
+            self._advice(
+                kind, name, features if kind == "transfer" else alone, metric.told, metric.range,
+                [trial for trial in trials.get(kind, []) if trial.metric == metric.told],
+            )
+            for kind, name in usual.items()
+        ]  # fmt: skip
+
+    def _advice(
+        self,
+        kind: str,
+        usual: str,
+        features: Features | None,
+        metric: str,
+        limits: tuple[float, float],
+        trials: Sequence[Trial],
+    ) -> StrategyAdvice:
+        called = CALLED.get(kind, kind)
+        if features is None:
+            why = "the descriptor does not say its samples, inputs and outputs"
+            return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=f"No {called} is recommended: {why}.")
+        if not trials:
+            text = f"No earlier run of this store says which {called} suits by {metric}: the usual {usual!r}."
+            return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=text)
+        contrasts, counts = Contrasts.fitted(trials), _counts(trials)
+        best, gain = usual, None
+        if contrasts is not None and usual in contrasts.strategies:
+            found = {name: contrasts.difference(name, usual, features) for name in contrasts.strategies}
+            better = {
+                name: mean
+                for name, (mean, deviation) in found.items()
+                if name != usual and counts[name] >= self.settings and mean >= self.least
+                and mean >= self.caution * deviation
+            }  # fmt: skip
+            best = max(better, key=lambda name: better[name], default=usual)
+            mean, deviation = found[best]
+            half = student_quantile(contrasts.freedom) * deviation
+            gain = Interval(mean=mean, low=mean - half, high=mean + half)
+        own = [trial for trial in trials if trial.strategy == best]
+        if not own:
+            text = f"Earlier runs tried other {called}s only ({_listed(counts)}), none beside the usual {usual!r}: it stays."
+            return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=text)
+        advice = StrategyAdvice(
+            kind=kind, strategy=best, usual=usual, expected=expected_score(own, features, limits), gain=gain,
+            cost=_cost(own), evidence=counts[best], text="",
+        )  # fmt: skip
+        return _with_text(advice, called, metric)
+
+
+def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvice:
+    expected, count = advice.expected, advice.evidence
+    assert expected is not None
+    rests = f"{count} setting{'s' if count != 1 else ''} of earlier runs"
+    figures = f"{metric} {expected.mean:.3f} ({expected.low:.3f} to {expected.high:.3f})"
+    if advice.strategy == advice.usual:
+        beside = "no other was tried beside it" if advice.gain is None else "none is clearly better"
+        text = f"As {called} the usual {advice.usual!r} by {rests}: {beside}; expected {figures}."
+    else:
+        assert advice.gain is not None
+        gain = f"{advice.gain.mean:+.3f} ({advice.gain.low:+.3f} to {advice.gain.high:+.3f}) over the usual {advice.usual!r}"
+        text = f"As {called} {rests} speak for {advice.strategy!r}: {gain}, expected {figures}."
+    return attrs.evolve(advice, text=text)
+
+
+def _counts(trials: Sequence[Trial]) -> dict[str, int]:
+    """In how many places each strategy was tried."""
+    places: dict[str, set[object]] = {}
+    for trial in trials:
+        places.setdefault(trial.strategy, set()).add(trial.place)
+    return {name: len(found) for name, found in places.items()}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name!r} {count} times" for name, count in sorted(counts.items())[:4])
+
+
+def _cost(trials: Sequence[Trial]) -> Interval | None:
+    steps = sorted(trial.steps for trial in trials if trial.steps is not None)
+    if not steps:
+        return None
+    last = len(steps) - 1
+    return Interval(mean=sum(steps) / len(steps), low=steps[round(0.05 * last)], high=steps[round(0.95 * last)])
