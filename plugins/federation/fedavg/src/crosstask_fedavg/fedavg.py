@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from crosstask.errors import OptionError
+from crosstask.errors import OptionError, nearest
 from crosstask.options import component, option
 from crosstask_federation import (
     LOCAL,
@@ -49,7 +49,7 @@ class FedAvg(Federation):
     def __attrs_post_init__(self) -> None:
         for each in self.keep:
             if each not in LOCAL:
-                raise OptionError(f"FedAvg: keep cannot name {each!r}; valid: {', '.join(LOCAL)}")
+                raise OptionError(f"FedAvg: keep cannot name {each!r}{nearest(each, LOCAL)}")
 
     @property
     def stays(self) -> tuple[str, ...]:

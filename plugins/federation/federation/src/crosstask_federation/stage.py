@@ -116,7 +116,7 @@ class Federated(Stage):
             raise RecipeError(f"split makes sites of one task: name it in tasks, which means {len(names)}")
         if self.split is None and len(names) < 2:
             raise RecipeError(
-                f"tasks: sites are two or more, got {names or 'none'}; to make sites of one task say split"
+                f"tasks: sites are two or more, got {', '.join(names) or 'none'}; to make sites of one task say split"
             )
         made = [portfolio[task_id] for task_id in names]
         for task in made:
