@@ -67,8 +67,8 @@ def _transfers(done: ReinforcementResult) -> str:
     what = "what tasks share" if done.transferred == "shared" else "all of the network that fits"
     lead = (
         f'<p class="lead">Each task learned alone, from scratch and from another task\'s weights ({what}). The '
-        "coefficient is the share of environment steps that were saved until the return was reached; below zero it took "
-        "longer.</p>"
+        "coefficient is the share of environment steps that were saved until the return was reached; below zero it "
+        "took longer.</p>"
     )
     rows = [
         (f"{m.source} → {m.target}", [("coefficient", "more" if m.coefficient.mean >= 0 else "less", m.coefficient)])

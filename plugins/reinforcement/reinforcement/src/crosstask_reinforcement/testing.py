@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import gymnasium
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from crosstask.manifest import Extension, Plugin
 from crosstask.options import component, option
 from crosstask.tasks import Portfolio
 from crosstask_reinforcement.contract import Agent, Decision, Environment, Rollout, Situation, TaskSpace, World
+from crosstask_reinforcement.physics import Physics
 from crosstask_reinforcement.plugin import PLUGIN
 from crosstask_reinforcement.returns import discounted_returns
 from crosstask_reinforcement.tasks import ControlTask
@@ -55,6 +57,31 @@ def corridor(towards: int = 1, wide: bool = False) -> gymnasium.Env[Any, Any]:
     return gymnasium.wrappers.TimeLimit(Corridor(towards, wide), LIMIT)
 
 
+class Corridors(Physics):
+    """Many of them."""
+
+    defaults: ClassVar[dict[str, float]] = {"towards": 1.0, "wide": 0.0}
+    size = 1
+
+    def __init__(self, environments: Sequence[Environment], counts: Sequence[int]) -> None:
+        super().__init__(environments, counts)
+        self.state_dim = max(environment.space.state_dim for environment in environments)
+
+    def start(self, generator: np.random.Generator) -> Any:
+        return generator.integers(-1, 2, size=1).astype(np.float64)
+
+    def move(self, actions: Any) -> tuple[Any, Any]:
+        self.state = self.state + np.array([-1.0, 1.0, 0.0])[actions][:, None]
+        place = self.state[:, 0]
+        ended = np.abs(place) == LENGTH
+        return (ended & (place * self.constants["towards"] > 0)).astype(np.float64), ended
+
+    def seen(self, state: Any) -> Any:
+        wide = self.constants["wide"] / 2
+        parts = [state[:, 0] / LENGTH, np.ones(len(state)), wide]
+        return np.stack(parts[: self.state_dim], axis=1).astype(np.float32)
+
+
 def corridors() -> dict[str, Environment]:
     """`right`, `left`, which must be told apart, and `wide`, which has other sizes."""
     found = {}
@@ -68,6 +95,7 @@ def corridors() -> dict[str, Environment]:
             limit=LIMIT,
             solved=0.9,
             parameters={"towards": towards, "wide": wide},
+            copies=Corridors,
         )
     return found
 
@@ -109,10 +137,11 @@ class ReferenceAgent(Agent):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"on_policy"})
 
-    learning_rate: float = option(0.1, gt=0, help="step size of Adam")
+    learning_rate: float = option(1.0, gt=0, help="step size")
     discount: float = option(0.9, ge=0, le=1, help="of a reward one step later")
+    friction: float = option(0.5, gt=0, le=1, help="share of its speed that each step loses")
 
-    _optimizer: torch.optim.Optimizer | None = None
+    _speed: list[Tensor] = attrs.field(factory=list, init=False, repr=False)
 
     def rollout_steps(self) -> int:
         return 12
@@ -121,16 +150,13 @@ class ReferenceAgent(Agent):
         return ReferenceNetwork(spaces)
 
     def start(self) -> None:
-        self._optimizer = torch.optim.Adam(self.network.parameters(), lr=self.learning_rate)
+        self._speed = [torch.zeros_like(parameter) for parameter in self.network.parameters()]
 
     def own_state(self) -> dict[str, Any]:
-        assert self._optimizer is not None
-        found = self._optimizer.state_dict()
-        return {**found, "state": {n: {k: v.clone() for k, v in own.items()} for n, own in found["state"].items()}}
+        return {"speed": [speed.clone() for speed in self._speed]}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
-        assert self._optimizer is not None
-        self._optimizer.load_state_dict(state)
+        self._speed = [speed.clone() for speed in state["speed"]]
 
     @torch.no_grad()
     def act(self, situation: Situation, explore: bool, generator: torch.Generator) -> Decision:
@@ -140,7 +166,6 @@ class ReferenceAgent(Agent):
         return Decision(logits.argmax(1))
 
     def learn(self, rollout: Rollout, generator: torch.Generator) -> dict[str, float]:
-        assert self._optimizer is not None
         returns = discounted_returns(
             rollout.rewards * rollout.valid,
             torch.zeros_like(rollout.rewards),
@@ -157,9 +182,12 @@ class ReferenceAgent(Agent):
         loss = -(chosen * own).mean()
         if not math.isfinite(float(loss.detach())):
             raise ArithmeticError("the loss is not finite")
-        self._optimizer.zero_grad()
-        loss.backward()
-        self._optimizer.step()
+        parameters = list(self.network.parameters())
+        with torch.no_grad():
+            for parameter, speed, slope in zip(
+                parameters, self._speed, torch.autograd.grad(loss, parameters), strict=True
+            ):
+                parameter -= self.learning_rate * speed.mul_(1 - self.friction).add_(slope)
         return {"loss": float(loss.detach())}
 
 
