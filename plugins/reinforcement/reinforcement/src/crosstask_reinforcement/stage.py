@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Job, Remembered
-from crosstask.errors import CrosstaskError, RecipeError, nearest
+from crosstask.errors import CrosstaskError, RecipeError, RunError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.transferring import key_of, weights_digest
@@ -102,8 +102,7 @@ class Reinforcement(Stage):
                 )
         agent = self._agent()
         try:
-            agent.made_of  # noqa: B018 -- the parts are made, so that what is wrong with them is said before any work
-            agent.all_parts()
+            agent.all_parts()  # what is wrong with them is said before any work
         except CrosstaskError as error:
             raise RecipeError(f"agent: {error}") from None
 
@@ -360,5 +359,5 @@ def _learn(
         trained = train(agent, environments, seed=seed, start=start, levels=levels, **given)
     weights = agent.network.state_dict()
     if not math.isfinite(sum(float(value.double().sum()) for value in weights.values() if value.is_floating_point())):
-        raise RecipeError(f"{agent.origin}: weights are not finite after training")
+        raise RunError(f"{agent.origin}: weights are not finite after training")
     return trained, {name: value.detach().clone() for name, value in weights.items()}
