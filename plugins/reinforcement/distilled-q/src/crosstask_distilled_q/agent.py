@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -45,10 +45,6 @@ class Learner(MultiTaskDistilledQNetwork):
     def student_parameters(self) -> list[nn.Parameter]:
         """All but the teachers'."""
         return [p for name, p in self.named_parameters() if not name.startswith("teachers.")]
-
-    def learning_parameters(self, teaching: bool) -> list[nn.Parameter]:
-        """The teachers', while they learn, or the student's."""
-        return list(self.teachers.parameters()) if teaching else self.student_parameters()
 
 
 @component
@@ -119,9 +115,12 @@ class DistilledQ(Agent):
         net = self._net
         self._memories = [ReplayMemory(self.capacity, number) for number in range(len(self.spaces))]
         self._target = copy.deepcopy(net).requires_grad_(False)
-        self._optimizers = {"student": torch.optim.Adam(net.student_parameters(), lr=self.learning_rate)}
+        self._learning = {"student": (net.student_parameters(), self._target.student_parameters())}
         if len(net.teachers):
-            self._optimizers["teachers"] = torch.optim.Adam(net.teachers.parameters(), lr=self.learning_rate)
+            self._learning["teachers"] = (list(net.teachers.parameters()), list(self._target.teachers.parameters()))
+        self._optimizers = {
+            name: torch.optim.Adam(own, lr=self.learning_rate, fused=True) for name, (own, _) in self._learning.items()
+        }
         self._check_teachers(self._given)
         self._taught = tuple(self._given)
         self._credit, self._teaching = 0.0, len(net.teachers) > 0
@@ -165,7 +164,7 @@ class DistilledQ(Agent):
         if teachers and missing and not self.td:
             raise DataError(f"{self.origin}: task {missing[0]!r} has no teacher, and with td = false nothing to learn")
 
-    def _lessons(self, number: int, states: Tensor) -> Tensor | None:
+    def _told(self, number: int, states: Tensor) -> Tensor | None:
         """The teacher's values [B, A] of a task, if it has one."""
         space = self.spaces[number]
         if len(self._net.teachers):
@@ -208,7 +207,7 @@ class DistilledQ(Agent):
             raise DataError(f"{self.origin} had a teacher of {missing[0]!r}: call teach again after load_state_dict")
         if not self.td and not self._given and not len(self._net.teachers):
             raise DataError(
-                f"{self.origin}: with td = false it learns from teachers alone: call teach, or set teacher_share"
+                f"{self.origin}: with td = false teachers alone are learned from: call teach, or set teacher_share"
             )
         found = experience(rollout, self.gamma, self.n_steps)
         for number, memory in enumerate(self._memories):
@@ -232,51 +231,51 @@ class DistilledQ(Agent):
         return {"epsilon": self.epsilon(rollout.progress), **means}
 
     def _update(self, ready: Sequence[int], teaching: bool, generator: torch.Generator) -> dict[str, float]:
-        net = self._net
         drawn = [self._memories[number].sample(self.batch_size, generator) for number in ready]
-        batch = Experience(
-            **{name: torch.cat([dict(d.tensors())[name] for d in drawn]) for name, _ in drawn[0].tensors()}
-        )
+        batch = Experience.joined(drawn)
+        ask = self._net.evaluate_teachers if teaching else self._net.evaluate
+        values = ask(batch.observations, batch.tasks)
         losses: dict[str, Tensor] = {}
         if teaching or self.td:
-            losses["td_loss"] = self._td_loss(batch, teaching)
+            losses["td_loss"] = functional.smooth_l1_loss(
+                values.gather(1, batch.actions[:, None])[:, 0], self._targets(batch, teaching)
+            )
         if not teaching:
-            lessons = list(self._distilled(ready, drawn))
-            if lessons:
-                losses["distillation_loss"] = torch.stack(lessons).sum() / len(ready)
-        optimizer = self._optimizers["teachers" if teaching else "student"]
+            parts = zip(ready, drawn, values.split(self.batch_size), strict=True)
+            lessons = [self._lesson(number, part, own) for number, part, own in parts]
+            if told := [lesson for lesson in lessons if lesson is not None]:
+                losses["distillation_loss"] = torch.stack(told).sum() / len(ready)
         loss = torch.stack(list(losses.values())).sum()
         if not bool(loss.isfinite()):
             raise RunError(
-                f"{self.origin}: the loss is {float(loss)}: a smaller learning_rate than {self.learning_rate}?"
+                f"{self.origin}: the loss is {float(loss.detach())}; try a smaller learning_rate than {self.learning_rate}"
             )
+        who = "teachers" if teaching else "student"
+        (own, follow), optimizer = self._learning[who], self._optimizers[who]
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.max_grad_norm)
+        nn.utils.clip_grad_norm_(own, self.max_grad_norm)
         optimizer.step()
         with torch.no_grad():
-            follow = self._target.learning_parameters(teaching)
-            for old, new in zip(follow, net.learning_parameters(teaching), strict=True):
-                old.lerp_(new, self.target_rate)
+            torch._foreach_lerp_(follow, own, self.target_rate)
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _td_loss(self, batch: Experience, teaching: bool) -> Tensor:
-        """Huber's, the mean over rows; there are as many of each task."""
+    def _targets(self, batch: Experience, teaching: bool) -> Tensor:
         net, target = self._net, self._target
-        ask, ask_target = (
-            (net.evaluate_teachers, target.evaluate_teachers) if teaching else (net.evaluate, target.evaluate)
+        follows, learns = (
+            (target.evaluate_teachers, net.evaluate_teachers) if teaching else (target.evaluate, net.evaluate)
         )
         with torch.no_grad():
-            chosen = ask(batch.following, batch.tasks) if self.double else None
-            targets = td_targets(batch.rewards, batch.discounts, ask_target(batch.following, batch.tasks), chosen)
-        values = ask(batch.observations, batch.tasks).gather(1, batch.actions[:, None])[:, 0]
-        return functional.smooth_l1_loss(values, targets)
+            chosen = learns(batch.following, batch.tasks) if self.double else None
+            return td_targets(batch.rewards, batch.discounts, follows(batch.following, batch.tasks), chosen)
 
-    def _distilled(self, ready: Sequence[int], drawn: Sequence[Experience]) -> Iterator[Tensor]:
-        for number, part in zip(ready, drawn, strict=True):
-            told = self._lessons(number, part.observations)
-            if told is not None:
-                yield self._net.compute_distillation_loss(part.observations, self.spaces[number].task_id, told)
+    def _lesson(self, number: int, part: Experience, values: Tensor) -> Tensor | None:
+        """The distillation loss of a task, if it has a teacher, for the student's values [N, A]."""
+        told = self._told(number, part.observations)
+        if told is None:
+            return None
+        space = self.spaces[number]
+        return self._net.weighted_divergence(values[:, : space.actions], told, f"the teacher of {space.task_id!r}")
 
     # --- What survives
 

@@ -56,7 +56,7 @@ def experience(rollout: Rollout, gamma: float, n_steps: int = 1) -> Experience:
     discounts = torch.ones_like(rollout.rewards)
     last = torch.arange(steps, device=rewards.device)[:, None].expand(steps, places).clone()
     going = rollout.valid.clone()
-    for ahead in range(n_steps):
+    for ahead in range(min(n_steps, steps)):
         at = torch.arange(ahead, steps, device=rewards.device)
         here = going[: steps - ahead] & rollout.valid[at]
         rewards[: steps - ahead] += torch.where(here, discounts[: steps - ahead] * rollout.rewards[at], 0)

@@ -176,11 +176,16 @@ class MultiTaskDistilledQNetwork(nn.Module):
         loss of Rusu et al. (2016), after which the student's outputs are preferences and no longer values.
         DataError for an unknown task, other shapes, and values that are not finite.
         """
-        sharp = self.temperature if temperature is None else _temperature(temperature, "temperature")
-        soft = self.student_temperature or sharp
         batch, _ = self._states(state)
-        loss = distillation_loss(self(batch, target_task), teacher_q_values, sharp, soft, f"task {target_task!r}")
-        return self.distillation_weight * loss
+        sharp = None if temperature is None else _temperature(temperature, "temperature")
+        return self.weighted_divergence(self(batch, target_task), teacher_q_values, f"task {target_task!r}", sharp)
+
+    def weighted_divergence(
+        self, student: Tensor, teacher: Tensor, who: str, temperature: float | None = None
+    ) -> Tensor:
+        """The same for values [B, A] of the student that are known already; `who` begins messages."""
+        sharp = self.temperature if temperature is None else temperature
+        return self.distillation_weight * distillation_loss(student, teacher, sharp, self.student_temperature, who)
 
     def _states(self, state: Tensor) -> tuple[Tensor, bool]:
         return states(state, self.state_dim, type(self).__name__)

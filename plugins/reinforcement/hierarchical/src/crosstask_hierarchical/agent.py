@@ -270,7 +270,7 @@ class Hierarchical(Agent):
         error = functional.mse_loss(values, own["returns"])
         loss = -gain - self.entropy_weight * spread + self.value_weight * error
         if not bool(loss.isfinite()):
-            raise RunError(f"{self.origin}: the loss is {float(loss)}; try a smaller learning_rate")
+            raise RunError(f"{self.origin}: the loss is {float(loss.detach())}; try a smaller learning_rate")
         self._optimizers[level].zero_grad()
         loss.backward()
         for part in self._parameters[level]:
