@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -278,15 +279,23 @@ def create_transfer_manifest(
         adapters=tuple(small),
         members={name: Member(size=len(data), sha256=digest(data)) for name, data in payload.items()},
     )
+    free = [each.knowledge.options for each in learned] + [each.knowledge.applicability_conditions for each in learned]
+    for options in (*free, *(curriculum.options for curriculum in made.curricula)):
+        _check_finite(options)  # JSON has no other numbers: they would become null
     plain = made.to_json()
     check_text(plain, "the manifest")
     try:
-        again = TransferManifest.from_json(plain)
+        return TransferManifest.from_json(plain).with_payload(payload)
     except BundleError as error:
         raise BundleError(f"this cannot be written as JSON and read again: {error}") from None
-    if again.to_json() != plain:
-        raise BundleError("this cannot be written as JSON and read again: something in it is no plain data")
-    return again.with_payload(payload)
+
+
+def _check_finite(value: Any) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BundleError(f"an option is {value}, which cannot be written as JSON")
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _check_finite(item)
 
 
 def digest(data: bytes) -> str:
