@@ -10,7 +10,8 @@ PLUGIN = Plugin(
             "stage",
             "explain",
             "crosstask_transfer.stage:Explain",
-            summary="Which layers carried a transfer, by taking each away",
+            summary="Which layers carried a transfer, and what classes and skills brought it, by taking each away",
+            source="Holm 1979, Scandinavian Journal of Statistics 6(2)",
         ),
         Extension(
             "stage",

@@ -6,9 +6,12 @@ from typing import Any
 
 import attrs
 
-from crosstask.options import record
+from crosstask.options import option, record
 from crosstask.records import Budget, Interval
 from crosstask.showing import Shown
+
+LEVEL = 0.05
+"""An effect whose adjusted p value is not above it is beyond the control."""
 
 
 @record
@@ -32,8 +35,67 @@ class BlockAttribution:
 
 
 @record
+class Effect:
+    """What a class or a skill of the source brought: `lost` without it, against the mean of the `control`, in which as
+    many samples (units) were taken away at random. `removed` is how many. By the target's classes: the same of their
+    recalls. `adjusted` are p values corrected for the number of effects that were looked at.
+    """
+
+    name: str
+    removed: int
+    control: float
+    lost: Interval
+    p_value: float
+    adjusted: float = 1.0
+    by_class: dict[str, Interval] = attrs.field(factory=dict)
+    class_p: dict[str, float] = attrs.field(factory=dict)
+    class_adjusted: dict[str, float] = attrs.field(factory=dict)
+
+    @property
+    def helps(self) -> bool:
+        """Whether it helped beyond the control: more was lost without it, beyond chance."""
+        return self.adjusted <= LEVEL and self.lost.mean > 0
+
+    @property
+    def harms(self) -> bool:
+        """Whether less was lost without it than without anything else: beyond chance."""
+        return self.adjusted <= LEVEL and self.lost.mean < 0
+
+
+@record
+class Causes(Shown):
+    """What the source's classes (or skills) brought to a transfer; see `crosstask_transfer.causes`. `score` is that of
+    the whole transfer, from a source that was trained again.
+    """
+
+    kind: str = option(choices=("classes", "skills"), help="what was taken away")
+    source: str
+    target: str
+    metric: str
+    score: Interval
+    seeds: int = 1
+    controls: int = 1
+    target_classes: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+    @property
+    def helping(self) -> tuple[str, ...]:
+        """What helped beyond the control, most first."""
+        found = sorted((each for each in self.effects if each.helps), key=lambda each: -each.lost.mean)
+        return tuple(each.name for each in found)
+
+    def _rows(self) -> tuple[Effect, ...]:
+        return self.effects
+
+    def _headline(self) -> str:
+        return f"What {self.kind} of {self.source} brought to {self.target}"
+
+
+@record
 class LayerAttribution(Shown):
-    """Which layers carried a transfer: ablations with the budget and the seeds of the transfer itself."""
+    """Which layers carried a transfer: ablations with the budget and the seeds of the transfer itself. `causes`: what
+    the source's classes and skills brought, where that was asked for.
+    """
 
     source: str
     target: str
@@ -46,6 +108,7 @@ class LayerAttribution(Shown):
     seeds: int = 1
     budget: Budget = attrs.field(factory=Budget)
     options: dict[str, Any] = attrs.field(factory=dict)
+    causes: tuple[Causes, ...] = ()
 
     def _rows(self) -> tuple[BlockAttribution, ...]:
         return self.blocks
