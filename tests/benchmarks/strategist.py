@@ -83,7 +83,11 @@ def main() -> None:
     for (target, samples), found in sorted(truth.items()):
         scores = {method: float(np.mean(values)) for method, values in found.items()}
         others = {
-            kind: [(key, e) for key, e in own if not isinstance(e, dict) or target not in (e.get("target"), e.get("source"))]
+            kind: [
+                (key, e)
+                for key, e in own
+                if not isinstance(e, dict) or target not in (e.get("target"), e.get("source"))
+            ]
             for kind, own in entries.items()
         }
         strategist = Registry.installed().create("strategist", "learned")
@@ -92,8 +96,10 @@ def main() -> None:
         always = max(METHODS, key=lambda m: np.mean([np.mean(f[m]) for (t, _), f in truth.items() if t != target]))
         rows.append((target, samples, advice, scores, always))
     changed = [row for row in rows if row[2].strategy != usual]
-    print(f"\n{len(rows)} targets with numbers of samples; another method than {usual!r} is recommended for {len(changed)}")
-    print("| samples | default | recommended | best single method elsewhere | best in hindsight | recommended - default |")
+    print(f"\n{len(rows)} targets with numbers of samples; another than {usual!r} is recommended for {len(changed)}")
+    print(
+        "| samples | default | recommended | best single method elsewhere | best in hindsight | recommended - default |"
+    )
     print("|---|---|---|---|---|---|")
     for samples in (*SAMPLES, None):
         part = [row for row in rows if samples in (row[1], None)]
@@ -108,8 +114,11 @@ def main() -> None:
         ends = f"{100 * over.mean:+.2f} ({100 * over.low:+.2f} to {100 * over.high:+.2f})"
         print(f"| {samples or 'all'} | {told} | {ends} |")
     held = [advice.expected.low <= scores[advice.strategy] <= advice.expected.high for _, _, advice, scores, _ in rows]
-    gain = [advice.gain.low <= scores[advice.strategy] - scores[usual] <= advice.gain.high for _, _, advice, scores, _ in rows
-            if advice.gain is not None and advice.strategy != usual]  # fmt: skip
+    gain = [
+        advice.gain.low <= scores[advice.strategy] - scores[usual] <= advice.gain.high
+        for _, _, advice, scores, _ in changed
+        if advice.gain is not None
+    ]
     print(f"the 95 % interval of the expected score holds {np.mean(held):.0%}", end="")
     print(f", that of the gain {np.mean(gain):.0%} of {len(gain)}" if gain else "")
     counts = defaultdict(int)

@@ -99,7 +99,7 @@ class _Discounted:
 
     def _turn(self, row: int) -> None:
         values, vectors = np.linalg.eigh(self.gram[row])
-        self.values[row], self.vectors[row] = np.maximum(values, 0.0), vectors.T
+        self.values[row], self.vectors[row] = values, vectors.T
         self.turned[row] = vectors.T @ self.vector[row]
         self.spread[row] = vectors.T @ self.squared[row] @ vectors
         self._age()

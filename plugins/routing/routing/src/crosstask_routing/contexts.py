@@ -10,6 +10,7 @@ import numpy as np
 from crosstask.errors import DataError
 from crosstask_routing.contract import Array
 
+NUMBERS = (int, float, np.number)
 LARGEST = 1e100
 """Contexts and rewards are smaller than this: their products are numbers."""
 
@@ -40,7 +41,7 @@ def _vector(context: Any, known: int, who: str) -> Array:
 
 def check_reward(reward: float, who: str) -> None:
     """DataError unless a reward is a finite number."""
-    if not isinstance(reward, int | float | np.number) or not -LARGEST < reward < LARGEST:
+    if not isinstance(reward, NUMBERS) or not -LARGEST < reward < LARGEST:
         raise DataError(f"{who}: a reward is a finite number, got {_told(reward)}")
 
 

@@ -85,7 +85,7 @@ class LearnedStrategist(Strategist):
             gain = Interval(mean=mean, low=mean - half, high=mean + half)
         own = [trial for trial in trials if trial.strategy == best]
         if not own:
-            text = f"Earlier runs tried other {called}s only ({_listed(counts)}), none beside the usual {usual!r}: it stays."
+            text = f"Earlier runs tried no {usual!r}, the usual {called}, but {_listed(counts)}: it stays."
             return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=text)
         advice = StrategyAdvice(
             kind=kind, strategy=best, usual=usual, expected=expected_score(own, features, limits), gain=gain,
@@ -104,8 +104,8 @@ def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvi
         text = f"As {called} the usual {advice.usual!r} by {rests}: {beside}; expected {figures}."
     else:
         assert advice.gain is not None
-        gain = f"{advice.gain.mean:+.3f} ({advice.gain.low:+.3f} to {advice.gain.high:+.3f}) over the usual {advice.usual!r}"
-        text = f"As {called} {rests} speak for {advice.strategy!r}: {gain}, expected {figures}."
+        gain = f"{advice.gain.mean:+.3f} ({advice.gain.low:+.3f} to {advice.gain.high:+.3f})"
+        text = f"As {called} {rests} speak for {advice.strategy!r}: {gain} over the usual {advice.usual!r}, {figures}."
     return attrs.evolve(advice, text=text)
 
 
