@@ -20,7 +20,7 @@ from scipy import stats
 
 from crosstask.descriptors import TensorData
 from crosstask.engine import TransferEngine
-from crosstask.learning.transferring import same_classes, transfer_scores
+from crosstask.learning.transferring import same_classes, scratch_seeds, transfer_scores
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.tasks import SPLITS, Task
@@ -76,7 +76,7 @@ def measure(known: World, target: Task, seeds: int) -> dict[str, Any]:
             engine.graph.add(edge)
         single = engine.graph.best_sources(target.task_id, 1, minimum=-1.0)[0].source
         source, goal = engine.portfolio[single], engine.portfolio[target.task_id]
-        numbers = [engine.run.seed_for("curriculum", number) for number in range(seeds)]
+        numbers = scratch_seeds(engine.run, goal, seeds)
         keep = same_classes(source.descriptor, goal.descriptor)
         assert source.model is not None
         runs, _, _ = transfer_scores(engine.method(), source.model, goal, budget, numbers, "test", keep)
