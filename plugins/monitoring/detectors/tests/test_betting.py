@@ -10,16 +10,20 @@ import torch
 from scipy import stats
 
 from crosstask.errors import DataError, OptionError
-from crosstask_detectors import EDetector, EProcess
-from crosstask_detectors.betting import DROPS, log_factors
+from crosstask_detectors import EDetector, EProcess, betting
+from crosstask_detectors.betting import DROPS, levels_of, log_factors
 from crosstask_monitoring import lower_bound, rows_of
 from crosstask_monitoring.testing import accuracies
 
 LIMITS = (0.0, 1.0)
 
 
+def level(value: float) -> torch.Tensor:
+    return torch.tensor([value], dtype=torch.float64)
+
+
 def test_a_factor_is_the_likelihood_ratio_of_zeros_and_ones() -> None:
-    found = log_factors(rows_of([0.7], 20), 0.9, "samples")[0]
+    found = log_factors(rows_of([0.7], 20), level(0.9), "samples")[0, 0]
     for drop, value in zip(DROPS, found.tolist(), strict=True):
         wanted = stats.binom.logpmf(14, 20, 0.9 * (1 - drop)) - stats.binom.logpmf(14, 20, 0.9)
         assert value == pytest.approx(wanted)
@@ -34,21 +38,19 @@ def test_a_factor_is_a_fair_bet_whatever_the_distribution(unit: str) -> None:
         generator.beta(0.7, 0.3, (20000, 8)),
         np.where(generator.random((20000, 8)) < 0.5, 0.5, 0.9),
     ):
-        factors = log_factors(rows_of(draws.mean(1).tolist(), 8), m, unit).exp()
+        factors = log_factors(rows_of(draws.mean(1).tolist(), 8), level(m), unit)[:, 0].exp()
         error = factors.std(0) / math.sqrt(len(factors))
         assert (factors.mean(0) <= 1 + 4 * error).all(), (unit, factors.mean(0))
-    assert log_factors(rows_of([m], 8), m, unit).amax() <= 1e-12, "at the null itself nothing is won"
+    assert log_factors(rows_of([m], 8), level(m), unit).amax() <= 1e-12, "at the null itself nothing is won"
 
 
 def test_what_is_won_of_a_mean_is_no_more_than_of_its_values() -> None:
     """The logarithm is concave: a mean of n values stands for zeros and ones, the worst case."""
     values = torch.tensor([0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
     m = 0.8
-    for drop, found in zip(
-        DROPS, log_factors(rows_of([float(values.mean())], 4), m, "samples")[0].tolist(), strict=True
-    ):
-        bet = drop * m / (m * (1 - m))
-        assert found <= float((1 + bet * (m - values)).log().sum()) + 1e-12
+    found = log_factors(rows_of([float(values.mean())], 4), level(m), "samples")[0, 0].tolist()
+    for drop, won in zip(DROPS, found, strict=True):
+        assert won <= float((1 + drop / (1 - m) * (m - values)).log().sum()) + 1e-12
 
 
 @pytest.mark.parametrize(("mean", "count", "error"), [(0.95, 400, 0.005), (0.5, 30, 0.1), (1.0, 50, 0.01)])
@@ -61,29 +63,46 @@ def test_the_bound_of_the_reference(mean: float, count: int, error: float) -> No
     assert lower_bound(0.0, 10, 0.1) == 0.0
 
 
-def test_statistics_are_the_sums_that_they_are_said_to_be() -> None:
-    """The recursion against the sum over beginnings, written out."""
+def test_statistics_are_the_least_of_products_over_the_levels() -> None:
+    """The recursions against the sums over beginnings, written out, with the reference's evidence in closed form."""
     stream, reference = accuracies(0.8, 6, seed=1), accuracies(0.9, 10, seed=2)
-    detector = EProcess(tolerance=0.0)
-    mean = float((reference[:, 0] * 40).sum() / 400)
-    factors = log_factors(stream, lower_bound(mean, 400, 0.005), "samples").exp()
+    mean = float(reference[:, 0].mean())
+    levels, known = levels_of(reference, "samples")
+    assert float(levels[-1]) == pytest.approx(mean)
+    for at in (0, 64, 127):
+        m, right = float(levels[at]), 400 * mean
+        ratios = [
+            stats.binom.pmf(right, 400, 1 - (1 - m) * (1 - drop)) / stats.binom.pmf(right, 400, m) for drop in DROPS
+        ]
+        assert float(known[at]) == pytest.approx(math.log(0.5 + 0.5 * np.mean(ratios)), rel=1e-6)
+    assert float(known[-1]) == pytest.approx(math.log(0.5))
+    factors = log_factors(stream, levels, "samples").exp()
     for t in range(1, 7):
-        tails = [factors[j - 1 : t].prod(0).mean() for j in range(1, t + 1)]
-        wanted = sum(float(tail) / (j * (j + 1)) for j, tail in enumerate(tails, 1)) + 1 / (t + 1)
-        assert detector.read(reference, stream, LIMITS).statistic[t - 1] == pytest.approx(math.log(wanted))
-    factors = log_factors(stream, lower_bound(mean, 400, 0.01), "samples").exp()
-    wanted = sum(float(factors[j:].prod(0).mean()) for j in range(6))
-    assert EDetector(tolerance=0.0).read(reference, stream, LIMITS).statistic[-1] == pytest.approx(math.log(wanted))
+        tails = [factors[j - 1 : t].prod(0).mean(1) for j in range(1, t + 1)]
+        bets = sum(tail / (j * (j + 1)) for j, tail in enumerate(tails, 1)) + 1 / (t + 1)
+        wanted = float((bets.log() + known).min())
+        assert EProcess(tolerance=0.0).read(reference, stream, LIMITS).statistic[t - 1] == pytest.approx(wanted)
+    tails = torch.stack([factors[j:].prod(0).mean(1) for j in range(6)]).sum(0)
+    wanted = float((tails.log() + known).min())
+    assert EDetector(tolerance=0.0).read(reference, stream, LIMITS).statistic[-1] == pytest.approx(wanted)
+
+
+def test_levels_between_those_that_are_looked_at_say_no_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, reference = accuracies(0.8, 12, seed=1), accuracies(0.9, 20, seed=2)
+    coarse = EProcess().read(reference, stream, LIMITS).statistic
+    monkeypatch.setattr(betting, "LEVELS", 4001)
+    fine = EProcess().read(reference, stream, LIMITS).statistic
+    assert max(abs(a - b) for a, b in zip(coarse, fine, strict=True)) < 0.01
 
 
 def test_false_alarms_are_as_rare_as_they_say() -> None:
-    """alpha = .2, no tolerance, 200 healthy streams of 60 records, each with a reference of its own."""
+    """alpha = .2, no tolerance, 100 healthy streams of 60 records, each with a reference of its own."""
     detector = EProcess(alpha=0.2, tolerance=0.0)
     alarms = sum(
         detector.read(accuracies(0.8, 10, seed=n), accuracies(0.8, 60, seed=1000 + n), LIMITS).alarm is not None
-        for n in range(200)
+        for n in range(100)
     )
-    assert alarms <= stats.binom.ppf(0.999, 200, 0.2)
+    assert alarms <= stats.binom.ppf(0.999, 100, 0.2)
 
 
 def test_runs_are_as_long_as_they_say() -> None:
@@ -120,8 +139,8 @@ def test_a_late_drop_takes_little_longer() -> None:
     )  # fmt: skip
     assert early is not None
     assert late is not None
-    assert (late - 300) - (early - 2) <= 8, (
-        "a bet that begins at 300 is a 90,000th of the stake: 11 more, in logarithms"
+    assert (late - 300) - (early - 2) <= 12, (
+        "a bet that begins at 300 is a 90,000th of the stake: 11.4 more, in logarithms"
     )
 
 

@@ -264,15 +264,15 @@ def test_mcnemar_is_the_binomial_test() -> None:
 
 
 def test_better_by_noise_does_not_replace() -> None:
-    """Two models that are right in 80 % each, independently: of 300 comparisons at most alpha speak for the new."""
+    """Two models that are right in 80 % each, independently: of 150 comparisons at most alpha speak for the new."""
     generator, task = torch.Generator().manual_seed(0), small_task("moons")
     targets = torch.zeros(60, dtype=torch.long)
     replaced = 0
-    for _ in range(300):
+    for _ in range(150):
         old, new = ((torch.rand(60, generator=generator) < 0.8).float() for _ in range(2))
         first, second = (torch.stack([right, 1 - right], 1) for right in (old, new))
         replaced += comparing.compare(task, first, second, targets, generator).better
-    assert replaced <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5
+    assert replaced <= 150 * 0.05 + 3 * (150 * 0.05 * 0.95) ** 0.5
 
 
 def test_other_metrics_are_compared_by_the_bootstrap() -> None:

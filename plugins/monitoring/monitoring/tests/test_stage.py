@@ -32,7 +32,7 @@ test_conformance = conformance(
 
 
 def ran(stream: list[str], **given: Any) -> tuple[HealResult, Any]:
-    budget = Budget(steps=120, learning_rate=5e-3, evaluate_every=60)
+    budget = Budget(steps=given.pop("steps", 120), learning_rate=5e-3, evaluate_every=60)
     with TransferEngine(
         model=ModelSpec(hidden=(32,)), train=budget, budget=budget, seeds=1, discoverers=(), auto_discover=False,
         registry=REGISTRY,
@@ -86,7 +86,7 @@ def test_a_healthy_stream_is_left_alone() -> None:
 
 def test_what_cannot_be_better_is_refused_and_not_tried_for_ever() -> None:
     """By a whole .999 better: every candidate is refused, five times at most; the model stays."""
-    result, _ = ran(["inverted"], batch=40, collect=1, least=0.999)
+    result, _ = ran(["inverted"], batch=40, collect=1, least=0.999, steps=25)
     assert {each.outcome for each in result.operations} == {"kept"}
     assert 2 <= len(result.operations) <= 5
     assert result.phases[0].before == result.phases[0].after

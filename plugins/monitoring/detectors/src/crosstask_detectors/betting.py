@@ -8,7 +8,9 @@ has an expectation of at most 1, whatever the distribution (Waudby-Smith, Ramdas
 needs only the mean x of n values in [0, 1], is below it because the logarithm is concave; of zeros and ones they are
 equal, and it is the likelihood ratio of a share q against m. q takes several values at once (a mixture).
 
-m is not known: it is what the reference's expectation is not below, but with a small probability that is counted.
+m is not known, but the reference says of each level how unlikely it is, by the same bets mirrored: what is won from it
+against a level m, times what is won from the stream against a drop below m, is won from both. The evidence is the least
+of these products over all levels, so that it holds whichever is the true one.
 """
 
 from __future__ import annotations
@@ -26,23 +28,41 @@ DROPS = (0.75, 0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625)
 _LEAST = 1e-6
 
 
-def log_factors(stream: Tensor, null: float, unit: str) -> Tensor:
-    """Logarithms [T, J] of what a bet on each of `DROPS` is multiplied by at each record [T, 2] (scores 0 to 1)."""
-    m = min(1 - _LEAST, max(_LEAST, null))
-    q = m * (1 - torch.tensor(DROPS, dtype=torch.float64))
-    scores, counts = stream[:, :1].double(), stream[:, 1:].double()
+LEVELS = 129
+"""Levels that are looked at: the least product lies between two of them, where it hardly changes."""
+NEVER = 1e-9
+"""The chance that the true level is below all of them."""
+
+
+def log_factors(stream: Tensor, null: Tensor, unit: str) -> Tensor:
+    """Logarithms [T, M, J] of what bets on each of `DROPS` below each of the levels `null` [M] are multiplied by at
+    each record [T, 2] (scores 0 to 1).
+    """
+    m = null[:, None].clamp(_LEAST, 1 - _LEAST)
+    drops = torch.tensor(DROPS, dtype=torch.float64)
+    scores, counts = (stream[:, column, None, None].double() for column in (0, 1))
+    below = ((1 - m * (1 - drops)) / (1 - m)).log()  # q = m (1 - drop)
     if unit == "samples":
-        return counts * ((1 - scores) * ((1 - q) / (1 - m)).log() + scores * (q / m).log())
-    return (1 + (m - q) / (m * (1 - m)) * (m - scores)).log()
+        return counts * ((1 - scores) * below + scores * (1 - drops).log())
+    return (1 + drops / (1 - m) * (m - scores)).log()
 
 
-def null_of(reference: Tensor, tolerance: float, error: float, unit: str) -> float:
-    """What the expectation of the reference (scores 0 to 1) is not below, less the tolerance."""
+def levels_of(reference: Tensor, unit: str) -> tuple[Tensor, Tensor]:
+    """(levels [M] of the score in question, logarithms [M] of the evidence of the reference against each). All that lie
+    above its mean are stood for by the mean itself with the half of the stake that is not bet: above it more is won
+    from the stream.
+    """
     if unit == "records":
         mean, count = float(reference[:, 0].mean()), float(len(reference))
     else:
         mean, count = pooled(reference)
-    return lower_bound(mean, count, error) - tolerance
+    levels = torch.linspace(lower_bound(mean, count, NEVER), mean, LEVELS, dtype=torch.float64)
+    mirrored = torch.stack([1 - reference[:, 0], reference[:, 1]], dim=1)
+    won = log_factors(mirrored, 1 - levels, unit).sum(0).logsumexp(1) - math.log(len(DROPS))
+    half = math.log(0.5)
+    evidence = torch.logaddexp(won + half, torch.tensor(half, dtype=torch.float64))
+    evidence[-1] = half
+    return levels, evidence
 
 
 _UNIT = "what is independent: the samples behind a score, or only one record and the next"
@@ -52,10 +72,10 @@ _UNIT = "what is independent: the samples behind a score, or only one record and
 class EProcess(Detector):
     """Bets that the score has dropped at some record; at every record part of the stake that is left is put in.
 
-    The sum of the bets, begun with 1, reaches 2 / alpha with a probability of at most alpha / 2 while there is no drop,
-    however long it runs (Ville 1939); the other half is that of the reference's bound. It is checked after each record,
-    as often as one likes. A bet that begins at record t is 1 / (t (t + 1)) of the stake, so that a late drop is found
-    with a delay that grows with the logarithm of t.
+    The sum of the bets, begun with 1, reaches 1 / alpha with a probability of at most alpha while there is no drop,
+    however long it runs (Ville 1939); it is checked after each record, as often as one likes. A bet that begins at
+    record t is 1 / (t (t + 1)) of the stake, so that a late drop is found with a delay that grows with the logarithm of
+    t. What a small reference cannot tell from its own chance is no drop, however long it lasts.
     """
 
     capabilities = frozenset({"anytime"})
@@ -66,37 +86,37 @@ class EProcess(Detector):
 
     def read(self, reference: Tensor, stream: Tensor, limits: tuple[float, float]) -> Evidence:
         self.check_scores(reference, stream, limits)
-        null = null_of(scaled(reference, limits), self.tolerance, self.alpha / 2, self.unit)
-        gains = log_factors(scaled(stream, limits), null, self.unit)
-        wealth, found = torch.full((len(DROPS),), -math.inf, dtype=torch.float64), []
-        for t, gain in enumerate(gains, 1):
+        levels, known = levels_of(scaled(reference, limits), self.unit)
+        wealth, found = torch.full((LEVELS, len(DROPS)), -math.inf, dtype=torch.float64), []
+        for t, row in enumerate(scaled(stream, limits), 1):
+            (gain,) = log_factors(row[None], levels - self.tolerance, self.unit)
             wealth = torch.logaddexp(wealth, torch.tensor(-math.log(t * (t + 1)), dtype=torch.float64)) + gain
-            rest = torch.tensor([-math.log(t + 1)], dtype=torch.float64)  # what is not put in yet
-            bets = wealth.logsumexp(0, keepdim=True) - math.log(len(DROPS))
-            found.append(float(torch.cat([bets, rest]).logsumexp(0)))
-        return Evidence(statistic=tuple(found), threshold=math.log(2 / self.alpha))
+            bets = wealth.logsumexp(1) - math.log(len(DROPS))
+            rest = torch.tensor(-math.log(t + 1), dtype=torch.float64)  # what is not put in yet
+            found.append(float((torch.logaddexp(bets, rest) + known).min()))
+        return Evidence(statistic=tuple(found), threshold=math.log(1 / self.alpha))
 
 
 @component
 class EDetector(Detector):
     """Bets that begin at every record, all with a stake of 1, added up (Shiryaev 1963, Roberts 1966, for e-values).
 
-    Without a drop an alarm comes after `run_length` records on average, or later, whatever the distribution, but where
-    the reference's bound fails (a probability of `error`). The delay does not grow with the time before the drop.
+    Without a drop an alarm comes after `run_length` records on average, or later, whatever the distribution. The delay
+    does not grow with the time before the drop.
     """
 
     capabilities = frozenset({"run_length"})
 
     run_length: float = option(1000.0, gt=1, help="records to a false alarm, on average at least")
-    error: float = option(0.01, gt=0, lt=1, help="the chance that the reference's bound is above its expectation")
     tolerance: float = option(0.02, ge=0, lt=1, help="a drop up to this share of the limits' distance is none")
     unit: str = option("samples", choices=("samples", "records"), help=_UNIT)
 
     def read(self, reference: Tensor, stream: Tensor, limits: tuple[float, float]) -> Evidence:
         self.check_scores(reference, stream, limits)
-        null = null_of(scaled(reference, limits), self.tolerance, self.error, self.unit)
-        wealth, found = torch.full((len(DROPS),), -math.inf, dtype=torch.float64), []
-        for gain in log_factors(scaled(stream, limits), null, self.unit):
-            wealth = torch.logaddexp(wealth, torch.zeros(1, dtype=torch.float64)) + gain
-            found.append(float(wealth.logsumexp(0)) - math.log(len(DROPS)))
+        levels, known = levels_of(scaled(reference, limits), self.unit)
+        wealth, found = torch.full((LEVELS, len(DROPS)), -math.inf, dtype=torch.float64), []
+        for row in scaled(stream, limits):
+            (gain,) = log_factors(row[None], levels - self.tolerance, self.unit)
+            wealth = torch.logaddexp(wealth, torch.zeros((), dtype=torch.float64)) + gain
+            found.append(float((wealth.logsumexp(1) - math.log(len(DROPS)) + known).min()))
         return Evidence(statistic=tuple(found), threshold=math.log(self.run_length))

@@ -58,7 +58,7 @@ def compare(
 def mcnemar(wins: int, losses: int) -> float:
     """The probability of so many wins or more among the samples on which two equally good models differ."""
     count = wins + losses
-    return sum(math.comb(count, k) for k in range(wins, count + 1)) / 2**count
+    return float(sum(math.comb(count, k) for k in range(wins, count + 1)) / 2**count)
 
 
 def _each(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class History:
 
     def add(self, entry: Entry) -> Entry:
         """Write one; without a time of its own it is now."""
-        made = structure({**unstructure(entry), "when": _time(entry.when)}, Entry, "entry")
+        made: Entry = structure({**unstructure(entry), "when": _time(entry.when)}, Entry, "entry")
         self._entries.append(made)
         self._entries.sort(key=lambda each: each.when)  # labels may come late
         if self._store is not None:
