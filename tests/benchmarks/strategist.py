@@ -61,6 +61,19 @@ def measure(path: Path, seeds: int, sources: int, steps: int) -> TransferEngine:
     return engine
 
 
+def advised(engine, entries, target: str, samples: int, steps: int, usual: str):
+    """What is recommended for a target of whose transfers nothing is known."""
+    others = {
+        kind: [
+            (key, e) for key, e in own if not isinstance(e, dict) or target not in (e.get("target"), e.get("source"))
+        ]
+        for kind, own in entries.items()
+    }
+    strategist = Registry.installed().create("strategist", "learned")
+    strategist.bind(Past(others, Budget(steps=steps, samples=samples)))
+    return strategist.recommend(engine.portfolio[target], engine.portfolio, {"transfer": usual})[0]
+
+
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     given.add_argument("--seeds", type=int, default=2)
@@ -82,17 +95,7 @@ def main() -> None:
     rows = []
     for (target, samples), found in sorted(truth.items()):
         scores = {method: float(np.mean(values)) for method, values in found.items()}
-        others = {
-            kind: [
-                (key, e)
-                for key, e in own
-                if not isinstance(e, dict) or target not in (e.get("target"), e.get("source"))
-            ]
-            for kind, own in entries.items()
-        }
-        strategist = Registry.installed().create("strategist", "learned")
-        strategist.bind(Past(others, Budget(steps=options.steps, samples=samples)))
-        (advice,) = strategist.recommend(engine.portfolio[target], engine.portfolio, {"transfer": usual})
+        advice = advised(engine, entries, target, samples, options.steps, usual)
         always = max(METHODS, key=lambda m: np.mean([np.mean(f[m]) for (t, _), f in truth.items() if t != target]))
         rows.append((target, samples, advice, scores, always))
     changed = [row for row in rows if row[2].strategy != usual]
@@ -125,6 +128,17 @@ def main() -> None:
     for row in rows:
         counts[row[1], row[2].strategy] += 1
     print("recommended:", ", ".join(f"{m} for {n} of {s} samples" for (s, m), n in sorted(counts.items())))
+    print("\n| if this were the default | always | recommended | difference |\n|---|---|---|---|")
+    for name in METHODS:
+        gains, always, chosen = defaultdict(list), [], []
+        for (target, samples), found in sorted(truth.items()):
+            picked = advised(engine, entries, target, samples, options.steps, name).strategy
+            always.append(np.mean(found[name]))
+            chosen.append(np.mean(found[picked]))
+            gains[target].append(chosen[-1] - always[-1])
+        over = confidence_interval([float(np.mean(values)) for values in gains.values()])
+        ends = f"{100 * over.mean:+.2f} ({100 * over.low:+.2f} to {100 * over.high:+.2f})"
+        print(f"| `{name}` | {100 * np.mean(always):.2f} | {100 * np.mean(chosen):.2f} | {ends} |")
     store.close()
 
 

@@ -58,13 +58,15 @@ class Forecast:
     def expected(self, x: Array) -> tuple[float, float]:
         """(the expectation, half of its 95 % interval), neither cut to what is possible."""
         self._grow(len(x))
-        if self._inverse is None:
-            self._inverse = np.linalg.inv(self.gram + self.ridge * np.eye(len(x)))
-        weights = self._inverse @ self.vector
+        inverse = self._inverse
+        if inverse is None:
+            found: Array = np.asarray(np.linalg.inv(self.gram + self.ridge * np.eye(len(x))), np.float64)
+            inverse = self._inverse = found
+        weights = inverse @ self.vector
         left = max(0.0, self.squares - float(weights @ self.vector))
         variance = (BEFORE * self.spread**2 + left) / (BEFORE + self.weight)
         freedom = max(1, round(BEFORE + self.weight))
-        half = student_quantile(freedom) * math.sqrt(variance * float(x @ self._inverse @ x))
+        half = student_quantile(freedom) * math.sqrt(variance * float(x @ inverse @ x))
         return self.prior + float(weights @ x), half
 
     def interval(self, x: Array) -> Interval:

@@ -429,7 +429,7 @@ def _entries(results: Any) -> list[Any]:
         return list(results)
     if "tool_id" in results:
         return [results]
-    made = []
+    made: list[Any] = []
     for name, entry in results.items():
         if isinstance(entry, ToolOutcome):
             if entry.tool_id != name:

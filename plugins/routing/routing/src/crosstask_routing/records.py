@@ -42,7 +42,7 @@ class ExecutionPlan(Shown):
     """
 
     task_id: str
-    kind: str = option("choice", choices=("choice", "sequence"), help="how the tools are used")
+    kind: str = option(choices=("choice", "sequence"), help="how the tools are used")
     steps: tuple[PlannedTool, ...]
     success: Interval
     cost: Interval

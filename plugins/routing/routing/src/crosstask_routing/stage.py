@@ -99,7 +99,7 @@ class Routing(Stage):
             assert task.model is not None  # needs_models
             tools[task.task_id] = task.model
         both = [task.data("train") for task in tasks]
-        inputs = torch.cat([data.inputs for data in both])  # type: ignore[arg-type]  # `alike` has seen to it
+        inputs = torch.cat([data.inputs for data in both])
         targets = torch.cat([data.targets for data in both])
         for number, spec in enumerate(self.generalists):
             name = f"all by {spec.kind.rpartition(':')[2]} {'-'.join(map(str, spec.hidden))}"

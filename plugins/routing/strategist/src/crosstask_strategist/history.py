@@ -103,7 +103,7 @@ def stages(
     """(trials of balancers, of synthesis): records of finished stages that name a balancer with scores by task, or the
     provenance of a model with its score.
     """
-    joint, made = [], []
+    joint, made = list[Trial](), list[Trial]()
     for _, entry in entries:
         record = entry.get("record") if isinstance(entry, Mapping) else None
         read = _read(record, "balancer", "scores", "metrics", "tasks")

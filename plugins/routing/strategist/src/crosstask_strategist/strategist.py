@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import attrs
@@ -24,9 +25,10 @@ class LearnedStrategist(Strategist):
 
     It reads what the store keeps: finished transfers, joint trainings and syntheses, judged by this task's metric.
     Differences between strategies that were tried in the same setting (the same source, target, samples, steps) are
-    regressed on what the target is like: samples, classes, inputs, complexity. A task's name is in none of it, and
-    settings of one task and number of samples together count once. Another strategy than the usual is recommended where
-    it is expected to score more by at least `caution` standard deviations, and by `least`.
+    regressed on what the target is like: samples, classes, inputs, complexity. A task's name is in none of it, and all
+    settings of one task together count once. Another strategy than the usual is recommended where it is expected to
+    score more by at least `caution` standard deviations of that expectation, and by `least`. The interval of the gain
+    is for one such task: how far those left out, each in turn, were from what the others said of them.
 
     The score to expect is from a regression of this strategy's scores alone; its cost are the optimiser steps until its
     learning curves were near their best (99 % of the way), in the middle and from the 5th to the 95th percentile.
@@ -34,7 +36,7 @@ class LearnedStrategist(Strategist):
 
     caution: float = option(1.0, ge=0, help="standard deviations by which it must be expected to be better")
     least: float = option(0.002, ge=0, help="gain below which the usual is kept, in the units of the metric")
-    settings: int = option(3, ge=1, help="tasks with their numbers of samples that it must have been tried on")
+    tasks: int = option(3, ge=3, help="tasks on which it must have been tried beside the usual")
 
     def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         held = [each.descriptor for each in (*portfolio, *portfolio.unseen)]
@@ -72,17 +74,7 @@ class LearnedStrategist(Strategist):
         contrasts, counts = Contrasts.fitted(trials), _counts(trials)
         best, gain = usual, None
         if contrasts is not None and usual in contrasts.strategies:
-            found = {name: contrasts.difference(name, usual, features) for name in contrasts.strategies}
-            better = {
-                name: mean
-                for name, (mean, deviation) in found.items()
-                if name != usual and counts[name] >= self.settings and mean >= self.least
-                and mean >= self.caution * deviation
-            }  # fmt: skip
-            best = max(better, key=lambda name: better[name], default=usual)
-            mean, deviation = found[best]
-            half = student_quantile(contrasts.freedom) * deviation
-            gain = Interval(mean=mean, low=mean - half, high=mean + half)
+            best, gain = self._best(contrasts, usual, features)
         own = [trial for trial in trials if trial.strategy == best]
         if not own:
             text = f"Earlier runs tried no {usual!r}, the usual {called}, but {_listed(counts)}: it stays."
@@ -93,6 +85,24 @@ class LearnedStrategist(Strategist):
         )  # fmt: skip
         return _with_text(advice, called, metric)
 
+    def _best(self, contrasts: Contrasts, usual: str, features: Features) -> tuple[str, Interval | None]:
+        """(the strategy of the largest gain that is sure enough, the gain over the usual on such a task)."""
+        gains = {name: contrasts.difference(name, usual, features) for name in contrasts.strategies if name != usual}
+        spreads = {name: contrasts.spread(name, usual) for name in gains}
+        sure = {
+            name: mean
+            for name, (mean, deviation) in gains.items()
+            if (spread := spreads[name]) is not None and spread[1] >= self.tasks
+            and mean >= max(self.least, self.caution * deviation)
+        }  # fmt: skip
+        if not sure:
+            return usual, None
+        best = max(sure, key=lambda name: sure[name])
+        spread = spreads[best]
+        assert spread is not None
+        half = student_quantile(spread[1] - 1) * math.hypot(spread[0], gains[best][1])
+        return best, Interval(mean=sure[best], low=sure[best] - half, high=sure[best] + half)
+
 
 def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvice:
     expected, count = advice.expected, advice.evidence
@@ -100,8 +110,7 @@ def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvi
     rests = f"{count} setting{'s' if count != 1 else ''} of earlier runs"
     figures = f"{metric} {expected.mean:.3f} ({expected.low:.3f} to {expected.high:.3f})"
     if advice.strategy == advice.usual:
-        beside = "no other was tried beside it" if advice.gain is None else "none is clearly better"
-        text = f"As {called} the usual {advice.usual!r} by {rests}: {beside}; expected {figures}."
+        text = f"As {called} the usual {advice.usual!r}, {figures}: nothing in {rests} speaks clearly for another."
     else:
         assert advice.gain is not None
         gain = f"{advice.gain.mean:+.3f} ({advice.gain.low:+.3f} to {advice.gain.high:+.3f})"
