@@ -45,7 +45,10 @@ def whole() -> TransferManifest:
     described = TaskDescriptor(task_id="a", input_shape=(4,), output_dim=3)
     return create_transfer_manifest(
         transfer_edges=[edge(evidence=Evidence.MEASURED, origin="run 1"), edge("b", "a")],
-        meta_knowledge=[Distilled(knowledge, {"mean": torch.arange(3.0)}), MetaKnowledge(kind="x", source_tasks=("a",))],
+        meta_knowledge=[
+            Distilled(knowledge, {"mean": torch.arange(3.0)}),
+            MetaKnowledge(kind="x", source_tasks=("a",)),
+        ],
         tasks=[BundledTask(descriptor=described, content="c" * 24)],
         curricula=[Curriculum(target="b", task_sequence=("a", "b"))],
         weights={"a": ModelSpec(hidden=[5]).build(described, 0)},
@@ -207,7 +210,9 @@ def test_a_model_without_a_known_class_needs_trust_or_a_module(tmp_path: Path) -
     bundle = write_bundle(made, tmp_path / "own.ctb")
     with pytest.raises(DataError, match="trust=True"):
         bundle.model("a")
-    assert torch.equal(bundle.model("a", into=nn.Linear(4, 2)).weight, bundle.tensors("weights/0.safetensors")["weight"])
+    assert torch.equal(
+        bundle.model("a", into=nn.Linear(4, 2)).weight, bundle.tensors("weights/0.safetensors")["weight"]
+    )
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
@@ -277,7 +282,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 def test_unpacking(tmp_path: Path) -> None:
     bundle = write_bundle(whole(), tmp_path / "whole.ctb")
     files = bundle.extract(tmp_path / "out")
-    assert sorted(str(f.relative_to(tmp_path / "out")) for f in files) == sorted([*bundle.manifest.members, "manifest.json"])
+    assert sorted(str(f.relative_to(tmp_path / "out")) for f in files) == sorted(
+        [*bundle.manifest.members, "manifest.json"]
+    )
     before = {file: file.stat() for file in files}
     assert {file: file.stat() for file in bundle.extract(tmp_path / "out")} == before  # twice changes nothing
     (tmp_path / "out" / "LICENSE").write_text("another")

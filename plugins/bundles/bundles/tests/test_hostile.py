@@ -200,7 +200,9 @@ def test_wrong_hash_missing_and_extra_members(tmp_path: Path) -> None:
         return refused(packed([*changed.items(), ("SHA256SUMS", told)]), tmp_path)
 
     weights = members["weights/0.safetensors"]
-    assert "'weights/0.safetensors' is not what SHA256SUMS says" in of({**members, "weights/0.safetensors": weights[::-1]})
+    assert "'weights/0.safetensors' is not what SHA256SUMS says" in of(
+        {**members, "weights/0.safetensors": weights[::-1]}
+    )
     assert "'weights/0.safetensors' is in SHA256SUMS, and missing" in of(
         {n: d for n, d in members.items() if not n.startswith("weights")}
     )

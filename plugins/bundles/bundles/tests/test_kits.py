@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crosstask.cli.common import file_name
+from crosstask.options import component
 from crosstask.testing import reference_registry
 from crosstask.testing.selftest import SelfTest
 from crosstask_bundles import Bundle, BundledTask, BundleError, Carried, create_transfer_manifest, name_of, write_bundle
@@ -70,7 +71,9 @@ class TakesAnyFile(ReferencePublisher):
             return str(file)
 
 
-@publishers.caught_by("check_agrees_with_twin", options={"folder": str(_made / "twin")}, twin=lambda bundle: bundle.short)
+@publishers.caught_by(
+    "check_agrees_with_twin", options={"folder": str(_made / "twin")}, twin=lambda bundle: bundle.short
+)
 class UnlikeItsTwin(ReferencePublisher):
     pass
 
@@ -104,6 +107,7 @@ def carried(name: str, check: str, **given: Any) -> None:
     globals()[name] = bundles.caught_by(check, **given)(cls)
 
 
+@component
 class Right(Own):
     """A right one."""
 

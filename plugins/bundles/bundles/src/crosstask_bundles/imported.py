@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from crosstask.components import Remembered
 from crosstask.graph import TransferEdge, TransferGraph
-from crosstask.options import component, option, state
+from crosstask.options import component, option, state, structure, unstructure
 from crosstask.points.discovery import Discoverer
 from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
@@ -78,7 +78,12 @@ class Imported(Discoverer):
         return files
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"uses": unstructure(self.uses), "conflicts": list(self.conflicts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.uses = structure(state["uses"], tuple[BundleUse, ...], "uses")
+        self.conflicts = structure(state["conflicts"], tuple[str, ...], "conflicts")
 
 
 def _of_these(graph: TransferGraph, tasks: list[Task]) -> TransferGraph:
