@@ -15,7 +15,8 @@ class A2C(PolicyGradient):
     task, go through the balancer.
     """
 
-    steps: int = option(8, ge=1, help="steps of each place in a rollout")
+    learning_rate: float = option(3e-3, gt=0, help="step size of Adam, at first")
+    steps: int = option(5, ge=1, help="steps of each place in a rollout")
 
     def rollout_steps(self) -> int:
         return self.steps

@@ -64,9 +64,9 @@ class PolicyGradient(Agent):
         "balancer", None, help="what makes one gradient of the trunk from those of the tasks; none: their mean"
     )
 
-    _optimizer: torch.optim.Optimizer | None = None
-    _fresh: dict[str, Any] | None = None
-    _scale: Tensor | None = None
+    _optimizer: torch.optim.Optimizer | None = attrs.field(default=None, init=False, repr=False)
+    _fresh: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False)
+    _scale: Tensor | None = attrs.field(default=None, init=False, repr=False)
 
     def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         return MultiTaskPolicyNetwork(

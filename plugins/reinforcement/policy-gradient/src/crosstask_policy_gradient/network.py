@@ -12,7 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from crosstask.errors import DataError, OptionError, nearest
+from crosstask.errors import DataError
+from crosstask_reinforcement.layers import action_dims as action_dims_of
+from crosstask_reinforcement.layers import rate, size, task_number, widths
+from crosstask_reinforcement.layers import states as rows_of
 
 FORBIDDEN = -1e8
 """The logit of an action that a task does not have. Finite: an entropy of 0 * -inf is not a number."""
@@ -118,19 +121,13 @@ class MultiTaskPolicyNetwork(nn.Module):
         task_blind: bool = False,
     ) -> None:
         super().__init__()
-        if not action_dims:
-            raise OptionError("MultiTaskPolicyNetwork: action_dims names no task")
-        sizes = {"state_dim": state_dim, **{f"actions of {name!r}": own for name, own in action_dims.items()}}
-        sizes |= {f"shared_dims[{n}]": own for n, own in enumerate(shared_dims)}
-        sizes |= {f"task_dims[{n}]": own for n, own in enumerate(task_dims)}
-        for name, size in sizes.items():
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise OptionError(f"MultiTaskPolicyNetwork: {name} must be a whole number of at least 1, got {size!r}")
-        if not shared_dims:
-            raise OptionError("MultiTaskPolicyNetwork: shared_dims is empty, but the tasks share a trunk")
-        if not 0 <= dropout_rate < 1:
-            raise OptionError(f"MultiTaskPolicyNetwork: dropout_rate must be >= 0 and < 1, got {dropout_rate}")
-        self.state_dim, self.action_dims, self.task_blind = state_dim, dict(action_dims), task_blind
+        who = "MultiTaskPolicyNetwork"
+        state_dim = size(state_dim, f"{who}: state_dim")
+        self.action_dims = action_dims_of(action_dims, f"{who}: action_dims")
+        shared_dims = widths(shared_dims, f"{who}: shared_dims")
+        task_dims = tuple(size(each, f"{who}: task_dims") for each in task_dims)
+        dropout_rate = rate(dropout_rate, f"{who}: dropout_rate")
+        self.state_dim, self.task_blind = state_dim, task_blind
         self.tasks = tuple(self.action_dims)
         layers: list[nn.Module] = []
         for inputs, outputs in zip((state_dim, *shared_dims), shared_dims, strict=False):
@@ -247,11 +244,7 @@ class MultiTaskPolicyNetwork(nn.Module):
         return cast(Tensor, self.allowed)
 
     def _number(self, name: str) -> int:
-        if name not in self.action_dims:
-            raise DataError(f"no task {name!r} in this network{nearest(name, self.tasks)}")
-        return self.tasks.index(name)
+        return task_number(name, self.action_dims, "MultiTaskPolicyNetwork")
 
     def _states(self, states: Tensor) -> Tensor:
-        if states.ndim not in (1, 2) or states.shape[-1] != self.state_dim:
-            raise DataError(f"states must be [B, {self.state_dim}] or [{self.state_dim}], got {tuple(states.shape)}")
-        return states if states.ndim == 2 else states[None]
+        return rows_of(states, self.state_dim, "MultiTaskPolicyNetwork")[0]
