@@ -31,8 +31,8 @@ from crosstask.components import Component, Job, Remembered, hookimpl, run_now, 
 from crosstask.context import LocalContext
 from crosstask.graph import TransferEdge
 from crosstask.learning.episodes import episode_accuracy, episode_losses, of_task
-from crosstask.learning.training import History, fit
-from crosstask.learning.transferring import measure_transfer
+from crosstask.learning.training import History, evaluate, fit
+from crosstask.learning.transferring import measure_transfer, receive
 from crosstask.manifest import KERNEL_POINTS, Extension
 from crosstask.options import component, record, state
 from crosstask.points.adapter import AdapterHandle
@@ -42,7 +42,7 @@ from crosstask.points.observer import Observer
 from crosstask.points.stage import Outcome, Section
 from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
-from crosstask.records import MetaKnowledge, Provenance, StrategyAdvice
+from crosstask.records import Cost, Interval, MetaKnowledge, Provenance, SeveralResult, StrategyAdvice
 from crosstask.store.sql import SqlStore
 from crosstask.testing import checks_of, conformance, reference_registry, run_checks, small_portfolio
 from crosstask.testing import references as right
@@ -421,6 +421,52 @@ class TrainsTheSource(right.ReferenceTransfer):
         with torch.no_grad():
             next(source.parameters()).mul_(1.001)
         return super().learn(model, source, task, budget, generator)
+
+
+class FromSeveral(right.ReferenceTransfer):
+    """Learns from the first of the sources."""
+
+    capabilities = frozenset({"several"})
+
+    def start(self, sources: Any, target: Any) -> nn.Module:
+        model, _, _ = receive(sources[0].model, target, 0, keep_head=False)
+        return model
+
+    def transfer_several(
+        self, sources: Any, target: Any, graph: Any, train: Any, budget: Any, seeds: int, split: str
+    ) -> Any:
+        model = self.start(sources, target)
+        self.learn(model, model, target, budget, torch.Generator().manual_seed(0))
+        score = evaluate(model, target, split)
+        found, cost = Interval(mean=score, low=score, high=score, values=(score,) * seeds), Cost(steps=1, parameters=1)
+        return SeveralResult(
+            sources=(sources[0].task_id,), target=target.task_id, strategy="first", metric="accuracy", split=split,
+            score=found, single_score=found, scratch_score=found, cost=cost, single_cost=cost, seeds=seeds,
+            budget=budget,
+        ).with_model(model)  # fmt: skip
+
+
+wrong.right = (*wrong.right, component(FromSeveral))
+
+
+@caught_by("check_several_sources")
+class SeveralForNothing(FromSeveral):
+    def transfer_several(
+        self, sources: Any, target: Any, graph: Any, train: Any, budget: Any, seeds: int, split: str
+    ) -> Any:
+        done = super().transfer_several(sources, target, graph, train, budget, seeds, split)
+        return attrs.evolve(done, cost=Cost()).with_model(done.model)
+
+
+@caught_by("check_several_never_look_at_the_test")
+class ChoosesByTheTest(FromSeveral):
+    def start(self, sources: Any, target: Any) -> nn.Module:
+        if int(target.data("test").targets[0]) == int(target.data("test").targets.flip(0)[0]):
+            raise AssertionError("the check would see nothing")
+        model = super().start(sources, target)
+        with torch.no_grad():
+            next(model.parameters()).add_(int(target.data("test").targets[0]))
+        return model
 
 
 @caught_by("check_needs_a_trained_source")

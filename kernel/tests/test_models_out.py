@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,7 +17,9 @@ from crosstask import (
     Curriculum,
     CurriculumStep,
     DataError,
+    Extension,
     ModelSpec,
+    Plugin,
     Registry,
     StoreError,
     Task,
@@ -29,8 +31,9 @@ from crosstask import (
 from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.modules import forward, head_found, know, locate_head
 from crosstask.learning.training import evaluate
+from crosstask.records import Cost, SeveralResult
 from crosstask.testing import blobs
-from crosstask_fakes.components import FakePlanner
+from crosstask_fakes.components import FakePlanner, FakeTransfer
 from crosstask_fakes.registry import with_fakes
 
 FEW = Budget(steps=20, batch_size=8)
@@ -89,6 +92,73 @@ def test_adapt_from_several_takes_no_worse_than_the_best() -> None:
             made.adapt(["t0", "t9"], "t2", "fake")
         with pytest.raises(DataError, match="at least one source"):
             made.adapt([], "t2")
+
+
+@component
+class FakeSeveral(FakeTransfer):
+    """Learns from the first source that it is given, and notes what it was given."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"several"})
+    given: list[dict[str, Any]] = state(factory=list)
+
+    def transfer_several(self, sources, target, graph, train, budget, seeds, split):  # type: ignore[no-untyped-def]
+        self.given.append({"sources": [t.task_id for t in sources], "graph": graph, "split": split, "train": train})
+        result = self.transfer(sources[0], target, budget, seeds, split)
+        return SeveralResult(
+            sources=(sources[0].task_id,), target=target.task_id, strategy=self.origin, metric=result.metric,
+            split=split, score=result.score, single_score=result.score, scratch_score=result.scratch_score,
+            cost=Cost(steps=1), single_cost=Cost(steps=1), notes=("the first",), seeds=seeds,
+        ).with_model(sources[0].model)  # fmt: skip
+
+
+def test_adapt_from_several_at_once_finds_the_sources_or_takes_those_that_are_named() -> None:
+    method = FakeSeveral()
+    with engine() as made:
+        for number in range(3):
+            made.register_task(blobs(f"t{number}", seed=number))
+        wide, labels = torch.randn(40, 3), torch.arange(40) % 3
+        made.register_task(Task(descriptor=TaskDescriptor(task_id="wide"), train=(wide, labels)))
+        made.register_task(TaskDescriptor(task_id="bare"))
+        found = made.adapt("t2", strategy=method)
+        assert method.given[-1]["sources"] == ["t0", "t1"], "without the target, without what does not fit"
+        assert method.given[-1]["graph"] is made.graph
+        assert (method.given[-1]["split"], method.given[-1]["train"]) == ("test", FEW)
+        assert (found.sources, found.target, found.score) == (("t0",), "t2", found.result.score)
+        assert found.model is made.portfolio["t0"].model
+        assert found.notes[:2] == ("of 2 measured models the first", "the first")
+        assert [note.partition(" ")[0] for note in found.notes[2:]] == ["wide", "bare"], "why these do not fit"
+        made.adapt(["t1", "t0", "t1"], "t2", method)
+        assert (method.given[-1]["sources"], method.given[-1]["graph"]) == (["t1", "t0"], None)
+        made.adapt("t1", "t2", method)
+        made.adapt(["t1"], "t2", method)
+        assert len(method.given) == 2, "one source: `learn` is asked"
+        for sources, target, words in (
+            (["t0", "t9"], "t2", "no task 't9'"),
+            (["t0", "t2"], "t2", "both source and target"),
+            (["wide", "bare"], "t2", "no source fits 't2': the model of 'wide'"),
+        ):
+            with pytest.raises(DataError, match=words):
+                made.adapt(sources, target, method)
+        with pytest.raises(DataError, match="or a strategy that learns from several sources"):
+            made.adapt("t2", strategy="fake")
+        with pytest.raises(DataError, match="learns from one source: a method with the capability 'several' is needed"):
+            made.run.call(made.method("fake"), "transfer_several", sources=[], target=made.portfolio["t2"], graph=None,
+                          train=FEW, budget=FEW, seeds=1, split="test")  # fmt: skip
+    with engine() as alone:
+        alone.register_task(blobs("a"))
+        with pytest.raises(DataError, match="no source fits 'a': there is no other task"):
+            alone.adapt("a", strategy=method)
+
+
+def test_the_best_strategy_of_a_pair_is_one_that_learns_from_a_pair() -> None:
+    registry = with_fakes()
+    registry.register(Plugin("several", [Extension("transfer", "both", f"{__name__}:FakeSeveral")], api=(2, 0)))
+    with engine(registry=registry) as made:
+        for number in range(2):
+            made.register_task(blobs(f"t{number}", seed=number))
+        assert set(registry.names("transfer")) == {"fake", "both"}
+        assert made.get_best_transfer_strategy("t0", "t1") == "fake"
+        assert len(made.transfer_history) == 1
 
 
 def test_a_curriculum_goes_on_with_the_users_own_model_and_gives_it_back() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from crosstask.components import Context, Job
+from crosstask.errors import DataError
 from crosstask.learning.model_files import save_model
 from crosstask.learning.modules import load_matching
 from crosstask.learning.own_models import arrays_of, copied
@@ -22,11 +23,13 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch_seeds,
+    unfit_pair,
     weights_digest,
     without_model,
 )
+from crosstask.points.stage import Engine
 from crosstask.points.transfer import Transfer
-from crosstask.records import Budget, CurriculumResult, Interval, TransferResult
+from crosstask.records import Budget, CurriculumResult, Interval, SeveralResult, TransferResult
 from crosstask.tasks import Task
 
 
@@ -45,7 +48,7 @@ class Adapted:
     metric: str
     score: Interval
     scratch_score: Interval
-    result: TransferResult | CurriculumResult
+    result: TransferResult | CurriculumResult | SeveralResult
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -92,6 +95,51 @@ def of_curriculum(done: CurriculumResult) -> Adapted:
         scratch_score=last.scratch_score,
         result=done,
         notes=(f"of {done.seeds} measured models the first",) if done.seeds > 1 else (),
+    )
+
+
+def from_several(engine: Engine, method: Transfer, target: str, names: Sequence[str] | None = None) -> SeveralResult:
+    """The target learned from several sources at once: those named, the best first, or those of all tasks that the
+    graph knows to help. DataError if none of them fits.
+    """
+    portfolio, goal = engine.portfolio, engine.portfolio[target]
+    held = [t for t in portfolio if t is not goal] if names is None else [portfolio[n] for n in dict.fromkeys(names)]
+    if any(task is goal for task in held):
+        raise DataError(f"task {target!r} is both source and target")
+    engine.train([t.task_id for t in held if t.has_data()])
+    reasons = {t.task_id: unfit_pair(t, goal, portfolio, ("train", "test")) for t in held}
+    fitting = [t for t in held if reasons[t.task_id] is None]
+    if not fitting:
+        why = "; ".join(filter(None, reasons.values())) or "there is no other task"
+        raise DataError(f"no source fits {target!r}: {why}")
+    done: SeveralResult = engine.run.call(
+        method,
+        "transfer_several",
+        sources=fitting,
+        target=goal,
+        graph=engine.graph if names is None else None,
+        train=engine.train_budget,
+        budget=engine.budget,
+        seeds=engine.seeds,
+        split="test",
+    )
+    unfit = tuple(f"{name} does not fit: {why}" for name, why in reasons.items() if why is not None)
+    return attrs.evolve(done, notes=(*done.notes, *unfit)).with_model(done.model)
+
+
+def of_sources(done: SeveralResult) -> Adapted:
+    """The module of a method that learns from several sources at once."""
+    first = (f"of {done.seeds} measured models the first",) if done.seeds > 1 else ()
+    return Adapted(
+        model=done.model,
+        target=done.target,
+        sources=done.sources,
+        strategy=done.strategy,
+        metric=done.metric,
+        score=done.score,
+        scratch_score=done.scratch_score,
+        result=done,
+        notes=(*first, *done.notes),
     )
 
 

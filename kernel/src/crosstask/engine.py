@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from crosstask.adapting import Adapted, of_curriculum, of_several, of_transfer
+from crosstask.adapting import Adapted, from_several, of_curriculum, of_several, of_sources, of_transfer
 from crosstask.advising import advise
 from crosstask.components import Component
 from crosstask.descriptors import MultiInput, TaskDescriptor
@@ -33,6 +33,7 @@ from crosstask.learning.own_models import (
 from crosstask.learning.transferring import (
     key_of,
     scratch_scores,
+    scratch_seeds,
     unfit_pair,
     weights_digest,
 )
@@ -436,15 +437,24 @@ class TransferEngine(Engine):
         """A model for the target: `.model`, of its source's class, with what was measured of the way it was made.
 
         `source` is a task; several, of whose models the best on the target's validation data is taken, averaged with
-        others where that is better there; or a curriculum, which is run. DataError if none of the sources fits.
+        others where that is better there; or a curriculum, which is run. A strategy with the capability `several` makes
+        one model of several sources (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes those that
+        the graph knows to help. DataError if none of the sources fits.
         """
         if isinstance(source, Curriculum):
             return of_curriculum(self.run_curriculum(source, strategy))
+        if target is None and isinstance(source, str) and "several" in self.method(strategy).capabilities:
+            return of_sources(from_several(self, self.method(strategy), source))
         if target is None:
-            raise DataError("adapt needs a target: adapt(source, target), or a curriculum")
+            raise DataError(
+                "adapt needs a target: adapt(source, target); or a curriculum; or a strategy that learns from several "
+                "sources, for which the graph finds them"
+            )
         names = [source] if isinstance(source, str) else structure(source, list[str], "the sources to adapt")
         if not names:
             raise DataError("adapt needs at least one source")
+        if len(names) > 1 and "several" in self.method(strategy).capabilities:
+            return of_sources(from_several(self, self.method(strategy), target, names))
         found: list[Adapted] = []
         method, goal = self.method(strategy), self.portfolio[target]
         reasons = []
@@ -553,6 +563,8 @@ class TransferEngine(Engine):
         """
         results = {}
         for name in self.registry.names("transfer"):
+            if "several" in self.registry.component_class("transfer", name).capabilities:
+                continue  # with one source it does what the methods that it is made of do
             try:
                 results[name] = self.transfer_knowledge(source, target, name).coefficient.mean
             except DataError as error:  # a method may not fit this pair; the others may
@@ -645,7 +657,7 @@ class TransferEngine(Engine):
             chooser = self.component(CurriculumPlanner, "curriculum", planner)  # type: ignore[type-abstract]
         self.run.tell("stage_started", stage="curriculum", total=len(curriculum.task_sequence))
         target = self.portfolio[curriculum.target]
-        seeds = [self.run.seed_for("curriculum", number) for number in range(self.seeds)]
+        seeds = scratch_seeds(self.run, target, self.seeds)  # as of transfers into it: the same samples and starts
         path = CurriculumPath(self, method, seeds, target, self.given_models, gate)
         adjustments: list[Adjustment] = []
         while (task_id := self._next(curriculum, path.seen, chooser)) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import attrs
 
@@ -247,8 +247,59 @@ class CurriculumStep:
         return below_chance(self.score, self.chance)
 
 
+class HoldsModel(Shown):
+    """A record that holds a module as long as it is not written."""
+
+    @property
+    def model(self) -> Any:
+        """The module that came of it (of the first seed); None where only the record was kept."""
+        return self.__dict__.get("_model")
+
+    def with_model(self, model: Any) -> Self:
+        """The same record, holding a module; what is written of it is the record alone."""
+        made: Self = attrs.evolve(self)  # type: ignore[misc]
+        made.__dict__["_model"] = model
+        return made
+
+
 @record
-class CurriculumResult(Shown):
+class Cost:
+    """What learning one model took: optimiser steps, samples seen (with repeats), and how many weights it has."""
+
+    steps: int = 0
+    samples: int = 0
+    parameters: int = 0
+
+
+@record
+class SeveralResult(HoldsModel):
+    """A target learned from several sources, the best first, judged like a `TransferResult`; `single_score` is what the
+    best single source gives with the same budget, seeds and samples, and `cost` what one model took, beside
+    `single_cost`.
+    """
+
+    sources: tuple[str, ...]
+    target: str
+    strategy: str
+    metric: str
+    split: str
+    score: Interval
+    single_score: Interval
+    scratch_score: Interval
+    cost: Cost
+    single_cost: Cost
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+    seeds: int = 1
+    budget: Budget = attrs.field(factory=Budget)
+    options: dict[str, Any] = attrs.field(factory=dict)
+
+    def _headline(self) -> str:
+        return f"{self.target} from {', '.join(self.sources)} by {self.strategy}"
+
+
+@record
+class CurriculumResult(HoldsModel):
     """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path,
     `trial_steps` those of learning the target from what was not kept, both for one seed. `reached_from` says from where
     the target was learned in the end, `judged_on` by which of its data that was decided; "" where nothing was judged.
@@ -273,17 +324,6 @@ class CurriculumResult(Shown):
         if expected is None or not self.steps:
             return None
         return expected.low <= self.steps[-1].score.mean <= expected.high
-
-    @property
-    def model(self) -> Any:
-        """The module that the path ended with (of the first seed); None where only the record was kept."""
-        return self.__dict__.get("_model")
-
-    def with_model(self, model: Any) -> CurriculumResult:
-        """The same record, holding a module; what is written of it is the record alone."""
-        made = attrs.evolve(self)
-        made.__dict__["_model"] = model
-        return made
 
     def _rows(self) -> tuple[CurriculumStep, ...]:
         return self.steps

@@ -9,16 +9,22 @@ from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.learning.training import History
 from crosstask.learning.transferring import measure_transfer
-from crosstask.records import Budget, TransferResult
+from crosstask.records import Budget, SeveralResult, TransferResult
 from crosstask.tasks import Task
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from crosstask.graph import TransferGraph
+
 
 class Transfer(Component):
-    """Write `learn`; `transfer` measures it against from-scratch training with the same budget and seeds."""
+    """Write `learn`; `transfer` measures it against from-scratch training with the same budget and seeds.
+
+    Capabilities: `several` (it learns from several sources at once, too: `transfer_several`, and `learn` is what it
+    does with one).
+    """
 
     point: ClassVar[str] = "transfer"
 
@@ -40,3 +46,22 @@ class Transfer(Component):
         if source.model is None:
             raise DataError(f"task {source.task_id!r} has no trained model to transfer from; train it first")
         return measure_transfer(self, source, target, budget, seeds, split)
+
+    @hook(first=True, returns=SeveralResult)
+    def transfer_several(
+        self,
+        sources: list[Task],
+        target: Task,
+        graph: TransferGraph | None,
+        train: Budget,
+        budget: Budget,
+        seeds: int,
+        split: str,
+    ) -> SeveralResult:
+        """Learn `target` from several sources that have models and fit it, `seeds` times, judged on `split`; of the
+        first seed the result holds the model. Which of them, says the `graph`; None: those that the user named, the
+        best first. Each training on the target may spend `budget`, one of a source `train`.
+
+        Whatever is chosen is chosen on training and validation data, never on `split`. DataError if none can be used.
+        """
+        raise DataError(f"{self.origin} learns from one source: a method with the capability 'several' is needed")

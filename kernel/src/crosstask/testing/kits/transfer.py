@@ -15,11 +15,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from crosstask.errors import DataError
 from crosstask.learning.training import History, evaluate
 from crosstask.learning.transferring import receive
-from crosstask.records import TransferResult
+from crosstask.records import SeveralResult, TransferResult
 from crosstask.tasks import Task
 from crosstask.testing.compare import difference, plain
-from crosstask.testing.kit import Call, Kit, NotApplicableError, expect, refused
-from crosstask.testing.tasks import BUDGET, small_portfolio
+from crosstask.testing.kit import Call, Kit, NotApplicableError, claims, expect, refused
+from crosstask.testing.tasks import BUDGET, small_graph, small_portfolio
 
 
 class TransferKit(Kit):
@@ -29,6 +29,7 @@ class TransferKit(Kit):
     """
 
     point = "transfer"
+    capabilities = frozenset({"several"})
 
     def inputs(self) -> dict[str, Any]:
         portfolio = (self.subject.portfolio or small_portfolio)()
@@ -151,6 +152,44 @@ class TransferKit(Kit):
         _, _, after, _ = self.learned(device="cuda")
         places = {p.device.type for p in after.parameters()}
         expect(places == {"cuda"}, f"{self.name}: weights on {places} after training on cuda")
+
+    def several(self, target: Task, graph: Any) -> SeveralResult:
+        """`transfer_several` to this target from all others that have models."""
+        component = self.make()
+        sources = [t for t in (self.subject.portfolio or small_portfolio)() if t.model and t.task_id != target.task_id]
+        with self.run(component) as run:
+            done = run.call(
+                component, "transfer_several", sources=sources, target=target, graph=graph, train=BUDGET,
+                budget=BUDGET, seeds=2, split="test",
+            )  # fmt: skip
+        assert isinstance(done, SeveralResult)
+        return done
+
+    @claims("several")
+    def check_several_sources(self) -> None:
+        """It claims `several`: `transfer_several` says what was done, with the sources named or found in the graph, and
+        its result holds a model for the target.
+        """
+        target = self.inputs()["targets"][-1]
+        for graph in (None, small_graph((self.subject.portfolio or small_portfolio)())):
+            done = self.several(target, graph)
+            wanted, got = (target.task_id, "test", BUDGET, 2), (done.target, done.split, done.budget, done.seeds)
+            expect(got == wanted, f"{self.name}.transfer_several says {got}, it was {wanted}")
+            expect(done.sources and target.task_id not in done.sources, f"{self.name}: sources are {done.sources}")
+            expect(done.cost.steps > 0 and done.cost.parameters > 0, f"{self.name}: the cost is {done.cost}")
+            expect(isinstance(done.model, nn.Module), f"{self.name}: the result holds no model")
+            score = evaluate(done.model, target, "test")
+            expect(abs(score - done.score.values[0]) < 1e-6, f"{self.name}: its model scores {score}, not {done.score}")
+
+    @claims("several")
+    def check_several_never_look_at_the_test(self) -> None:
+        """It claims `several`: with other labels in the split that it is judged on it learns and chooses the same."""
+        target = self.inputs()["targets"][-1]
+        data = target.data("test")
+        other = attrs.evolve(data, targets=data.targets.flip(0))
+        changed = target.over(train=target.data("train"), validation=target.data("validation"), test=other)
+        found = difference(plain(self.several(target, None).model), plain(self.several(changed, None).model), "model")
+        expect(found is None, f"{self.name} looks at the data that it is judged on: {found}")
 
     def check_agrees_with_twin(self) -> None:
         """It leaves the weights that the twin leaves."""
