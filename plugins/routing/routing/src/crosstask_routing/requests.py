@@ -53,48 +53,59 @@ def _told(task: Task) -> str:
 
 @attrs.frozen(eq=False)
 class Views:
-    """What inputs of each task look like: a mean and its first principal components, from training inputs.
+    """What inputs of each task look like: a Gaussian with the first principal components of its training inputs and one
+    variance for all else (Tipping and Bishop 1999, probabilistic principal components).
 
-    The context of a request is 1 and, for each task, the softmax of minus its squared distance from the task's
-    components, in units of what the task's own training inputs have in the middle. Labels are not looked at.
+    The context of a request is 1 and, for each task, the softmax of the mean log-density by dimension, times
+    two: an ordinary input of one task counts about 1 there. Labels are not looked at.
     """
 
-    means: list[Array]
-    components: list[Array]
-    unit: float
+    looks: list[_Look]
 
     @classmethod
     def of(cls, tasks: Sequence[Task]) -> Views:
         """Found on training inputs."""
-        means, components, own = [], [], []
-        for task in tasks:
-            rows = _rows(task.data("train").inputs)
-            mean = rows.mean(axis=0)
-            _, _, axes = np.linalg.svd(rows - mean, full_matrices=False)
-            means.append(mean)
-            components.append(axes[:COMPONENTS])
-            own.append(_distances(rows, mean, axes[:COMPONENTS]))
-        unit = float(np.median(np.concatenate(own)))
-        return cls(means, components, unit if unit > 1e-12 else 1.0)
+        return cls([_Look.of(_rows(task.data("train").inputs)) for task in tasks])
 
     def contexts(self, inputs: torch.Tensor) -> Array:
         """[N, 1 + T] for inputs [N, …]."""
         rows = _rows(inputs)
-        pairs = zip(self.means, self.components, strict=True)
-        away = np.stack([_distances(rows, mean, axes) for mean, axes in pairs], axis=1) / self.unit
+        away = np.stack([look.away(rows) for look in self.looks], axis=1)
         near = np.exp(away.min(axis=1, keepdims=True) - away)
         return np.concatenate([np.ones((len(rows), 1)), near / near.sum(axis=1, keepdims=True)], axis=1)
+
+
+@attrs.frozen(eq=False)
+class _Look:
+    mean: Array
+    axes: Array
+    variances: Array
+    rest: float
+
+    @classmethod
+    def of(cls, rows: Array) -> _Look:
+        mean = rows.mean(axis=0)
+        _, sizes, axes = np.linalg.svd(rows - mean, full_matrices=False)
+        variances = sizes**2 / max(1, len(rows) - 1)
+        count = min(COMPONENTS, len(variances))
+        least = 1e-3 * float(variances.sum()) / rows.shape[1] + 1e-12
+        rest = float(variances[count:].sum()) / max(1, rows.shape[1] - count)
+        return cls(mean, axes[:count], np.maximum(variances[:count], least), max(rest, least))
+
+    def away(self, rows: Array) -> Array:
+        """-2 log-density by dimension [N], less a constant."""
+        centred = rows - self.mean
+        along = centred @ self.axes.T
+        off = np.maximum(0.0, (centred**2).sum(axis=1) - (along**2).sum(axis=1))
+        left = rows.shape[1] - len(self.variances)
+        logs = float(np.log(self.variances).sum()) + left * float(np.log(self.rest))
+        found: Array = ((along**2 / self.variances).sum(axis=1) + off / self.rest + logs) / rows.shape[1]
+        return found
 
 
 def _rows(inputs: torch.Tensor) -> Array:
     rows: Array = inputs.detach().cpu().flatten(1).double().numpy()
     return rows
-
-
-def _distances(rows: Array, mean: Array, axes: Array) -> Array:
-    centred = rows - mean
-    along = centred @ axes.T
-    return np.maximum(0.0, (centred**2).sum(axis=1) - (along**2).sum(axis=1))
 
 
 @attrs.frozen(eq=False)
