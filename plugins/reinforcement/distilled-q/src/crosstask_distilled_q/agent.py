@@ -248,7 +248,7 @@ class DistilledQ(Agent):
         loss = torch.stack(list(losses.values())).sum()
         if not bool(loss.isfinite()):
             raise RunError(
-                f"{self.origin}: the loss is {float(loss.detach())}; try a smaller learning_rate than {self.learning_rate}"
+                f"{self.origin}: the loss is {float(loss.detach())}; try a learning_rate below {self.learning_rate}"
             )
         who = "teachers" if teaching else "student"
         (own, follow), optimizer = self._learning[who], self._optimizers[who]
