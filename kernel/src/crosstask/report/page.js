@@ -73,14 +73,15 @@
       told.textContent = "";
       Plotly.Fx.unhover(place);
     };
-    const tell = () => {
+    const tell = (tries) => {
       if (at < 0) return; // the focus has left
       const lines = (e) => [...e.querySelectorAll(".line")].map((line) => line.textContent).join("; ") || e.textContent;
       told.textContent = [...place.querySelectorAll(".hoverlayer .hovertext .nums")].map(lines).join("; ");
+      if (!told.textContent && tries) setTimeout(tell, 100, tries - 1); // a slow machine has not drawn it yet
     };
     const visit = (list) => {
       Plotly.Fx.hover(place, [list[at].where]);
-      setTimeout(tell, 100); // plotly draws tooltips at most every 50 ms, and tells of those of the mouse only
+      setTimeout(tell, 100, 20); // plotly draws tooltips at most every 50 ms, and tells of those of the mouse only
     };
     place.addEventListener("keydown", (event) => {
       const list = stops(place);
@@ -139,7 +140,6 @@
       if (group) told.textContent = group.selectedOptions[0].dataset.note;
     }
 
-    draw();
     slider?.addEventListener("input", draw);
     for (const choice of [focus, group, ...switches]) choice?.addEventListener("change", draw);
     const choose = (task, again) => {
@@ -154,10 +154,6 @@
       });
     }
     if (focus) {
-      figures[0].place.on("plotly_click", ({ points: [point] }) => {
-        if (!point.data.meta.tasks) return;
-        choose(point.pointNumber, true);
-      });
       for (const button of root.parentElement.querySelectorAll("[data-focus]")) {
         button.addEventListener("click", () => {
           choose(button.dataset.focus, false);
@@ -172,7 +168,33 @@
         marked.hidden = false;
       }
     }
-    return draw;
+    function begin() {
+      draw();
+      if (!focus) return;
+      figures[0].place.on("plotly_click", ({ points: [point] }) => {
+        if (!point.data.meta.tasks) return;
+        choose(point.pointNumber, true);
+      });
+    }
+    return { root, draw, begin };
   });
-  dark.addEventListener("change", () => views.forEach((draw) => draw()));
+
+  // What the reader sees is drawn at once, the rest one after another while nothing else is to do
+  const waiting = new Set(views);
+  const begin = (view) => waiting.delete(view) && view.begin();
+  for (const view of views) if (view.root.getBoundingClientRect().top < innerHeight) begin(view);
+  const next = () => {
+    const [view] = waiting;
+    if (!view) return;
+    begin(view);
+    later();
+  };
+  const later = () => (self.requestIdleCallback || setTimeout)(next);
+  later();
+  const coming = new IntersectionObserver((seen) => {
+    for (const { target, isIntersecting } of seen) if (isIntersecting) begin(views.find(({ root }) => root === target));
+  }, { rootMargin: "50%" });
+  for (const { root } of waiting) coming.observe(root);
+  addEventListener("beforeprint", () => waiting.forEach(begin));
+  dark.addEventListener("change", () => views.forEach((view) => waiting.has(view) || view.draw()));
 })();

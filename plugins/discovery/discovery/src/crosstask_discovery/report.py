@@ -15,6 +15,11 @@ from crosstask.report.page import details, escape, interval, note, number, short
 from crosstask_discovery.records import DiscoveryResult
 
 _SCALE = [[n / 4, color(role)] for n, role in enumerate(("less", "slightly_less", "neither", "slightly_more", "more"))]
+_DOTS = 1000
+"""Dots of a matrix: each is an element of the page, and of more the browser makes a picture."""
+_MEASURED_NAMES = 40
+"""Tasks whose names the browser measures, again and again, to make room for them; for more the room is what the longest
+needs."""
 _MOST = 150
 """Tasks of a matrix: of more, nobody reads the names."""
 
@@ -46,18 +51,23 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     for edge in measured:
         cells[index[edge.source]][index[edge.target]] = edge.transfer_coefficient
         texts[index[edge.source]][index[edge.target]] = text(edge)
-    traces = [
-        go.Heatmap(
-            z=cells, text=texts, coloraxis="coloraxis", xgap=2, ygap=2, hoverongaps=False,
-            hovertemplate="%{text}<extra></extra>",
-        ),
-        go.Scatter(
-            x=[index[e.target] for e in guessed], y=[index[e.source] for e in guessed], mode="markers",
-            marker={"size": 9, "color": [e.transfer_coefficient for e in guessed], "coloraxis": "coloraxis",
-                    "line": {"width": 1, "color": color("muted")}},
-            text=[text(e) for e in guessed], hovertemplate="%{text}<extra></extra>",
-        ),
-    ]  # fmt: skip
+    traces = [_cells(cells, texts)]
+    if len(guessed) > _DOTS:
+        small: list[list[float | None]] = [[None] * len(tasks) for _ in tasks]
+        said = [[""] * len(tasks) for _ in tasks]
+        for edge in guessed:
+            small[index[edge.source]][index[edge.target]] = edge.transfer_coefficient
+            said[index[edge.source]][index[edge.target]] = text(edge)
+        traces.append(_cells(small, said, gap=(3, 18)))
+    else:
+        traces.append(
+            go.Scatter(
+                x=[index[e.target] for e in guessed], y=[index[e.source] for e in guessed], mode="markers",
+                marker={"size": 9, "color": [e.transfer_coefficient for e in guessed], "coloraxis": "coloraxis",
+                        "line": {"width": 1, "color": color("muted")}},
+                text=[text(e) for e in guessed], hovertemplate="%{text}<extra></extra>",
+            )
+        )  # fmt: skip
     if cannot:
         traces.append(
             go.Scatter(
@@ -80,8 +90,13 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     )  # fmt: skip
     ticks = {"tickvals": list(range(len(tasks))), "ticktext": [short(task, 18) for task in tasks]}
     axis = {**ticks, "showgrid": False, "constrain": "domain"}
+    room = {}
+    if len(tasks) > _MEASURED_NAMES:
+        axis["automargin"] = False
+        room["margin"] = {"l": 124, "r": 12, "t": 124, "b": 8}
     made = figure(
         traces,
+        **room,
         xaxis={**axis, "side": "top", "tickangle": -90, "title": {"text": "target"}, "range": [-0.5, len(tasks) - 0.5]},
         yaxis={**axis, "title": {"text": "source"}, "range": [len(tasks) - 0.5, -0.5]},
         coloraxis={
@@ -92,7 +107,7 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
     )  # fmt: skip
     lead = (
         '<p class="lead">Each row is a task learned first, each column the task learned after it. A full cell was '
-        "measured; a small dot was only estimated or predicted; where there is a cross, transfer cannot be tried; an "
+        "measured; a small one was only estimated or predicted; where there is a cross, transfer cannot be tried; an "
         "empty cell is not known. The sign + or − stands where the whole 95\u00a0% interval lies on one side of zero: "
         f"{len(certain)} of {len(measured)} measured pairs.{few}</p>"
     )
@@ -101,6 +116,14 @@ def matrix(result: DiscoveryResult, graph: TransferGraph) -> str:
         f"{len(cannot)} impossible"
     )
     return lead + view(plot(made, "", label, 260 + 30 * max(6, len(tasks)))) + _tables(measured, graph)
+
+
+def _cells(values: list[list[float | None]], texts: list[list[str]], gap: tuple[int, int] = (2, 2)) -> go.Heatmap:
+    """Values as coloured cells, so many pixels apart."""
+    return go.Heatmap(
+        z=values, text=texts, coloraxis="coloraxis", xgap=gap[0], ygap=gap[1], hoverongaps=False,
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
 
 
 def _chosen(graph: TransferGraph, edges: list[TransferEdge]) -> list[str]:
