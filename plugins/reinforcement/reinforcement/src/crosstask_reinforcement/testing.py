@@ -187,7 +187,7 @@ class ReferenceAgent(Agent):
             for parameter, speed, slope in zip(
                 parameters, self._speed, torch.autograd.grad(loss, parameters), strict=True
             ):
-                parameter -= self.learning_rate * speed.mul_(1 - self.friction).add_(slope)
+                parameter.sub_(self.learning_rate * speed.mul_(1 - self.friction).add_(slope))
         return {"loss": float(loss.detach())}
 
 

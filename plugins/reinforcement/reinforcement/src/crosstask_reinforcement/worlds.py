@@ -31,13 +31,14 @@ SWING_UPS: dict[str, tuple[type[Physics], dict[str, float]]] = {
     "acrobot": (Acrobots, {}),
     "acrobot-heavy": (Acrobots, {"LINK_MASS_1": 1.3, "LINK_MASS_2": 0.8}),
     "acrobot-reversed": (Acrobots, {"torque": -1.0}),
-    "car": (MountainCars, {"force": 0.0015}),
-    "car-icy": (MountainCars, {"force": 0.0013}),
-    "car-reversed": (MountainCars, {"force": -0.0015}),
+    "car": (MountainCars, {"force": 0.0018}),
+    "car-weak": (MountainCars, {"force": 0.0017}),
+    "car-reversed": (MountainCars, {"force": -0.0018}),
 }
 """Two kinds of things that must gather momentum before they get up, of which each has one that is the other way round.
 """
 
+_SWING_LIMITS = {Acrobots: (500, -100.0), MountainCars: (1000, -120.0)}  # steps of an episode, solved from
 _IDS = {CartPoles: "CartPole-v1", Acrobots: "Acrobot-v1", MountainCars: "MountainCar-v0"}
 _SIZES = {CartPoles: (4, 2), Acrobots: (6, 3), MountainCars: (2, 3)}
 
@@ -100,13 +101,16 @@ class CartPoleWorld(World):
 
 @component
 class SwingUpWorld(World):
-    """Acrobots and mountain cars: momentum must be gathered. Cars have stronger motors than gymnasium's, and more time,
-    so that one that acts at random gets up now and then.
+    """Acrobots and mountain cars: momentum must be gathered. Cars have stronger motors than gymnasium's, though too weak
+    to drive up from everywhere, and more time: of those that act at random one in ten gets up. With gymnasium's none
+    does, and a learner that has never seen the goal has nothing to learn from.
     """
 
     tasks: tuple[str, ...] = option(tuple(SWING_UPS), help=f"of {', '.join(SWING_UPS)}")
-    limit: int = option(500, ge=1, help="steps of an episode at most")
-    solved: float = option(-120.0, help="mean return from which a task is solved")
+    limit: int | None = option(
+        None, ge=1, help="steps of an episode at most; 500 of acrobots, 1000 of cars, by default"
+    )
+    solved: float | None = option(None, help="mean return from which a task is; -100 and -120 by default")
 
     def environments(self) -> dict[str, Environment]:
         found = {}
@@ -114,7 +118,10 @@ class SwingUpWorld(World):
             if name not in SWING_UPS:
                 raise OptionError(f"{self.origin}: no task {name!r}{nearest(name, SWING_UPS)}")
             kind, own = SWING_UPS[name]
-            found[name] = classic(name, kind, own, limit=self.limit, solved=self.solved, domain=name.partition("-")[0])
+            limit, solved = _SWING_LIMITS[kind]
+            limit = limit if self.limit is None else self.limit
+            solved = solved if self.solved is None else self.solved
+            found[name] = classic(name, kind, own, limit=limit, solved=solved, domain=name.partition("-")[0])
         return found
 
 
