@@ -39,6 +39,10 @@ def edge(source: str = "a", target: str = "b", **more: Any) -> TransferEdge:
     return TransferEdge(source=source, target=target, **{"transfer_coefficient": 0.25, "found_by": "probe", **more})
 
 
+def knows(**more: Any) -> MetaKnowledge:
+    return MetaKnowledge(kind="k", source_tasks=("a",), **more)
+
+
 def whole() -> TransferManifest:
     """One of everything."""
     knowledge = MetaKnowledge(kind="prototypes", source_tasks=("a", "b"), embedding=(0.5, -1.0))
@@ -151,11 +155,8 @@ def test_the_same_parts_make_the_same_bytes(tmp_path: Path) -> None:
         ({"weights": {"a": {"x": 3}}}, "at least one"),
         ({"adapters": {"a": 3}}, "a module, tensors by name or a path, got a int"),
         ({"adapters": {"a": Path("/no/such/file")}}, "cannot be read"),
-        ({"meta_knowledge": [MetaKnowledge(kind="k", source_tasks=("a",), embedding=(float("nan"),))]}, "written as JSON"),
-        (
-            {"meta_knowledge": [MetaKnowledge(kind="k", source_tasks=("a",), options={"x": float("inf")})]},
-            "written as JSON",
-        ),
+        ({"meta_knowledge": [knows(embedding=(float("nan"),))]}, "written as JSON"),
+        ({"meta_knowledge": [knows(options={"x": [float("inf")]})]}, "an option is inf, which cannot be written"),
     ],
 )  # fmt: skip
 def test_parts_that_cannot_be_bundled(parts: dict[str, Any], told: str) -> None:
@@ -201,7 +202,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(made.payload["adapters/0.safetensors"])
     again = create_transfer_manifest(adapters={"own": tmp_path / "x.safetensors"})
     assert again.members == made.members
-    with pytest.raises(BundleError, match="no safetensors file|header"):  # a zip
+    with pytest.raises(BundleError, match="no safetensors file"):  # a zip
         create_transfer_manifest(adapters={"own": member.path})
 
 

@@ -275,8 +275,8 @@ def test_measurements_that_disagree_are_shown(from_a: Bundle, tmp_path: Path) ->
     tasks = from_a.manifest.tasks
     files = []
     for number, value in enumerate((0.9, -0.9)):
-        edge = TransferEdge(source="loop", target="parity", transfer_coefficient=value, uncertainty=0.01,
-                            evidence=Evidence.MEASURED, found_by="probe", low=value - 0.02, high=value + 0.02)  # fmt: skip
+        ends = {"source": "loop", "target": "parity", "low": value - 0.02, "high": value + 0.02}
+        edge = TransferEdge(**ends, transfer_coefficient=value, evidence=Evidence.MEASURED, found_by="probe")
         made = create_transfer_manifest([edge], tasks=tasks, name=f"number {number}")
         files.append(str(write_bundle(made, tmp_path / f"{number}.ctb").path))
     found, edges = edges_of(digits(), bundles=files)

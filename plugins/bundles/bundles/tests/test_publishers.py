@@ -131,13 +131,13 @@ def test_http_says_what_the_server_answered(status: int, server: Server) -> None
 
 
 def test_http_with_a_token(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    server.token = "secret"  # noqa: S105 -- of this test
+    server.token = "secret"
     with pytest.raises(BundleError, match="answered 401"):
         Http(url=server.url).send(small_bundle())
     with pytest.raises(BundleError, match="no environment variable 'MY_TOKEN'"):
-        Http(url=server.url, token="MY_TOKEN").send(small_bundle())  # noqa: S106 -- a variable's name
+        Http(url=server.url, token="MY_TOKEN").send(small_bundle())
     monkeypatch.setenv("MY_TOKEN", "secret")
-    publisher = Http(url=server.url, token="MY_TOKEN")  # noqa: S106 -- a variable's name
+    publisher = Http(url=server.url, token="MY_TOKEN")
     assert published_is_there(publisher, server)
     assert "secret" not in repr(publisher) + str(publisher.options())
     monkeypatch.setenv("MY_TOKEN", "secret\nX-Other: 1")
