@@ -1,4 +1,4 @@
-"""Every class of the families of networks, losses and recommenders, with its arguments and defaults, in one table."""
+"""Every class of the families that the specification names, with its arguments and defaults, in one table."""
 
 from __future__ import annotations
 
@@ -40,6 +40,31 @@ FACES: dict[str, tuple[str, dict[str, Any]]] = {
         "crosstask_meta_recommenders",
         {"input_dim": ..., "embedding_dim": 64, "hidden_dims": [128, 64], "dropout_rate": 0.2},
     ),
+    # reinforcement; of a policy the probabilities of one state differ under dropout, so it has none unless asked for
+    "MultiTaskPolicyNetwork": (
+        "crosstask_policy_gradient",
+        {"state_dim": ..., "action_dims": ..., "shared_dims": [128, 64], "task_dims": [32], "dropout_rate": 0.0},
+    ),
+    "MultiTaskDistilledQNetwork": (
+        "crosstask_distilled_q",
+        {"state_dim": ..., "action_dims": ..., "shared_dims": [256, 128], "task_dims": [64],
+         "distillation_weight": 0.5, "dropout_rate": 0.2},
+    ),
+    "HierarchicalMultiTaskRL": (
+        "crosstask_hierarchical",
+        {"state_dim": ..., "meta_action_dim": None, "task_action_dims": None, "meta_dims": [128, 64],
+         "task_dims": [64, 32], "dropout_rate": 0.2},
+    ),
+    # routing
+    "ToolProfile": ("crosstask_routing", {"tool_id": ..., "tool_type": ..., "cost_per_use": 1.0, "reliability": 0.9}),
+    "TaskProfile": ("crosstask_routing", {"task_id": ..., "task_type": ..., "complexity": ...}),
+    "ToolMetaLearner": ("crosstask_routing", {"tools": None}),
+    "create_tool_optimization_benchmark": ("crosstask_routing", {"tools": ..., "tasks": ..., "num_tasks": 100}),
+    # the life of a graph
+    "create_transfer_manifest": ("crosstask_bundles", {"transfer_edges": [], "meta_knowledge": []}),
+    "publish_patch": ("crosstask_bundles", {"manifest": ...}),
+    "MetaEngine": ("crosstask_monitoring", {"engine": ...}),
+    "Surgery": ("crosstask_monitoring", {"engine": ...}),
     # sharing
     "MultiTaskBase": ("crosstask_multitask", {"input_dim": ..., "task_configs": ...}),
     "HardParameterSharing": (
@@ -109,6 +134,20 @@ METHODS: dict[str, dict[str, tuple[str, ...]]] = {
         "update_statistics": ("task_losses", "task_metrics"), "sample_task": (), "get_task_probabilities": (),
     },
     "LossAggregator": {"compute_losses": ("outputs", "observations")},
+    "MultiTaskPolicyNetwork": {
+        "forward": ("state", "task_name"), "get_action": ("state", "task_name", "deterministic"),
+        "evaluate": ("states", "actions", "task_ids"),
+    },
+    "MultiTaskDistilledQNetwork": {
+        "forward": ("state", "task_name"),
+        "compute_distillation_loss": ("state", "target_task", "teacher_q_values"),
+    },
+    "HierarchicalMultiTaskRL": {"forward": ("state", "level"), "get_hierarchical_action": ("state",)},
+    "ToolMetaLearner": {
+        "optimize_task_execution": ("task",), "learn_from_execution": ("task", "execution_results"),
+    },
+    "MetaEngine": {"apply_transfer_strategy": ("strategy",)},
+    "Surgery": {"heal_with_curriculum": ("curriculum",)},
 }  # fmt: skip
 
 
