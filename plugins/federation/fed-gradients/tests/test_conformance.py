@@ -9,5 +9,4 @@ OPTIONS = {"learning_rate": 0.5, "momentum": 0.5}
 
 REGISTRY = reference_registry(FEDERATION, PLUGIN)
 
-test_sum = conformance(FedGradients, options=OPTIONS, registry=REGISTRY)
 test_balanced = conformance(FedGradients, options={**OPTIONS, "balancer": "reference"}, registry=REGISTRY)

@@ -94,5 +94,5 @@ class Unadapted(FedReptile):
 def test_sites_of_other_classes_are_served_better_by_a_model_of_their_own() -> None:
     adapted = accuracy(FedReptile())
     assert adapted > 0.75
-    assert adapted > accuracy(Unadapted()) + 0.1
+    assert adapted > accuracy(Unadapted()) + 0.05
     assert accuracy(PerFedAvg(adapt_steps=5)) > 0.7

@@ -8,4 +8,3 @@ from crosstask_federation.plugin import PLUGIN as FEDERATION
 REGISTRY = reference_registry(FEDERATION, PLUGIN)
 
 test_ridge = conformance(FedStatistics, registry=REGISTRY)
-test_lda = conformance(FedStatistics, options={"head": "lda"}, registry=REGISTRY)

@@ -31,7 +31,7 @@ PLUGIN = Plugin(
             "recipe",
             "federation",
             "crosstask_federation:recipes/federation.toml",
-            summary="Ten digits at six sites, whose images stay there",
+            summary="Ten digits at eight sites, whose images stay there",
         ),
     ],
 )
