@@ -70,6 +70,26 @@ def test_registering_the_nth_task_costs_n_pairs(registry: Registry) -> None:
         assert len(list(engine.graph.edges())) == 12 * 11
 
 
+def test_discovery_does_not_repeat_what_registration_did(registry: Registry) -> None:
+    discoverer = FakeDiscoverer()
+    with engine_with(registry, discoverers=[discoverer]) as engine, engine_with(registry, auto_discover=False) as late:
+        for number in range(4):
+            engine.register_task(TaskDescriptor(task_id=f"t{number}"))
+            late.register_task(TaskDescriptor(task_id=f"t{number}"))
+        assert discoverer.pairs == 12
+        engine.portfolio["t1"].record("accuracy", 0.5)
+        assert engine.discover().to_json()["edges"] == late.discover().to_json()["edges"]
+        assert discoverer.pairs == 12 + 6, "those of the task of which more is known by now"
+        engine.discover()
+        assert discoverer.pairs == 12 + 6 + 12, "whoever asks again is answered anew"
+    again = FakeDiscoverer()
+    with engine_with(registry, discoverers=[again]) as engine:
+        for number in range(4):
+            engine.register_task(TaskDescriptor(task_id=f"t{number}"))
+        engine.discover()
+        assert again.pairs == 12
+
+
 def test_auto_discover_can_be_off(registry: Registry) -> None:
     with engine_with(registry, auto_discover=False) as engine:
         engine.register_task(blobs("a"))

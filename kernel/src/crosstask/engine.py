@@ -160,6 +160,7 @@ class TransferEngine(Engine):
         self.given_models: dict[str, str] = {}
         """Digests of the models that users registered, by task; others are trained by this engine."""
         self._finished = Finished()
+        self._described: dict[Discoverer, dict[tuple[str, str], _Described]] = {}
 
     def __enter__(self) -> TransferEngine:
         return self
@@ -270,7 +271,7 @@ class TransferEngine(Engine):
             if self.auto_discover:
                 for discoverer in self.discoverers:
                     if "descriptors_only" in discoverer.capabilities:
-                        self._discover_with(discoverer, self.portfolio.focused(task.task_id))
+                        self._describe(discoverer, self.portfolio.focused(task.task_id))
         except BaseException:
             self.portfolio.remove(task.task_id)
             self.graph.remove_task(task.task_id)
@@ -322,7 +323,7 @@ class TransferEngine(Engine):
         failed: list[DataError] = []
         for discoverer in chosen:
             try:
-                self._discover_with(discoverer, self.portfolio)
+                self._discover_with(discoverer, self.portfolio, self._described.pop(discoverer, {}))
             except DataError as error:
                 if named or len(failed) + 1 == len(chosen):
                     raise
@@ -344,11 +345,36 @@ class TransferEngine(Engine):
                     task.descriptor = attrs.evolve(task.descriptor, embedding=made[task.task_id])
                     self.graph.add_task(task.descriptor)
 
-    def _discover_with(self, discoverer: Discoverer, portfolio: Portfolio) -> None:
-        edges: list[TransferEdge] = self.run.call(discoverer, "discover", portfolio=portfolio, graph=self.graph)
+    def _describe(self, discoverer: Discoverer, portfolio: Portfolio) -> None:
+        """Discover by descriptors alone, and remember which: `discover` does not ask again while they are the same."""
+        told: dict[tuple[str, str], list[TransferEdge]] = {}
+        for edge in self._discover_with(discoverer, portfolio):
+            told.setdefault((edge.source, edge.target), []).append(edge)
+        known = self._described.setdefault(discoverer, {})
+        for source, target in portfolio.pairs():
+            ends = source.task_id, target.task_id
+            known[ends] = source.descriptor, target.descriptor, told.get(ends, [])
+
+    def _discover_with(
+        self, discoverer: Discoverer, portfolio: Portfolio, known: Mapping[tuple[str, str], _Described] | None = None
+    ) -> list[TransferEdge]:
+        """What a discoverer finds, into the graph; of pairs whose descriptors are still what they were when `known`
+        was found, that.
+        """
+        pairs = [(s.task_id, t.task_id, (s.descriptor, t.descriptor)) for s, t in portfolio.pairs()] if known else []
+        kept = {(s, t): known[s, t][2] for s, t, now in pairs if known and (s, t) in known and known[s, t][:2] == now}
+        edges: list[TransferEdge] = []
+        if not kept or len(kept) < len(pairs):
+            open_ = portfolio.restricted((s, t) for s, t, _ in pairs if (s, t) not in kept) if kept else portfolio
+            edges = self.run.call(discoverer, "discover", portfolio=open_, graph=self.graph)
+        if kept:  # in the order in which all of them would have been found
+            place = {(s, t): number for number, (s, t, _) in enumerate(pairs)}
+            edges = [*(edge for told in kept.values() for edge in told), *edges]
+            edges.sort(key=lambda edge: place.get((edge.source, edge.target), len(place)))
         for edge in edges:
             self.graph.add(edge)
         self.run.tell("edges_discovered", edges=edges, discoverer=discoverer.origin)
+        return edges
 
     def get_transfer_graph_metrics(self) -> dict[str, Any]:
         """See `TransferGraph.metrics`."""
@@ -799,6 +825,10 @@ class TransferEngine(Engine):
         edges, measured = sum(1 for _ in self.graph.edges()), len(self.graph.measured_edges())
         title = f"{type(self).__name__}: {len(rows)} tasks, {edges} pairs in the graph, {measured} of them measured"
         return table(title, ("Task", "Type", "Samples", "Model", "Best measured source"), rows)
+
+
+_Described = tuple[TaskDescriptor, TaskDescriptor, list[TransferEdge]]
+"""A pair's descriptors, and the edges that were found of them."""
 
 
 def _said(edge: TransferEdge) -> dict[str, Any]:
