@@ -4,7 +4,7 @@ Digits: every task in turn is the target that nobody has seen. The history are t
 method and several numbers of samples; its names are hidden from the strategist as those of strangers. The truth are
 transfers into the target itself, which are looked at last.
 
-    python tests/benchmarks/strategist.py [--seeds 2] [--sources 2] [--store FILE]
+    python tests/benchmarks/strategist.py [--seeds 2] [--sources 2] [--caution 0] [--store FILE]
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(path: Path, seeds: int, sources: int, steps: int) -> TransferEngine:
     return engine
 
 
-def advised(engine, entries, target: str, samples: int, steps: int, usual: str):
+def advised(engine, entries, target: str, samples: int, steps: int, usual: str, caution: float):
     """What is recommended for a target of whose transfers nothing is known."""
     others = {
         kind: [
@@ -69,7 +69,7 @@ def advised(engine, entries, target: str, samples: int, steps: int, usual: str):
         ]
         for kind, own in entries.items()
     }
-    strategist = Registry.installed().create("strategist", "learned")
+    strategist = Registry.installed().create("strategist", "learned", {"caution": caution})
     strategist.bind(Past(others, Budget(steps=steps, samples=samples)))
     return strategist.recommend(engine.portfolio[target], engine.portfolio, {"transfer": usual})[0]
 
@@ -79,6 +79,7 @@ def main() -> None:
     given.add_argument("--seeds", type=int, default=2)
     given.add_argument("--sources", type=int, default=2)
     given.add_argument("--steps", type=int, default=100)
+    given.add_argument("--caution", type=float, default=0.0)
     given.add_argument("--store", type=Path, default=None)
     options = given.parse_args()
     torch.set_num_threads(1)
@@ -95,7 +96,7 @@ def main() -> None:
     rows = []
     for (target, samples), found in sorted(truth.items()):
         scores = {method: float(np.mean(values)) for method, values in found.items()}
-        advice = advised(engine, entries, target, samples, options.steps, usual)
+        advice = advised(engine, entries, target, samples, options.steps, usual, options.caution)
         always = max(METHODS, key=lambda m: np.mean([np.mean(f[m]) for (t, _), f in truth.items() if t != target]))
         rows.append((target, samples, advice, scores, always))
     changed = [row for row in rows if row[2].strategy != usual]
@@ -132,7 +133,7 @@ def main() -> None:
     for name in METHODS:
         gains, always, chosen = defaultdict(list), [], []
         for (target, samples), found in sorted(truth.items()):
-            picked = advised(engine, entries, target, samples, options.steps, name).strategy
+            picked = advised(engine, entries, target, samples, options.steps, name, options.caution).strategy
             always.append(np.mean(found[name]))
             chosen.append(np.mean(found[picked]))
             gains[target].append(chosen[-1] - always[-1])

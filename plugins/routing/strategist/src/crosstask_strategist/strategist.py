@@ -27,16 +27,17 @@ class LearnedStrategist(Strategist):
     Differences between strategies that were tried in the same setting (the same source, target, samples, steps) are
     regressed on what the target is like: samples, classes, inputs, complexity. A task's name is in none of it, and all
     settings of one task together count once. Another strategy than the usual is recommended where it is expected to
-    score more by at least `caution` standard deviations of that expectation, and by `least`. The interval of the gain
-    is for one such task: how far those left out, each in turn, were from what the others said of them.
+    score more by at least `least` (expectations are drawn towards no difference), and by `caution` standard deviations
+    of that expectation. The interval of the gain is for one such task: how far those left out, each in turn, were from
+    what the others said of them.
 
     The score to expect is from a regression of this strategy's scores alone; its cost are the optimiser steps until its
     learning curves were near their best (99 % of the way), in the middle and from the 5th to the 95th percentile.
     """
 
-    caution: float = option(1.0, ge=0, help="standard deviations by which it must be expected to be better")
+    caution: float = option(0.0, ge=0, help="standard deviations by which it must be expected to be better")
     least: float = option(0.002, ge=0, help="gain below which the usual is kept, in the units of the metric")
-    tasks: int = option(3, ge=3, help="tasks on which it must have been tried beside the usual")
+    tasks: int = option(4, ge=3, help="tasks on which it must have been tried beside the usual")
 
     def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         held = [each.descriptor for each in (*portfolio, *portfolio.unseen)]
