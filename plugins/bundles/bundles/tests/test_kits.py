@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +84,11 @@ test_publisher, test_wrong_publisher, test_every_check_of_publishers = publisher
 
 # Carried bundles ------------------------------------------------------------------------------------------------------
 
-HERE = Path(__file__).parent / "carried"
-ELSEWHERE = _made / "carried"
+# The package of these components is a folder of its own, in which they seem to be defined.
+HERE, ELSEWHERE = _made / "package", _made / "elsewhere"
+PACKAGE = types.ModuleType("crosstask_package_of_these_tests")
+PACKAGE.__file__ = str(HERE / "own.py")
+sys.modules[PACKAGE.__name__] = PACKAGE
 
 
 def bundle_at(file: Path, **parts: Any) -> Path:
@@ -95,23 +100,26 @@ def bundle_at(file: Path, **parts: Any) -> Path:
 
 
 class Own(Carried):
-    """In the folder of these tests, which is the package here."""
+    """A bundle under the class's name."""
 
     def file(self) -> Path:
         return HERE / f"{type(self).__name__}.ctb"
 
 
+def of_the_package(name: str) -> type[Any]:
+    """A class that is defined there."""
+    made = type(name, (Own,), {"__module__": PACKAGE.__name__, "__doc__": "For checks.", "__qualname__": name})
+    setattr(PACKAGE, name, made)
+    return made
+
+
 def carried(name: str, check: str, **given: Any) -> None:
     """A wrong component of its own file."""
-    cls = type(name, (Own,), {"__module__": __name__, "__doc__": "Wrong.", "__qualname__": name})
-    globals()[name] = bundles.caught_by(check, **given)(cls)
+    setattr(PACKAGE, name, bundles.caught_by(check, **given)(of_the_package(name)))
 
 
-@component
-class Right(Own):
-    """A right one."""
-
-
+Right = component(of_the_package("Right"))
+PACKAGE.Right = Right  # type: ignore[attr-defined]
 bundles = SelfTest(Right, registry=registry)
 carried("Damaged", "check_verifies")
 carried("WithoutLicence", "check_licence")
@@ -131,6 +139,5 @@ bundle_at(HERE / "WithoutLicence.ctb", licence="")
 bundle_at(HERE / "NamesAlone.ctb", tasks=[BundledTask(descriptor=t.descriptor) for t in small_manifest().tasks])
 bundle_at(HERE / "Damaged.ctb").write_bytes(b"PK")
 bundle_at(ELSEWHERE / "right.ctb")
-atexit.register(shutil.rmtree, HERE, ignore_errors=True)
 
 test_carried, test_wrong_carried, test_every_check_of_bundles = bundles.tests()
