@@ -5,6 +5,7 @@ Complete graphs with one edge for each ordered pair, one in a hundred measured: 
 """
 
 import argparse
+import functools
 import resource
 import tempfile
 import time
@@ -62,19 +63,25 @@ def main() -> None:
     parser.add_argument("--merge", action="store_true", help="merge two such graphs, too")
     args = parser.parse_args()
     for tasks in args.tasks:
-        print(f"\n{tasks} tasks, {tasks * (tasks - 1):,} edges\n\n| | CPU, s | wall, s | MiB | memory, GiB |\n|---|---|---|---|---|")
-        graph = timed("made, edge by edge", lambda count=tasks: complete(count))
-        timed("metrics", graph.metrics)
-        with tempfile.TemporaryDirectory() as folder:
-            for suffix in args.formats:
-                path = Path(folder) / f"graph.{suffix}"
-                timed(f"export .{suffix}", lambda where=path: graph.export(where))
-                timed(f"load .{suffix}", lambda where=path: TransferGraph.load(where), path)
-            if args.report:
-                path = Path(folder) / "report.html"
-                timed("report", lambda where=path: write_report(RunRecord(run_id="scale", name="scale"), graph, where, Registry.installed()))
-        if args.merge:
-            timed("merge", lambda count=tasks: graph.merge(complete(count, seed=1)))
+        measure(tasks, args)
+
+
+def measure(tasks: int, args: argparse.Namespace) -> None:
+    print(f"\n{tasks} tasks, {tasks * (tasks - 1):,} edges\n")
+    print("| | CPU, s | wall, s | MiB | memory, GiB |\n|---|---|---|---|---|")
+    graph = timed("made, edge by edge", lambda: complete(tasks))
+    timed("metrics", graph.metrics)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in args.formats:
+            path = Path(folder) / f"graph.{suffix}"
+            timed(f"export .{suffix}", functools.partial(graph.export, path))
+            timed(f"load .{suffix}", functools.partial(TransferGraph.load, path), path)
+        if args.report:
+            record, path = RunRecord(run_id="scale", name="scale"), Path(folder) / "report.html"
+            timed("report", lambda: write_report(record, graph, path, Registry.installed()))
+    if args.merge:
+        other = complete(tasks, seed=1)
+        timed("merge", lambda: graph.merge(other))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ class Arrival:
 
     `expected` is the coefficient that the source was chosen for; `gain` what that brought on the test data over
     scratch, in the metric. `trainings` counts all that were done for it, its own model included; what was judged to
-    compare is not among them. With `compare`: `regret` is how much more the best of all sources brings, `random_gain`
-    what one drawn at random brings on average, `tried_gain` the best of so many drawn at random and tried in the same
-    way.
+    compare is not among them. With `compare`: `regret` is how much more the `best` of the sources compared brings,
+    `random_gain` what one drawn at random brings on average, `tried_gain` the best of so many drawn at random and tried
+    in the same way.
     """
 
     task: str
@@ -64,7 +64,7 @@ class LifelongResult(Shown):
 
     @property
     def regret(self) -> Interval | None:
-        """To the best of all sources, mean over the later arrivals; None where they were not compared."""
+        """To the best of the sources compared, mean over the later arrivals; None where none were."""
         known = [each.regret for each in self.later if each.regret is not None]
         return confidence_interval(known) if known else None
 

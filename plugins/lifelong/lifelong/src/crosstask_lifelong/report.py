@@ -30,13 +30,13 @@ def section(done: LifelongResult) -> Section:
     caption = "Gain in the metric over scratch"
     series = {"gain": ("chosen source", "more", "full"), "mean": ("mean so far", "series1", "solid")}
     if any(each.random_gain is not None for each in done.later):
-        series["random"] = ("mean of all sources", "less", "hollow")
+        series["random"] = ("one source at random", "less", "hollow")
     figures = [plot(_gains(done.later), caption, f"{caption}, for each arrival", 320)]
     caption = "What was done for each arrival"
     figures.append(plot(_costs(done.arrivals), caption, f"{caption}: tasks looked at, trainings", 260))
     known = [each for each in done.later if each.regret is not None]
     if known:
-        caption = "Regret: how much more the best of all sources brings"
+        caption = "Regret: how much more the best of the sources compared brings"
         figures.append(plot(_regrets(known), caption, f"{caption}, as a coefficient, for each arrival", 260))
     rows = [
         (
@@ -50,7 +50,7 @@ def section(done: LifelongResult) -> Section:
         for place, each in enumerate(done.arrivals, 1)
     ]
     caption = f"{number(len(rows))} arrivals"
-    shown = details(caption, table(caption, ("", "Task", "Learned from", "Tried", "Gain", "Best of all"), rows))
+    shown = details(caption, table(caption, ("", "Task", "Learned from", "Tried", "Gain", "Best compared"), rows))
     return Section("Tasks that arrive", lead + view(legend(series), figures[0]) + view(*figures[1:], grid=True) + shown)
 
 
@@ -82,7 +82,7 @@ def _gains(arrivals: tuple[Arrival, ...]) -> Any:
             go.Scatter(
                 x=places, y=[each.random_gain for each in arrivals], mode="markers",
                 marker={"size": 7, "symbol": "circle-open", "color": color("less")},
-                hovertemplate="mean of all sources %{y:.3f}<extra></extra>", meta={"series": ["random"]},
+                hovertemplate="one source at random %{y:.3f}<extra></extra>", meta={"series": ["random"]},
             )
         )  # fmt: skip
     return figure(traces, xaxis=_X, yaxis={"title": {"text": "gain"}, "zeroline": True})

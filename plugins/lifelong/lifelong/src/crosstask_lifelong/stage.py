@@ -36,7 +36,8 @@ class Lifelong(Stage):
     estimators are calibrated by it, and later arrivals ask sources that have helped. Pairs that the graph has measured
     already are not measured again.
 
-    With `compare`, every other source is measured and judged, too, which costs n² and changes nothing of the choice.
+    With `compare`, so many sources drawn at random are measured and judged, too (with more than there are tasks all of
+    them, which costs n²), and nothing of the choice changes.
     A run that was killed repeats no training: what discoverers measured they remember.
     """
 
@@ -52,7 +53,9 @@ class Lifelong(Stage):
     judge: Part = part(
         "discovery", Choice(use="probe", options={"split": "test"}), help="says what the choice brought, on test data"
     )
-    compare: bool = option(False, help="measure all sources, too, to say what others would have brought")
+    compare: int = option(
+        0, ge=0, help="measure so many sources drawn at random, too, to say what others would have brought"
+    )
 
     def check(self, portfolio: Portfolio) -> None:
         for task in self.order:
@@ -108,11 +111,13 @@ class Lifelong(Stage):
         engine.train([task])
         seconds = time.process_time() - started
         source = told.get("source")
-        judged = self._judged(engine, judge, known if self.compare else [source] if source else [], task, notes)
+        others = self._drawn("compare", known, self.compare, task)
+        wanted = [s for s in known if s in others or s == source]
+        judged = self._judged(engine, judge, wanted, task, notes)
         if source in judged:
             told["gain"] = _gain(judged[source])
-        if self.compare and judged:
-            told |= self._compared(engine, known, task, judged, source, notes)
+        if others and judged:
+            told |= self._compared(engine, others, task, judged, source, notes)
         return Arrival(**told, tried=tried, trainings=trainings, notes=tuple(notes), seconds=seconds)
 
     def _looked_at(self, graph: TransferGraph, known: list[str], task: str) -> list[str]:
@@ -122,11 +127,12 @@ class Lifelong(Stage):
         gives = generosity(graph)
         ranked = sorted(known, key=lambda s: (-(belief(graph, s, task)[0] + gives.get(s, 0.0)), s))
         kept = ranked[: self.candidates // 2]
-        rest = ranked[len(kept) :]
-        generator = torch.Generator().manual_seed(self.context.seed_for("lifelong", task))
-        drawn = torch.randperm(len(rest), generator=generator)[: self.candidates - len(kept)].tolist()
-        chosen = {*kept, *(rest[place] for place in drawn)}
+        chosen = {*kept, *self._drawn("lifelong", ranked[len(kept) :], self.candidates - len(kept), task)}
         return [source for source in known if source in chosen]
+
+    def _drawn(self, what: str, sources: list[str], count: int, task: str) -> list[str]:
+        generator = torch.Generator().manual_seed(self.context.seed_for(what, task))
+        return [sources[place] for place in torch.randperm(len(sources), generator=generator)[:count].tolist()]
 
     def _found(
         self, engine: Engine, discoverer: Discoverer, sources: Sequence[str], task: str, graph: TransferGraph,
@@ -165,22 +171,23 @@ class Lifelong(Stage):
         return {edge.source: edge for edge in self._found(engine, judge, sources, task, apart, notes)}
 
     def _compared(
-        self, engine: Engine, known: list[str], task: str, judged: dict[str, TransferEdge], source: str | None,
+        self, engine: Engine, others: list[str], task: str, judged: dict[str, TransferEdge], source: str | None,
         notes: list[str],
     ) -> dict[str, Any]:  # fmt: skip
-        """What the best source, one at random, and the best of some tried at random bring."""
+        """What the best source, one at random, and the best of some tried at random bring; of those drawn for it."""
         apart = TransferGraph(each.descriptor for each in engine.portfolio)
         probe = self.made_of("probe")[0]
-        valid = {edge.source: edge for edge in self._found(engine, probe, known, task, apart, notes)}
+        valid = {edge.source: edge for edge in self._found(engine, probe, others, task, apart, notes)}
         values = {name: edge.transfer_coefficient for name, edge in judged.items()}
         best = max(values, key=lambda s: (values[s], s))
         own = values.get(source, 0.0) if source is not None else 0.0
-        ranked = sorted((s for s in judged if s in valid), key=lambda s: -valid[s].transfer_coefficient)
+        ranked = sorted((s for s in others if s in judged and s in valid), key=lambda s: -valid[s].transfer_coefficient)
         gains = [_gain(judged[s]).mean if valid[s].transfer_coefficient > 0 else 0.0 for s in ranked]
+        random = [_gain(judged[s]).mean for s in others if s in judged]
         return {
             "best": best if values[best] > 0 else None,
             "regret": max(0.0, values[best]) - own,
-            "random_gain": sum(_gain(edge).mean for edge in judged.values()) / len(judged),
+            "random_gain": sum(random) / len(random) if random else None,
             "tried_gain": best_of_drawn(gains, self.per_task) if gains else None,
         }
 
