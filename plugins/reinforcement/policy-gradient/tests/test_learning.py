@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from crosstask.errors import DataError, RunError
+from crosstask import TransferEngine
+from crosstask.errors import DataError, RecipeError, RunError
 from crosstask.options import component
 from crosstask.points.balancer import Balancer
+from crosstask.testing import reference_registry
 from crosstask_policy_gradient import A2C, PPO
 from crosstask_policy_gradient.learning import squared_error
+from crosstask_policy_gradient.plugin import PLUGIN
 from crosstask_reinforcement import Rollout, Runner, gae, train
-from crosstask_reinforcement.testing import corridors
+from crosstask_reinforcement.testing import REFERENCE, corridor_portfolio, corridors
 
 NAMES = ("right", "left", "wide")
 SMALL: dict[str, Any] = {"shared_dims": [16], "task_dims": [8]}
@@ -298,6 +301,13 @@ def test_a_task_blind_policy_cannot_walk_both_corridors() -> None:
     told, blind = (train(PPO(**SMALL, task_blind=b), both, **settings) for b in (False, True))
     assert told.solved
     assert not blind.solved
+
+
+def test_a_balancer_that_is_none_is_said_before_any_work() -> None:
+    with TransferEngine(registry=reference_registry(REFERENCE, PLUGIN), discoverers=[]) as engine:
+        engine.register(corridor_portfolio())
+        with pytest.raises(RecipeError, match=r"agent: .*pcgradd"):
+            engine.run_stage("reinforcement", agent={"use": "ppo", "balancer": "pcgradd"})
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 
 from crosstask.errors import DataError, PluginError
 from crosstask.options import component
-from crosstask_reinforcement.contract import Decision, Rollout, Situation, TaskSpace
+from crosstask_reinforcement.contract import Agent, Decision, Rollout, Situation, TaskSpace
 from crosstask_reinforcement.testing import LENGTH, ReferenceAgent, corridors
 from crosstask_reinforcement.training import Runner, Trained, evaluate, train
 
@@ -135,6 +135,20 @@ def test_training_goes_on_bit_for_bit_after_a_stop() -> None:
     assert all(torch.equal(wanted[name], value) for name, value in found.items())
     assert other.steps == runner.steps
     assert other.finished == runner.finished
+
+
+def test_an_agent_that_keeps_nothing_goes_on_from_its_weights() -> None:
+    @component
+    class Plain(Marches):
+        own_state = Agent.own_state
+        load_own_state = Agent.load_own_state
+
+    unprepared = Plain()
+    unprepared.load_state_dict(Plain().state_dict())
+    assert unprepared.spaces == ()
+    other = Plain()
+    other.load_state_dict(prepared(Plain()).state_dict())
+    assert [space.task_id for space in other.spaces] == ["right", "left"]
 
 
 def test_beginning_from_weights_is_seen_before_any_step() -> None:

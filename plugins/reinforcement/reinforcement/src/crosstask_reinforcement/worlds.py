@@ -110,7 +110,7 @@ class SwingUpWorld(World):
     limit: int | None = option(
         None, ge=1, help="steps of an episode at most; 500 of acrobots, 1000 of cars, by default"
     )
-    solved: float | None = option(None, help="mean return from which a task is; -100 and -120 by default")
+    solved: float | None = option(None, help="mean return from which a task is solved; -100, -120")
 
     def environments(self) -> dict[str, Environment]:
         found = {}
