@@ -35,9 +35,10 @@ from crosstask_multi_source import (
     Soup,
     train_jointly,
 )
-from crosstask_multi_source.best_of import compared
+from crosstask_multi_source import work as work_module
+from crosstask_multi_source.best_of import called, compared
 from crosstask_multi_source.methods import agreement, likeness, mean_weights
-from crosstask_multi_source.networks import Mean, mean_of
+from crosstask_multi_source.networks import Mean, _rebuilt, linear_head, mean_of
 from crosstask_multi_source.work import Work, choose_sources, learned_nothing
 
 FEW = Budget(steps=10, batch_size=8, learning_rate=1e-2, evaluate_every=10)
@@ -236,9 +237,10 @@ def test_several_inputs_values_and_labels_at_once() -> None:
         fit(task.model, task, FEW, torch.Generator().manual_seed(0), curve_split=None)
         tasks.append(task)
     a, b, c = tasks
+    brief = attrs.evolve(FEW, steps=3)
     for target, sources in ((c, [a, b]), (b, [a, c])):
         for distill in (False, True):
-            found = several(Ensemble(method="reference", distill=distill), sources, target, seeds=1)
+            found = several(Ensemble(method="reference", distill=distill), sources, target, seeds=1, budget=brief)
             assert evaluate(found.model, target) == pytest.approx(found.score.mean, rel=1e-4)
         found = several(BestOf(method="reference", candidates=(Concat(), Joint()), folds=2), sources, target, seeds=1,
                         split="test") if target is c else found  # fmt: skip
@@ -323,6 +325,8 @@ def test_the_soup_of_identical_models_is_the_model() -> None:
     for ours, theirs in zip(made.state_dict().values(), task.model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert likeness(task.model, task.model) == pytest.approx(1)
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    assert likeness(bare, copy.deepcopy(bare)) == 1, "without a trunk there is nothing that could differ"
 
 
 def related() -> list[Task]:
@@ -401,6 +405,10 @@ def test_sources_that_hurt_and_controls_are_left_out_and_the_best_stands_first()
 
 def test_who_learned_nothing() -> None:
     halves, shuffled = plane("halves", "shuffled")
+    free = Task(descriptor=TaskDescriptor(task_id="free", task_type="generation"), model=halves.model, loss="mse",
+                metric=lambda outputs, targets: 0.0, train=(torch.zeros(4, 2), torch.zeros(4, 2)),
+                validation=(torch.zeros(4, 2), torch.zeros(4, 2)))  # fmt: skip
+    assert not learned_nothing(free), "of a type for which nobody knows chance"
     assert not learned_nothing(halves)
     assert learned_nothing(shuffled)
     assert not learned_nothing(halves.over(train=halves.data("train"))), "nothing is held out: nobody knows"
@@ -487,6 +495,30 @@ def test_what_cannot_be_judged_is_told() -> None:
         several(BestOf(method="reference", candidates=()), tasks, target, budget=attrs.evolve(FEW, samples=6))
 
 
+def test_without_any_candidate_it_is_the_best_single_source() -> None:
+    tasks, target = plane("halves", "moons"), small_task("quarters")
+    method = bound(BestOf(method="reference", candidates=({"use": "reference"},), folds=2))
+    assert [start.sources for start in method.starts(work(tasks, target))] == [("halves",)]
+    with pytest.raises(DataError, match="candidates are methods that learn from several sources in one way, not"):
+        several(method, tasks, target)
+    ensemble = bound(Ensemble(members=(Joint(), Concat())))
+    assert called(ensemble) == "crosstask_multi_source.methods:Ensemble of single, " + ", ".join(
+        f"crosstask_multi_source.methods:{name}" for name in ("Joint", "Concat")
+    )
+
+
+def test_what_is_in_the_store_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, target = plane("halves", "moons"), small_task("quarters")
+    context = LocalContext(registry=REGISTRY)
+    method: Any = context.component("transfer", "reference")
+    first = Work(context, method, tasks, target, FEW, FEW)
+    ((one,),) = first.learn([first.joint(tasks)], first.draws([1]))
+    monkeypatch.setattr(context, "jobs", lambda jobs: pytest.fail("made again"))
+    second = Work(context, method, tasks, target, FEW, attrs.evolve(FEW))
+    ((other,),) = second.learn([second.joint(tasks)], second.draws([1]))
+    torch.testing.assert_close(one.state_dict(), other.state_dict())
+
+
 def test_parts_of_a_draw_are_stratified_and_each_sample_is_held_out_once() -> None:
     target = small_task("quarters")
     made = work(plane("halves"), target)
@@ -505,7 +537,7 @@ def test_parts_of_a_draw_are_stratified_and_each_sample_is_held_out_once() -> No
 # Fleets, stores, files ------------------------------------------------------------------------------------------------
 
 
-def test_trainings_in_fleets_are_those_of_the_method_and_are_made_once() -> None:
+def test_trainings_in_fleets_are_those_of_the_method_and_are_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks, target = plane("halves", "moons"), small_task("quarters")
     made, other = work(tasks, target), work(tasks, target)
     alone = [m for models in made.learn([made.single(t) for t in tasks], made.draws([1, 2])) for m in models]
@@ -514,6 +546,12 @@ def test_trainings_in_fleets_are_those_of_the_method_and_are_made_once() -> None
     fleet = [m for models in other.learn([other.single(t) for t in tasks], draws) for m in models]
     for one, two in zip(alone, fleet, strict=True):
         torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(work_module, "train_fleet", lambda members: 1 / 0)
+    third = work(tasks, target)
+    third.method = InPhases()
+    single = [m for models in third.learn([third.single(t) for t in tasks], third.draws([1, 2])) for m in models]
+    for one, two in zip(alone, single, strict=True):
+        torch.testing.assert_close(one.state_dict(), two.state_dict())
     again = other.learn([other.single(tasks[0])], draws[:1])
     assert again[0][0] is fleet[0]
 
@@ -535,6 +573,13 @@ def test_a_network_of_several_goes_through_a_file(kind: str, tmp_path: Any) -> N
     again.model = found.model
     further = several(Concat(method="reference"), [*tasks, again], small_task("moons"), seeds=1)
     assert further.cost.parameters > found.cost.parameters, "a network of several is a source like another"
+
+
+def test_a_part_that_cannot_be_made_again_is_told() -> None:
+    with pytest.raises(DataError, match="nowhere:Nothing cannot make its part"):
+        _rebuilt({"factory": "nowhere:Nothing", "outputs": None})
+    assert linear_head(nn.Sequential(nn.ReLU())) is None
+    assert isinstance(_rebuilt({"factory": f"{__name__}:Normed", "outputs": None}), Normed)
 
 
 def test_what_is_learned_is_of_the_type_of_the_first_source() -> None:

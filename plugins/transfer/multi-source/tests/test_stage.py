@@ -62,7 +62,11 @@ def test_the_engine_adapts_a_target_from_the_sources_that_the_graph_knows(tmp_pa
 
 def test_what_the_stage_finds_and_what_the_report_says() -> None:
     with engine() as made:
-        options = {"candidates": ["concat", "ensemble", "soup"], "judge_on": "validation", "margin": 1e6}
+        options = {
+            "candidates": ["concat", {"use": "ensemble", "members": ["soup"]}],
+            "judge_on": "validation",
+            "margin": 1e6,
+        }
         outcome = made.run_stage("multi_source", targets=["plain-parity"], strategy=by("best_of", **options))
         other = made.run_stage("multi_source", targets=["plain-parity"], strategy=by("joint"))
         with pytest.raises(DataError, match=r"strategy: .* does not learn from several sources"):

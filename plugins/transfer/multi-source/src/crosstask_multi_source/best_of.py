@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.errors import DataError
+from crosstask.errors import DataError, RunError
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import predict
 from crosstask.options import component, option
@@ -22,7 +22,7 @@ from crosstask_multi_source.work import Draw, Start, Work
 
 ENOUGH = 200
 """Validation samples with which a share of them is known to three or four points."""
-RESAMPLES = 200
+RESAMPLES = 100
 
 CANDIDATES: tuple[Any, ...] = (
     "concat", "joint", "concat_joint", "ensemble", {"use": "ensemble", "members": ["joint", "concat_joint"]}, "soup",
@@ -90,7 +90,7 @@ class BestOf(MultiSource):
                     refused.append(Candidate(name=name, reason="with these sources it is the single transfer"))
                 else:
                     tried.append(self._tried(name, starts, method, work, draws, inside))
-            except DataError as error:
+            except (DataError, RunError) as error:
                 refused.append(Candidate(name=name, reason=str(error)))
         trainings = 1 if inside is None else len(inside[0])
         table = [self._row(each, best, work, draws) for each in tried]

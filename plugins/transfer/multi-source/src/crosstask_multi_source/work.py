@@ -16,7 +16,7 @@ from crosstask.learning.fleets import Member, muster, phases_of, train_fleet
 from crosstask.learning.modules import load_matching
 from crosstask.learning.objectives import chance
 from crosstask.learning.own_models import arrays_of
-from crosstask.learning.training import evaluate, predict
+from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
     architecture,
     drawn,
@@ -315,13 +315,6 @@ def total(costs: Iterable[Cost]) -> Cost:
     )
 
 
-def outputs_and_targets(modules: Sequence[nn.Module], draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
-    """What each module answers to the validation data of its draw, one after another, and what is right."""
-    data = [draw.task.data("validation") for draw in draws]
-    found = [predict(module, part.inputs) for module, part in zip(modules, data, strict=True)]
-    return torch.cat(found), torch.cat([part.targets for part in data])
-
-
 def _plain(start: Start, draw: Draw) -> tuple[nn.Module, bool, Task, int]:
     splits = ("train", "validation")
     return start.model, start.keep_head, without_model(draw.task, splits), draw.seed
@@ -337,11 +330,15 @@ def _learn_job(
     """Models learned from starts, as arrays: together, or one by one."""
     if len(given) > 1:
         phases = phases_of(method, budget) or ()
-        members = [
-            Member(receive(model, task, seed, keep)[0], task, budget, phases, seed) for model, keep, task, seed in given
-        ]
-        if not any(isinstance(found, CrosstaskError) for found in train_fleet(members)):
-            return [arrays_of(member.model) for member in members]
+        try:
+            members = [
+                Member(receive(model, task, seed, keep)[0], task, budget, phases, seed)
+                for model, keep, task, seed in given
+            ]
+            if not any(isinstance(found, CrosstaskError) for found in train_fleet(members)):
+                return [arrays_of(member.model) for member in members]
+        except Exception:  # one of them is not as it looked: each by itself, so that it is known which
+            pass
     found = []
     for model, keep, task, seed in given:
         learner, _, _ = receive(model, task, seed, keep)
