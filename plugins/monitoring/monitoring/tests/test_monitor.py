@@ -6,24 +6,41 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import Tensor
 
-from crosstask.descriptors import TaskDescriptor
+from crosstask.descriptors import TaskDescriptor, TensorData
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError
+from crosstask.graph import TransferEdge
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import weights_digest
+from crosstask.options import component
 from crosstask.records import Budget, Curriculum
 from crosstask.tasks import Portfolio, Task
 from crosstask.testing import reference_registry, small_task, trained
-from crosstask_monitoring import CurriculumHealer, Entry, History, Monitor, Surgery, comparing
+from crosstask_monitoring import CurriculumHealer, Entry, Evidence, History, Monitor, Surgery, comparing, rows_of
 from crosstask_monitoring.digits import portfolio
-from crosstask_monitoring.testing import REFERENCE
+from crosstask_monitoring.testing import REFERENCE, ReferenceDetector
 
 REGISTRY = reference_registry(REFERENCE)
+
+
+@component
+class Shewhart(ReferenceDetector):
+    """Losses in standard deviations of the reference, also without limits."""
+
+    capabilities = frozenset({"unbounded"})
+
+    def read(self, reference: Tensor, stream: Tensor, limits: tuple[float, float]) -> Evidence:
+        self.check_scores(reference, stream, limits)
+        lost = (reference[:, 0].mean() - stream[:, 0]) / (reference[:, 0].std() + 0.1)
+        return Evidence(statistic=tuple(lost.tolist()), threshold=4.0)
+
+
 BUDGET = Budget(steps=120, learning_rate=5e-3, evaluate_every=60)
 
 
@@ -151,13 +168,17 @@ def test_surgery_with_a_curriculum_of_ones_own() -> None:
             for parameter in task.model.parameters():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator))
         made.register_task(task)
+        made.register_task(TaskDescriptor(task_id="turned now", output_dim=2))
+        made.graph.add(TransferEdge(source="moons", target="turned", transfer_coefficient=0.5))
         surgery = Surgery(made)
         assert isinstance(surgery, CurriculumHealer)
         done = surgery.heal_with_curriculum(Curriculum(target="turned", task_sequence=("turned",)))
         assert done.replaced, done.reason
         assert isinstance(task.model, torch.nn.Sequential)
         assert done.curriculum is not None
-        assert done.curriculum.task_sequence == ("turned now",)
+        assert done.curriculum.task_sequence == ("turned now+",), "a name of its own"
+        assert made.portfolio.ids == ["moons", "turned", "turned now"]
+        assert "turned: replaced; better beyond noise" in done._repr_html_()
         assert surgery.roll_back("turned") == done.old
         with pytest.raises(DataError, match=r"no task 'turnd'.*did you mean 'turned'"):
             surgery.heal_with_curriculum(Curriculum(target="turnd", task_sequence=("turnd",)))
@@ -246,6 +267,76 @@ def test_what_is_missing_is_said() -> None:
             Surgery(made).restored(made.portfolio["moons"], "abc")
 
 
+def test_errors_without_a_least_value_are_healed_too() -> None:
+    """A regression by its RMSE, which has no limits: a detector that reads it finds the drop, the bootstrap judges."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 3, generator=generator)
+    values = rows.sum(1, keepdim=True)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 1))
+    for parameter, right in zip(model.parameters(), (torch.eye(3), 0.0, 1.0, 0.0), strict=True):
+        parameter.data[:] = right
+    about = TaskDescriptor(task_id="sum", task_type="regression", output_dim=1, input_shape=(3,))
+    task = Task(descriptor=about, metric="rmse", train=(rows[:100], values[:100]), test=(rows, values),
+                validation=(rows[100:200], values[100:200]), model=model)  # fmt: skip
+    with TransferEngine(budget=Budget(steps=150, learning_rate=0.1), seeds=1, discoverers=(), auto_discover=False,
+                        registry=REGISTRY) as made:  # fmt: skip
+        made.register_task(task)
+        with pytest.raises(DataError, match="take a detector that claims 'unbounded'"):
+            Monitor(made).check("sum")
+        monitor = Monitor(made, Shewhart())
+        for at in range(0, 200, 20):
+            monitor.record("sum", inputs=rows[at : at + 20], targets=values[at : at + 20] + 0.01, reference=at < 100)
+        reading = monitor.check("sum")["sum"]
+        assert not reading.alarm
+        assert reading.reference.low == reading.reference.mean, "no interval without limits"
+        assert "sum: no drop in 5 records" in reading._repr_html_()
+        for at in range(200, 400, 20):
+            monitor.record("sum", inputs=rows[at : at + 20], targets=values[at : at + 20] + 3)
+        assert monitor.check("sum")["sum"].alarm_at == 5
+        assert "dropped, found at record 5" in monitor.check("sum")["sum"]._repr_html_()
+        done = monitor.heal("sum")
+        assert done.replaced
+        assert done.comparison is not None
+        assert done.comparison.test.startswith("paired bootstrap")
+
+
+def test_what_a_model_still_brings_is_the_share_that_is_left_of_its_score() -> None:
+    with TransferEngine(discoverers=(), auto_discover=False, registry=REGISTRY) as made:
+        task = trained(small_task("moons"))
+        made.register_task(task)
+        surgery, data = Surgery(made), task.data("train")
+        assert task.model is not None
+        score, half = evaluate(task.model, task, "train"), 0.5  # as many of each moon
+        assert surgery._left(task, data) == pytest.approx((score - half) / (1 - half))
+        turned = TensorData(-data.inputs, data.targets)
+        assert surgery._left(task, turned) == 0.05, "worse than always saying the same: it is tried nevertheless"
+        about = attrs.evolve(task.descriptor, task_id="other", task_type="other")
+        other = Task(descriptor=about, train=task.train, loss="cross_entropy", metric="accuracy", model=task.model)
+        assert surgery._left(other, data) == 0.05, "of a kind whose chance nobody knows"
+
+
+def test_a_task_without_its_model_is_left_as_it_is(tmp_path: Path) -> None:
+    for _ in range(2):
+        with TransferEngine(store=f"sqlite:///{tmp_path / 's.db'}", discoverers=(), auto_discover=False,
+                            registry=REGISTRY) as made:  # fmt: skip
+            made.register_task(TaskDescriptor(task_id="served", output_dim=3))
+            monitor = Monitor(made)
+            monitor.record("served", 0.9)
+    assert len(monitor.history.of("served")) == 2
+
+
+def test_scores_are_checked() -> None:
+    detector, good = ReferenceDetector(), rows_of([0.9], 40)
+    for reference, stream, limits, told in (
+        (good, good, (1.0, 0.0), "limits must go from low to high, got 1.0 to 0.0"),
+        (good, good[:, :1], (0.0, 1.0), r"the stream must be \[T, 2\] \(score, samples\), got \(1, 1\)"),
+    ):
+        with pytest.raises(DataError, match=told):
+            detector.read(reference, stream, limits)
+    with pytest.raises(DataError, match="2 scores with 1 numbers of samples"):
+        rows_of([0.1, 0.2], [3])
+
+
 def test_entries_of_another_release_are_left_out(tmp_path: Path) -> None:
     with engine(tmp_path / "store.db") as made:
         assert made.store is not None
@@ -297,7 +388,7 @@ def test_other_metrics_are_compared_by_the_bootstrap() -> None:
 
 
 def test_several_inputs_are_put_together() -> None:
-    from crosstask.descriptors import MultiInput, TensorData
+    from crosstask.descriptors import MultiInput
     from crosstask_monitoring.monitor import _joined
 
     one = TensorData(MultiInput({"a": torch.ones(2, 3), "b": torch.zeros(2)}), torch.zeros(2))  # type: ignore[arg-type]

@@ -67,6 +67,7 @@ def test_a_change_is_found_healed_and_shown() -> None:
     ):
         assert told in section.html
     assert "replaced: better beyond noise" in Heal.summary(result)["attempt at record 14"]
+    assert "digits: 20 records, 1 alarms, 1 replacements" in result._repr_html_()
     evil = "<script>alert(1)</script>"
     changed = attrs.evolve(result, task=evil, metric=evil, detector=evil,
                            phases=tuple(attrs.evolve(each, task=evil) for each in result.phases))  # fmt: skip

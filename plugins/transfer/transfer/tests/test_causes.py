@@ -16,17 +16,17 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
-from crosstask.errors import DataError, RecipeError
+from crosstask.errors import DataError, RecipeError, RunError
 from crosstask.graph import TransferGraph
 from crosstask.learning.fleets import Phase
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import History, fit
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
-from crosstask.records import Budget
+from crosstask.records import Budget, Interval
 from crosstask.tasks import Portfolio, Task
 from crosstask.testing import reference_registry, small_task, trained
-from crosstask_transfer import Causes, Explain, LayerAttribution, causes
+from crosstask_transfer import Causes, Effect, Explain, LayerAttribution, causes
 from crosstask_transfer.plugin import PLUGIN
 from crosstask_transfer.testing import digits
 
@@ -306,8 +306,9 @@ def test_what_cannot_be_found_out_is_said() -> None:
     only = Portfolio([source])
     source.descriptor = attrs.evolve(source.descriptor, required_skills=("cooking",))
     asked = trained(small_task("moons"))
+    values = Task(descriptor=TaskDescriptor(task_id="values", task_type="regression", output_dim=1), train=target.train)
     with pytest.raises(DataError, match="skill 'curves': no task with data"):
-        causes.skill_causes(Tune(), asked, target, Portfolio([]), BUDGET, **how)
+        causes.skill_causes(Tune(), asked, target, Portfolio([values]), BUDGET, **how)
     assert set(causes.serving_units(source, only)) == {"cooking"}
     source.descriptor = attrs.evolve(source.descriptor, required_skills=())
     with pytest.raises(DataError, match="requires no skill"):
@@ -319,3 +320,46 @@ def test_what_cannot_be_found_out_is_said() -> None:
     same.model = trained(small_task("moons")).model
     with pytest.raises(DataError, match="at least two classes with training samples"):
         causes.class_causes(Tune(), same, target, BUDGET, BUDGET, seeds=2, controls=1)
+
+
+class Beside(nn.Module):
+    """A head that sees the inputs beside the units."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units, self.head = nn.Linear(2, 6), nn.Linear(8, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        made: Tensor = self.head(torch.cat([self.units(inputs).relu(), inputs], 1))
+        return made
+
+
+def test_units_that_cannot_be_told_apart_are_said() -> None:
+    source = small_task("quarters")
+    source.model = Beside()
+    with pytest.raises(DataError, match="cannot be told apart: its head receives 8 numbers from 6 units"):
+        causes.serving_units(source, Portfolio([small_task("moons")]))
+
+
+def test_networks_that_go_alone_and_trainings_that_fail() -> None:
+    source, target = small_task("quarters"), small_task("moons")
+    source.model = ModelSpec(hidden=(8,)).build(source.descriptor, 0)
+    few = Budget(steps=3, learning_rate=1e-2)
+    half = attrs.evolve(few, precision="bfloat16")
+    found = causes.class_causes(Tune(), source, target, half, few, seeds=2, controls=1)
+    assert len(found.effects) == 4
+    with pytest.raises(RunError, match="the training loss is"):
+        causes.class_causes(Probe(), source, target, attrs.evolve(few, learning_rate=1e38), few, seeds=2, controls=1)
+
+
+def test_what_is_shown_of_them() -> None:
+    """In notebooks, and where no layer carries a gain."""
+    value = Interval(mean=0.1, low=0.05, high=0.15)
+    effect = Effect(name="3", removed=5, control=0.9, lost=value, p_value=0.01, adjusted=0.02)
+    found = Causes(kind="classes", source="a", target="b", metric="accuracy", score=value, effects=(effect,))
+    assert found.helping == ("3",)
+    assert "What classes of a brought to b" in found._repr_html_()
+    layers = LayerAttribution(source="a", target="b", strategy="s", metric="accuracy", split="test", gain=value,
+                              blocks=(), causes=(found,))  # fmt: skip
+    assert "What each layer brought from a to b" in layers._repr_html_()
+    assert "No single layer carried it" in Explain.sections(layers, TransferGraph())[0].html

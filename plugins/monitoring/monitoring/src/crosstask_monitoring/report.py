@@ -86,16 +86,14 @@ def _statistic(done: HealResult) -> str:
 
 
 def _operations(done: HealResult) -> str:
-    rows = []
-    for at, each in zip(done.operated, done.operations, strict=True):
-        found, path = each.comparison, each.curriculum
-        if found is None:
-            continue
-        rows.append((
+    rows = [
+        (
             str(at), escape(each.outcome), number(found.old), number(found.new),
             spread(found.difference, signed=True), f"{found.p_value:.2g}", str(found.samples),
-            escape(" → ".join(path.task_sequence)) if path else "–",
-        ))  # fmt: skip
+            escape(" → ".join(each.curriculum.task_sequence)) if each.curriculum else "–",
+        )
+        for at, each in zip(done.operated, done.operations, strict=True) if (found := each.comparison) is not None
+    ]  # fmt: skip
     head = ("Record", "Outcome", "Old", "New", "Difference", "p", "Judged on", "Curriculum")
     return table("What was tried", head, rows) if rows else ""
 

@@ -117,7 +117,7 @@ def _cells(found: Causes) -> str:
     traces = [go.Heatmap(z=values, text=texts, coloraxis="coloraxis", xgap=2, ygap=2, hoverongaps=False,
                          hovertemplate="%{text}<extra></extra>")]  # fmt: skip
     written = [
-        (x, y, value, found.effects[y].class_adjusted[n] <= LEVEL)
+        (x, y, round(value, 2) + 0.0, found.effects[y].class_adjusted[n] <= LEVEL)
         for y, row in enumerate(values) for x, (n, value) in enumerate(zip(columns, row, strict=True))
         if value is not None
     ]  # fmt: skip
