@@ -1,8 +1,8 @@
 """Distilled Q-networks and hierarchical controllers on six CartPoles, of which one has its force reversed.
 
-    python tests/benchmarks/reinforcement_q.py --parts hierarchy --seeds 1     # half a minute
-    python tests/benchmarks/reinforcement_q.py --parts distillation --seeds 2  # teachers take 2 to 3 minutes a seed
-    python tests/benchmarks/reinforcement_q.py --teachers FOLDER               # keeps them there, and takes them
+    python tests/benchmarks/reinforcement_q.py --parts hierarchy                 # a minute or two
+    python tests/benchmarks/reinforcement_q.py --parts distillation --seeds 0 1  # teachers take 2 to 3 minutes a seed
+    python tests/benchmarks/reinforcement_q.py --teachers FOLDER                 # keeps them there, and takes them
 
 Distillation: a teacher for each task is trained by deep Q-learning until it is solved, and one student learns from all,
 from their values (`KL`), from their best actions alone (`hard labels`), or from values and rewards (`TD + KL`); beside
@@ -78,11 +78,11 @@ def values_of(agent: DistilledQ, name: str, hard: bool = False) -> Any:
 
 
 def distillation(
-    seeds: int, students: int, steps: int, teacher_steps: int, folder: Path | None, only: list[str]
+    seeds: list[int], students: int, steps: int, teacher_steps: int, folder: Path | None, only: list[str]
 ) -> None:
     environments = list(CartPoleWorld().environments().values())
     rows: dict[str, list[dict[str, float]]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         teachers = teachers_of(seed, teacher_steps, folder)
         level = {
             n: means(evaluate(a, [e], 50, seed=99))[n] for (n, a), e in zip(teachers.items(), environments, strict=True)
@@ -210,13 +210,23 @@ def anything(count: int, seed: int, tasks: torch.Tensor) -> torch.Tensor:
     return torch.randint(count, tasks.shape, generator=torch.Generator().manual_seed(seed))
 
 
-def hierarchy(seeds: int, steps: int) -> None:
+WORLDS: dict[str, tuple[type[CartPoles], list[str], int]] = {
+    "felt": (Felt, ["usual", "reversed"], 4),
+    "measured": (Measured, list(CARTPOLES), 16),
+}
+"""Kind, tasks, and the steps for which a choice lasts: in `felt` a wrong one must be mended before the pole falls."""
+
+
+def hierarchy(seeds: list[int], steps: int, worlds: list[str]) -> None:
     print("\n| world | seed | right decisions | after the first of an episode | at random | worst task's mean return "
           "| at random |\n|---|---|---|---|---|---|---|")  # fmt: skip
-    for world, kind, names in (("felt", Felt, ["usual", "reversed"]), ("measured", Measured, list(CARTPOLES))):
+    for world in worlds:
+        kind, names, length = WORLDS[world]
         environments = unnamed(kind, names)
-        for seed in range(seeds):
-            agent = Hierarchical(told=False, meta_dims=(64, 64), task_dims=(64, 64), sub_share=0.6)
+        for seed in seeds:
+            agent = Hierarchical(
+                told=False, option_length=length, meta_dims=(64, 64), task_dims=(64, 64), sub_share=0.6
+            )
             train(
                 agent, environments, steps=steps * len(names), copies=8, evaluate_every=steps * len(names), episodes=1,
                 stop=False, seed=seed,
@@ -245,7 +255,8 @@ def main() -> None:
     parser.add_argument(
         "--parts", nargs="+", default=["hierarchy", "distillation"], choices=["hierarchy", "distillation"]
     )
-    parser.add_argument("--seeds", type=int, default=1, help="of hierarchies, and of teachers")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of hierarchies, and of teachers")
+    parser.add_argument("--worlds", nargs="+", default=list(WORLDS), choices=list(WORLDS))
     parser.add_argument("--students", type=int, default=1, help="students for each set of teachers")
     parser.add_argument("--steps", type=int, default=60_000, help="of a student, in all tasks together")
     parser.add_argument("--teacher-steps", type=int, default=100_000, help="of a teacher, at most")
@@ -257,7 +268,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if "hierarchy" in given.parts:
-        hierarchy(given.seeds, given.hierarchy_steps)
+        hierarchy(given.seeds, given.hierarchy_steps, given.worlds)
     if "distillation" in given.parts:
         distillation(given.seeds, given.students, given.steps, given.teacher_steps, given.teachers, given.only)
 

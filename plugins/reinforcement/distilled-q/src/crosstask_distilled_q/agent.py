@@ -115,9 +115,10 @@ class DistilledQ(Agent):
         net = self._net
         self._memories = [ReplayMemory(self.capacity, number) for number in range(len(self.spaces))]
         self._target = copy.deepcopy(net).requires_grad_(False)
-        self._learning = {"student": (net.student_parameters(), self._target.student_parameters())}
+        self._learning: dict[str, tuple[list[Tensor], list[Tensor]]] = {}  # what learns, and what follows it
+        self._learning["student"] = ([*net.student_parameters()], [*self._target.student_parameters()])
         if len(net.teachers):
-            self._learning["teachers"] = (list(net.teachers.parameters()), list(self._target.teachers.parameters()))
+            self._learning["teachers"] = ([*net.teachers.parameters()], [*self._target.teachers.parameters()])
         self._optimizers = {
             name: torch.optim.Adam(own, lr=self.learning_rate, fused=True) for name, (own, _) in self._learning.items()
         }

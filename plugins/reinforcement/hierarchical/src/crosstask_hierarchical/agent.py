@@ -43,7 +43,8 @@ class Hierarchical(Agent):
     freeze: bool = option(True, help="the controllers learn nothing more after that")
     gamma: float = option(0.99, ge=0, le=1, help="discount of a step")
     trace: float = option(0.95, ge=0, le=1, help="lambda of the advantages, at both levels")
-    learning_rate: float = option(1e-3, gt=0, help="of Adam")
+    learning_rate: float = option(1e-3, gt=0, help="of Adam, at first")
+    anneal: bool = option(True, help="let it fall to zero while a level learns")
     steps: int = option(32, ge=1, help="steps of each place between learning")
     epochs: int = option(4, ge=1, help="passes over what was collected")
     minibatches: int = option(4, ge=1, help="updates in a pass")
@@ -213,7 +214,7 @@ class Hierarchical(Agent):
                 "advantages": advantages[own],
                 "returns": (advantages + extras["value_task"])[own],
             }
-            metrics |= self._improve("task", batch, generator)
+            metrics |= self._improve("task", batch, rollout.progress, generator)
         if not self._subs_learn:
             with torch.no_grad():
                 _, later = net.choose(after.flatten(0, 1))
@@ -235,13 +236,15 @@ class Hierarchical(Agent):
                 "advantages": advantages[made],
                 "returns": (advantages + extras["value_meta"])[made],
             }
-            metrics |= self._improve("meta", batch, generator)
+            metrics |= self._improve("meta", batch, rollout.progress, generator)
         self._subs_learn = rollout.progress < self.sub_share
         return metrics
 
-    def _improve(self, level: str, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, float]:
+    def _improve(
+        self, level: str, batch: Mapping[str, Tensor], progress: float, generator: torch.Generator
+    ) -> dict[str, float]:
         """Proximal policy optimisation of one level, on rows of what it did."""
-        count = len(batch["advantages"])
+        count, left = len(batch["advantages"]), self._left(level, progress)
         found: list[tuple[float, float]] = []
         for _ in range(self.epochs if count else 0):
             order = torch.randperm(count, generator=generator)
@@ -253,14 +256,21 @@ class Hierarchical(Agent):
                 else:
                     policy, values = self._net.act(own["states"], own["meta"], own["allowed"])
                     log_prob = policy.log_prob(own["actions"])
-                found.append(self._step(level, own, log_prob, entropy(policy).mean(), values))
+                found.append(self._step(level, own, log_prob, entropy(policy).mean(), values, left))
         if not found:
             return {}
         losses, entropies = zip(*found, strict=True)
         return {f"{level}_loss": sum(losses) / len(found), f"{level}_entropy": sum(entropies) / len(found)}
 
+    def _left(self, level: str, progress: float) -> float:
+        """The part of the learning rate that is left at this part of the training."""
+        if not self.anneal:
+            return 1.0
+        begin, end = (0.0, self.sub_share if self.freeze else 1.0) if level == "task" else (self.sub_share, 1.0)
+        return min(1.0, max(0.01, (end - progress) / (end - begin)))
+
     def _step(
-        self, level: str, own: Mapping[str, Tensor], log_prob: Tensor, spread: Tensor, values: Tensor
+        self, level: str, own: Mapping[str, Tensor], log_prob: Tensor, spread: Tensor, values: Tensor, left: float
     ) -> tuple[float, float]:
         advantages = own["advantages"]
         if len(advantages) > 1:
@@ -271,11 +281,14 @@ class Hierarchical(Agent):
         loss = -gain - self.entropy_weight * spread + self.value_weight * error
         if not bool(loss.isfinite()):
             raise RunError(f"{self.origin}: the loss is {float(loss.detach())}; try a smaller learning_rate")
-        self._optimizers[level].zero_grad()
+        optimizer = self._optimizers[level]
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate * left
+        optimizer.zero_grad()
         loss.backward()
         for part in self._parameters[level]:
             nn.utils.clip_grad_norm_(part, self.max_grad_norm)
-        self._optimizers[level].step()
+        optimizer.step()
         return float(loss.detach()), float(spread.detach())
 
     # --- What survives
