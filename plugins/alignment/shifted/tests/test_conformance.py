@@ -4,7 +4,7 @@ from crosstask.testing import conformance, reference_registry
 from crosstask_alignment.testing import REFERENCE
 from crosstask_shifted import AdversarialTransfer, Shift
 
-TO_ONE = {"sources": ["moons"], "targets": ["turned"], "severities": [3], "attack_steps": 2}
+TO_ONE = {"sources": ["moons"], "targets": ["turned"], "corruptions": ["noise"], "severities": [3], "attack_steps": 1}
 
 test_stage = conformance(Shift, options=TO_ONE, registry=reference_registry(REFERENCE))
 test_adversarial = conformance(AdversarialTransfer, options={"attack_steps": 2})

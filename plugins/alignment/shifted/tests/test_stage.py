@@ -23,6 +23,7 @@ from crosstask.testing import reference_registry
 from crosstask_alignment.testing import REFERENCE, digits
 from crosstask_shifted import Shift, ShiftResult, ShiftRow
 from crosstask_shifted.plugin import PLUGIN
+from crosstask_shifted.stage import noted
 
 REGISTRY = reference_registry(PLUGIN, REFERENCE)
 QUICK = Budget(steps=20, batch_size=32, learning_rate=5e-3, samples=60, evaluate_every=20)
@@ -60,9 +61,8 @@ def test_transfers_are_judged_beside_scratch_on_the_same_shifts(tmp_path: Path) 
     )  # it is the transfer that is measured elsewhere
     assert moved.gain is not None
     assert moved.gain.mean == pytest.approx(plain.performance_gain.mean)
-    for row in result.rows:
-        assert row.scores["noise"][1].mean < row.clean.mean
-        assert row.scores["adversarial"][1].mean < row.clean.mean
+    assert scratch.scores["noise"][1].mean < scratch.clean.mean
+    assert scratch.scores["adversarial"][1].mean < scratch.scores["adversarial"][0].mean < scratch.clean.mean
     assert aligned.scores["noise"] != moved.scores["noise"]
     for name in result.shifts:
         gains = moved.gains[name]
@@ -121,7 +121,7 @@ def test_sources_that_do_not_fit_are_left_out_and_without_any_it_is_told() -> No
         train=(torch.randn(20, 3), torch.arange(20) % 2), test=(torch.randn(20, 3), torch.arange(20) % 2),
     )  # fmt: skip
     with engine(flat, digits(), digits("inverted"), seeds=1) as made:
-        result = shifted(made, corruptions=["noise"], severities=[1], radius=0.0)
+        result = shifted(made, sources=made.portfolio.ids, corruptions=["noise"], severities=[1], radius=0.0)
         assert [row.source for row in result.rows] == [None, "inverted"]
         with pytest.raises(DataError, match="no source has a model that fits it"):
             shifted(made, sources=["flat"])
@@ -132,6 +132,16 @@ def test_sources_that_do_not_fit_are_left_out_and_without_any_it_is_told() -> No
         made.register_task(without)
         with pytest.raises(DataError, match="'model' has no training data: an alignment needs its inputs"):
             shifted(made, sources=["model"], alignment="reference", align_with="source")
+
+
+def test_domains_of_another_kind_are_told() -> None:
+    own = {s: ((16 * digits().data(s).inputs).long(), digits().data(s).targets) for s in ("train", "test")}
+    whole = Task(descriptor=TaskDescriptor(task_id="whole", input_shape=(1, 8, 8), output_dim=10), **own)
+    with (
+        engine(whole, digits(), seeds=1) as made,
+        pytest.raises(DataError, match="'whole' and 'digits' differ in kind"),
+    ):
+        shifted(made, alignment="reference", align_with="source")
 
 
 def interval(mean: float, half: float = 0.01) -> Interval:
@@ -154,6 +164,7 @@ def test_what_is_shown() -> None:
     )  # fmt: skip
     assert (moved.stays, moved.turns, good.stays, good.turns) == ((), ("noise",), ("noise",), ())
     assert scratch.mean == pytest.approx(0.6)
+    assert noted(result.rows) == ("<s> to t by m: better than scratch as the data are, worse under noise",)
     rows = Shift.summary(result)
     assert rows["t_best_under_shift"] == "<s>, m: 0.625"
     assert rows["t_scratch_under_shift"] == pytest.approx(0.6)

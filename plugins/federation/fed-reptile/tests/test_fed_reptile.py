@@ -95,4 +95,4 @@ def test_sites_of_other_classes_are_served_better_by_a_model_of_their_own() -> N
     adapted = accuracy(FedReptile())
     assert adapted > 0.75
     assert adapted > accuracy(Unadapted()) + 0.05
-    assert accuracy(PerFedAvg(adapt_steps=5)) > 0.7
+    assert accuracy(PerFedAvg(adapt_steps=5)) > 0.6

@@ -8,6 +8,3 @@ from crosstask_federation.plugin import PLUGIN as FEDERATION
 REGISTRY = reference_registry(FEDERATION, PLUGIN)
 
 test_fedavg = conformance(FedAvg, registry=REGISTRY)
-test_with_what_stays = conformance(
-    FedAvg, options={"keep": ["head"], "mu": 0.1, "server_momentum": 0.5}, registry=REGISTRY
-)

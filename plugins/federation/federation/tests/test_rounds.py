@@ -179,6 +179,17 @@ def test_a_round_without_any_answer_ends_the_run() -> None:
         rounds(AllFail()).run()
 
 
+def test_a_failure_that_is_of_no_site_ends_the_run() -> None:
+    class Broken(LocalContext):
+        def jobs(self, jobs: Any, at_once: int | None = None) -> Any:
+            if any("round" in job.label and "judging" not in job.label for job in jobs):
+                raise RunError("the executor was shut down")
+            return super().jobs(jobs, at_once)
+
+    with pytest.raises(RunError, match="the executor was shut down"):
+        rounds(context=Broken()).run()
+
+
 def test_what_the_contract_does_not_name_does_not_leave_a_site() -> None:
     with pytest.raises(RunError, match="answers with 'images/all'; it says that it shares weights, buffers"):
         rounds(SendsData()).run()

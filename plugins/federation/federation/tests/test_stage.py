@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import pytest
@@ -13,7 +13,7 @@ import torch
 
 from crosstask import TransferEngine
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import RecipeError, RunError
+from crosstask.errors import DataError, RecipeError, RunError
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
 from crosstask.manifest import Plugin
@@ -23,7 +23,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask.testing import reference_registry
 from crosstask_federation import Federated, FederatedResult, Lost, PlainSum, SharedEdges, SharedEdgesResult
 from crosstask_federation.plugin import PLUGIN
-from crosstask_federation.testing import REFERENCE, digits, two_sites
+from crosstask_federation.testing import REFERENCE, ReferenceFederation, digits, two_sites
 
 REGISTRY = reference_registry(
     PLUGIN, Plugin("federations", [e for e in REFERENCE.extensions if e.point == "federation"], api=(2, 0))
@@ -55,6 +55,12 @@ def small(name: str, outputs: int = 10, shape: tuple[int, ...] = (1, 8, 8), **mo
     return Task(descriptor=descriptor, **parts)
 
 
+class Sums(ReferenceFederation):
+    """What sites have, summed."""
+
+    weighted: ClassVar[bool] = False
+
+
 def few(name: str) -> Task:
     """Four of the digits."""
     task, chosen = small(name), {}
@@ -69,6 +75,7 @@ def test_sites_learn_together_and_the_yardsticks_stand_beside() -> None:
     with engine() as made:
         result, model = federated(made, rounds=8)
         again, _ = federated(made, rounds=8, secure_sum=PlainSum())
+        known, _ = federated(made, rounds=8, save_every=3)  # what it would do is remembered
     assert result.score.mean > 0.5 > result.curve[0]
     assert result.rounds == (0, 4, 8)
     assert result.sites == ("small", "large")
@@ -77,6 +84,7 @@ def test_sites_learn_together_and_the_yardsticks_stand_beside() -> None:
     assert result.alone is not None
     assert result.score.mean == pytest.approx((result.scores["small"].mean + result.scores["large"].mean) / 2)
     assert again.score == result.score
+    assert known == result
     with torch.no_grad():
         test = digits().data("test")
         right = (model(test.inputs).argmax(1) == test.targets).double().mean()
@@ -136,6 +144,7 @@ def test_a_resumed_run_has_the_same(tmp_path: Path) -> None:
         ({"tasks": ["small", "small"]}, "'small' is named twice"),
         ({"tasks": ["small"]}, "sites are two or more, got small"),
         ({"split": {"by": "iid"}}, "split makes sites of one task"),
+        ({"federation": Sums(), "sampling": "by_size"}, "sums what sites have; by_size would count some twice"),
         ({"secure_sum": 3}, "must be an object with methods hide and total, got a int"),
         ({"secure_sum": PlainSum(), "federation": "personal"}, "needs what each site sends"),
     ],
@@ -165,6 +174,13 @@ def test_sites_that_cannot_learn_together_are_told() -> None:
     for others, told in cases:
         with engine(*others) as made, pytest.raises(RecipeError, match=told):
             federated(made)
+
+
+def test_inputs_of_another_kind_are_told() -> None:
+    numbers = {s: ((16 * small("b").data(s).inputs).long(), small("b").data(s).targets) for s in ("train", "test")}
+    whole = Task(descriptor=TaskDescriptor(task_id="b", input_shape=(1, 8, 8), output_dim=10), **numbers)
+    with engine(small("a"), whole) as made, pytest.raises(DataError, match="inputs of all sites must be of one kind"):
+        federated(made)
 
 
 def test_a_stage_that_takes_the_model_is_told_that_there_is_none() -> None:

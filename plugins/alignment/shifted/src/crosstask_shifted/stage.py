@@ -268,18 +268,10 @@ class Shift(Stage):
             )  # fmt: skip
         first = trials[0][2]
         targets = {trial.target.task_id: trial.target for _, _, trial in trials}
-        notes = tuple(
-            f"{row.source} to {row.target} by {row.method}: better than scratch as the data are, worse under "
-            f"{', '.join(row.turns)}"
-            for row in rows
-            if row.gain is not None and row.gain.mean > 0 and row.turns
-        )
-        for each in notes:
-            logger().warning("shift_note", note=each)
         return ShiftResult(
             metric=metric_of(first.target).told, severities=self.severities, shifts=first.shifts, rows=tuple(rows),
             chances={name: c for name, task in targets.items() if (c := chance(task)) is not None}, radius=self.radius,
-            notes=notes, seed=engine.seed, seeds=engine.seeds,
+            notes=noted(rows), seed=engine.seed, seeds=engine.seeds,
             options=unstructure({"budget": engine.budget, "weight": self.weight, "align_with": self.align_with,
                                  "attack_steps": self.attack_steps, "restarts": self.restarts}),
         )  # fmt: skip
@@ -304,6 +296,19 @@ class Shift(Stage):
 
 
 _CLEAN = "clean"
+
+
+def noted(rows: Sequence[ShiftRow]) -> tuple[str, ...]:
+    """What should be known, and is logged: transfers that help on clean data, and hurt beyond doubt under a shift."""
+    notes = tuple(
+        f"{row.source} to {row.target} by {row.method}: better than scratch as the data are, worse under "
+        f"{', '.join(row.turns)}"
+        for row in rows
+        if row.gain is not None and row.gain.mean > 0 and row.turns
+    )
+    for each in notes:
+        logger().warning("shift_note", note=each)
+    return notes
 
 
 def _short(made: Any) -> str:

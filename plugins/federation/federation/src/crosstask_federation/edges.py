@@ -12,7 +12,7 @@ from torch import nn
 from crosstask.components import Job
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError, RecipeError, RunError, nearest, told
+from crosstask.errors import CrosstaskError, RecipeError, RunError, nearest, told
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
 from crosstask.learning.transferring import without_model
@@ -165,10 +165,8 @@ def measure_at(
         own.bind(LocalContext(seed=seed, device=device))
         source = Task(descriptor=descriptor, model=copy.deepcopy(model))
         return own.transfer(source, task, budget, seeds, "test")
-    except (DataError, RunError) as error:
-        return str(error)
-    except Exception as error:  # of a user's network, or a method
-        return told(error)
+    except Exception as error:  # also of a user's network, or a method
+        return str(error) if isinstance(error, CrosstaskError) else told(error)
 
 
 def _edge(result: TransferResult, source: TaskDescriptor, target: TaskDescriptor, site: str) -> TransferEdge:

@@ -21,7 +21,7 @@ from crosstask_federation.contract import Gathered, Local, Site, State
 from crosstask_federation.rounds import Plan, Rounds, mean_over
 from crosstask_federation.tensors import Tensors, local_keys, nbytes, scaled, sum_of
 
-BUDGET = Budget(steps=2, batch_size=16, learning_rate=0.05, optimizer="sgd")
+BUDGET = Budget(steps=1, batch_size=16, learning_rate=0.05, optimizer="sgd")
 TRIED = 2
 """How many of its three sites an ordinary use of a federation has."""
 
@@ -45,8 +45,7 @@ class FederationKit(Kit):
         state = call("begin", network=inputs["network"])
         inputs = {**inputs, "sites": inputs["sites"][:TRIED]}
         kept: dict[int, Tensors] = {}
-        for number in (1, 2):
-            state, kept = self._round(component, call, state, kept, inputs, number)
+        state, kept = self._round(component, call, state, kept, inputs, 1)
         points = inputs["sites"][0].data("test").inputs
         outputs = []
         for place, task in enumerate(inputs["sites"]):

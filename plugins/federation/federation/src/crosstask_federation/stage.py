@@ -195,6 +195,10 @@ class Federated(Stage):
         for task in tasks:
             task.data("train")  # what the descriptor leaves open is known now
         self._alike(tasks)
+        kinds = {kind_of(task.data("train").inputs): task.task_id for task in tasks}
+        if len(kinds) > 1:
+            told = ", ".join(f"{kind} of {name!r}" for kind, name in kinds.items())
+            raise DataError(f"inputs of all sites must be of one kind, got {told}")
         if self.split is None:
             return {task.task_id: task for task in tasks}
         (task,) = tasks
@@ -214,8 +218,7 @@ class Federated(Stage):
             assert source.model is not None  # it was trained
             made[name] = copy.deepcopy(source.model).cpu().requires_grad_(True)
             if not same_classes(source.descriptor, task.descriptor):
-                if task.descriptor.output_dim is None:
-                    raise DataError(f"site {name!r}: output_dim is needed to give the source's model a head")
+                assert task.descriptor.output_dim is not None  # its data have been read
                 replace_head(made[name], task.descriptor.output_dim, seed)
         return made
 
@@ -358,9 +361,6 @@ def _train_and_judge(
 def _together(tasks: Sequence[Task], samples: int | None) -> Task:
     """One task of the training data of several, of each so many samples."""
     parts = [task.data("train").head(samples) for task in tasks]
-    kinds = [kind_of(part.inputs) for part in parts]
-    if any(kind != kinds[0] for kind in kinds):
-        raise DataError(f"inputs of all sites must be of one kind, got {sorted(map(str, set(kinds)))}")
     targets = torch.cat([part.targets for part in parts])
     made = tasks[0].over(train=TensorData(joined([part.inputs for part in parts]), targets))  # type: ignore[arg-type]
     made.model = None
