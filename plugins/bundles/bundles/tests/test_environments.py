@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from crosstask.graph import Evidence, TransferEdge
 from crosstask.points.distillation import Distilled
 from crosstask.records import Curriculum, MetaKnowledge
 from crosstask.store import open_store
+from crosstask.testing.commands import installed
 from crosstask_bundles import (
     Bundle,
     BundledTask,
@@ -81,6 +83,13 @@ def from_a(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )
     assert done.returncode == 0, done.stderr
     return open_bundle(folder / "from-a.ctb")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_registry() -> Iterator[Registry]:
+    """The manifests of all that is installed are read once."""
+    with installed(Registry.installed()) as registry:
+        yield registry
 
 
 def environment_b(store: Path, *names: str, **more: Any) -> TransferEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from crosstask.job import run_recipe
 from crosstask.recipe import load_recipe
 from crosstask.report.page import document
 from crosstask.store import open_store
-from crosstask.testing.commands import invoke
+from crosstask.testing.commands import installed, invoke
 from crosstask_bundles import Bundles, BundlesResult, BundleUse, Imported, export, open_bundle, write_bundle
 from crosstask_bundles.carried import MeasuredDigits
 from crosstask_bundles.cli import command
@@ -42,6 +43,13 @@ bundles = ["measured_digits"]
 [curriculum]
 target = "loop"
 """
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_registry() -> Iterator[Registry]:
+    """The manifests of all that is installed are read once."""
+    with installed(Registry.installed()) as registry:
+        yield registry
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,17 @@ from crosstask.cli.plugins.new import scaffold
 from crosstask.graph import TransferGraph
 from crosstask.run import Run
 from crosstask.testing import reference_registry, run_checks
+from crosstask.testing.commands import installed
 from crosstask_bundles import Imported, open_bundle
 from crosstask_bundles.testing import REFERENCE, small_bundle
 from tests.environments import Environment
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_registry() -> Iterator[Registry]:
+    """The manifests of all that is installed are read once."""
+    with installed(Registry.installed()) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -16,10 +16,19 @@ import pytest
 import crosstask_bundles.index as module
 from crosstask.errors import OptionError, UnknownComponentError
 from crosstask.parts import Choice
+from crosstask.registry import Registry
 from crosstask.testing import reference_registry
+from crosstask.testing.commands import installed
 from crosstask_bundles import BundleError, Folder, Http, Index, open_bundle, publish_patch
 from crosstask_bundles.index import listed, read_index
 from crosstask_bundles.testing import REFERENCE, Server, published, serving, small_bundle, small_manifest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_registry() -> Iterator[Registry]:
+    """The manifests of all that is installed are read once."""
+    with installed(Registry.installed()) as registry:
+        yield registry
 
 
 @pytest.fixture

@@ -101,7 +101,8 @@ def _parts(source: Any, weights: bool, registry: Registry | None) -> _Parts:
 
 @contextlib.contextmanager
 def _opened(url: str, registry: Registry | None) -> Iterator[Store]:
-    store = open_store(url, registry=registry or Registry.installed())
+    asked = registry is None and "://" in url  # a path needs nobody's opener
+    store = open_store(url, registry=Registry.installed() if asked else registry)
     try:
         yield store
     finally:

@@ -64,18 +64,19 @@ class Imported(Discoverer):
         return self.context.recall(kind, key, claim=False)
 
     def _files(self) -> list[Path]:
-        registry = getattr(self.context, "registry", None) or Registry.installed()
         files: list[Path] = []
-        for name in self.bundles or registry.names("bundle"):
-            if self.bundles and (
-                "/" in name or "\\" in name or name.endswith((SUFFIX, ".json")) or Path(name).exists()
-            ):
+        for name in self.bundles or self._installed():
+            if self.bundles and _is_path(name):
                 path = Path(name)
                 files += listed(path) if is_index(path) else [path]
             else:
                 carried = cast(Carried, self.context.component("bundle", name))
                 files.append(self.context.call(carried, "file"))
         return files
+
+    def _installed(self) -> list[str]:
+        registry = getattr(self.context, "registry", None) or Registry.installed()
+        return registry.names("bundle")
 
     def state_dict(self) -> dict[str, Any]:
         return {"uses": unstructure(self.uses), "conflicts": list(self.conflicts)}
@@ -84,6 +85,11 @@ class Imported(Discoverer):
         super().load_state_dict(state)
         self.uses = structure(state["uses"], tuple[BundleUse, ...], "uses")
         self.conflicts = structure(state["conflicts"], tuple[str, ...], "conflicts")
+
+
+def _is_path(name: str) -> bool:
+    """Whether a file is meant, not an installed bundle."""
+    return "/" in name or "\\" in name or name.endswith((SUFFIX, ".json")) or Path(name).exists()
 
 
 def _of_these(graph: TransferGraph, tasks: list[Task]) -> TransferGraph:
