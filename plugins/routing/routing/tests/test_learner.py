@@ -96,6 +96,7 @@ def test_a_plan_has_tools_in_order_with_what_to_expect_of_each_and_of_all() -> N
     assert [s.success.mean for s in plan.steps] == [tools[name].reliability for name in plan.tools]
     assert structure(json.loads(json.dumps(unstructure(plan))), ExecutionPlan, "plan") == plan
     assert plan.tools[0] in plan._headline()
+    assert plan._rows() == plan.steps
 
 
 def test_the_whole_of_a_choice_and_of_a_sequence_against_drawn_outcomes() -> None:
@@ -212,6 +213,12 @@ def test_a_sequence_keeps_the_budget_and_begins_and_ends_as_the_task_says() -> N
                                                  end=ToolType.VALIDATION))  # fmt: skip
 
 
+def test_a_budget_that_none_of_many_sequences_keeps_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosstask_routing.learner.PATHS", 2)
+    with pytest.raises(DataError, match="or none is expected to keep the budget"):
+        learner(graph=chain()).optimize_task_execution(LOOKUP, cost_budget=0.1)
+
+
 def test_sequences_explore_less_and_less() -> None:
     made, world = learner(graph=chain()), np.random.default_rng(1)
     task, explored = TaskProfile("t", "report", TaskComplexity.SIMPLE), []
@@ -250,7 +257,7 @@ def test_learning_gives_a_result_and_changes_what_is_expected() -> None:
     assert after.success.mean > plan.success.mean
     assert 2.0 < after.cost.mean < 3.0
     assert after.latency.mean < 1.0
-    again = made.learn_from_execution(LOOKUP, [ToolOutcome(tool_id="a", success=0.0)])
+    again = made.learn_from_execution(LOOKUP, {"a": ToolOutcome(tool_id="a", success=0.0)})
     assert (again.success_rate, again.mean_cost, again.mean_latency) == (0.5, 2.5, 0.5)
     assert made.optimize_task_execution(LOOKUP).latency == after.latency, "a latency that was not measured"
 
@@ -356,6 +363,9 @@ def test_its_state_survives_in_a_store_and_goes_on_to_the_last_digit(tmp_path: P
     second.load(path, "mine")
     assert go_on(first, range(20, 40)) == go_on(second, range(20, 40))
     assert json.dumps(first.state_dict()) == json.dumps(second.state_dict())
+    plain = learner()
+    plain.load_state_dict(learner().state_dict())  # one without a tool graph
+    assert plain.graph is None
     first.save(path, "mine")  # over what is there
     store = open_store(str(path))
     third = learner({})
@@ -431,6 +441,7 @@ def test_the_benchmark_has_an_oracle_above_all_and_the_best_static_above_chance(
     assert len(found.of("learner").regrets) == len(found.of("learner").exploration) == 10
     assert found.covered > 0.8
     assert "30 tasks: regret" in found._headline()
+    assert found._rows() == found.policies
     assert structure(json.loads(json.dumps(unstructure(found))), type(found), "benchmark") == found
 
 

@@ -193,6 +193,17 @@ def test_the_better_one_is_recommended_with_its_gain_and_the_usual_kept_where_it
     assert advised(descriptor("other"), history(0.001)).strategy == "plain", "too little to change for"
 
 
+def test_balancers_have_no_cost_that_is_known() -> None:
+    joint = [{"record": {"tasks": ["t0"], "balancer": name, "sharing": "hard", "scores": {f"t{n}": 0.5 + more},
+                         "metrics": {f"t{n}": "accuracy"}}}
+             for n in range(5) for name, more in (("equal", 0.0), ("rgb", 0.1))]  # fmt: skip
+    tasks = [descriptor(f"t{number}") for number in range(5)]
+    made, new = LearnedStrategist(), Task(descriptor=descriptor("new"))
+    made.bind(Past(stages=joint, tasks=[each.to_json() for each in tasks]))
+    (found,) = made.recommend(new, Portfolio([new]), {"balancer": "equal"})
+    assert (found.strategy, found.cost, found.evidence) == ("rgb", None, 5)
+
+
 def test_where_nothing_is_known_it_says_so() -> None:
     assert (
         "No earlier run of this store says which transfer method suits by accuracy" in advised(descriptor("x"), []).text
