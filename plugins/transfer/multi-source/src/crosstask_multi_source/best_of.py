@@ -103,7 +103,8 @@ class BestOf(MultiSource):
             modules, more = self._final(winner, work, draws)
         every = [start for each in (*singles, *tried) for start in each.starts]
         done = self.result(work, draws, modules, work.cost(winner.starts, more=more), winner.starts, notes, split)
-        search = work.cost(every, trainings + (inside is not None))
+        ends = {id(start) for start in (*winner.starts, *best.starts)} if inside is not None else ()
+        search = work.cost(every, trainings, more=work.learning(len(ends)))
         return attrs.evolve(
             done,
             chosen=winner.name,

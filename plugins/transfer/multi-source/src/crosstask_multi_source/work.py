@@ -298,11 +298,13 @@ class Work:
         what came on top.
         """
         once = list({id(start): start for start in starts}.values())
-        count = len(self.target.data("train").head(self.budget.samples))
-        seen = self.budget.steps * min(self.budget.batch_size, count) * self.budget.accumulate
         making = {key: cost for start in once for key, cost in start.spent.items()}
-        times = trainings * len(once)
-        return total([Cost(steps=times * self.budget.steps, samples=times * seen), *making.values(), more or Cost()])
+        return total([self.learning(trainings * len(once)), *making.values(), more or Cost()])
+
+    def learning(self, trainings: int) -> Cost:
+        """What so many trainings on the target take."""
+        count, steps = len(self.target.data("train").head(self.budget.samples)), trainings * self.budget.steps
+        return Cost(steps=steps, samples=steps * min(self.budget.batch_size, count) * self.budget.accumulate)
 
 
 def total(costs: Iterable[Cost]) -> Cost:
