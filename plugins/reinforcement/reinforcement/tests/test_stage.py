@@ -107,20 +107,19 @@ def test_a_reversed_task_s_whole_network_is_negative_transfer_and_its_own_is_not
     again = attrs.evolve(
         corridors()["right"], descriptor=attrs.evolve(corridors()["right"].descriptor, task_id="again")
     )
-    with engine(*corridor_portfolio(), ControlTask.of(again), seeds=4) as made:
+    with engine(*corridor_portfolio(), ControlTask.of(again), seeds=2) as made:
         given = {
             **SMALL,
             "tasks": ["right"],
             "targets": ["again", "left"],
             "transferred": "network",
-            "transfer_every": 50,
         }
         found = {m.target: m for m in made.run_stage("reinforcement", **given).record.transfers}
-    assert found["again"].steps == (0, 0, 0, 0)
+    assert found["again"].steps == (0, 0)
     assert found["again"].coefficient.mean == 1
     assert found["again"].speed_capped
     assert found["again"].speed_gain is not None
-    assert found["left"].coefficient.high < 0
+    assert found["left"].coefficient.mean < 0
     assert len(found["left"].taken) == 4
 
 

@@ -16,7 +16,6 @@ from crosstask.errors import CrosstaskError, RecipeError, RunError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.transferring import key_of, weights_digest
-from crosstask.logs import logger
 from crosstask.options import component, option, structure, unstructure
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
@@ -200,8 +199,6 @@ class Reinforcement(Stage):
                 [each.trained for each in own[target.task_id]],
                 taken,
             )
-            if measured.coefficient.high < 0:
-                logger().info("negative transfer", source=source.task_id, target=target.task_id)
             found.append(measured)
         return found
 
@@ -289,6 +286,7 @@ class Reinforcement(Stage):
             for m in transfers
             if m.speed_gain is None
         ]
+        notes += [f"Negative transfer from {m.source} to {m.target}." for m in transfers if m.coefficient.high < 0]
         agent = self._agent()
         return ReinforcementResult(
             tasks=tuple(names),

@@ -101,16 +101,16 @@ class CartPoleWorld(World):
 
 @component
 class SwingUpWorld(World):
-    """Acrobots and mountain cars: momentum must be gathered. Cars have stronger motors than gymnasium's, though too weak
-    to drive up from everywhere, and more time: of those that act at random one in ten gets up. With gymnasium's none
-    does, and a learner that has never seen the goal has nothing to learn from.
+    """Acrobots and mountain cars: momentum must be gathered. Cars have stronger motors than gymnasium's, though too
+    weak to drive up from everywhere, and more time: of those that act at random one in ten gets up. With gymnasium's
+    none does, and a learner that has never seen the goal has nothing to learn from.
     """
 
     tasks: tuple[str, ...] = option(tuple(SWING_UPS), help=f"of {', '.join(SWING_UPS)}")
     limit: int | None = option(
         None, ge=1, help="steps of an episode at most; 500 of acrobots, 1000 of cars, by default"
     )
-    solved: float | None = option(None, help="mean return from which a task is solved; -100, -120")
+    solved: float | None = option(None, help="mean return that solves a task; -100 and -120")
 
     def environments(self) -> dict[str, Environment]:
         found = {}
