@@ -5,7 +5,7 @@ from crosstask import Portfolio, Strategist, StrategyAdvice, Task, TaskDescripto
 class Majority(Strategist):
     """The transfer method that earlier runs used most; of other kinds what is usual."""
 
-    def recommend(self, task, portfolio, usual):
+    def suggest(self, task, portfolio, usual):
         methods = [entry["strategy"].split("'")[1] for _, entry in self.context.past("transfers") if "strategy" in entry]
         most = {"transfer": max(methods, key=methods.count)} if methods else {}
         return [
@@ -15,5 +15,5 @@ class Majority(Strategist):
 
 
 task = Task(descriptor=TaskDescriptor(task_id="new"))
-(advice,) = Majority().recommend(task, Portfolio([task]), {"transfer": "fine_tuning"})
+(advice,) = Majority().suggest(task, Portfolio([task]), {"transfer": "fine_tuning"})
 assert (advice.strategy, advice.evidence) == ("fine_tuning", 0)

@@ -858,34 +858,34 @@ class DistillerUnlikeItsTwin(right.ReferenceDistiller):
 
 @caught_by("check_one_for_each_kind")
 class SaysNothing(right.ReferenceStrategist):
-    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
-        return [attrs.evolve(advice, text=" ") for advice in super().recommend(task, portfolio, usual)]
+    def suggest(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        return [attrs.evolve(advice, text=" ") for advice in super().suggest(task, portfolio, usual)]
 
 
 @caught_by("check_usual_without_history")
 class SureOfTheUsual(right.ReferenceStrategist):
-    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
-        found = super().recommend(task, portfolio, usual)
+    def suggest(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        found = super().suggest(task, portfolio, usual)
         return [advice if advice.evidence else attrs.evolve(advice, evidence=3) for advice in found]
 
 
 @caught_by("check_recommends_what_was_better")
 class StaysWithTheUsual(right.ReferenceStrategist):
-    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
-        return [attrs.evolve(a, strategy=a.usual) for a in super().recommend(task, portfolio, usual)]
+    def suggest(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        return [attrs.evolve(a, strategy=a.usual) for a in super().suggest(task, portfolio, usual)]
 
 
 @caught_by("check_not_by_name")
 class ByName(right.ReferenceStrategist):
-    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
-        found = super().recommend(task, portfolio, usual)
+    def suggest(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        found = super().suggest(task, portfolio, usual)
         return [attrs.evolve(a, evidence=a.evidence + len(task.task_id)) if a.evidence else a for a in found]
 
 
 @caught_by("check_leaves_out_what_it_cannot_read")
 class CountsAll(right.ReferenceStrategist):
-    def recommend(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
-        count, found = len(list(self.context.past("transfers"))), super().recommend(task, portfolio, usual)
+    def suggest(self, task: Any, portfolio: Any, usual: Any) -> list[StrategyAdvice]:
+        count, found = len(list(self.context.past("transfers"))), super().suggest(task, portfolio, usual)
         return [attrs.evolve(a, evidence=count) if a.evidence else a for a in found]
 
 

@@ -18,7 +18,7 @@ from crosstask.testing import blobs, reference_registry
 class Odd(Strategist):
     """Gives names."""
 
-    def recommend(self, task, portfolio, usual):  # type: ignore[no-untyped-def]
+    def suggest(self, task, portfolio, usual):  # type: ignore[no-untyped-def]
         return ["fine_tuning"]
 
 

@@ -69,9 +69,9 @@ def advised(engine, entries, target: str, samples: int, steps: int, usual: str, 
         ]
         for kind, own in entries.items()
     }
-    strategist = Registry.installed().create("strategist", "learned", {"caution": caution})
+    strategist = Registry.installed().create("strategist", "by_history", {"caution": caution})
     strategist.bind(Past(others, Budget(steps=steps, samples=samples)))
-    return strategist.recommend(engine.portfolio[target], engine.portfolio, {"transfer": usual})[0]
+    return strategist.suggest(engine.portfolio[target], engine.portfolio, {"transfer": usual})[0]
 
 
 def main() -> None:

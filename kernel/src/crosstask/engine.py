@@ -528,7 +528,7 @@ class TransferEngine(Engine):
             asked = self.component(Strategist, "strategist", None)  # type: ignore[type-abstract]
             usual = {point: names[0] for point in STRATEGIES if (names := self.registry.defaults(point))}
             usual["transfer"] = method.name
-            found = self.run.call(asked, "recommend", task=goal, portfolio=self.portfolio, usual=usual)
+            found = self.run.call(asked, "suggest", task=goal, portfolio=self.portfolio, usual=usual)
             advice = attrs.evolve(
                 advice, strategies=tuple(found), text=" ".join([advice.text, *(each.text for each in found)])
             )

@@ -23,7 +23,7 @@ class Strategist(Component):
 
     @abstractmethod
     @hook(first=True, returns=list, of=StrategyAdvice)
-    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+    def suggest(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         """One advice for each kind of strategy in `usual`, in its order; `usual` has the component of each kind
         (`transfer`, `balancer`, `synthesis`) that is used where none is named: recommended where nothing speaks for
         another. `portfolio` are the tasks of this run.

@@ -393,7 +393,7 @@ class ReferenceSynthesizer(Synthesizer):
 class ReferenceStrategist(Strategist):
     """The transfer method of the best mean score; of other kinds the usual."""
 
-    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+    def suggest(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         known, found = [each.task_id for each in portfolio], list[StrategyAdvice]()
         for kind, plain in usual.items():
             scores = dict[str, list[float]]()

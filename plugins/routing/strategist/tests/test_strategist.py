@@ -168,7 +168,7 @@ def advised(task: TaskDescriptor, history: list[Any], usual: str = "plain", **op
     held = Task(descriptor=task)
     made = LearnedStrategist(**options)
     made.bind(Past(transfers=history, tasks=[each.to_json() for each in tasks]))
-    (found,) = made.recommend(held, Portfolio([held]), {"transfer": usual})
+    (found,) = made.suggest(held, Portfolio([held]), {"transfer": usual})
     return found
 
 
@@ -186,6 +186,9 @@ def test_the_better_one_is_recommended_with_its_gain_and_the_usual_kept_where_it
     assert found.gain.low < 0.2 < found.gain.high + 0.02
     assert found.cost.mean == 100
     assert found.text.startswith("As transfer method 6 settings of earlier runs speak for 'new': +0.199 (")
+    unsure = [transferred(f"t{n}", name, 0.5 + more) for n, by in enumerate((0.3, -0.1, 0.2, -0.1, 0.0, 0.1))
+              for name, more in (("plain", 0.0), ("new", by))]  # fmt: skip
+    assert "speak, without being sure, for 'new'" in advised(descriptor("other"), unsure).text
     kept = advised(descriptor("other"), history(-0.2))
     assert (kept.strategy, kept.gain) == ("plain", None)
     assert "nothing in 6 settings of earlier runs speaks clearly for another" in kept.text
@@ -200,7 +203,7 @@ def test_balancers_have_no_cost_that_is_known() -> None:
     tasks = [descriptor(f"t{number}") for number in range(5)]
     made, new = LearnedStrategist(), Task(descriptor=descriptor("new"))
     made.bind(Past(stages=joint, tasks=[each.to_json() for each in tasks]))
-    (found,) = made.recommend(new, Portfolio([new]), {"balancer": "equal"})
+    (found,) = made.suggest(new, Portfolio([new]), {"balancer": "equal"})
     assert (found.strategy, found.cost, found.evidence) == ("rgb", None, 5)
 
 
@@ -225,7 +228,7 @@ def test_the_engine_recommends_from_the_store_of_earlier_runs(tmp_path: Any) -> 
     kept = [e for e in record.plugin.extensions if e.point != "strategist"]
     registry.register(Plugin("reference", kept, api=(2, 0)))
     offer = Extension(
-        "strategist", "learned", "crosstask_strategist:LearnedStrategist", summary="Learned", default=True
+        "strategist", "by_history", "crosstask_strategist:LearnedStrategist", summary="Learned", default=True
     )
     registry.register(Plugin("strategist", [offer], api=(2, 0)), distribution="crosstask-strategist")
     options: dict[str, Any] = {

@@ -21,7 +21,7 @@ class ExampleStrategist(Strategist):
 
     factor: float = option(4.0, ge=1, help="how many times more or fewer samples still count as about as many")
 
-    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+    def suggest(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         return [self._transfer(task, portfolio, name) if kind == "transfer" else _usual(kind, name)
                 for kind, name in usual.items()]  # fmt: skip
 

@@ -12,7 +12,7 @@ from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, expect
 from crosstask.testing.tasks import small_portfolio
 
-USUAL = {"transfer": "plain", "balancer": "mean", "synthesis": "soup"}
+USUAL = {"transfer": "plain", "balancer": "mean", "synthesis": "merged"}
 BETTER = {"plain": 0.6, "clever": 0.8, "poor": 0.5}
 """What each transfer method scored in the planted history; of the other kinds there is none."""
 
@@ -30,7 +30,7 @@ class StrategistKit(Kit):
         return {"task": next(iter(portfolio)), "portfolio": portfolio, "usual": dict(USUAL)}
 
     def exercise(self, component: Any, call: Call, inputs: dict[str, Any]) -> Any:
-        return call("recommend", **inputs)
+        return call("suggest", **inputs)
 
     def history(self) -> list[TransferResult]:
         """Every method between the other tasks, five times: with several numbers of samples, and a little noise."""
@@ -51,7 +51,7 @@ class StrategistKit(Kit):
             for number, result in enumerate(history):
                 run.remember("transfers", f"planted {number}", result)
             before = plain(dict(run.past("transfers")))
-            found = run.call(component, "recommend", **{**self.inputs(), **changes})
+            found = run.call(component, "suggest", **{**self.inputs(), **changes})
             told = difference(before, plain(dict(run.past("transfers"))), "the history")
             expect(told is None, f"{self.name} changes what is remembered: {told}")
         return {advice.kind: advice for advice in found}

@@ -8,7 +8,7 @@ PLUGIN = Plugin(
     extensions=[
         Extension(
             "strategist",
-            "learned",
+            "by_history",
             "crosstask_strategist.strategist:LearnedStrategist",
             summary="The strategy that earlier runs speak for on tasks like this one",
             source="Rice 1976, The Algorithm Selection Problem; Bishop 2006, section 3.3",

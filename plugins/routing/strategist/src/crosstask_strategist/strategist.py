@@ -39,7 +39,7 @@ class LearnedStrategist(Strategist):
     least: float = option(0.002, ge=0, help="gain below which the usual is kept, in the units of the metric")
     tasks: int = option(4, ge=3, help="tasks on which it must have been tried beside the usual")
 
-    def recommend(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
+    def suggest(self, task: Task, portfolio: Portfolio, usual: dict[str, str]) -> list[StrategyAdvice]:
         held = [each.descriptor for each in (*portfolio, *portfolio.unseen)]
         tasks = told(self.context.past("tasks"), held)
         joint, made = stages(self.context.past("stages"), tasks)
@@ -115,7 +115,8 @@ def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvi
     else:
         assert advice.gain is not None
         gain = f"{advice.gain.mean:+.3f} ({advice.gain.low:+.3f} to {advice.gain.high:+.3f})"
-        text = f"As {called} {rests} speak for {advice.strategy!r}: {gain} over the usual {advice.usual!r}, {figures}."
+        sure = "speak" if advice.gain.low > 0 else "speak, without being sure,"
+        text = f"As {called} {rests} {sure} for {advice.strategy!r}: {gain} over the usual {advice.usual!r}, {figures}."
     return attrs.evolve(advice, text=text)
 
 
