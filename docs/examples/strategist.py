@@ -6,7 +6,8 @@ class Majority(Strategist):
     """The transfer method that earlier runs used most; of other kinds what is usual."""
 
     def suggest(self, task, portfolio, usual):
-        methods = [entry["strategy"].split("'")[1] for _, entry in self.context.past("transfers") if "strategy" in entry]
+        past = [entry for _, entry in self.context.past("transfers") if "strategy" in entry]
+        methods = [entry["strategy"].split("'")[1] for entry in past]
         most = {"transfer": max(methods, key=methods.count)} if methods else {}
         return [
             StrategyAdvice(kind=kind, strategy=most.get(kind, name), usual=name, evidence=len(methods), text="As ever.")
