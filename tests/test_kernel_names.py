@@ -52,6 +52,10 @@ MEANT_OTHERWISE = {
     "loss": "what training lowers",
     "losses": "what training lowers, and what balancers are given",
     "sampler": "an attribute of torch's DataLoader",
+    "folder": "an ordinary word",
+    "index": "an ordinary word",
+    "imported": "an ordinary word",
+    "http": "the beginning of an address",
     "advice": "what the engine's method `advise` gives, a record of the kernel",
 }
 """Words of manifests that the kernel's code may hold for another reason."""
