@@ -1,5 +1,8 @@
 """What the base offers does what its contracts say."""
 
+import subprocess
+import sys
+
 from crosstask.testing import conformance, reference_registry
 from crosstask_reinforcement.stage import Reinforcement
 from crosstask_reinforcement.tasks import Environments
@@ -21,3 +24,9 @@ test_swing_ups = conformance(SwingUpWorld, options={"tasks": ["acrobot", "car-re
 test_gymnasium = conformance(GymnasiumWorld, options={"tasks": POLE, "limit": 30}, registry=KNOWN)
 test_source = conformance(Environments, options={"world": "corridors"}, registry=KNOWN)
 test_stage = conformance(Reinforcement, options=SMALL, registry=KNOWN, portfolio=corridor_portfolio)
+
+
+def test_listing_imports_neither_gymnasium_nor_torch() -> None:
+    code = "import sys, crosstask_reinforcement.plugin; print(*{'gymnasium', 'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == ""
