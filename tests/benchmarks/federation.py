@@ -5,7 +5,7 @@
 `drawers`: 40 characters of two Omniglot alphabets at 14x14 pixels; a site is four of the twenty drawers, with 3 samples
 of each character to learn from and 1 for the test. `alphabets`: a site is one of six alphabets, its characters by 15
 drawers to learn from and 5 for the test; heads stay at the sites. `adult`: income above 50,000 by occupation, 14 sites
-of 4 to 2,000 people of 8,000 drawn. All begin with a published model of another task (characters of three other
+of 33 to 1,052 people of 8,000 drawn. All begin with a published model of another task (characters of three other
 alphabets; whether somebody is married); `--scratch` without. Sites take 10 steps of 32 samples in each of 15 rounds,
 momentum SGD at 0.05; of `gradients` as many rounds as the others have steps. `pooled` sees as many samples as all sites
 together in all rounds, `alone` as many as the site.

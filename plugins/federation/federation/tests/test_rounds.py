@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -18,6 +19,7 @@ from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
 from crosstask.records import Budget
 from crosstask.run import Run
+from crosstask.store import open_store
 from crosstask.testing import reference_registry
 from crosstask_federation import Local, PlainSum, Plan, Rounds, Site, State, mean_over, nbytes, put, state_of
 from crosstask_federation.rounds import Course, work_at
@@ -268,6 +270,26 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits() -> None:
     assert done == [3, 4, 5]  # round 3 was not kept
     assert same(whole, again)
     assert same(whole, rounds(ReferencePersonal(), context, rounds=5, save_every=2).run())
+
+
+def test_a_new_process_goes_on_from_the_store(tmp_path: Path) -> None:
+    registry, made = reference_registry(REFERENCE), []
+    for last in (2, 4):  # the first process ends after two of four rounds
+        with Run(registry, store=open_store(f"{tmp_path}/store.db")) as run:
+            course = rounds(ReferencePersonal(), run, rounds=4, save_every=2)
+            if last == 2:
+                with pytest.raises(KeyboardInterrupt):
+                    course.run(_interrupt)
+            else:
+                made.append(course.run(lambda course: made.append(course.done)))
+    assert made[:-1] == [3, 4]
+    with Run(registry) as run:
+        assert same(rounds(ReferencePersonal(), run, rounds=4, save_every=2).run(), made[-1])
+
+
+def _interrupt(course: Course) -> None:
+    if course.done == 2:
+        raise KeyboardInterrupt
 
 
 def test_a_failed_round_is_read_back() -> None:
