@@ -211,23 +211,20 @@ def anything(count: int, seed: int, tasks: torch.Tensor) -> torch.Tensor:
     return torch.randint(count, tasks.shape, generator=torch.Generator().manual_seed(seed))
 
 
-WORLDS: dict[str, tuple[type[CartPoles], list[str], int]] = {
-    "felt": (Felt, ["usual", "reversed"], 4),
-    "measured": (Measured, list(CARTPOLES), 16),
+WORLDS: dict[str, tuple[type[CartPoles], list[str]]] = {
+    "felt": (Felt, ["usual", "reversed"]),
+    "measured": (Measured, list(CARTPOLES)),
 }
-"""Kind, tasks, and the steps for which a choice lasts: in `felt` a wrong one must be mended before the pole falls."""
 
 
 def hierarchy(seeds: list[int], steps: int, worlds: list[str]) -> None:
     print("\n| world | seed | right decisions | after the first of an episode | at random | worst task's mean return "
           "| its task told | at random |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
     for world in worlds:
-        kind, names, length = WORLDS[world]
+        kind, names = WORLDS[world]
         environments = unnamed(kind, names)
         for seed in seeds:
-            agent = Hierarchical(
-                told=False, option_length=length, meta_dims=(64, 64), task_dims=(64, 64), sub_share=0.6
-            )
+            agent = Hierarchical(told=False, meta_dims=(64, 64), task_dims=(64, 64), sub_share=0.6)
             train(
                 agent, environments, steps=steps * len(names), copies=8, evaluate_every=steps * len(names), episodes=1,
                 stop=False, seed=seed,

@@ -145,11 +145,11 @@ def test_learning_goes_on_from_its_state_bit_for_bit() -> None:
 
 
 def test_the_step_size_falls_while_a_level_learns() -> None:
-    agent = Hierarchical(sub_share=0.5)
+    agent = Hierarchical(sub_share=0.5, anneal=True)
     assert [agent._left("task", at) for at in (0.0, 0.25, 0.5)] == pytest.approx([1.0, 0.5, 0.01])
     assert [agent._left("meta", at) for at in (0.5, 0.75, 1.0)] == pytest.approx([1.0, 0.5, 0.01])
-    assert Hierarchical(sub_share=0.5, freeze=False)._left("task", 0.5) == 0.5
-    assert Hierarchical(anneal=False)._left("meta", 0.9) == 1.0
+    assert Hierarchical(sub_share=0.5, freeze=False, anneal=True)._left("task", 0.5) == 0.5
+    assert Hierarchical()._left("meta", 0.9) == 1.0
 
 
 SPACES = [TaskSpace("right", 2, 2), TaskSpace("wide", 3, 3)]

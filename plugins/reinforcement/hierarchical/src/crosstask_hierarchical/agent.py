@@ -44,7 +44,7 @@ class Hierarchical(Agent):
     gamma: float = option(0.99, ge=0, le=1, help="discount of a step")
     trace: float = option(0.95, ge=0, le=1, help="lambda of the advantages, at both levels")
     learning_rate: float = option(1e-3, gt=0, help="of Adam, at first")
-    anneal: bool = option(True, help="let it fall to zero while a level learns")
+    anneal: bool = option(False, help="let it fall to zero while a level learns: for trainings that are long enough")
     steps: int = option(32, ge=1, help="steps of each place between learning")
     epochs: int = option(4, ge=1, help="passes over what was collected")
     minibatches: int = option(4, ge=1, help="updates in a pass")
