@@ -22,7 +22,7 @@ def section(done: BundlesResult) -> Section:
             escape(use.licence) or "none stated",
             escape(use.run_id) or "–",
             escape(use.created) or "–",
-            escape(use.signed_by) if use.signed_by is not None else "nobody was asked for",
+            escape(use.signed_by) if use.signed_by is not None else "not asked",
             _tasks(use),
             _counts(use),
             number(use.left_out),
