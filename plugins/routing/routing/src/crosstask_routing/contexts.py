@@ -21,10 +21,11 @@ def as_context(context: Any, known: int, who: str) -> Array:
     """
     if type(context) is not np.ndarray or context.dtype != np.float64 or context.shape != (known,):
         context = _vector(context, known, who)
-    for value in context.tolist():  # of few numbers quicker than numpy, and infinity times 0 warns there
+    found: Array = context
+    for value in found.tolist():  # of few numbers quicker than numpy, and infinity times 0 warns there
         if not -LARGEST < value < LARGEST:
             raise DataError(f"{who}: a context is a vector of finite numbers, got {value} in it")
-    return context
+    return found
 
 
 def _vector(context: Any, known: int, who: str) -> Array:
