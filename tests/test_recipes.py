@@ -27,6 +27,7 @@ SHORT = {
     "sharing": ("multitask.budget.steps=6",),
     "objectives": ("source.train=40", "source.test=20", "source.steps=3", "losses.budget.steps=4"),
     "recommend": ('recommend.recommenders=[{use="maml", steps=4, factors=2}, "item_mean"]',),
+    "routing": ("seeds=1", "train.steps=10", "routing.requests=20"),
     "search": ("seeds=1", "train.steps=5", "search.evaluations=3", 'executor.use="serial"'),
 }
 FIGURES = {
@@ -45,6 +46,7 @@ FIGURES = {
     "sharing": ("trained_together", "joint_mean_score", "single_task_mean_score"),
     "objectives": ("recon_loss", "attention_dynamics_loss", "mean_conflict_share"),
     "recommend": ("recommend_best_of_1", "recommend_best_of_10"),
+    "routing": ("routing", "routing_linucb", "routing_thompson"),
     "search": ("found_score", "default_score"),
 }
 
