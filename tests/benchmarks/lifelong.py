@@ -5,7 +5,7 @@ halves of their characters; of each task at most `--classes` characters, drawn b
 training, four for validation, six for the test. They arrive in random order (`--orders` of them). A transfer may spend
 60 steps on 5 samples of each class, with 3 seeds; each task's own model 300 steps on all ten.
 
-For each arrival the stage `lifelong` looks at up to 20 known tasks, tries two and takes one. To compare, all other
+For each arrival the stage `lifelong` looks at up to 40 known tasks, tries two and takes one. To compare, all other
 sources, or `--compare` drawn at random, are measured and judged, too (not counted): what one at random brings, what the
 best of two drawn at random and tried in the same way, what the best of them. Gains are in test accuracy over training
 from scratch with the same samples and steps; intervals are Student's over arrivals. CPU time is of one thread. What is

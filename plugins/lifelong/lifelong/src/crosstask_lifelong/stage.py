@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from crosstask.errors import DataError, RecipeError, nearest
 from crosstask.graph import TransferEdge, TransferGraph
-from crosstask.options import component, option
+from crosstask.options import component, option, state
 from crosstask.parts import Choice, Part, part
 from crosstask.points.discovery import Discoverer
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.records import Interval
 from crosstask.tasks import Portfolio
+from crosstask_lifelong.beliefs import Pair, expected, within
 from crosstask_lifelong.records import Arrival, LifelongResult
 
-SHRUNK = 2.0
-"""For how many measurements the belief counts that a source gives what others give."""
+MOST = 300
+"""Measurements from which is learned what to expect."""
 
 
 @component
@@ -29,12 +30,12 @@ class Lifelong(Stage):
     then is itself known: with n tasks, at most `per_task` * n pairs are measured and `candidates` * n looked at.
 
     For each arrival, `candidates` of the tasks known are looked at by `estimators`, without training: half of them
-    those that the graph says most of (what is believed of the pair, and how much they gave to others), half at random.
-    The `per_task` most promising are tried by `probe`, on validation data. The best by what was measured and what was
-    estimated, each weighed by its uncertainty, is the source, if it promises to help at all. What that brought is then
-    judged by `judge`, on test data, from which nothing is decided. All that `probe` measures goes into the graph: the
-    estimators are calibrated by it, and later arrivals ask sources that have helped. Pairs that the graph has measured
-    already are not measured again.
+    those that have helped most, half at random. What is expected of each follows from its estimate and from all that
+    was tried before (`crosstask_lifelong.beliefs`): how much each source gives, and what estimates are worth, are
+    learned on the way. The `per_task` most promising are tried by `probe`, on validation data; the best by what is then
+    expected is the source, if that is more than nothing. What it brought is judged by `judge`, on test data, from which
+    nothing is decided. All that `probe` measures goes into the graph; pairs that it has measured already are not
+    measured again.
 
     With `compare`, so many sources drawn at random are measured and judged, too (with more than there are tasks all of
     them, which costs n²), and nothing of the choice changes.
@@ -47,12 +48,13 @@ class Lifelong(Stage):
 
     order: tuple[str, ...] = option((), help="tasks in the order in which they arrive (default: that of the source)")
     per_task: int = option(2, ge=1, help="sources that are tried for each arrival, at most")
-    candidates: int = option(20, ge=1, help="known tasks that are looked at for each arrival, at most")
+    candidates: int = option(40, ge=1, help="known tasks that are looked at for each arrival, at most")
     estimators: tuple[Part, ...] = part("discovery", ("mean_z",), help="say without training what a source promises")
     probe: Part = part("discovery", "probe", help="tries the chosen sources")
     judge: Part = part(
         "discovery", Choice(use="probe", options={"split": "test"}), help="says what the choice brought, on test data"
     )
+    _scores: dict[tuple[str, str], float] = state(factory=dict)
     compare: int = option(
         0, ge=0, help="measure so many sources drawn at random, too, to say what others would have brought"
     )
@@ -71,6 +73,7 @@ class Lifelong(Stage):
         order = self.order or tuple(engine.portfolio.ids)
         self.context.tell("stage_started", stage="lifelong", total=len(order))
         arrivals = []
+        self._scores = {}
         for number, task in enumerate(order):
             arrivals.append(self._arrive(engine, order[:number], task))
             source = arrivals[-1].source or "scratch"
@@ -90,23 +93,26 @@ class Lifelong(Stage):
         notes: list[str] = []
         probe, judge = (self.made_of(name)[0] for name in ("probe", "judge"))
         tried: tuple[str, ...] = ()
-        beliefs: dict[str, tuple[float, float]] = {}
         graph = engine.graph
         if known:
             looked = self._looked_at(graph, known, task)
             for estimator in self.made_of("estimators"):
                 for edge in self._found(engine, estimator, looked, task, graph, notes):
                     graph.add(edge)
-            beliefs = {source: belief(graph, source, task) for source in looked}
-            gives = generosity(graph)
-            promising = sorted(looked, key=lambda s: (-(beliefs[s][0] + gives.get(s, 0.0)), s))[: self.per_task]
-            have = [s for s in promising if _measured(graph, s, task) is not None]
-            new = [s for s in promising if s not in have]
+            scores = within([estimate(graph, source, task) for source in looked])
+            self._scores |= {(source, task): score for source, score in zip(looked, scores, strict=True)}
+            promise = self._expected(graph, looked, task)
+            promising = sorted(looked, key=lambda s: (-promise[s], s))[: self.per_task]
+            new = [s for s in promising if _measured(graph, s, task) is None]
             edges = self._found(engine, probe, new, task, graph, notes)
             for edge in edges:
                 graph.add(edge)
             tried = tuple(edge.source for edge in edges)
-            told |= {"looked_at": len(looked)} | self._best(graph, (*have, *tried), task, beliefs)
+            promise = self._expected(graph, [s for s in promising if s not in new or s in tried], task)
+            told["looked_at"] = len(looked)
+            best = max(promise, key=lambda s: (promise[s], s), default=None)
+            if best is not None and promise[best] > 0:
+                told |= {"source": best, "expected": promise[best]}
         trainings = 1 + (len(tried) + bool(tried)) * getattr(probe, "repeats", 1)  # own model, pairs and their controls
         engine.train([task])
         seconds = time.process_time() - started
@@ -124,8 +130,8 @@ class Lifelong(Stage):
         """Which of the known tasks are looked at: half of them those of which most is believed, others at random."""
         if len(known) <= self.candidates:
             return known
-        gives = generosity(graph)
-        ranked = sorted(known, key=lambda s: (-(belief(graph, s, task)[0] + gives.get(s, 0.0)), s))
+        promise = self._expected(graph, known, task)
+        ranked = sorted(known, key=lambda s: (-promise[s], s))
         kept = ranked[: self.candidates // 2]
         chosen = {*kept, *self._drawn("lifelong", ranked[len(kept) :], self.candidates - len(kept), task)}
         return [source for source in known if source in chosen]
@@ -149,19 +155,22 @@ class Lifelong(Stage):
             return []
         return [edge for edge in found if edge.target == task and edge.source in sources]
 
-    def _best(
-        self, graph: TransferGraph, sources: Iterable[str], task: str, beliefs: dict[str, tuple[float, float]]
-    ) -> dict[str, Any]:
-        """The source that promises most by measurement and estimate, if that is more than nothing."""
-        values = {}
-        for source in sources:
-            edge = _measured(graph, source, task)
-            if edge is not None:
-                values[source] = updated(beliefs[source], edge)
-        best = max(values, key=lambda s: (values[s], s), default=None)
-        if best is None or values[best] <= 0:
-            return {}
-        return {"source": best, "expected": values[best]}
+    def _expected(self, graph: TransferGraph, sources: Sequence[str], task: str) -> dict[str, float]:
+        """What is expected of these sources, by what was measured of this task, and of others: of more than `MOST`
+        evenly many, since the work grows with the cube of their number.
+        """
+        edges = graph.measured_edges()
+        others = [edge for edge in edges if edge.target != task]
+        kept = [edge for edge in edges if edge.target == task] + others[:: -(-len(others) // MOST) or 1]
+        tried = [
+            Pair(e.source, e.target, self._score(e.source, e.target), e.transfer_coefficient, e.standard_error)
+            for e in kept
+        ]
+        wanted = [Pair(source, task, self._score(source, task)) for source in sources]
+        return dict(zip(sources, expected(tried, wanted), strict=True)) if wanted else {}
+
+    def _score(self, source: str, target: str) -> float:
+        return self._scores.get((source, target), 0.0)
 
     def _judged(
         self, engine: Engine, judge: Discoverer, sources: Sequence[str], task: str, notes: list[str]
@@ -210,31 +219,10 @@ class Lifelong(Stage):
         return [section(result)]
 
 
-def belief(graph: TransferGraph, source: str, target: str) -> tuple[float, float]:
-    """(coefficient, standard error) by what was only estimated or predicted of a pair: the newest; else (0, inf)."""
-    edge = next((e for e in reversed(graph.evidence(source, target)) if not e.measured), None)
-    if edge is None or edge.uncertainty is None:
-        return 0.0 if edge is None else edge.transfer_coefficient, math.inf
-    return edge.transfer_coefficient, edge.uncertainty
-
-
-def updated(before: tuple[float, float], edge: TransferEdge) -> float:
-    """The coefficient by a measurement and what was believed before, each weighed by its inverse variance: of several
-    that are measured, the highest was lucky, and this takes the luck back.
-    """
-    value, error = before
-    own, other = edge.standard_error**-2, 0.0 if math.isinf(error) else max(error, 1e-6) ** -2
-    return (own * edge.transfer_coefficient + other * value) / (own + other)
-
-
-def generosity(graph: TransferGraph) -> dict[str, float]:
-    """How much more than the mean each source has given, by what was measured, drawn towards nothing by `SHRUNK`."""
-    measured = graph.measured_edges()
-    mean = sum(e.transfer_coefficient for e in measured) / len(measured) if measured else 0.0
-    given: dict[str, list[float]] = {}
-    for edge in measured:
-        given.setdefault(edge.source, []).append(edge.transfer_coefficient - mean)
-    return {source: sum(values) / (len(values) + SHRUNK) for source, values in given.items()}
+def estimate(graph: TransferGraph, source: str, target: str) -> float:
+    """The coefficient by what was only estimated or predicted of a pair, the newest of it; 0 without."""
+    known = [edge for edge in graph.evidence(source, target) if not edge.measured]
+    return known[-1].transfer_coefficient if known else 0.0
 
 
 def best_of_drawn(values: Sequence[float], count: int) -> float:

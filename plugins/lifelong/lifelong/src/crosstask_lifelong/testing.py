@@ -25,7 +25,7 @@ class Tries(Discoverer):
     capabilities: ClassVar[frozenset[str]] = frozenset()
     repeats: ClassVar[int] = 2
     refused: tuple[str, ...] = option((), help="sources that cannot be measured")
-    estimates: bool = option(False, help="say it without measuring, with a standard error of 0.1")
+    estimates: bool = option(False, help="say it without measuring, with a standard error of 0.005")
     pairs: list[tuple[str, str]] = state(factory=list)
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
@@ -37,7 +37,7 @@ class Tries(Discoverer):
         return [
             TransferEdge(
                 source=s, target=t, transfer_coefficient=truth(s, t), evidence=kind, found_by=self.name,
-                uncertainty=0.1, accuracy_gain=None if self.estimates else truth(s, t) / 2,
+                uncertainty=0.005, accuracy_gain=None if self.estimates else truth(s, t) / 2,
             )
             for s, t in wanted
         ]  # fmt: skip
