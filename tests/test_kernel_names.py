@@ -56,6 +56,10 @@ MEANT_OTHERWISE = {
     "index": "an ordinary word",
     "imported": "an ordinary word",
     "http": "the beginning of an address",
+    "statistics": "Python's module",
+    "gradients": "an ordinary word",
+    "shift": "an ordinary word",
+    "multi_source": "a TransferDirection",
     "advice": "what the engine's method `advise` gives, a record of the kernel",
 }
 """Words of manifests that the kernel's code may hold for another reason."""

@@ -155,16 +155,16 @@ def of_several(found: Sequence[Adapted], target: Task) -> Adapted:
     scored = sorted(((evaluate(each.model, target, "validation"), n) for n, each in enumerate(found)), reverse=True)
     level, first = scored[0]
     best, taken = found[first], [first]
-    soup = copied(best.model)
+    mixture = copied(best.model)
     for _, number in scored[1:]:
         other = found[number].model
         mean = _mean_of([*(found[n].model for n in taken), other], copied(best.model))
         if mean is not None and (value := evaluate(mean, target, "validation")) > level:
-            level, soup = value, mean
+            level, mixture = value, mean
             taken.append(number)
     names = tuple(source for n in taken for source in found[n].sources)
     note = f"{'mean of the weights from' if len(taken) > 1 else 'best on the validation data:'} {', '.join(names)}"
-    return attrs.evolve(best, model=soup.eval(), sources=names, notes=(*best.notes, note))
+    return attrs.evolve(best, model=mixture.eval(), sources=names, notes=(*best.notes, note))
 
 
 def _mean_of(models: Sequence[nn.Module], into: nn.Module) -> nn.Module | None:
