@@ -78,7 +78,8 @@ class _Shared:
     def of(cls, some: Sequence[Pair], others: Sequence[Pair]) -> _Shared:
         def same(name: str) -> Numbers:
             ours, theirs = (np.array([getattr(pair, name) for pair in each], dtype=object) for each in (some, others))
-            return np.equal.outer(ours, theirs).astype(np.float64)
+            alike: Numbers = np.equal.outer(ours, theirs).astype(np.float64)
+            return alike
 
         return cls(same("source"), same("target"), np.outer([p.score for p in some], [p.score for p in others]))
 
