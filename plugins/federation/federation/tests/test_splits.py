@@ -114,7 +114,7 @@ def test_what_cannot_be_dealt_is_told(options: Any, told: str) -> None:
 
 
 def test_a_quantity_names_no_sites() -> None:
-    task = table(torch.randn(300, 2), 300)
+    task = table(torch.arange(600.0).reshape(300, 2) / 7, 300)
     with pytest.raises(DataError, match="300 different values; sites are named by at most 200"):
         split_task(task, Split(by="column", column=0), torch.Generator())
     parts = MultiInput({"x": torch.randn(12, 2)})

@@ -159,7 +159,7 @@ def _values(task: Task, split: str, column: str | int | tuple[int, ...] | None) 
         values = rows[:, column] if isinstance(column, int) else rows[:, list(column)].argmax(1)
     if values.ndim != 1:
         raise DataError(f"{who}: {column!r} holds {tuple(values.shape[1:])} numbers of each row, not one")
-    found = [f"{value:g}" for value in values.tolist()]
+    found = [f"{value:.9g}" for value in values.tolist()]  # no two of single precision are one
     if len(set(found)) > MOST:
         raise DataError(
             f"{who}: column {column!r} has {len(set(found))} different values; sites are named by at most {MOST}"
