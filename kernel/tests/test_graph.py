@@ -286,7 +286,11 @@ def test_exports_come_back(tmp_path: Path, suffix: str) -> None:
     graph.add(TransferEdge(source="a", target="b", transfer_coefficient=0.2, shared_representations={"trunk.0": 0.9}))
     graph.add(TransferEdge(source="b", target="a", transfer_coefficient=0.2, found_by="x", estimates={"logme": -2.5}))
     graph.rule_out("a", "c", "it does not fit")
+    graph.add_task(graph.task("b"), "its data")
+    graph = graph.merge(graph_of({("c", "a"): 0.5}, evidence="measured")).graph
+    assert len(graph.evidence("c", "a")[0].measurements) == 2
     path = graph.export(tmp_path / f"graph{suffix}")
+    assert TransferGraph.load(path).fingerprint("b") == "its data"
     assert TransferGraph.load(path).to_json() == graph.to_json()
     empty = TransferGraph().export(tmp_path / f"empty{suffix}")
     assert TransferGraph.load(empty).task_ids == []
