@@ -15,9 +15,14 @@ import pytest
 from crosstask.manifest import KERNEL_POINTS
 from tests.environments import Environment
 
-BASES = ("adapters", "continual", "curricula", "discovery", "multitask", "search", "synthesis", "transfer")
+BASES = (
+    "adapters", "bundles", "continual", "curricula", "discovery", "federation", "monitoring", "multitask", "reinforcement",
+    "routing", "search", "synthesis", "transfer",
+)  # fmt: skip
 ALGORITHMS = ("discovery/probe", "transfer/finetuning")  # what the scaffolded recipe names
-CONTRIBUTED = ("continual", "sampler", "search", "sharing")
+CONTRIBUTED = (
+    "agent", "bundle", "continual", "detector", "federation", "publisher", "router", "sampler", "search", "sharing", "world",
+)  # fmt: skip
 POINTS = [*(point.name for point in KERNEL_POINTS), *CONTRIBUTED]
 pytestmark = [pytest.mark.slow, pytest.mark.packaging]
 
