@@ -74,6 +74,9 @@ def test_the_tail_of_chi_square() -> None:
         assert chi_square_tail(value, freedom) == pytest.approx(table, abs=1e-4)
     assert chi_square_tail(16.919, 9) == pytest.approx(0.05, abs=1e-4)
     assert chi_square_tail(0.0, 4) == 1.0
+    # a pair measured 1601 times that agree; scipy 1.17, scipy.stats.chi2.sf
+    assert chi_square_tail(1600.0, 1600) == pytest.approx(0.4952983875783587, rel=1e-9)
+    assert chi_square_tail(1500.0, 1499) == pytest.approx(0.4878601322706867, rel=1e-9)
 
 
 def test_false_discoveries_of_the_paper() -> None:
@@ -450,6 +453,17 @@ def test_a_store_keeps_what_its_runs_measured_and_two_stores_are_one(tmp_path: P
         kept_graph(one)
     one.close()
     two.close()
+
+
+def test_of_the_same_data_under_two_ids_each_keeps_its_own(tmp_path: Path) -> None:
+    """Whichever of them a run has first, or if it has only one."""
+    store = open_store(str(tmp_path / "s.db"))
+    prints = {"a": "A", "b": "A", "t": "T"}
+    keep_graph(store, graph(measured("a", "t", 0.1), measured("b", "t", 0.7), prints=prints, names="abt"), "r1")
+    keep_graph(store, graph(measured("a", "t", 0.2), measured("b", "t", 0.8), prints=prints, names="bat"), "r2")
+    keep_graph(store, graph(measured("b", "t", 0.9), prints={"b": "A", "t": "T"}, names="bt"), "r3")
+    assert whole(store) == {("a", "t"): (2, 0.15), ("b", "t"): (3, 0.8)}
+    store.close()
 
 
 def test_the_same_data_under_two_ids_stay_two_tasks(tmp_path: Path) -> None:

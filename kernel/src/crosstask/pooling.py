@@ -73,13 +73,12 @@ def _solved(values: Numbers, covariance: Numbers) -> tuple[Numbers, float, float
 def chi_square_tail(value: float, freedom: int) -> float:
     """P(X >= value) for chi-square with so many degrees of freedom (Abramowitz & Stegun 26.4.4 and 26.4.5)."""
     half = max(value, 0.0) / 2
-    if freedom % 2:
-        total, term, step = math.erfc(math.sqrt(half)), math.exp(-half) * math.sqrt(half) / math.gamma(1.5), 1.5
-    else:
-        total, term, step = 0.0, math.exp(-half), 1.0
-    for _ in range(freedom // 2):
-        total, term, step = total + term, term * half / step, step + 1
-    return min(1.0, total)
+    if not half:
+        return 1.0
+    first, total = (0.5, math.erfc(math.sqrt(half))) if freedom % 2 else (0.0, 0.0)
+    steps = (first + number for number in range(freedom // 2))
+    # by logarithms: of many degrees of freedom each factor alone is beyond what a float holds
+    return min(1.0, total + sum(math.exp(step * math.log(half) - half - math.lgamma(step + 1)) for step in steps))
 
 
 def false_discoveries(chances: Sequence[float], share: float = 0.05) -> float:

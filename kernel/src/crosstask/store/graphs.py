@@ -4,7 +4,6 @@ made again, and better with more measurements.
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,22 +34,24 @@ def kept_graph(store: Store) -> Merged:
     Tasks are known by their data. One whose id another task has already is called `id (begin of its fingerprint)`.
     """
     whole = Merged(TransferGraph(), [])
-    called: dict[tuple[str, int], str] = {}
+    called: dict[str, list[str]] = {}  # by what the data are: what tasks of them are called
+    taken: set[str] = set()
     for run_id, payload in store.entries(KIND):
         graph = _read(payload, run_id)
+        prints = {task: graph.fingerprint(task) or task for task in graph.task_ids}
         names: dict[str, str] = {}
-        seen: Counter[str] = Counter()
-        for task in graph.task_ids:
-            print_ = graph.fingerprint(task) or task
-            known = (print_, seen[print_])  # one run may have the same data under two ids: they stay apart
-            seen[print_] += 1
-            name, number = task, 0
-            while known not in called:
-                if name not in called.values():
-                    called[known] = name
+        # one run may have the same data under two ids: they stay apart, each with its namesake where there is one
+        for task in sorted(prints, key=lambda each: each not in called.get(prints[each], ())):
+            known = called.setdefault(prints[task], [])
+            free = [each for each in known if each not in names.values()]
+            name, number = task if task in free or not free else free[0], 0
+            while not free and name in taken:
                 number += 1
-                name = f"{task} ({print_[:6]}{f', {number}' if number > 1 else ''})"
-            names[task] = called[known]
+                name = f"{task} ({prints[task][:6]}{f', {number}' if number > 1 else ''})"
+            if not free:
+                known.append(name)
+                taken.add(name)
+            names[task] = name
         whole = _joined(whole.graph, graph.renamed(names))
     return whole
 
