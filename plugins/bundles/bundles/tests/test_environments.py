@@ -18,7 +18,7 @@ from crosstask.errors import GraphError
 from crosstask.graph import Evidence, TransferEdge
 from crosstask.points.distillation import Distilled
 from crosstask.records import Curriculum, MetaKnowledge
-from crosstask.store import open_store
+from crosstask.store import open_store, upkeep
 from crosstask.testing.commands import installed
 from crosstask_bundles import (
     Bundle,
@@ -319,28 +319,34 @@ def test_what_the_store_holds_is_checked_again(from_a: Bundle, tmp_path: Path) -
     store.put(KIND, "bundle-0", {"digest": "x", "manifest": {"schema": "crosstask/bundle/9"}})
     store.put(KIND, "bundle-1", ["no bundle"])
     assert keep(from_a, store)
-    assert [known.digest for known in kept(store.get)] == [from_a.digest]
+    assert [known.digest for known in kept(store.entries(KIND))] == [from_a.digest]
     store.close()
 
 
-def test_two_processes_import_at_once(from_a: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes second takes the next number; a store that keeps nothing is told of."""
-    store = open_store(str(tmp_path / "b.db"))
-    put = store.put
+def test_no_bundle_hides_another(from_a: Bundle, tmp_path: Path) -> None:
+    """Of stores that are merged the bundles of both are there, and those beside one that was dropped as damaged."""
+    measured = open_bundle(MeasuredDigits().file())
+    one, two = (open_store(str(tmp_path / f"{name}.db")) for name in "ab")
+    assert keep(from_a, one)
+    assert keep(measured, two)
+    done = upkeep.merge(one, two)
+    assert (done.added, done.different) == (1, 0)
+    both = [known.digest for known in kept(one.entries(KIND))]
+    assert both == sorted([from_a.digest, measured.digest])
+    assert [keep(each, one) for each in (from_a, measured)] == [False, False]
+    for digest in both:
+        one.delete(KIND, digest)
+        assert [known.digest for known in kept(one.entries(KIND))] == [each for each in both if each != digest]
+        assert keep({each.digest: each for each in (from_a, measured)}[digest], one)
+    one.close()
+    two.close()
 
-    def somebody_first(kind: str, key: str, payload: Any, **more: Any) -> None:
-        if key == "bundle-0":
-            put(kind, key, {"digest": "theirs"})
-        put(kind, key, payload, **more)
 
-    monkeypatch.setattr(store, "put", somebody_first)
-    assert keep(from_a, store)
-    assert store.get(KIND, "bundle-1").payload["digest"] == from_a.digest  # type: ignore[union-attr]
+def test_a_store_that_keeps_nothing_is_told_of(from_a: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = open_store(str(tmp_path / "c.db"))
     monkeypatch.setattr(other, "put", lambda *_, **__: None)
     with pytest.raises(BundleError, match="does not keep"):
         keep(from_a, other)
-    store.close()
     other.close()
 
 

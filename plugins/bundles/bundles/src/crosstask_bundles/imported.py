@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from crosstask.components import Remembered
 from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.options import component, option, state, structure, unstructure
 from crosstask.points.discovery import Discoverer
@@ -14,7 +13,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask_bundles.bundle import SUFFIX, open_bundle
 from crosstask_bundles.contract import Carried
 from crosstask_bundles.index import is_index, listed
-from crosstask_bundles.keeping import kept
+from crosstask_bundles.keeping import KIND, kept
 from crosstask_bundles.merging import Known, gather
 from crosstask_bundles.records import BundleUse
 
@@ -56,12 +55,9 @@ class Imported(Discoverer):
         for file in self._files():
             bundle = open_bundle(file, signers=self.signers or None)
             found.setdefault(bundle.digest, Known(bundle.manifest, bundle.digest, bundle.signed_by))
-        for each in kept(self._recall) if self.stored else ():
+        for each in kept(self.context.past(KIND)) if self.stored else ():
             found.setdefault(each.digest, each)
         return list(found.values())
-
-    def _recall(self, kind: str, key: str) -> Remembered | None:
-        return self.context.recall(kind, key, claim=False)
 
     def _files(self) -> list[Path]:
         files: list[Path] = []
