@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,10 @@ from crosstask.components import Job, Remembered
 from crosstask.context import LocalContext
 from crosstask.options import component
 from crosstask.points.executor import Executor
+from crosstask.points.store import Holder
 from crosstask.run import Run
 from crosstask.store import Store
+from crosstask.store.processes import birth, host
 
 MADE: list[str] = []
 LOCK = threading.Lock()
@@ -248,3 +251,22 @@ def test_claims_are_kept_alive_while_the_run_lives(runs: Callable[[], Run], monk
     while claimed(second) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert claimed(second) == []
+
+
+def test_a_claim_whose_lease_ran_out_is_taken_over_by_one_that_holds_others(tmp_path: Path) -> None:
+    """Only a run that held nothing took it over: with a claim of its own, it asked again and again for ever."""
+    store = open_store(str(tmp_path / "s.db"))
+    gone, here = (Holder(name, "r", host(), os.getpid(), birth(os.getpid())) for name in ("gone", "here"))
+    store.lease = 0.05
+    assert store.claim("models", "k", gone) is None
+    time.sleep(0.1)
+    store.lease = 60.0
+    assert store.claim("models", "other", here) is None
+    asking = threading.Thread(target=store.claim, args=("models", "k", here), daemon=True)
+    asking.start()
+    asking.join(10)
+    assert not asking.is_alive()
+    owner = store.claimed_by("models", "k")
+    assert owner is not None
+    assert owner.name == "here"
+    store.close()

@@ -430,11 +430,13 @@ class SqlStore(Store):
         while True:
             with self._claiming() as connection:
                 self._enrol(connection, holder)
-                living = sa.exists().where(_holders.c.name == _claims.c.holder, _holders.c.expires > self._now)
+                living = sa.select(_holders.c.name).where(_holders.c.expires > self._now)
                 wanted = self._insert(_claims).values(kind=kind, key=key, holder=holder.name)
                 connection.execute(
                     wanted.on_conflict_do_update(
-                        index_elements=["kind", "key"], set_={"holder": holder.name}, where=~living
+                        index_elements=["kind", "key"],
+                        set_={"holder": holder.name},
+                        where=_claims.c.holder.not_in(living),
                     )
                 )
                 owner = self._owner(connection, kind, key)
