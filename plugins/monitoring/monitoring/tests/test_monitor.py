@@ -222,6 +222,7 @@ def test_models_served_elsewhere_are_recorded_by_their_scores() -> None:
         ({}, "takes a score, or targets"),
         ({"score": 0.5, "targets": torch.zeros(2)}, "takes a score, or targets"),
         ({"score": 1.5}, "accuracy goes from 0 to 1, got 1.5"),
+        ({"score": float("inf")}, "accuracy must be a finite number, got inf"),
         ({"score": "high"}, "score must be a number"),
         ({"targets": torch.zeros(2).long()}, "with inputs or with outputs"),
         ({"targets": torch.zeros(2).long(), "outputs": torch.zeros(3, 2)}, "3 outputs for 2 targets"),
@@ -385,6 +386,74 @@ def test_other_metrics_are_compared_by_the_bootstrap() -> None:
         comparing.compare(task, old, new[:79], targets, generator)
     with pytest.raises(DataError, match="no sample to compare"):
         comparing.compare(task, old[:0], new[:0], targets[:0], generator)
+
+
+def area(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Area under the curve; of one class alone it is no number."""
+    ones, others = outputs[targets == 1, 1], outputs[targets == 0, 1]
+    return (ones[:, None] > others[None]).double().mean()
+
+
+def test_draws_that_have_no_score_speak_for_nobody() -> None:
+    """Of 12 samples with one of the second class a third of the draws has it not: they counted as gained."""
+    inputs, targets = torch.zeros(12, 3), torch.tensor([0] * 11 + [1])
+    about = TaskDescriptor(task_id="rare", task_type="classification", output_dim=2)
+    task = Task(descriptor=about, train=(inputs, targets), metric=area)
+    generator = torch.Generator().manual_seed(0)
+    old = torch.randn(12, 2, generator=generator)
+    same = comparing.compare(task, old, old, targets, generator)
+    assert (same.p_value, same.difference.low, same.difference.high) == (1.0, 0.0, 0.0)
+    drawn = int(same.test.split()[-2])
+    assert abs(drawn / 1000 - (1 - (11 / 12) ** 12)) < 0.05, "as many as have both classes"
+    with pytest.raises(DataError, match="area of the old model is nan: nothing to compare"):
+        comparing.compare(task, old[:11], old[:11], targets[:11], generator)
+
+    def rarely(outputs: Tensor, wanted: Tensor) -> float:
+        return float(wanted.double().mean()) if len(wanted.unique()) == 12 else float("nan")
+
+    task.metric = rarely
+    with pytest.raises(DataError, match="only 0 of 1000 draws of 12 samples have a finite rarely"):
+        comparing.compare(task, old, old, torch.arange(12), generator)
+
+
+def test_sequences_that_are_right_in_part_are_compared_by_the_bootstrap() -> None:
+    """Of ten tokens one more is right in every sequence: by whole samples nothing would have been gained."""
+    about = TaskDescriptor(task_id="tokens", task_type="token_classification", output_dim=2)
+    targets = torch.zeros(30, 10, dtype=torch.long)
+    task = Task(descriptor=about, train=(torch.zeros(30, 10, 3), targets))
+
+    def outputs(right: int) -> Tensor:
+        one = (torch.arange(10) < right).float()
+        return torch.stack([one, 1 - one], 1).expand(30, 10, 2).clone()
+
+    given = outputs(5), outputs(6)
+    found = comparing.compare(task, *given, targets, torch.Generator().manual_seed(0))
+    assert (found.old, found.new) == pytest.approx((0.5, 0.6))
+    assert found.better
+    assert found.test == "paired bootstrap of 1000 draws"
+
+
+def test_two_processes_record_into_one_store(tmp_path: Path) -> None:
+    """Each sees what the other has recorded when it looks."""
+    with engine(tmp_path / "s.db") as one, engine(tmp_path / "s.db") as two:
+        first, second = Monitor(one), Monitor(two)
+        first.record("digits", 0.9, samples=40, when="2026-01-01")
+        second.record("digits", 0.1, samples=40, when="2026-01-03")
+        first.record("digits", 0.8, samples=40, when="2026-01-02")
+        for monitor in (first, second):
+            assert monitor.check("digits")["digits"].records == 3
+            assert [entry.score for entry in monitor.history.of("digits", "score")] == [0.9, 0.8, 0.1]
+
+
+def test_a_model_of_another_kind_in_the_store_is_told_of(tmp_path: Path) -> None:
+    with engine(tmp_path / "s.db") as made:
+        surgery, task = Surgery(made), made.portfolio["digits"]
+        other = ModelSpec(hidden=(8,)).build(task.descriptor, 0)
+        digest = weights_digest(other)
+        surgery._keep(task, other, digest)
+        surgery.kept.clear()
+        with pytest.raises(DataError, match=f"the model {digest[:12]} in the store is no"):
+            surgery.restored(task, digest)
 
 
 def test_several_inputs_are_put_together() -> None:

@@ -23,9 +23,12 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """Outputs [N, …] of two models for the same samples, by the task's metric.
 
-    Of accuracies the exact one-sided test of McNemar (1947): of the samples on which they differ, each model has as
-    many right. Of any other metric the paired bootstrap (Efron, Tibshirani 1993, chapter 16): the share of draws of the
-    samples in which the new model is no better. The interval of the difference is that of the draws.
+    Of accuracies, where each sample is right or wrong, the exact one-sided test of McNemar (1947): of the samples on
+    which they differ, each model has as many right. Of any other metric the paired bootstrap (Efron, Tibshirani 1993,
+    chapter 16): the share of draws of the samples in which the new model is no better, of those that have a score (of
+    one class alone some metrics have none). The interval of the difference is that of the draws.
+
+    DataError for outputs of which the metric is no finite number, or of too few draws.
     """
     if not len(old) == len(new) == len(targets):
         raise DataError(f"{len(old)} and {len(new)} outputs for {len(targets)} targets: models are compared in pairs")
@@ -33,10 +36,12 @@ def compare(
         raise DataError(f"task {task.task_id!r}: no sample to compare models on")
     metric = metric_of(task)
     scores = float(metric(old, targets)), float(metric(new, targets))
-    each = metric.told == "accuracy"
-    if each:
-        rows = [_each(metric, outputs, targets) for outputs in (old, new)]
-        wins, losses = (int(((a - b) > 0.5).sum()) for a, b in ((rows[1], rows[0]), (rows[0], rows[1])))
+    for whose, score in zip(("old", "new"), scores, strict=True):
+        if not math.isfinite(score):
+            raise DataError(f"task {task.task_id!r}: {metric.told} of the {whose} model is {score}: nothing to compare")
+    rows = [_each(metric, outputs, targets) for outputs in (old, new)] if metric.told == "accuracy" else []
+    if rows and all(_right_or_wrong(row, score) for row, score in zip(rows, scores, strict=True)):
+        wins, losses = (int((a > b).sum()) for a, b in ((rows[1], rows[0]), (rows[0], rows[1])))
         chosen = torch.randint(len(targets), (DRAWS, len(targets)), generator=generator)
         drawn = (rows[1] - rows[0])[chosen].mean(1)
         p_value, test = mcnemar(wins, losses), f"McNemar's exact test: {wins} gained, {losses} lost"
@@ -46,7 +51,11 @@ def compare(
             index = torch.randint(len(targets), (len(targets),), generator=generator)
             draws.append(float(metric(new[index], targets[index])) - float(metric(old[index], targets[index])))
         drawn = torch.tensor(draws, dtype=torch.float64)
-        p_value, test = (1 + int((drawn <= 0).sum())) / (DRAWS + 1), f"paired bootstrap of {DRAWS} draws"
+        drawn = drawn[drawn.isfinite()]
+        if len(drawn) < DRAWS // 10:
+            told = f"only {len(drawn)} of {DRAWS} draws of {len(targets)} samples have a finite {metric.told}"
+            raise DataError(f"task {task.task_id!r}: {told}: more samples are needed, such as of every class")
+        p_value, test = (1 + int((drawn <= 0).sum())) / (len(drawn) + 1), f"paired bootstrap of {len(drawn)} draws"
     low, high = (float(end) for end in drawn.double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)))
     mean = scores[1] - scores[0]
     return Comparison(
@@ -65,3 +74,8 @@ def _each(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
     """The metric of each sample [N]."""
     found = [float(metric(outputs[n : n + 1], targets[n : n + 1])) for n in range(len(targets))]
     return torch.tensor(found, dtype=torch.float64)
+
+
+def _right_or_wrong(row: Tensor, score: float) -> bool:
+    """Whether a metric is the share of samples that are right; of sequences it is not, nor where some do not count."""
+    return bool(((row == 0) | (row == 1)).all()) and abs(float(row.mean()) - score) < 1e-5

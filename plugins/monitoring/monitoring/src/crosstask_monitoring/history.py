@@ -16,15 +16,23 @@ KIND = "monitoring"
 
 
 class History:
-    """All entries that the engine's store holds, and those that are written from here on. Entries are only added. Not
-    `stored`, it begins empty and is kept in memory.
+    """All entries that the engine's store holds, and those that are written from here on. Entries are only added; those
+    that other processes add meanwhile are known after `refresh`. Not `stored`, it begins empty and is kept in memory.
     """
 
     def __init__(self, engine: Engine, *, stored: bool = True) -> None:
         self._store: Any = getattr(engine.run, "store", None) if stored else None
         self._run_id = str(getattr(engine.run, "run_id", ""))
         self._entries: list[Entry] = []
-        for _, payload in self._store.entries(KIND) if self._store is not None else ():
+        self._known: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has come into the store since."""
+        for key, payload in self._store.entries(KIND) if self._store is not None else ():
+            if key in self._known:
+                continue
+            self._known.add(key)
             try:
                 self._entries.append(structure(payload, Entry, "stored entry"))
             except OptionError:  # of a later release
@@ -37,7 +45,9 @@ class History:
         self._entries.append(made)
         self._entries.sort(key=lambda each: each.when)  # labels may come late
         if self._store is not None:
-            self._store.put(KIND, uuid.uuid4().hex, unstructure(made), run_id=self._run_id)
+            key = uuid.uuid4().hex
+            self._known.add(key)
+            self._store.put(KIND, key, unstructure(made), run_id=self._run_id)
         return made
 
     def of(self, task_id: str, *kinds: str, model: str | None = None) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,6 +145,7 @@ class Monitor:
                 yield name
 
     def _read(self, task: Task) -> Reading:
+        self.history.refresh()
         digest, metric = self._digest(task), metric_of(task)
         reference = _rows(self._reference(task, digest))
         entries = self.history.of(task.task_id, "score", model=digest)
@@ -227,6 +229,8 @@ def _rows(entries: list[Entry]) -> Tensor:
 
 def _check(value: float, metric: Metric, task_id: str) -> None:
     low, high = metric.range
+    if not math.isfinite(value):  # also of a metric without limits: no detector could read it, now or later
+        raise DataError(f"task {task_id!r}: {metric.told} must be a finite number, got {value:g}")
     if not low <= value <= high:
         raise DataError(f"task {task_id!r}: {metric.told} goes from {low:g} to {high:g}, got {value:g}")
 

@@ -153,7 +153,15 @@ class Surgery:
         if known is None:
             raise DataError(f"task {task.task_id!r}: the model {digest[:12]} is not kept in this store")
         made = copied(self._model(task))
-        made.load_state_dict(known.tensors)
+        try:
+            made.load_state_dict(known.tensors)
+        except RuntimeError as error:
+            told = (
+                f"task {task.task_id!r}: the model {digest[:12]} in the store is no {type(made).__name__} of this kind"
+            )
+            raise DataError(
+                f"{told}: put the network in place that it was of, or use another store ({error})"
+            ) from None
         return made
 
     def resume(self, task: Task) -> None:
