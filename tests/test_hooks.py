@@ -97,6 +97,10 @@ def an_answer(point: str, name: str) -> Any:
         return object()
     if returns is list:
         return [of.__new__(of)]
+    if issubclass(returns, Path):
+        return returns("answer")
+    if hasattr(returns, "_fields"):  # a named tuple
+        return returns(*map(named, returns._fields))
     fake = type("Answer", (returns,), {"__init__": lambda self, *_, **__: None, "__repr__": lambda self: "an answer"})
     fake.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
     return fake()

@@ -97,7 +97,7 @@ class DistilledQ(Agent):
         if self.heads is not None:
             TaskAttention(self.shared_dims[-1], self.heads)
 
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         return Learner(
             max(space.state_dim for space in spaces),
             {space.task_id: space.actions for space in spaces},

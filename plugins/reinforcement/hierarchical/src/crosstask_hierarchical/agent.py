@@ -58,7 +58,7 @@ class Hierarchical(Agent):
         self._given: dict[int, Policy] = {}
         self._named: tuple[str, ...] = ()
 
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         longest = max(space.state_dim for space in spaces)
         net = HierarchicalMultiTaskRL(
             longest + (len(spaces) if self.told else 0),

@@ -68,7 +68,7 @@ class PolicyGradient(Agent):
     _fresh: dict[str, Any] | None = attrs.field(default=None, init=False, repr=False)
     _scale: Tensor | None = attrs.field(default=None, init=False, repr=False)
 
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         return MultiTaskPolicyNetwork(
             max(space.state_dim for space in spaces),
             {space.task_id: space.actions for space in spaces},

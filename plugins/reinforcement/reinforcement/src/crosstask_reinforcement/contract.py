@@ -230,7 +230,7 @@ class Transitions:
 
 
 class Agent(Component):
-    """Learns to act in several tasks at once. Write `build`, `act`, `learn`, and `optimizers` if there is one.
+    """Learns to act in several tasks at once. Write `network_for`, `act`, `learn`, and `optimizers` if there is one.
 
         agent = PPO().prepare([TaskSpace("pole", 4, 2), TaskSpace("long pole", 4, 2)], seed=0)
         decision = agent.act(situation, explore=True, generator=generator)
@@ -259,7 +259,7 @@ class Agent(Component):
 
     @abstractmethod
     @hook(first=True, returns=nn.Module)
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         """A network for these tasks, on observations of the longest one's length. Draw its weights from torch's global
         random numbers, which are seeded here.
         """
@@ -299,7 +299,7 @@ class Agent(Component):
 
     @property
     def network(self) -> nn.Module:
-        """What `build` has made. DataError before `prepare`."""
+        """What `network_for` has made. DataError before `prepare`."""
         if self._network is None:
             raise DataError(f"{self.origin} knows no tasks yet: call prepare(spaces, seed=…) first")
         return self._network
@@ -321,7 +321,7 @@ class Agent(Component):
                 raise DataError(f"{self.origin}: task {space.task_id!r} needs observations and actions, got {space}")
         self.spaces = spaces
         with seeded(seed):
-            self._network = self.context.call(self, "build", spaces=spaces)
+            self._network = self.context.call(self, "network_for", spaces=spaces)
         self.start()
         return self
 

@@ -145,7 +145,7 @@ class ReferenceAgent(Agent):
     def rollout_steps(self) -> int:
         return 12
 
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         return ReferenceNetwork(spaces)
 
     def start(self) -> None:

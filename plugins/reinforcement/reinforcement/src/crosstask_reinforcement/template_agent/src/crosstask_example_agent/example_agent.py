@@ -42,7 +42,7 @@ class ExampleAgent(Agent):
     def rollout_steps(self) -> int:
         return 2
 
-    def build(self, spaces: Sequence[TaskSpace]) -> nn.Module:
+    def network_for(self, spaces: Sequence[TaskSpace]) -> nn.Module:
         return Values(spaces, self.hidden)
 
     @torch.no_grad()
