@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 import statistics
 from collections.abc import Iterable
@@ -412,6 +413,19 @@ def test_measurements_and_dates_are_checked() -> None:
         attrs.evolve(measured("a", "b", 0.1), measurements=(measured("b", "a", 0.1),))
     with pytest.raises(GraphError, match="without a time zone"):
         measured("a", "b", 0.1, when=datetime.datetime(2026, 1, 1))
+
+
+def test_sites_that_find_the_same_numbers_are_two_measurements(tmp_path: Path) -> None:
+    """Three sites where nothing is gained and one where something is: the mean of four, not of two."""
+    found = [measured("a", "b", value, site=site) for value, site in ((0.0, "1"), (0.0, "2"), (0.0, "3"), (0.1, "4"))]
+    for order in (found, found[::-1]):
+        made = functools.reduce(lambda one, two: one.merge(two).graph, map(graph, order))
+        for name in ("g.json", "g.graphml", "g.gexf"):
+            made = made.merge(TransferGraph.load(made.export(tmp_path / name))).graph
+        edge = made.edge("a", "b")
+        assert edge is not None
+        assert (edge.transfer_coefficient, edge.site) == (pytest.approx(0.025), "")
+        assert sorted(each.site for each in edge.measurements) == ["1", "2", "3", "4"]
 
 
 # --- Stores

@@ -97,7 +97,8 @@ class TransferEdge:
     same, else by `layer of the source -> layer of the target`. All numbers are finite; what is unknown is None.
     `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped`
     the speed gain is a lower bound (see `TransferResult.speed_capped`). `when` and `origin` say when and in which run
-    it was found, where somebody has said so (`TransferGraph.dated`). An edge that `TransferGraph.merge` has pooled
+    it was found, where somebody has said so (`TransferGraph.dated`); `site` at which of several places, each with data
+    of its own, it was measured. An edge that `TransferGraph.merge` has pooled
     holds what it was pooled from in `measurements`, which are of the same pair.
     """
 
@@ -124,6 +125,7 @@ class TransferEdge:
     estimates: dict[str, float] = attrs.field(factory=dict)
     when: datetime.datetime | None = None
     origin: str = ""
+    site: str = ""
     measurements: tuple[TransferEdge, ...] = ()
 
     def __attrs_post_init__(self) -> None:
@@ -150,10 +152,12 @@ class TransferEdge:
     @property
     def identity(self) -> str:
         """What this piece of evidence is known by: two edges of a pair with it are one measurement, taken over twice.
-        Made of all its numbers, not of its date, its run or its finder: a run repeated with its seed finds the same.
+        Made of all its numbers and its site, not of its date, its run or its finder: a run repeated with its seed finds
+        the same. Two sites have other data: where both find that nothing is gained, these are two measurements.
         """
         numbers = [getattr(self, name) for name in _NUMBERS]
         told = [self.evidence.value, self.transfer_coefficient, self.speed_capped, *numbers]
+        told += [self.site] if self.site else []
         return hashlib.sha256(repr(told).encode()).hexdigest()[:24]
 
     @property
@@ -1023,7 +1027,7 @@ _RECORDS = {"node": ("descriptor", "impossible", "fingerprint"), "edge": ("recor
 """Attributes of nodes and edges in XML that hold JSON: all that is read back."""
 _EDGE_KINDS: dict[str, type] = {
     **dict.fromkeys(
-        ("evidence", "found_by", "relation", "direction", "best_strategy", "when", "origin", "record"), str
+        ("evidence", "found_by", "relation", "direction", "best_strategy", "when", "origin", "site", "record"), str
     ),
     **dict.fromkeys(("transfer_coefficient", "weight", *_NUMBERS), float),
     "speed_capped": bool,

@@ -256,6 +256,9 @@ def test_sites_share_what_they_measured_and_it_is_pooled() -> None:
     assert known is not None
     assert known.measured
     assert {each.origin for each in known.measurements} == {"own/0", "own/1", "own/2"}
+    assert {each.site for each in known.measurements} == {"own/0", "own/1", "own/2"}, (
+        "told apart where figures are alike"
+    )
     assert known.transfer_coefficient == result.merged["published -> own"]
     read = structure(unstructure(result), SharedEdgesResult, "result")
     (section,) = SharedEdges.sections(attrs.evolve(read, lost={"x": "<y>"}), TransferGraph())

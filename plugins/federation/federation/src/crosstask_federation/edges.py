@@ -174,7 +174,7 @@ def _edge(result: TransferResult, source: TaskDescriptor, target: TaskDescriptor
     coefficient, gain = result.coefficient, result.performance_gain
     return TransferEdge(
         source=source.task_id, target=target.task_id, transfer_coefficient=coefficient.mean,
-        evidence=Evidence.MEASURED, found_by="shared_edges", origin=site,
+        evidence=Evidence.MEASURED, found_by="shared_edges", origin=site, site=site,
         relation=relation_type(coefficient.mean, source, target), uncertainty=standard_error(coefficient),
         low=coefficient.low, high=coefficient.high, accuracy_gain=gain.mean, accuracy_gain_low=gain.low,
         accuracy_gain_high=gain.high, convergence_speed_gain=result.convergence_speed_gain,
