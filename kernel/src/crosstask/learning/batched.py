@@ -146,6 +146,7 @@ class Batched:
     """
 
     noise: Sequence[torch.Generator] | None = None
+    """Where dropout draws from, one generator for each task."""
 
     def __init__(self, module: nn.Module, path: str = "auto") -> None:
         if path not in PATHS:

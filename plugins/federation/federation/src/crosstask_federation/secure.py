@@ -36,9 +36,11 @@ class PlainSum:
     """Hides nothing: the server sees what each site sends."""
 
     def hide(self, tensors: Tensors, site: str, sites: Sequence[str], round: int) -> Tensors:
+        """The tensors as they are."""
         return tensors
 
     def total(
         self, hidden: Sequence[Mapping[str, Tensor]], answered: Sequence[str], sites: Sequence[str], round: int
     ) -> Tensors:
+        """Their sum."""
         return sum_of(hidden)

@@ -133,6 +133,7 @@ class Level:
 
     @classmethod
     def of(cls, rows: Tensor) -> Level:
+        """From records [T, 2] of scores and numbers of samples."""
         mean, count = pooled(rows)
         return cls(mean, int(count))
 

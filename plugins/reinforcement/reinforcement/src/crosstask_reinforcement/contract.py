@@ -97,7 +97,9 @@ class Copies(ABC):
     """N copies of one or more environments, stepped together. An episode that ends is followed by the next at once."""
 
     count: int
+    """How many copies there are."""
     state_dim: int
+    """Numbers in an observation."""
 
     @abstractmethod
     def reset(self, seed: int) -> np.ndarray:

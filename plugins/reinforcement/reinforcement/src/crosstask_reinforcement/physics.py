@@ -25,6 +25,7 @@ class Physics(Copies):
     """
 
     defaults: ClassVar[dict[str, float]]
+    """gymnasium's constants by name."""
     size: ClassVar[int]
     """Numbers in the state of a row."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from crosstask.components import Component, hook
 
 Array = NDArray[np.float64]
+"""Numbers in double precision."""
 
 
 class Decision(NamedTuple):
@@ -19,8 +20,11 @@ class Decision(NamedTuple):
     """
 
     tool: str
+    """Which one to use."""
     exploration: float
+    """In 0..1; 0 where the best is certain to be taken."""
     estimates: Array
+    """Expected rewards [T]."""
 
 
 class Router(Component):
