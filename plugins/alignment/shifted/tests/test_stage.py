@@ -134,6 +134,23 @@ def test_sources_that_do_not_fit_are_left_out_and_without_any_it_is_told() -> No
             shifted(made, sources=["model"], alignment="reference", align_with="source")
 
 
+def test_what_was_measured_with_other_inputs_of_a_source_is_not_taken(tmp_path: Path) -> None:
+    """A source of the same name and with the same model, but other data: what is aligned with them is learned anew."""
+    found = []
+    for turned in (False, True, False):
+        source, target = digits("inverted"), digits()
+        if turned:
+            own = {s: (source.data(s).inputs.flip(2), source.data(s).targets) for s in ("train", "test")}
+            source = Task(descriptor=source.descriptor, **own)
+        source.model = ModelSpec(hidden=(16,)).build(digits().descriptor, 0)
+        with engine(source, target, store=f"{tmp_path}/store.db", seeds=1) as made:
+            given = {"radius": 0.0, "severities": [1], "corruptions": ["contrast"], "weight": 10.0}
+            found.append(shifted(made, alignment="reference", align_with="source", **given).rows)
+    assert found[0] == found[2]
+    assert found[0][-1] != found[1][-1], "aligned with the source's inputs"
+    assert found[0][:2] == found[1][:2], "fine-tuning does not look at them"
+
+
 def test_domains_of_another_kind_are_told() -> None:
     own = {s: ((16 * digits().data(s).inputs).long(), digits().data(s).targets) for s in ("train", "test")}
     whole = Task(descriptor=TaskDescriptor(task_id="whole", input_shape=(1, 8, 8), output_dim=10), **own)

@@ -114,7 +114,8 @@ def test_of_an_engine_that_cannot_be_asked() -> None:
 def test_what_is_written_is_read_back_as_it_was() -> None:
     values = {
         "name": 'a "quoted" \x7f \u00e9 \n line', "seeds": 3, "nothing": None,
-        "transfer": {"use": "x", "list": [1, 2.5, True], "table": {"deep": {"on": False}, "none": {}}, "odd key": 1e-5},
+        "transfer": {"use": "x", "list": [1, 2.5, True], "table": {"deep": {"on": False}, "none": {}}, "odd key": 1e-5,
+                     "clip": float("inf"), "least": float("-inf")},
     }  # fmt: skip
     wanted = {key: value for key, value in values.items() if key != "nothing"}
     assert tomllib.loads(written(values)) == wanted

@@ -207,6 +207,10 @@ class Shift(Stage):
             )
         return theirs
 
+    def _domain_print(self, engine: Engine, source: str | None, trial: Trial) -> str | None:
+        """What the inputs of a source are, where features are aligned with them: its model does not tell them."""
+        return None if trial.domain is None or source is None else engine.portfolio[source].fingerprint()
+
     def _measured(
         self, engine: Engine, trials: Sequence[tuple[str | None, str, Trial]]
     ) -> list[list[dict[str, float]]]:
@@ -218,7 +222,7 @@ class Shift(Stage):
                 key = key_of(
                     "shift", self.results_version, trial.target.fingerprint(), weights_digest(trial.model),
                     trial.method.identity() if trial.method else name, trial.alignment and trial.alignment.identity(),
-                    trial.weight, trial.domain is None, source, trial.budget, trial.shifts, trial.severities,
+                    trial.weight, self._domain_print(engine, source, trial), source, trial.keep_head, trial.budget, trial.shifts, trial.severities,
                     trial.radius, trial.steps, trial.restarts, seed, shift, self.context.wrapping(),
                 )  # fmt: skip
                 label = f"{source or 'scratch'} -> {trial.target.task_id} under shift, seed {number}"

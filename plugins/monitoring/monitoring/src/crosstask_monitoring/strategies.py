@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -93,6 +94,8 @@ def _value(value: Any) -> str:
         return f"{{ {items} }}" if items else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)  # TOML says nan, inf and -inf
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
