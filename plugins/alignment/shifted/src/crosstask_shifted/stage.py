@@ -222,7 +222,8 @@ class Shift(Stage):
                 key = key_of(
                     "shift", self.results_version, trial.target.fingerprint(), weights_digest(trial.model),
                     trial.method.identity() if trial.method else name, trial.alignment and trial.alignment.identity(),
-                    trial.weight, self._domain_print(engine, source, trial), source, trial.keep_head, trial.budget, trial.shifts, trial.severities,
+                    trial.weight, self._domain_print(engine, source, trial), source, trial.keep_head, trial.budget,
+                    trial.shifts, trial.severities,
                     trial.radius, trial.steps, trial.restarts, seed, shift, self.context.wrapping(),
                 )  # fmt: skip
                 label = f"{source or 'scratch'} -> {trial.target.task_id} under shift, seed {number}"
