@@ -46,8 +46,8 @@ each_hook = pytest.mark.parametrize(("point", "name"), HOOKS, ids=named)
 def test_families_bring_points() -> None:
     brought = {each.point.name for each in BUILT_IN.points() if each.plugin is not None}
     assert brought >= {
-        "agent", "alignment", "bundle", "continual", "detector", "federation", "loss", "publisher", "recommender", "router",
-        "sampler", "search", "sharing", "world",
+        "agent", "alignment", "bundle", "continual", "detector", "federation", "loss", "publisher", "recommender",
+        "router", "sampler", "search", "sharing", "world",
     }  # fmt: skip
     assert not [each.reason for each in BUILT_IN.points() if each.reason]
 

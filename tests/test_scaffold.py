@@ -16,12 +16,13 @@ from crosstask.manifest import KERNEL_POINTS
 from tests.environments import Environment
 
 BASES = (
-    "adapters", "bundles", "continual", "curricula", "discovery", "federation", "monitoring", "multitask", "reinforcement",
-    "routing", "search", "synthesis", "transfer",
+    "adapters", "bundles", "continual", "curricula", "discovery", "federation", "monitoring", "multitask",
+    "reinforcement", "routing", "search", "synthesis", "transfer",
 )  # fmt: skip
 ALGORITHMS = ("discovery/probe", "transfer/finetuning")  # what the scaffolded recipe names
 CONTRIBUTED = (
-    "agent", "bundle", "continual", "detector", "federation", "publisher", "router", "sampler", "search", "sharing", "world",
+    "agent", "bundle", "continual", "detector", "federation", "publisher", "router", "sampler", "search", "sharing",
+    "world",
 )  # fmt: skip
 POINTS = [*(point.name for point in KERNEL_POINTS), *CONTRIBUTED]
 pytestmark = [pytest.mark.slow, pytest.mark.packaging]
