@@ -97,7 +97,8 @@ def told(value: Interval | None) -> str:
 
 
 def over(arrivals: Iterable[Arrival], control: str) -> Interval:
-    return confidence_interval([e.gain.mean - getattr(e, control) for e in arrivals if getattr(e, control) is not None])
+    known = [(e.gain, getattr(e, control)) for e in arrivals]
+    return confidence_interval([gain.mean - other for gain, other in known if gain is not None and other is not None])
 
 
 def main() -> None:

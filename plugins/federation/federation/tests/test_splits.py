@@ -76,12 +76,24 @@ def test_a_column_names_the_sites() -> None:
     found = split_task(table(numbers), Split(by="column", column=1), torch.Generator())
     assert [task.task_id for task in found] == ["t/0", "t/1", "t/2"]
     assert all(bool((task.data().inputs[:, 1] == n).all()) for n, task in enumerate(found))
+    odd = torch.tensor([0.0, -0.0, 2.0, 10.0] * 3)[:, None]
+    found = split_task(table(odd), Split(by="column", column=0), torch.Generator())
+    assert [(task.task_id, len(task.data())) for task in found] == [("t/0", 6), ("t/2", 3), ("t/10", 3)]
     hot = torch.nn.functional.one_hot(torch.arange(12) % 2, 2).float()
     found = split_task(table(hot), Split(by="column", column=(0, 1)), torch.Generator())
     assert [len(task.data()) for task in found] == [6, 6]
     parts = MultiInput({"x": torch.randn(12, 2), "ward": torch.arange(12) % 4})
     found = split_task(table(parts), Split(by="column", column="ward"), torch.Generator())
     assert [task.task_id for task in found] == ["t/0", "t/1", "t/2", "t/3"]
+
+
+def test_the_order_of_groups_is_that_of_their_names_whichever_come_first() -> None:
+    """A group that is called nan has no place among numbers."""
+    names = ["nan", "2", "10", "-1", "inf", "b"]
+    for first in range(6):
+        own = [*names[first:], *names[:first]] * 2
+        found = split_by_groups(table(torch.randn(12, 2)), {"train": own, "test": own})
+        assert [task.task_id for task in found] == [f"t/{name}" for name in ("-1", "2", "10", "inf", "b", "nan")]
 
 
 def test_groups_by_name() -> None:

@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -217,6 +218,33 @@ def test_a_result_without_later_arrivals_and_a_judge_that_gives_coefficients() -
     with engine(3) as made:
         found = arrive(made, judge=Tries(estimates=True))
     assert all(e.gain.mean == pytest.approx(truth(e.source, e.task)) for e in found.arrivals if e.source)
+
+
+def test_what_nobody_could_judge_is_not_a_gain_of_nothing() -> None:
+    with engine() as made:
+        known = arrive(made)
+    with engine() as made:
+        none = arrive(made, judge=Tries(refused=tuple(made.portfolio.ids)))
+    with engine() as made:
+        few = arrive(made, judge=Tries(refused=("t0", "t1")), compare=9)
+    learned = [each for each in none.later if each.source is not None]
+    assert [each.source for each in learned] == [each.source for each in known.later if each.source is not None]
+    assert {each.gain for each in learned} == {None}
+    assert all("cannot be measured" in each.notes[-1] for each in learned)
+    assert known.gain is not None
+    judged = [each for each in few.later if each.gain is not None]
+    assert 0 < len(judged) < len(few.later)
+    assert few.gain is not None
+    assert few.gain.mean == pytest.approx(statistics.mean(each.gain.mean for each in judged))  # type: ignore[union-attr]
+    assert {each.regret for each in few.later if each.gain is None} == {None}
+    alone = attrs.evolve(none, arrivals=(none.arrivals[0], learned[0]))
+    assert alone.gain is None
+    assert alone._headline().endswith("mean gain unknown")
+    assert alone._rows()[1]["gain"] is alone._rows()[1]["gain_low"] is None
+    for found in (alone, few):
+        assert structure(unstructure(found), LifelongResult) == found
+        assert Lifelong.sections(found, TransferGraph())[0].html
+    assert "not known" in Lifelong.sections(alone, TransferGraph())[0].html
 
 
 # Real runs on digits --------------------------------------------------------------------------------------------------

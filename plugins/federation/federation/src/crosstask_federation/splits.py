@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,9 +81,10 @@ def split_by_groups(task: Task, groups: Mapping[str, Sequence[Any] | Tensor], *,
 def _natural(name: str) -> tuple[int, float, str]:
     """Numbers by their size, and before names."""
     try:
-        return 0, float(name), name
+        value = float(name)
     except ValueError:
-        return 1, 0.0, name
+        value = math.nan
+    return (1, 0.0, name) if math.isnan(value) else (0, value, name)
 
 
 def _sites(task: Task, names: Sequence[str], rows: Mapping[str, Sequence[Tensor]]) -> list[Task]:
@@ -159,7 +161,7 @@ def _values(task: Task, split: str, column: str | int | tuple[int, ...] | None) 
         values = rows[:, column] if isinstance(column, int) else rows[:, list(column)].argmax(1)
     if values.ndim != 1:
         raise DataError(f"{who}: {column!r} holds {tuple(values.shape[1:])} numbers of each row, not one")
-    found = [f"{value:.9g}" for value in values.tolist()]  # no two of single precision are one
+    found = [f"{value + 0:.9g}" for value in values.tolist()]  # -0 is 0, no two of single precision are one
     if len(set(found)) > MOST:
         raise DataError(
             f"{who}: column {column!r} has {len(set(found))} different values; sites are named by at most {MOST}"

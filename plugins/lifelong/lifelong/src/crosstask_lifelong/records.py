@@ -9,6 +9,8 @@ from crosstask.options import record
 from crosstask.records import Interval
 from crosstask.showing import Shown
 
+_ENDS = {"": "mean", "_low": "low", "_high": "high"}
+
 
 @record
 class Arrival:
@@ -16,10 +18,10 @@ class Arrival:
     learned (None: from scratch, where nothing that was tried promised to help).
 
     `expected` is the coefficient that the source was chosen for; `gain` what that brought on the test data over
-    scratch, in the metric. `trainings` counts all that were done for it, its own model included; what was judged to
-    compare is not among them. With `compare`: `regret` is how much more the `best` of the sources compared brings,
-    `random_gain` what one drawn at random brings on average, `tried_gain` the best of so many drawn at random and tried
-    in the same way.
+    scratch, in the metric (None: it could not be judged, and `notes` say why). `trainings` counts all that were done
+    for it, its own model included; what was judged to compare is not among them. With `compare`: `regret` is how much
+    more the `best` of the sources compared brings, `random_gain` what one drawn at random brings on average,
+    `tried_gain` the best of so many drawn at random and tried in the same way.
     """
 
     task: str
@@ -28,7 +30,7 @@ class Arrival:
     tried: tuple[str, ...] = ()
     source: str | None = None
     expected: float | None = None
-    gain: Interval = Interval(mean=0.0, low=0.0, high=0.0)
+    gain: Interval | None = Interval(mean=0.0, low=0.0, high=0.0)
     trainings: int = 0
     best: str | None = None
     regret: float | None = None
@@ -53,13 +55,20 @@ class LifelongResult(Shown):
         return tuple(each for each in self.arrivals if each.known)
 
     @property
-    def gain(self) -> Interval:
-        """Over scratch, mean over the later arrivals, with its 95 % interval over tasks."""
-        return confidence_interval([each.gain.mean for each in self.later] or [0.0])
+    def gain(self) -> Interval | None:
+        """Over scratch, mean over the later arrivals that could be judged, with its 95 % interval over tasks; None if
+        none of them could.
+        """
+        known = [each.gain.mean for each in self.later if each.gain is not None]
+        return confidence_interval(known or [0.0]) if known or not self.later else None
 
     def over(self, control: str) -> Interval | None:
         """How much more than with a control (`random_gain`, `tried_gain`), pair by pair; None without one."""
-        pairs = [(e.gain.mean, value) for e in self.later if (value := getattr(e, control)) is not None]
+        pairs = [
+            (each.gain.mean, value)
+            for each in self.later
+            if each.gain is not None and (value := getattr(each, control)) is not None
+        ]
         return confidence_interval([ours - theirs for ours, theirs in pairs]) if pairs else None
 
     @property
@@ -79,9 +88,10 @@ class LifelongResult(Shown):
         return [
             {name: getattr(each, name) for name in names}
             | {"tried": ", ".join(each.tried)}
-            | {"gain": each.gain.mean, "gain_low": each.gain.low, "gain_high": each.gain.high}
+            | {f"gain{end}": getattr(each.gain, name, None) for end, name in _ENDS.items()}
             for each in self.arrivals
         ]
 
     def _headline(self) -> str:
-        return f"Lifelong: {len(self.arrivals)} arrivals, {self.pairs} pairs tried, mean gain {self.gain.mean:+.3f}"
+        gain = "unknown" if self.gain is None else f"{self.gain.mean:+.3f}"
+        return f"Lifelong: {len(self.arrivals)} arrivals, {self.pairs} pairs tried, mean gain {gain}"

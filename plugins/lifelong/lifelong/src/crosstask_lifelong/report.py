@@ -9,6 +9,7 @@ import plotly.graph_objects as go  # type: ignore[import-untyped]  # plotly ship
 
 from crosstask.drawing import color
 from crosstask.points.stage import Section
+from crosstask.records import Interval
 from crosstask.report.figures import figure, legend, plot, view
 from crosstask.report.page import details, escape, number, spread, table
 from crosstask_lifelong.records import Arrival, LifelongResult
@@ -18,7 +19,8 @@ _X = {"title": {"text": "arrival"}, "showgrid": False}
 
 def section(done: LifelongResult) -> Section:
     """The arrivals as a section of the report."""
-    told = f"mean gain over scratch <strong>{spread(done.gain, signed=True)}</strong>"
+    mean = "not known" if done.gain is None else spread(done.gain, signed=True)
+    told = f"mean gain over scratch <strong>{mean}</strong>"
     for control, what in (("random_gain", "one source at random"), ("tried_gain", "as many tried at random")):
         over = done.over(control)
         told += "" if over is None else f", {spread(over, signed=True)} more than with {what}"
@@ -29,9 +31,10 @@ def section(done: LifelongResult) -> Section:
     )
     caption = "Gain in the metric over scratch"
     series = {"gain": ("chosen source", "more", "full"), "mean": ("mean so far", "series1", "solid")}
-    if any(each.random_gain is not None for each in done.later):
+    judged = [(each, each.gain) for each in done.later if each.gain is not None]
+    if any(each.random_gain is not None for each, _ in judged):
         series["random"] = ("one source at random", "less", "hollow")
-    figures = [plot(_gains(done.later), caption, f"{caption}, for each arrival", 320)]
+    figures = [plot(_gains(judged), caption, f"{caption}, for each arrival", 320)]
     caption = "What was done for each arrival"
     figures.append(plot(_costs(done.arrivals), caption, f"{caption}: tasks looked at, trainings", 260))
     known = [each for each in done.later if each.regret is not None]
@@ -44,7 +47,7 @@ def section(done: LifelongResult) -> Section:
             escape(each.task),
             escape(each.source or "scratch"),
             escape(", ".join(each.tried)) or "–",
-            spread(each.gain, signed=True),
+            "–" if each.gain is None else spread(each.gain, signed=True),
             "–" if each.best is None else escape(each.best),
         )
         for place, each in enumerate(done.arrivals, 1)
@@ -54,20 +57,20 @@ def section(done: LifelongResult) -> Section:
     return Section("Tasks that arrive", lead + view(legend(series), figures[0]) + view(*figures[1:], grid=True) + shown)
 
 
-def _gains(arrivals: tuple[Arrival, ...]) -> Any:
-    places = [each.known + 1 for each in arrivals]
-    means = [each.gain.mean for each in arrivals]
+def _gains(judged: list[tuple[Arrival, Interval]]) -> Any:
+    places = [each.known + 1 for each, _ in judged]
+    means = [gain.mean for _, gain in judged]
     traces = [
         go.Scatter(
             x=places, y=means, mode="markers", marker={"size": 7, "color": color("more")},
             error_y={
-                "type": "data", "symmetric": False, "array": [e.gain.high - e.gain.mean for e in arrivals],
-                "arrayminus": [e.gain.mean - e.gain.low for e in arrivals], "thickness": 1, "width": 0,
+                "type": "data", "symmetric": False, "array": [gain.high - gain.mean for _, gain in judged],
+                "arrayminus": [gain.mean - gain.low for _, gain in judged], "thickness": 1, "width": 0,
                 "color": color("muted"),
             },
             text=[
-                f"<b>{escape(e.task)}</b><br>from {escape(e.source or 'scratch')}: {spread(e.gain, signed=True)}"
-                for e in arrivals
+                f"<b>{escape(e.task)}</b><br>from {escape(e.source or 'scratch')}: {spread(gain, signed=True)}"
+                for e, gain in judged
             ],
             hovertemplate="%{text}<extra></extra>", meta={"series": ["gain"]},
         ),
@@ -77,10 +80,10 @@ def _gains(arrivals: tuple[Arrival, ...]) -> Any:
             meta={"series": ["mean"]},
         ),
     ]  # fmt: skip
-    if any(each.random_gain is not None for each in arrivals):
+    if any(each.random_gain is not None for each, _ in judged):
         traces.append(
             go.Scatter(
-                x=places, y=[each.random_gain for each in arrivals], mode="markers",
+                x=places, y=[each.random_gain for each, _ in judged], mode="markers",
                 marker={"size": 7, "symbol": "circle-open", "color": color("less")},
                 hovertemplate="one source at random %{y:.3f}<extra></extra>", meta={"series": ["random"]},
             )

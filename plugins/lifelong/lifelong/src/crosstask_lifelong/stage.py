@@ -120,8 +120,8 @@ class Lifelong(Stage):
         others = self._drawn("compare", known, self.compare, task)
         wanted = [s for s in known if s in others or s == source]
         judged = self._judged(engine, judge, wanted, task, notes)
-        if source in judged:
-            told["gain"] = _gain(judged[source])
+        if source is not None:  # one that nobody can judge has not brought nothing
+            told["gain"] = _gain(judged[source]) if source in judged else None
         if others and judged:
             told |= self._compared(engine, others, task, judged, source, notes)
         return Arrival(**told, tried=tried, trainings=trainings, notes=tuple(notes), seconds=seconds)
@@ -189,13 +189,13 @@ class Lifelong(Stage):
         valid = {edge.source: edge for edge in self._found(engine, probe, others, task, apart, notes)}
         values = {name: edge.transfer_coefficient for name, edge in judged.items()}
         best = max(values, key=lambda s: (values[s], s))
-        own = values.get(source, 0.0) if source is not None else 0.0
+        own = values.get(source) if source is not None else 0.0
         ranked = sorted((s for s in others if s in judged and s in valid), key=lambda s: -valid[s].transfer_coefficient)
         gains = [_gain(judged[s]).mean if valid[s].transfer_coefficient > 0 else 0.0 for s in ranked]
         random = [_gain(judged[s]).mean for s in others if s in judged]
         return {
             "best": best if values[best] > 0 else None,
-            "regret": max(0.0, values[best]) - own,
+            "regret": None if own is None else max(0.0, values[best]) - own,
             "random_gain": sum(random) / len(random) if random else None,
             "tried_gain": best_of_drawn(gains, self.per_task) if gains else None,
         }
