@@ -533,6 +533,9 @@ def redraw(model: nn.Module, seed: int) -> str:
         if "" in done:
             return said[0]
         resets = False
+        # Moved away first: a model that has the very weights of this seed would seem to have been left as it is.
+        away = {name: _moved(p) for name, p in model.named_parameters()
+                if not any(name.startswith(f"{other}.") for other in done)}  # fmt: skip
         for path, module in model.named_modules():
             if any(path == other or (other and path.startswith(f"{other}.")) for other in done):
                 continue
@@ -545,8 +548,11 @@ def redraw(model: nn.Module, seed: int) -> str:
             said.append("reset_parameters")
         left, stay = [], []
         for name, p in model.named_parameters():
-            inside = any(name.startswith(f"{other}.") for other in done)
-            if inside or not torch.equal(p.detach(), before[name]) or not p.is_floating_point():
+            if name not in away or not torch.equal(p.detach(), away[name]):
+                continue
+            with torch.no_grad():
+                p.copy_(before[name])
+            if not p.is_floating_point():
                 continue
             spread = float(p.detach().std()) if p.numel() > 1 else 0.0
             if p.numel() == 1 and float(p.detach().abs().sum()) not in (0.0, 1.0):
@@ -572,6 +578,13 @@ def _made_again(module: Any) -> nn.Module:
 
 def _from_config(module: nn.Module) -> bool:
     return hasattr(type(module), "_from_config") and getattr(module, "config", None) is not None
+
+
+@torch.no_grad()
+def _moved(parameter: nn.Parameter) -> Tensor:
+    """Where a parameter is now, after it was moved by a little more than its largest number."""
+    parameter.add_(1 + float(parameter.abs().max()) if parameter.numel() else 1)
+    return parameter.detach().clone()
 
 
 def _take(model: nn.Module, made: nn.Module, who: str, *, whole: bool) -> bool:
