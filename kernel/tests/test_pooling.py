@@ -469,6 +469,25 @@ def test_a_store_keeps_what_its_runs_measured_and_two_stores_are_one(tmp_path: P
     two.close()
 
 
+def test_a_run_id_that_is_taken_again_for_other_data_pools_nothing(tmp_path: Path) -> None:
+    """Neither in one store nor where two are merged."""
+    before = graph(measured("a", "b", 0.1), prints={"a": "A", "b": "B"}, names="ab")
+    since = graph(measured("a", "b", 0.9), prints={"a": "other", "b": "B"}, names="ab")
+    unknown = graph(measured("b", "a", 0.5), names="ab")
+    one, two = open_store(str(tmp_path / "a.db")), open_store(str(tmp_path / "b.db"))
+    for made in (before, since, since, unknown):
+        keep_graph(one, made, "nightly")
+    wanted = {("a", "b"): (1, 0.1), ("a (other)", "b"): (1, 0.9), ("b", "a"): (1, 0.5)}
+    assert whole(one) == wanted
+    keep_graph(two, since, "nightly")
+    assert upkeep.merge(one, two).joined == 0
+    assert whole(one) == wanted
+    assert upkeep.merge(two, one).joined == 1
+    assert sorted(whole(two).values()) == sorted(wanted.values())
+    one.close()
+    two.close()
+
+
 def test_of_the_same_data_under_two_ids_each_keeps_its_own(tmp_path: Path) -> None:
     """Whichever of them a run has first, or if it has only one."""
     store = open_store(str(tmp_path / "s.db"))

@@ -24,7 +24,7 @@ def keep_graph(store: Store, graph: TransferGraph, run_id: str, when: datetime |
     found = found.dated(datetime.now(UTC) if when is None else when, run_id)
     known = store.get(KIND, run_id)
     if known is not None:
-        found = _joined(_read(known.payload, run_id), found).graph
+        found = _same_run(_read(known.payload, run_id), found)
     store.put(KIND, run_id, found.to_json(), run_id=run_id, replace=True)
 
 
@@ -47,7 +47,7 @@ def kept_graph(store: Store) -> Merged:
             name, number = task if task in free or not free else free[0], 0
             while not free and name in taken:
                 number += 1
-                name = f"{task} ({prints[task][:6]}{f', {number}' if number > 1 else ''})"
+                name = _told_apart(task, prints[task], number)
             if not free:
                 known.append(name)
                 taken.add(name)
@@ -58,7 +58,28 @@ def kept_graph(store: Store) -> Merged:
 
 def join_rows(ours: Any, theirs: Any, run_id: str) -> Any:
     """Two rows of one run as one: what either knows."""
-    return _joined(_read(ours, run_id), _read(theirs, run_id)).graph.to_json()
+    return _same_run(_read(ours, run_id), _read(theirs, run_id)).to_json()
+
+
+def _same_run(one: TransferGraph, two: TransferGraph) -> TransferGraph:
+    """What was kept of a run, and what it has measured since. Who takes a run's name again for other data finds tasks
+    of the same ids: where both say what their data are, and these differ, they stay apart.
+    """
+    names: dict[str, str] = {}
+    for task in two.task_ids:
+        print_ = two.fingerprint(task)
+        known = one.fingerprint(task) if task in one.task_ids else None
+        name, number = task, 0
+        while name in one.task_ids and None not in (print_, known) and one.fingerprint(name) != print_:
+            number += 1
+            name = _told_apart(task, print_ or "", number)
+        names[task] = name
+    return _joined(one, two.renamed(names)).graph
+
+
+def _told_apart(task: str, print_: str, number: int) -> str:
+    """What a task is called whose id another has already."""
+    return f"{task} ({print_[:6]}{f', {number}' if number > 1 else ''})"
 
 
 def _joined(one: TransferGraph, two: TransferGraph) -> Merged:
