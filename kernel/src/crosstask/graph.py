@@ -349,9 +349,9 @@ class TransferGraph:
     def merge(self, other: TransferGraph, *, same: Mapping[str, str] | None = None) -> Merged:
         """A new graph with the tasks, edges and impossible pairs of both, and where what was measured disagrees.
 
-        Tasks are the same where their fingerprints are, whatever they are called, then where their ids are; `same` maps
-        ids of `other` to ids here and settles it. GraphError where two different tasks have one id. What `other` says
-        of a task is the newer.
+        Tasks are the same where their fingerprints are, whatever they are called (of two in one graph that both could
+        be, neither is), then where their ids are; `same` maps ids of `other` to ids here and settles it. GraphError
+        where two different tasks have one id. What `other` says of a task is the newer.
 
         All that was measured of a pair is pooled by its uncertainty (see `crosstask.pooling.pool`), each measurement
         once however often it comes (`TransferEdge.identity`): evidence is the same in whatever order, and however
@@ -406,22 +406,33 @@ class TransferGraph:
                 if name not in graph._graph:
                     known = nearest(name, graph._graph)
                     raise GraphError(f"same: {theirs!r} is {ours!r}: no task {name!r} in the {which} graph{known}")
-        alone: dict[str, list[str]] = {}  # tasks here that have no namesake there, by what their data are
-        for task in self._graph:
-            print_ = self.fingerprint(task)
-            if print_ is not None and task not in other._graph and task not in said.values():
-                alone.setdefault(print_, []).append(task)
+        # by what their data are: tasks of each graph that have no namesake in the other; two of one graph may be either
+        ours_alone = self._without(other, said.values())
+        theirs_alone = other._without(self, said)
+        again = {
+            theirs[0]: ours_alone[print_][0]
+            for print_, theirs in theirs_alone.items()
+            if len(theirs) == len(ours_alone.get(print_, ())) == 1
+        }
         called: dict[str, str] = {}
         for task in other._graph:
-            again = alone.pop(other.fingerprint(task) or "", [])
             if task in said:
                 called[task] = said[task]
             elif task in self._graph:
                 self._check_same(task, other)
                 called[task] = task
             else:
-                called[task] = again[0] if len(again) == 1 else task
+                called[task] = again.get(task, task)
         return called
+
+    def _without(self, other: TransferGraph, settled: Iterable[str]) -> dict[str, list[str]]:
+        """By fingerprint, the tasks whose ids another graph does not have and that are not settled."""
+        known, found = frozenset(settled), dict[str, list[str]]()
+        for task in self._graph:
+            print_ = self.fingerprint(task)
+            if print_ is not None and task not in other._graph and task not in known:
+                found.setdefault(print_, []).append(task)
+        return found
 
     def _check_same(self, task: str, other: TransferGraph) -> None:
         """GraphError if a task of another graph is not ours of that id."""
