@@ -179,6 +179,10 @@ def test_surgery_with_a_curriculum_of_ones_own() -> None:
         assert done.curriculum.task_sequence == ("turned now+",), "a name of its own"
         assert made.portfolio.ids == ["moons", "turned", "turned now"]
         assert "turned: replaced; better beyond noise" in done._repr_html_()
+        assert done.comparison is not None
+        (healthy,) = surgery.history.of("turned", "reference", model=done.new)
+        told = healthy.score, healthy.samples
+        assert told == (done.comparison.new, done.comparison.samples), "not of the half that it was chosen by"
         assert surgery.roll_back("turned") == done.old
         with pytest.raises(DataError, match=r"no task 'turnd'.*did you mean 'turned'"):
             surgery.heal_with_curriculum(Curriculum(target="turnd", task_sequence=("turnd",)))
@@ -443,6 +447,11 @@ def test_two_processes_record_into_one_store(tmp_path: Path) -> None:
         for monitor in (first, second):
             assert monitor.check("digits")["digits"].records == 3
             assert [entry.score for entry in monitor.history.of("digits", "score")] == [0.9, 0.8, 0.1]
+        (own,) = first.history.of("digits", "reference")
+        reading = first.check("digits")["digits"]
+        second.history.add(own)  # it has measured it at the same moment
+        assert first.check("digits")["digits"] == reading, "the same validation data count once"
+        assert len(first.history.of("digits", "reference")) == 2
 
 
 def test_a_model_of_another_kind_in_the_store_is_told_of(tmp_path: Path) -> None:

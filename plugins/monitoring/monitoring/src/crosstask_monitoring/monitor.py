@@ -24,6 +24,9 @@ from crosstask_monitoring.records import Entry, Operation, Reading
 from crosstask_monitoring.surgery import Surgery, parts
 
 
+_ON_VALIDATION = "on its validation data"
+
+
 class Monitor:
     """Watches the models of an engine's tasks.
 
@@ -115,8 +118,9 @@ class Monitor:
     def _reference(self, task: Task, digest: str) -> list[Entry]:
         """What the model scored while it was healthy; measured on the validation data where nothing was recorded."""
         known = self.history.of(task.task_id, "reference", model=digest)
-        if known:
-            return known
+        own = [entry for entry in known if entry.note == _ON_VALIDATION]
+        if known:  # two processes may have looked at the same validation data: they count once
+            return [entry for entry in known if entry.note != _ON_VALIDATION or entry is own[0]]
         if task.model is None or not task.has_data("validation"):
             raise DataError(
                 f"task {task.task_id!r}: what it scores while it is healthy is not known: record(…, reference=True), "
@@ -125,7 +129,7 @@ class Monitor:
         data = task.data("validation")
         score = judged(predict(task.model, data.inputs), task, "validation")
         made = Entry(task=task.task_id, model=digest, kind="reference", metric=metric_of(task).told, score=score,
-                     samples=len(data), note="on its validation data")  # fmt: skip
+                     samples=len(data), note=_ON_VALIDATION)  # fmt: skip
         return [self.history.add(made)]
 
     # Checking ---------------------------------------------------------------------------------------------------------
@@ -195,13 +199,7 @@ class Monitor:
         def planned(name: str) -> Curriculum:
             return self.engine.generate_curriculum(name, planner, max_tasks)
 
-        done = self.surgery.operate(task, splits, planned, transfer=transfer)
-        if done.replaced and done.comparison is not None:  # what judged it is what it scores while it is healthy
-            self.history.add(
-                Entry(task=task_id, model=done.new, kind="reference", metric=done.metric, score=done.comparison.new,
-                      samples=done.comparison.samples, note="on the samples that judged it")
-            )  # fmt: skip
-        return done
+        return self.surgery.operate(task, splits, planned, transfer=transfer)
 
     def _now(self, task: Task, reading: Reading | None) -> TensorData:
         """The labelled samples that were recorded since the drop began."""

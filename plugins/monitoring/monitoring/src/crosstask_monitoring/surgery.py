@@ -120,6 +120,11 @@ class Surgery:
             self._put(task, candidate, after)
             entry = attrs.evolve(entry, kind="replaced", after=after)
         self.history.add(entry)
+        if found.better:  # what judged it, and it has not seen, is what it scores while it is healthy
+            self.history.add(
+                Entry(task=task.task_id, model=after, kind="reference", metric=metric, score=found.new,
+                      samples=found.samples, note="on the samples that judged it")
+            )  # fmt: skip
         return Operation(
             task=task.task_id, outcome=entry.kind, metric=metric, reason=reason, comparison=found,
             curriculum=done.curriculum, reached_from=getattr(done, "reached_from", ""), steps=done.total_steps,
