@@ -23,7 +23,6 @@ from crosstask_monitoring.history import History
 from crosstask_monitoring.records import Entry, Operation, Reading
 from crosstask_monitoring.surgery import Surgery, parts
 
-
 _ON_VALIDATION = "on its validation data"
 
 
