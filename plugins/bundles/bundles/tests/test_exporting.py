@@ -14,6 +14,7 @@ from crosstask import Budget, ModelSpec, Portfolio, Registry, Task, TaskDescript
 from crosstask.errors import CrosstaskError, RecipeError
 from crosstask.graph import Evidence, TransferEdge
 from crosstask.job import run_recipe
+from crosstask.options import unstructure
 from crosstask.recipe import load_recipe
 from crosstask.report.page import document
 from crosstask.store import open_store
@@ -143,6 +144,31 @@ def test_of_an_engine_its_folder_and_its_store(tmp_path: Path) -> None:
 
 def held(manifest: Any) -> list[str]:
     return [weights.task_id for weights in manifest.weights]
+
+
+def test_of_a_store_that_has_a_pair_several_times(tmp_path: Path) -> None:
+    """With fewer samples, for the gain in samples; with more repeats of the same seed; with another seed."""
+    found = {}
+    for seed, seeds in ((1, 2), (2, 2), (2, 3)):
+        with TransferEngine(
+            model=ModelSpec(hidden=[4]), train=Budget(steps=5), budget=Budget(steps=8), seeds=seeds, seed=seed,
+            discoverers=[], store=tmp_path / "s.db",
+        ) as engine:  # fmt: skip
+            engine.register(Portfolio([points("one", 1), points("two", 2)]))
+            found[seed, seeds] = engine.transfer_knowledge("one", "two", samples=True)
+    store = open_store(str(tmp_path / "s.db"))
+    rows = [row.payload for row in store.rows("transfers") if "coefficient" in row.payload]
+    assert len(rows) > 4
+    assert {row["budget"]["samples"] for row in rows} >= {None, 20}
+    (edge,) = export(store).edges
+    wanted = [found[seeds].coefficient for seeds in ((1, 2), (2, 3))]
+    assert {(e.transfer_coefficient, e.low, e.high) for e in edge.measurements} == {
+        (each.mean, each.low, each.high) for each in wanted
+    }
+    store.put("tasks", "other data", unstructure(points("one", 7).descriptor))
+    (edge,) = export(store).edges
+    assert (edge.transfer_coefficient, edge.measurements) == (wanted[1].mean, ()), "nobody knows of which data they are"
+    store.close()
 
 
 def test_of_a_store_with_two_tasks_of_one_name(tmp_path: Path) -> None:

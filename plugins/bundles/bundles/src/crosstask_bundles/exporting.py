@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,7 @@ def _of_store(store: Store, weights: bool, run_id: str | None = None) -> _Parts:
         return [row for row in wanted if run_id is None or kind == "tasks" or row.run_id == run_id]
 
     tasks, prints = _stored_tasks(rows("tasks"))
-    graph = TransferGraph(tasks.values())
-    for row in rows("transfers"):
-        edge = _edge(row, tasks)
-        if edge is not None:
-            graph.add(edge)
+    graph = _stored_graph(rows("transfers"), tasks, prints)
     knowledge = []
     for row in rows("knowledge"):
         held = store.get("knowledge", row.key)
@@ -205,14 +202,46 @@ def _stored_tasks(rows: Iterable[Row]) -> tuple[dict[str, TaskDescriptor], dict[
     return tasks, {task_id: keys[0] for task_id, keys in prints.items() if len(keys) == 1}
 
 
-def _edge(row: Row, tasks: dict[str, TaskDescriptor]) -> TransferEdge | None:
-    """The edge that a stored transfer is; None for another thing of that kind (a control, a fold)."""
+def _stored_graph(rows: Iterable[Row], tasks: dict[str, TaskDescriptor], prints: dict[str, str]) -> TransferGraph:
+    """The transfers of a store, those of a pair by one strategy pooled: of each seed one, since what has a seed in
+    common is not independent, with all samples rather than with some of them, on test data, of the most repeats. Of
+    tasks whose data are not known to be the same all along, only the newest.
+    """
+    chosen: dict[tuple[str, str, str], dict[int, tuple[tuple[bool, float, int], TransferEdge]]] = {}
+    for row in rows:
+        result = _result(row, tasks)
+        if result is None:
+            continue
+        samples = math.inf if result.budget.samples is None else result.budget.samples
+        rank = (result.split == "test", samples, result.seeds)
+        told = chosen.setdefault((result.source, result.target, result.strategy), {})
+        if not {result.source, result.target} <= prints.keys():
+            told = {seed: known for seed, known in told.items() if seed == result.seed}
+            chosen[result.source, result.target, result.strategy] = told
+        if result.seed not in told or rank >= told[result.seed][0]:
+            told[result.seed] = rank, _edge(row, result, tasks)
+    graph = TransferGraph(tasks.values())
+    layers = max(map(len, chosen.values()), default=0)
+    for number in range(layers):  # those of another seed are another measurement
+        layer = TransferGraph(tasks.values())
+        for own in chosen.values():
+            for _, edge in list(own.values())[number : number + 1]:
+                layer.add(edge)
+        graph = layer if not number else graph.merge(layer).graph
+    return graph
+
+
+def _result(row: Row, tasks: dict[str, TaskDescriptor]) -> TransferResult | None:
+    """A stored transfer; None for another thing of that kind (a control, a fold)."""
     try:
         result = structure(row.payload, TransferResult, "stored transfer")
     except CrosstaskError:
         return None
-    if result.source not in tasks or result.target not in tasks:
-        return None
+    return result if {result.source, result.target} <= tasks.keys() else None
+
+
+def _edge(row: Row, result: TransferResult, tasks: dict[str, TaskDescriptor]) -> TransferEdge:
+    """The edge that it is."""
     found, gain = result.coefficient, result.performance_gain
     created = row.created
     if created is not None and created.tzinfo is None:
