@@ -154,6 +154,25 @@ def test_losses_of_each_sample_are_torchs() -> None:
         losses_of(places, logits, labels)
 
 
+@pytest.mark.parametrize(
+    ("radius", "told"),
+    [(-0.1, "got -0.1"), (float("nan"), "got nan"), (float("inf"), "got inf"), (torch.tensor([0.1, -1.0, 0.1]), "-1")],
+)
+def test_what_is_no_ball_is_refused(radius: Any, told: str) -> None:
+    """A negative radius would move points out of it, to the other side."""
+    inputs, targets, model = torch.rand(4, 3), torch.zeros(4, dtype=torch.long), nn.Linear(3, 2)
+    about = TaskDescriptor(task_id="t", task_type="classification", output_dim=2)
+    task = Task(descriptor=about, train=(inputs, targets))
+    known, generator = range_of(task), torch.Generator().manual_seed(0)
+    with pytest.raises(DataError, match=f"radius of a ball must be a finite number, at least 0, got .*{told[-3:]}"):
+        pgd(model, task, inputs, targets, radius, known, generator)
+    with pytest.raises(DataError, match="radius of a ball"):
+        fgsm(model, task, inputs, targets, radius, known)
+    with pytest.raises(DataError, match=r"inputs are whole numbers \(torch.int64\)"):
+        pgd(model, task, inputs.long(), targets, 0.1, known, generator)
+    assert torch.equal(pgd(model, task, inputs, targets, 0.0, known, generator), inputs)
+
+
 def test_what_has_no_range_is_told() -> None:
     ids = Task(descriptor=TaskDescriptor(task_id="i"), train=(torch.zeros(4, 2, dtype=torch.long), torch.arange(4) % 2))
     with pytest.raises(DataError, match="'i' has whole numbers"):

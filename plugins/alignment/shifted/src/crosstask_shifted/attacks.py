@@ -31,8 +31,9 @@ def losses_of(task: Task, outputs: Tensor, targets: Tensor) -> Tensor:
 
 def fgsm(model: nn.Module, task: Task, inputs: Tensor, targets: Tensor, radius: Tensor | float, known: Range) -> Tensor:
     """One step to the ball's edge along the gradient's sign (Goodfellow et al. 2015): x + r sign ∇ loss, in range."""
+    width = _width(inputs, radius)
     _, gradient = _gradient(model, task, inputs, targets)
-    return _kept(inputs, inputs + torch.as_tensor(radius).to(inputs) * gradient.sign(), known)
+    return _kept(inputs, inputs + width * gradient.sign(), known)
 
 
 def pgd(
@@ -46,8 +47,8 @@ def pgd(
     With `sure` the points compared are the inputs themselves, the random points, that of `fgsm` and all that ascent
     passes; else the last one is taken, as for training. The model and its gradients are left alone.
     """
+    width = _width(inputs, radius)
     best, worst = inputs.clone(), torch.full((len(inputs),), -torch.inf, dtype=inputs.dtype, device=inputs.device)
-    width = torch.as_tensor(radius).to(inputs)
 
     def inside(points: Tensor) -> Tensor:
         return _kept(inputs, torch.minimum(torch.maximum(points, inputs - width), inputs + width), known)
@@ -75,6 +76,17 @@ def pgd(
         if not sure:
             return points
     return best
+
+
+def _width(inputs: Tensor, radius: Tensor | float) -> Tensor:
+    """The radius, checked. DataError for one that is no ball's, or inputs that cannot be moved a little."""
+    if not inputs.is_floating_point():
+        raise DataError(f"inputs are whole numbers ({inputs.dtype}): only real numbers can be moved a little")
+    width = torch.as_tensor(radius).to(inputs)
+    if not bool((torch.isfinite(width) & (width >= 0)).all()):
+        odd = width[~(torch.isfinite(width) & (width >= 0))].flatten()[0]
+        raise DataError(f"the radius of a ball must be a finite number, at least 0, got {float(odd):g}")
+    return width
 
 
 def _kept(inputs: Tensor, points: Tensor, known: Range) -> Tensor:
