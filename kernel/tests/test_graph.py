@@ -8,6 +8,7 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -27,6 +28,7 @@ from crosstask import (
     TransferGraph,
 )
 from crosstask.graph import relation_type
+from crosstask.graph_files import write_lines
 from crosstask.options import structure, unstructure
 
 
@@ -492,3 +494,18 @@ def test_files_that_are_no_graph(tmp_path: Path) -> None:
             TransferGraph.load(tmp_path / name)
     with pytest.raises(GraphError, match="cannot be read"):
         TransferGraph.load(tmp_path / "missing.json")
+
+
+def test_two_write_one_file_at_once_and_each_is_whole(tmp_path: Path) -> None:
+    """Who comes last has the last word, and nobody's lines are among another's."""
+    path = tmp_path / "g.json"
+
+    def lines() -> Iterator[str]:
+        yield "one\n"
+        write_lines(path, ["other\n"])
+        assert path.read_text() == "other\n"
+        yield "more\n"
+
+    write_lines(path, lines())
+    assert path.read_text() == "one\nmore\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["g.json"]

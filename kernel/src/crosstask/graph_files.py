@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def escaped(name: str) -> str:
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """As a whole: while it is written, and if that fails, what was there before stays."""
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # others may write it at the same time
     try:
         with part.open("w", encoding="utf-8") as file:
             file.writelines(lines)

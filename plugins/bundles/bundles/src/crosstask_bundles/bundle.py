@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -170,7 +171,7 @@ def _bytes_of(manifest: TransferManifest, key: Path | None) -> bytes:
 
 def _write_new(target: Path, data: bytes, *, verify: bool = False) -> None:
     """Write a file that is not there, whole or not at all. BundleError if it is there meanwhile."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")  # threads may write it at the same time
     try:
         with part.open("wb") as file:
             file.write(data)
