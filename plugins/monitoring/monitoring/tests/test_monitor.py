@@ -442,10 +442,11 @@ def test_two_processes_record_into_one_store(tmp_path: Path) -> None:
     with engine(tmp_path / "s.db") as one, engine(tmp_path / "s.db") as two:
         first, second = Monitor(one), Monitor(two)
         first.record("digits", 0.9, samples=40, when="2026-01-01")
+        assert second.check()["digits"].records == 1, "also of a task of which only the other has recorded"
         second.record("digits", 0.1, samples=40, when="2026-01-03")
         first.record("digits", 0.8, samples=40, when="2026-01-02")
         for monitor in (first, second):
-            assert monitor.check("digits")["digits"].records == 3
+            assert monitor.check()["digits"].records == 3
             assert [entry.score for entry in monitor.history.of("digits", "score")] == [0.9, 0.8, 0.1]
         (own,) = first.history.of("digits", "reference")
         reading = first.check("digits")["digits"]

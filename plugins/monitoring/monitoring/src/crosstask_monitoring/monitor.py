@@ -139,6 +139,7 @@ class Monitor:
         """
         if task_id is not None:
             self.engine.portfolio[task_id]
+        self.history.refresh()
         names = [task_id] if task_id is not None else list(self._monitored())
         return {name: self._read(self.engine.portfolio[name]) for name in names}
 
@@ -148,7 +149,6 @@ class Monitor:
                 yield name
 
     def _read(self, task: Task) -> Reading:
-        self.history.refresh()
         digest, metric = self._digest(task), metric_of(task)
         reference = _rows(self._reference(task, digest))
         entries = self.history.of(task.task_id, "score", model=digest)
@@ -188,6 +188,7 @@ class Monitor:
         recorded since the drop probably began. DataError where they are too few.
         """
         task = self.engine.portfolio[task_id]
+        self.history.refresh()
         reading = self._read(task) if not force else None
         if reading is not None and not reading.alarm:
             told = f"no drop in {reading.records} records"
