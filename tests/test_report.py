@@ -19,7 +19,7 @@ from tests.browser.sample_report import FIGURES, HOSTILE, SECTIONS, sample
 pytest.importorskip("plotly")
 # what plotly reads as markup and fills in, as far as the report itself writes it
 MARKUP = {"<b>", "</b>", "<br>", "<extra>", "</extra>"}
-PLACES = {"%{text}", "%{hovertext}", "%{fullData.name}", "%{x}", "%{x:.3f}", "%{y:.3f}"}
+PLACES = {"%{text}", "%{hovertext}", "%{fullData.name}", "%{x}", "%{y}", "%{x:.3f}", "%{y:.3f}"}
 
 
 class Page(HTMLParser):

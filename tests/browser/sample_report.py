@@ -13,6 +13,7 @@ from crosstask.records import (
     Adjustment,
     Advice,
     AdviceRow,
+    Cost,
     Curriculum,
     CurriculumResult,
     CurriculumStep,
@@ -25,16 +26,25 @@ from crosstask.records import (
 )
 from crosstask.tasks import TaskDescriptor
 from crosstask_alignment.records import AlignmentResult
+from crosstask_bundles.records import BundlesResult, BundleUse, TakenEdge
 from crosstask_continual.records import ContinualResult, ContinualScores
 from crosstask_curricula.records import CurriculumComparison
 from crosstask_discovery.records import DiscoveryResult
 from crosstask_distillation.records import DistillationResult
+from crosstask_federation.records import FederatedResult, Lost, SharedEdge, SharedEdgesResult
+from crosstask_lifelong.records import Arrival, LifelongResult
 from crosstask_losses.records import LossesResult
 from crosstask_meta.records import FewShotResult
+from crosstask_monitoring.records import Comparison, HealResult, Operation, Phase, Reading
+from crosstask_multi_source.records import Candidate, MultiSourceReport, MultiSourceResult
 from crosstask_multitask.records import MultiTaskResult
 from crosstask_multitask.sharing import SharingMatrix
 from crosstask_recommenders.records import ColdStartScores, RecommendResult
+from crosstask_reinforcement.records import MeasuredTransfer, ReinforcementResult
+from crosstask_reinforcement.training import Trained
+from crosstask_routing.records import PolicyFigures, RoutingResult
 from crosstask_search.records import SearchResult, Trial, WarmStart
+from crosstask_shifted.records import ShiftResult, ShiftRow
 from crosstask_synthesis.records import SynthesisResult
 from crosstask_transfer.records import BlockAttribution, LayerAttribution
 
@@ -66,12 +76,22 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "alignment": ("Domain alignment",),
     "losses": ("Objectives",),
     "recommend": ("Recommendation to new users",),
+    "multi_source": ("From several sources",),
+    "shift": ("Transfer under shift",),
+    "reinforcement": ("Reinforcement learning", "Transfer by acting"),
+    "routing": ("Routing",),
+    "lifelong": ("Tasks that arrive",),
+    "bundles": ("Bundles",),
+    "heal": ("Monitored and healed",),
+    "federated": ("Federation",),
+    "shared_edges": ("Transfers shared by sites",),
 }
 """The headings of each stage."""
-FIGURES = 35
+FIGURES = 54
 """How many there are in all: graph, matrix, 3 of the curriculum, 2 of learning curves, 2 times why it transferred, 7 of
 multi-task training, 2 each of synthesis, few-shot, continual learning and search, 3 of domain alignment, 6 of
-objectives, 2 of recommendation.
+objectives, 2 of recommendation, 1 of several sources, 3 each of shift, reinforcement, arrivals and federation, 2 each of
+routing and healing, 1 each of bundles and shared edges.
 """
 STEPS = tuple(range(0, 200, 5))
 IMPOSSIBLE = 3
@@ -345,4 +365,153 @@ class _Sample:
                 for n, name in enumerate((self.text("maml"), "user_mean"))
                 for support in (1, 3, 5, 10)
             ),
+        )  # fmt: skip
+
+    def multi_source(self) -> MultiSourceReport:
+        ways = (self.text("single"), "concat", "joint", self.text("ensemble"))
+        candidates = tuple(
+            Candidate(
+                name=way, sources=self.path[: n + 1], validation=0.8 + 0.02 * n, gain=0.02 * n if n else None,
+                error=0.01,
+                cost=Cost(steps=100 * (n + 1), samples=2500 * (n + 1), parameters=4000 * (n + 1)),
+                reason=self.text("it diverged") if n == 2 else "",
+            )
+            for n, way in enumerate(ways)
+        )  # fmt: skip
+        one = MultiSourceResult(
+            sources=self.path[:3], target=self.path[3], strategy=self.text("best_of"), metric="accuracy", split="test",
+            score=around(0.88), single_score=around(0.86), scratch_score=around(0.8), seeds=3,
+            cost=Cost(steps=400, samples=10_000, parameters=16_000),
+            single_cost=Cost(steps=100, samples=2500, parameters=4000), notes=(self.text("one was left out"),),
+            chosen=ways[3], gain=around(0.02), candidates=candidates, judged_on=self.text("its validation data"),
+            search=Cost(steps=1000, samples=25_000, parameters=40_000),
+        )  # fmt: skip
+        return MultiSourceReport(results=(one,))
+
+    def shift(self) -> ShiftResult:
+        shifts, target = ("noise", self.text("rotation"), "adversarial"), self.path[0]
+
+        def row(source: str | None, method: str, level: float) -> ShiftRow:
+            scores = {s: tuple(around(level - 0.05 * k) for k in (1, 3, 5)) for s in shifts}
+            gains = {s: tuple(around(0.04, 0.02) for _ in range(3)) for s in shifts} if source else {}
+            gain = around(0.04, 0.02) if source else None
+            return ShiftRow(target=target, source=source, method=method, clean=around(level), scores=scores, gain=gain,
+                            gains=gains)  # fmt: skip
+
+        rows = (row(None, "scratch", 0.8), row(self.path[1], self.text("fine_tuning"), 0.85))
+        return ShiftResult(metric="accuracy", severities=(1, 3, 5), shifts=shifts, rows=rows, chances={target: 0.1},
+                           radius=0.05, notes=(self.text("a note"),), seeds=3)  # fmt: skip
+
+    def reinforcement(self) -> ReinforcementResult:
+        tasks, points = self.path[:3], tuple(range(0, 9000, 1000))
+        trained = tuple(
+            Trained(
+                curves={t: LearningCurve(steps=points, values=tuple(60.0 * k for k in range(9))) for t in tasks},
+                collected={t: LearningCurve(steps=points[1:], values=(90.0,) * 8) for t in tasks},
+                solved_at=dict.fromkeys(tasks, 8000), steps=8000, seconds=3.5, seed=seed,
+            )
+            for seed in range(2)
+        )  # fmt: skip
+        transfers = tuple(
+            MeasuredTransfer(source=a, target=b, level=475.0, budget=12_000, steps=(3000, None),
+                             scratch_steps=(6000, 9000), coefficient=around(0.3, 0.2), speed_gain=1.5,
+                             taken=(self.text("trunk.0.weight"),))
+            for a in tasks for b in tasks if a != b
+        )  # fmt: skip
+        return ReinforcementResult(
+            tasks=tasks, agent=self.text("ppo"), returns={t: around(480.0, 15.0) for t in tasks},
+            levels=dict.fromkeys(tasks, 475.0), solved=dict.fromkeys(tasks, 2),
+            steps_to_solve=dict.fromkeys(tasks, 8000.0), trained=trained, transfers=transfers, steps=9000, episodes=20,
+            notes=(self.text("a note"),), seeds=2,
+        )  # fmt: skip
+
+    def routing(self) -> RoutingResult:
+        tools, tasks, tenths = (self.text("small net"), "large net"), self.path[:3], range(1, 11)
+        names = ("oracle", "best static", "random", self.text("linucb"))
+        policies = tuple(
+            PolicyFigures(
+                name=name, reward=0.9 - 0.1 * n, success_rate=0.9 - 0.1 * n, cost=0.2, efficiency=4.0,
+                regret=around(30.0 * n, 5.0), exploration=tuple(0.5 / k for k in tenths),
+                regrets=tuple(3.0 * n * k for k in tenths),
+            )
+            for n, name in enumerate(names)
+        )  # fmt: skip
+        return RoutingResult(
+            tools=tools, tasks=tasks, accuracy=dict.fromkeys(tools, (0.9, 0.8, 0.7)), costs=dict.fromkeys(tools, 0.5),
+            requests=1000, repeats=3, cost_weight=0.1, policies=policies,
+            chosen={names[3]: dict.fromkeys(tools, (0.5, 0.2, 0.9))},
+        )  # fmt: skip
+
+    def lifelong(self) -> LifelongResult:
+        arrivals = tuple(
+            Arrival(
+                task=task, known=n, looked_at=n, tried=self.path[: min(n, 2)], source=self.path[n - 1] if n else None,
+                expected=0.2 if n else None, gain=around(0.05 * n), trainings=3 * n + 1,
+                best=self.path[n - 1] if n else None, regret=0.01 if n else None, random_gain=0.02 if n else None,
+                tried_gain=0.03 if n else None, notes=(self.text("a note"),), seconds=1.5,
+            )
+            for n, task in enumerate(self.path)
+        )  # fmt: skip
+        return LifelongResult(arrivals=arrivals, per_task=2, repeats=3)
+
+    def bundles(self) -> BundlesResult:
+        use = BundleUse(
+            name=self.text("measured"), digest="5e" * 32, licence=self.text("CC0-1.0"), run_id=self.text("run"),
+            made_by=self.text("crosstask"), created="2026-01-02T03:04:05+00:00", signed_by=self.text("somebody"),
+            matched={self.text("theirs"): self.path[0]}, edges={"measured": 3}, left_out=2,
+        )  # fmt: skip
+        edges = tuple(
+            TakenEdge(source=a, target=b, mean=0.2, evidence="measured", found_by=self.text("probe"), low=0.1, high=0.3,
+                      measurements=2)
+            for a, b in itertools.pairwise(self.path)
+        )  # fmt: skip
+        return BundlesResult(uses=(use,), edges=edges, conflicts=(self.text("two measurements differ"),))
+
+    def heal(self) -> HealResult:
+        task, scores = self.path[0], (0.92,) * 10 + (0.6,) * 5 + (0.9,) * 5
+        comparison = Comparison(old=0.6, new=0.9, difference=around(0.3), p_value=0.001, test="McNemar", samples=60)
+        operation = Operation(
+            task=task, outcome="replaced", metric="accuracy", reason=self.text("better beyond noise"),
+            comparison=comparison, reached_from=self.text("step 1"), steps=200, samples={"train": 80, "judged": 60},
+            old="aa" * 32, new="bb" * 32,
+        )  # fmt: skip
+        reading = Reading(
+            task=task, model="aa" * 32, metric="accuracy", detector=self.text("e_process"), records=15, samples=300,
+            reference=around(0.92), recent=around(0.6), statistic=tuple(1.2**k for k in range(15)), threshold=10.0,
+            alarm_at=14, began=11,
+        )  # fmt: skip
+        phases = (
+            Phase(task=task, start=0, records=10, before=0.92, after=0.9, samples=200),
+            Phase(task=self.path[1], start=10, records=10, before=0.6, after=0.9, samples=200),
+        )
+        return HealResult(
+            task=task, metric="accuracy", detector=self.text("e_process"), batch=20, scores=scores,
+            reference=around(0.92), phases=phases, alarms=(14,), operated=(15,), operations=(operation,),
+            readings=(reading,), placed=(0,),
+        )  # fmt: skip
+
+    def federated(self) -> FederatedResult:
+        sites, rounds = (self.text("north"), "south"), (0, 5, 10)
+        return FederatedResult(
+            federation=self.text("fedavg"), metric="accuracy", sites=sites, samples=dict.fromkeys(sites, 100),
+            tested=dict.fromkeys(sites, 40), score=around(0.85), scores={s: around(0.85) for s in sites}, rounds=rounds,
+            curve=(0.1, 0.7, 0.85), curves=dict.fromkeys(sites, (0.1, 0.7, 0.85)), shares=("weights",),
+            up=(4000,) * 10, down=(4000,) * 10, stays=(self.text("head.weight"),), answered=(2,) * 10,
+            pooled=around(0.9), pooled_scores={s: around(0.9) for s in sites}, alone=around(0.7),
+            alone_scores={s: around(0.7) for s in sites},
+            lost=(Lost(round=3, site=sites[0], reason=self.text("gone")),),
+            notes=(self.text("a note"),), source=self.path[0], seeds=2,
+        )  # fmt: skip
+
+    def shared_edges(self) -> SharedEdgesResult:
+        sites, sources, target = (self.text("north"), "south"), self.path[:2], self.path[2]
+        edges = tuple(
+            SharedEdge(site=site, source=source, target=target, coefficient=around(0.2, 0.1), score=around(0.8),
+                       scratch_score=around(0.7), samples=60)
+            for site in sites for source in sources
+        )  # fmt: skip
+        merged = {f"{source} -> {target}": 0.2 for source in sources}
+        return SharedEdgesResult(
+            method=self.text("lp_ft"), sites=sites, sources=sources, edges=edges, merged=merged,
+            uncertainty=dict.fromkeys(merged, 0.05), bytes=4200, lost={sites[1]: self.text("no data")}, seeds=2,
         )  # fmt: skip
