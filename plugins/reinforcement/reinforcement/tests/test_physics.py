@@ -10,7 +10,7 @@ import pytest
 from crosstask.errors import DataError
 from crosstask_reinforcement.contract import Copies, Environment
 from crosstask_reinforcement.physics import CartPoles, Physics
-from crosstask_reinforcement.worlds import CartPoleWorld, SwingUpWorld, classic
+from crosstask_reinforcement.worlds import SPREAD, CartPoleWorld, SwingUpWorld, classic
 
 
 def all_tasks() -> list[Environment]:
@@ -125,3 +125,16 @@ def test_copies_that_cannot_say_where_they_are() -> None:
         Bare().state_dict()
     with pytest.raises(DataError, match="cannot go back"):
         Bare().load_state_dict({})
+
+
+def test_starts_are_spread_as_told_in_rows_and_in_the_single_environment() -> None:
+    world = CartPoleWorld(poles={"wide": {}, "own": {"start_x": 0.5}}, starts=SPREAD)
+    wide, own = world.environments().values()
+    copies = CartPoles([wide, own], [400, 400])
+    rows = np.abs(copies.reset(0))
+    single: Any = wide.make()
+    alone = np.abs([single.reset(seed=seed)[0] for seed in range(200)])
+    widths = np.array([1.2, 0.3, 0.08, 0.3])
+    for found, most in ((rows[:400], widths), (rows[400:], [0.5, *widths[1:]]), (alone, widths)):
+        assert (found <= np.float32(most)).all()
+        np.testing.assert_allclose(found.mean(axis=0), np.array(most) / 2, rtol=0.15)  # of a uniform |x|: half

@@ -49,8 +49,8 @@ class Physics(Copies):
         self._generators: list[np.random.Generator] = []
 
     @abstractmethod
-    def start(self, generator: np.random.Generator) -> Array:
-        """The state [size] in which an episode begins."""
+    def start(self, generator: np.random.Generator, row: int) -> Array:
+        """The state [size] in which an episode of that row begins."""
 
     @abstractmethod
     def move(self, actions: Array) -> tuple[Array, Array]:
@@ -62,7 +62,7 @@ class Physics(Copies):
 
     def reset(self, seed: int) -> Array:
         self._generators = [np.random.default_rng([seed, row]) for row in range(self.count)]
-        self.state = np.stack([self.start(generator) for generator in self._generators])
+        self.state = np.stack([self.start(generator, row) for row, generator in enumerate(self._generators)])
         self.age[:] = 0
         return self.seen(self.state)
 
@@ -74,7 +74,7 @@ class Physics(Copies):
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
             for row in ended:
-                self.state[row] = self.start(self._generators[row])
+                self.state[row] = self.start(self._generators[row], int(row))
             self.age[ended] = 0
             observations = following.copy()
             observations[ended] = self.seen(self.state)[ended]
@@ -96,9 +96,14 @@ class Physics(Copies):
 
 
 class CartPoles(Physics):
-    """A pole on a cart (Barto, Sutton and Anderson 1983), as `CartPole-v1`: Euler's method, 0.02 s a step."""
+    """A pole on a cart (Barto, Sutton and Anderson 1983), as `CartPole-v1`: Euler's method, 0.02 s a step. Each number
+    of the state starts within its `start_` on both sides of 0.
+    """
 
-    defaults = {"gravity": 9.8, "masscart": 1.0, "masspole": 0.1, "length": 0.5, "force_mag": 10.0}
+    defaults = {
+        "gravity": 9.8, "masscart": 1.0, "masspole": 0.1, "length": 0.5, "force_mag": 10.0,
+        "start_x": 0.05, "start_x_dot": 0.05, "start_theta": 0.05, "start_theta_dot": 0.05,
+    }  # fmt: skip
     size = state_dim = 4
 
     def __init__(self, environments: Sequence[Environment], counts: Sequence[int]) -> None:
@@ -106,9 +111,10 @@ class CartPoles(Physics):
         c = self.constants
         self.total_mass = c["masspole"] + c["masscart"]
         self.polemass_length = c["masspole"] * c["length"]
+        self.widths = np.stack([c[name] for name in CartPoles.defaults if name.startswith("start_")], axis=1)
 
-    def start(self, generator: np.random.Generator) -> Array:
-        return generator.uniform(-0.05, 0.05, size=4)
+    def start(self, generator: np.random.Generator, row: int) -> Array:
+        return generator.uniform(-self.widths[row], self.widths[row])
 
     def move(self, actions: Array) -> tuple[Array, Array]:
         c, tau = self.constants, 0.02
@@ -141,7 +147,7 @@ class Acrobots(Physics):
     size = 4
     state_dim = 6
 
-    def start(self, generator: np.random.Generator) -> Array:
+    def start(self, generator: np.random.Generator, row: int) -> Array:
         return generator.uniform(-0.1, 0.1, size=4).astype(np.float32).astype(np.float64)
 
     def move(self, actions: Array) -> tuple[Array, Array]:
@@ -196,7 +202,7 @@ class MountainCars(Physics):
     defaults = {"force": 0.001, "gravity": 0.0025, "goal_position": 0.5}
     size = state_dim = 2
 
-    def start(self, generator: np.random.Generator) -> Array:
+    def start(self, generator: np.random.Generator, row: int) -> Array:
         return np.array([generator.uniform(-0.6, -0.4), 0.0])
 
     def move(self, actions: Array) -> tuple[Array, Array]:

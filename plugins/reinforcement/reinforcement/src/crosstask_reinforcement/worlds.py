@@ -6,6 +6,8 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, OptionError, nearest, told
 from crosstask.options import component, option, record
@@ -24,7 +26,12 @@ CARTPOLES: dict[str, dict[str, float]] = {
     "reversed": {"force_mag": -10.0},
 }
 """Six CartPoles. What is right in one is right in the others, but for the one whose force acts the other way round: an
-agent that does not know in which it acts cannot balance both.
+agent that does not know in which it acts cannot balance both from the same states.
+"""
+
+SPREAD: dict[str, float] = {"start_x": 1.2, "start_x_dot": 0.3, "start_theta": 0.08, "start_theta_dot": 0.3}
+"""Starts so wide that the same states are met in all six CartPoles: from gymnasium's, which are nearly one state, where
+the cart has gone tells which it is.
 """
 
 SWING_UPS: dict[str, tuple[type[Physics], dict[str, float]]] = {
@@ -52,12 +59,33 @@ def with_physics(id: str, parameters: Mapping[str, float], limit: int) -> gymnas
     for name, value in parameters.items():
         if name == "torque":
             inside.AVAIL_TORQUE = [-value, 0.0, value]
-        else:
+        elif not name.startswith("start_"):
             setattr(inside, name, value)
     if id.startswith("CartPole"):
         inside.total_mass = inside.masspole + inside.masscart
         inside.polemass_length = inside.masspole * inside.length
+        widths = [
+            parameters.get(name, usual) for name, usual in CartPoles.defaults.items() if name.startswith("start_")
+        ]
+        if any(width != 0.05 for width in widths):
+            return starting(made, np.array(widths))
     return made
+
+
+def starting(made: gymnasium.Env[Any, Any], widths: np.ndarray[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """That environment, the numbers of whose state start within `widths` [size] on both sides of 0."""
+    import gymnasium
+
+    class Starting(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def reset(
+            self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        ) -> tuple[Any, dict[str, Any]]:
+            _, info = self.env.reset(seed=seed, options=options)
+            inside: Any = self.env.unwrapped
+            inside.state = inside.np_random.uniform(-widths, widths)
+            return inside.state.astype(np.float32), info
+
+    return Starting(made)
 
 
 def classic(
@@ -89,12 +117,18 @@ class CartPoleWorld(World):
         factory=lambda: {name: dict(own) for name, own in CARTPOLES.items()},
         help="by task: gravity, masscart, masspole, length (half of the pole's), force_mag, where they differ",
     )
+    starts: dict[str, float] = option(
+        factory=dict,
+        help="how far from 0 start_x, start_x_dot, start_theta and start_theta_dot may be; 0.05 each, as gymnasium",
+    )
     limit: int = option(500, ge=1, help="steps of an episode at most")
     solved: float = option(475.0, help="mean return from which a task is solved")
 
     def environments(self) -> dict[str, Environment]:
         return {
-            name: classic(name, CartPoles, own, limit=self.limit, solved=self.solved, domain="cartpole")
+            name: classic(
+                name, CartPoles, {**self.starts, **own}, limit=self.limit, solved=self.solved, domain="cartpole"
+            )
             for name, own in self.poles.items()
         }
 
