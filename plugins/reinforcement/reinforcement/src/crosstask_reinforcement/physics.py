@@ -114,7 +114,8 @@ class CartPoles(Physics):
         self.widths = np.stack([c[name] for name in CartPoles.defaults if name.startswith("start_")], axis=1)
 
     def start(self, generator: np.random.Generator, row: int) -> Array:
-        return generator.uniform(-self.widths[row], self.widths[row])
+        found: Array = generator.uniform(-self.widths[row], self.widths[row])
+        return found
 
     def move(self, actions: Array) -> tuple[Array, Array]:
         c, tau = self.constants, 0.02

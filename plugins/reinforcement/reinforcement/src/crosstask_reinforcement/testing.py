@@ -66,7 +66,7 @@ class Corridors(Physics):
         super().__init__(environments, counts)
         self.state_dim = max(environment.space.state_dim for environment in environments)
 
-    def start(self, generator: np.random.Generator) -> Any:
+    def start(self, generator: np.random.Generator, row: int) -> Any:
         return generator.integers(-1, 2, size=1).astype(np.float64)
 
     def move(self, actions: Any) -> tuple[Any, Any]:
