@@ -134,8 +134,8 @@ class Felt(CartPoles):
 
     size = state_dim = 6
 
-    def start(self, generator: np.random.Generator) -> Any:
-        return np.concatenate([super().start(generator), [0.0, 0.0]])
+    def start(self, generator: np.random.Generator, row: int) -> Any:
+        return np.concatenate([super().start(generator, row), [0.0, 0.0]])
 
     def move(self, actions: Any) -> Any:
         self.state = self.state[:, :4]
@@ -150,8 +150,8 @@ class Measured(CartPoles):
 
     size = state_dim = 9
 
-    def start(self, generator: np.random.Generator) -> Any:
-        return np.concatenate([super().start(generator), generator.normal(0, 0.05, size=5)])
+    def start(self, generator: np.random.Generator, row: int) -> Any:
+        return np.concatenate([super().start(generator, row), generator.normal(0, 0.05, size=5)])
 
     def move(self, actions: Any) -> Any:
         whole, self.state = self.state, self.state[:, :4]
