@@ -44,6 +44,7 @@ H = TypeVar("H", bound=Held)
 
 FORMAT = 1
 HEAD = "engine.json"
+"""The file of a saved engine that says what the others are; it is written last."""
 
 
 def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path:
