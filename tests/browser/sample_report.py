@@ -90,8 +90,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 FIGURES = 54
 """How many there are in all: graph, matrix, 3 of the curriculum, 2 of learning curves, 2 times why it transferred, 7 of
 multi-task training, 2 each of synthesis, few-shot, continual learning and search, 3 of domain alignment, 6 of
-objectives, 2 of recommendation, 1 of several sources, 3 each of shift, reinforcement, arrivals and federation, 2 each of
-routing and healing, 1 each of bundles and shared edges.
+objectives, 2 of recommendation, 1 of several sources, 3 each of shift, reinforcement, arrivals and federation, 2 each
+of routing and healing, 1 each of bundles and shared edges.
 """
 STEPS = tuple(range(0, 200, 5))
 IMPOSSIBLE = 3
