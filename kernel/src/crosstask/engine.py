@@ -529,9 +529,8 @@ class TransferEngine(Engine):
             usual = {point: names[0] for point in STRATEGIES if (names := self.registry.defaults(point))}
             usual["transfer"] = method.name
             found = self.run.call(asked, "suggest", task=goal, portfolio=self.portfolio, usual=usual)
-            advice = attrs.evolve(
-                advice, strategies=tuple(found), text=" ".join([advice.text, *(each.text for each in found)])
-            )
+            said = [each.text for each in found if each.kind == "transfer" or each.evidence]
+            advice = attrs.evolve(advice, strategies=tuple(found), text=" ".join([advice.text, *said]))
         self.run.tell("stage_finished", stage="advise", result=advice)
         return advice
 

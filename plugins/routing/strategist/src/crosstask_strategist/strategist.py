@@ -45,8 +45,11 @@ class LearnedStrategist(Strategist):
         joint, made = stages(self.context.past("stages"), tasks)
         trials = {"transfer": transfers(self.context.past("transfers"), tasks), "balancer": joint, "synthesis": made}
         budget = self.context.budget
-        features = described(task.descriptor, budget.samples if budget else None)
-        alone = described(task.descriptor, None)
+        known = task.descriptor
+        if known.sample_count is None and task.has_data("train"):
+            known = attrs.evolve(known, sample_count=len(task.data("train")))
+        features = described(known, budget.samples if budget else None)
+        alone = described(known, None)
         metric = metric_of(task)
         return [
             self._advice(
