@@ -148,7 +148,8 @@ def test_scaffolded_plugins_are_used_by_a_recipe(environment: Environment, recor
     events = [json.loads(line) for line in (environment.folder / "events.jsonl").read_text("utf-8").splitlines()]
     assert {event["event"] for event in events} >= {"edges", "stage", "step", "end"}
     assert list((environment.folder / "kept" / "models").glob("*.safetensors"))
-    kinds = set(POINTS) - {"store", "adapter", "meta_learner", "distillation", "strategist", "continual", "search"}
+    elsewhere = {"agent", "bundle", "continual", "detector", "federation", "publisher", "router", "search", "world"}
+    kinds = set(POINTS) - {"store", "adapter", "meta_learner", "distillation", "strategist", *elsewhere}
     assert {f"crosstask-my-{kind.replace('_', '-')}" for kind in (*kinds, "family", "family_extra", "choice")} <= set(
         record["used"]
     )

@@ -16,6 +16,8 @@ WHO_MAY = {
     "kernel/src/crosstask/executors.py": "the pool of processes: both ends are ours, and it is no file",
     "kernel/src/crosstask/testing/kit.py": "checks that a component can be sent to a process, by sending it to itself",
     "kernel/src/crosstask/testing/kits/executor.py": "likewise",
+    "plugins/reinforcement/reinforcement/src/crosstask_reinforcement/kit.py": "checks that an environment can be sent, "
+    "likewise",
     "plugins/search/search/src/crosstask_search/driver.py": "asks whether a function can be sent; reads nothing",
 }
 LOADERS = {"load", "loads", "Unpickler"}

@@ -238,7 +238,7 @@ def test_points_are_listed_the_kernels_and_those_of_plugins(installed: Registry)
     assert by_name["stage", "kernel"]["components"] == ["look", "measure", "prepare", "wild"]
     assert by_name["wrapper", "rival-dist 3"]["components"] == []
     lines = invoke("plugins", "points").splitlines()
-    assert len(lines) == len(rows) == 16
+    assert len(lines) == len(rows) == 17
     assert any(
         line.split() == ["chooser", "crosstask-fakes", "1.0", "Chooses", "among", "tasks", "(2)"] for line in lines
     )

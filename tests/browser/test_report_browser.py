@@ -180,9 +180,9 @@ def test_what_was_not_measured_waits_behind_a_switch(page: Any) -> None:
 
 def test_the_target_of_the_curriculum_is_marked(page: Any) -> None:
     marked = page.find_element(By.CSS_SELECTOR, "#transfer-graph .marked")
-    assert marked.text == "◎ parity: target of the curriculum"
+    assert marked.text == "◎ parity: target of the curriculum\n◎ has_loop: learned from several sources"
     names = [e.text for e in page.find_elements(By.CSS_SELECTOR, "#transfer-graph .textpoint")]
-    assert [name for name in names if "◎" in name] == ["◎ parity"]
+    assert [name for name in names if "◎" in name] == ["◎ parity", "◎ has_loop"]
     node = "return [...document.querySelectorAll('#transfer-graph .points')].at(-1).querySelectorAll('.point')[3]"
     assert "target of the curriculum" in point_at(page, *place(page, node))
 
