@@ -14,6 +14,7 @@ import attrs
 from safetensors.torch import save
 from torch import Tensor, nn
 
+import crosstask
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, nearest, of_kind
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
@@ -22,7 +23,6 @@ from crosstask.options import option, record, structure, unstructure
 from crosstask.points.distillation import Distilled
 from crosstask.records import Curriculum, MetaKnowledge
 from crosstask.showing import Shown
-from crosstask.version import __version__
 from crosstask_bundles.archive import check_name
 from crosstask_bundles.errors import BundleError
 from crosstask_bundles.strict import check_safetensors, check_text
@@ -41,7 +41,7 @@ class Origin:
     name: str = option("", help="of that run, its recipe or portfolio")
     seed: int | None = option(None, help="of that run")
     started: str = option("", help="when it began, ISO 8601")
-    made_by: str = option(f"crosstask {__version__}", help="what wrote the bundle")
+    made_by: str = option(f"crosstask {crosstask.__version__}", help="what wrote the bundle")
 
 
 @record
