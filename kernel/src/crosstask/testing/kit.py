@@ -315,6 +315,7 @@ class Kit(ABC):
         import random
 
         import numpy as np
+        import rich.style  # noqa: F401 -- draws a number when it is first imported, which is nobody's fault here
 
         def states() -> Any:
             numpy_state = np.random.get_state(legacy=False)
