@@ -16,7 +16,7 @@ class A2C(PolicyGradient):
     """
 
     learning_rate: float = option(3e-3, gt=0, help="step size of Adam, at first")
-    steps: int = option(5, ge=1, help="steps of each place in a rollout")
+    steps: int = option(32, ge=1, help="steps of each place in a rollout")
 
     def rollout_steps(self) -> int:
         return self.steps
