@@ -150,15 +150,15 @@ def noisy(kind: str) -> nn.Module:
     rows: dict[str, list[nn.Module]] = {
         "norm": [nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12), nn.ReLU()],
         "dropout": [nn.Flatten(), nn.Dropout(0.2), nn.Linear(64, 12), nn.ReLU(), nn.Dropout(0.5), nn.Dropout(0.0)],
+        "all dropped": [nn.Flatten(), nn.Linear(64, 12), nn.Dropout(1.0), nn.Dropout(0.3)],
         "both": [*first, nn.Linear(54, 12), nn.BatchNorm1d(12, affine=False), nn.Tanh()],
         "blocks": [nn.Flatten(), nn.Linear(64, 12), Block(12), Block(12)],
         "instance": [nn.Conv2d(1, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.Flatten(), nn.Linear(216, 12)],
-        "nothing": [nn.Flatten(), nn.Linear(64, 12), nn.BatchNorm1d(12, track_running_stats=False), nn.ReLU()],
     }
     return nn.Sequential(Doubled(), *rows[kind], nn.Linear(12, 10)).double()
 
 
-@pytest.mark.parametrize("kind", ["norm", "dropout", "both", "blocks", "instance"])
+@pytest.mark.parametrize("kind", ["norm", "dropout", "all dropped", "both", "blocks", "instance"])
 @pytest.mark.parametrize("phases", [WHOLE, LP_FT], ids=["whole", "lp_ft"])
 def test_normalisation_and_dropout_are_each_members_own(kind: str, phases: Any) -> None:
     """Running statistics and what is dropped are those of training alone, whoever is with them."""
@@ -329,6 +329,16 @@ def normalised() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8, momentum=None), nn.Linear(8, 10))
 
 
+def alone_in_its_batch() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+
+
+def channels_last() -> nn.Module:
+    """Its masks are drawn pixel by pixel, those of the fleet channel by channel."""
+    made = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(144, 10))
+    return made.to(memory_format=torch.channels_last)
+
+
 def hooked() -> nn.Module:
     made = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     made[1].register_forward_hook(lambda *_: None)
@@ -363,6 +373,8 @@ def wide() -> nn.Module:
     [
         (dropout, {}, "Dropout1d draws at random"),
         (normalised, {}, "BatchNorm1d keeps a mean over all batches"),
+        (alone_in_its_batch, {"batch_size": 1}, "BatchNorm1d may have nothing to go by in a batch of one"),
+        (channels_last, {}, "in the order of a memory format"),
         (hooked, {}, "a Linear has hooks"),
         (Scaled, {}, "is not what its head makes of the features"),
         (Branching, {}, "vmap cannot follow Branching"),
@@ -371,7 +383,19 @@ def wide() -> nn.Module:
         (None, {"precision": "bfloat16"}, "another precision"),
         (None, {"accumulate": 2}, "gradients of several batches"),
     ],
-    ids=["dropout", "norm", "hooks", "scaled", "branching", "wide", "patience", "precision", "accumulate"],
+    ids=[
+        "dropout",
+        "norm",
+        "batch of one",
+        "channels last",
+        "hooks",
+        "scaled",
+        "branching",
+        "wide",
+        "patience",
+        "precision",
+        "accumulate",
+    ],
 )
 def test_why_a_training_goes_alone(build: Any, more: dict[str, Any], reason: str) -> None:
     task, budget = tasks()[0], attrs.evolve(BUDGET, **more)

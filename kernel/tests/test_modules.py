@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -30,3 +32,26 @@ def test_a_model_with_the_very_weights_of_a_seed_is_drawn_like_any_other() -> No
     with seeded(3):
         plain = nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 2))
     torch.testing.assert_close(found[0]["0.weight"], plain[0].weight.detach(), rtol=0, atol=0)
+
+
+def test_what_no_layer_draws_is_put_back_before_it_is_drawn_from_its_spread() -> None:
+    """Whole numbers and what is not finite, too; half precision; weights that stand in two layers."""
+
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.tied = nn.Linear(3, 3), nn.Linear(3, 3)
+            self.tied.weight = self.layer.weight
+            self.places = nn.Parameter(torch.arange(3), requires_grad=False)
+            self.ones = nn.Parameter(torch.ones(3, dtype=torch.half))
+            self.holes = nn.Parameter(torch.tensor([math.nan, 1.0, 2.0]))
+            self.far = nn.Parameter(torch.tensor([math.inf, 1.0, 2.0]))
+            self.nothing = nn.Parameter(torch.empty(0))
+
+    made = Odd()
+    before = {name: tensor.clone() for name, tensor in made.state_dict().items()}
+    redraw(made, 0)
+    for name in ("places", "ones", "holes", "far", "nothing"):
+        torch.testing.assert_close(made.get_parameter(name).detach(), before[name], equal_nan=True)
+    assert made.tied.weight is made.layer.weight
+    assert not torch.equal(made.layer.weight, before["layer.weight"])

@@ -140,10 +140,15 @@ def _build(model: nn.Module) -> Any:
 
 def _terms(member: Member) -> Any:
     """What their trainings have in common. Heads, tasks and losses may differ."""
-    data, budget = member.task.data("train"), member.budget
-    inputs: object = data.inputs
+    inputs: object = member.task.data("train").inputs
     shape = (tuple(inputs.shape[1:]), inputs.dtype) if isinstance(inputs, Tensor) else None
-    return shape, budget, member.phases, min(len(data), budget.samples or len(data), budget.batch_size)
+    return shape, member.budget, member.phases, _batch(member)
+
+
+def _batch(member: Member) -> int:
+    """How many samples a step sees."""
+    count, budget = len(member.task.data("train")), member.budget
+    return min(count, budget.samples or count, budget.batch_size)
 
 
 def alone(member: Member) -> str | None:
@@ -160,6 +165,8 @@ def alone(member: Member) -> str | None:
         return "its samples have several inputs"
     for layer in model.modules():
         kind = type(layer).__name__
+        if isinstance(layer, _NormBase) and _batch(member) == 1:
+            return f"{kind} may have nothing to go by in a batch of one"
         if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None:
             return f"{kind} keeps a mean over all batches that a model has seen"
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
@@ -169,17 +176,35 @@ def alone(member: Member) -> str | None:
     trunk = _trunk_of(model)
     if trunk.path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
         return f"torch.func.vmap cannot follow {type(model).__name__}"
-    for layer in (*trunk.module.modules(), *head_of(model).modules()):
-        if isinstance(layer, _DropoutNd) and layer.p > 0 and layer not in trunk.by_hand:
+    drawing = [m for m in (*trunk.module.modules(), *head_of(model).modules()) if isinstance(m, _DropoutNd) and m.p > 0]
+    for layer in drawing:
+        if layer not in trunk.by_hand:
             return f"{type(layer).__name__} draws at random where it cannot be drawn for each alone"
+    if drawing and _scattered(model, inputs):
+        return "its Dropout draws in the order of a memory format of the model's own"
     return None
+
+
+def _scattered(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether what dropout receives does not lie in memory row by row (channels last, say)."""
+    found: list[bool] = []
+    layers = [layer for layer in model.modules() if isinstance(layer, _DropoutNd)]
+    seen = [
+        layer.register_forward_pre_hook(lambda _, given: found.append(given[0].is_contiguous())) for layer in layers
+    ]
+    try:
+        with torch.no_grad(), evaluating(model):
+            forward(model, inputs[:2].to(device_of(model)))
+    finally:
+        for handle in seen:
+            handle.remove()
+    return not all(found)
 
 
 def room(member: Member) -> int:
     """How many such members one fleet should have."""
     weights = sum(p.numel() for p in member.model.parameters())
-    batch = _largest(member) * min(member.budget.batch_size, len(member.task.data("train")))
-    return min(AT_ONCE, ACTIVATIONS // batch, WEIGHTS // max(1, weights))
+    return min(AT_ONCE, ACTIVATIONS // (_largest(member) * _batch(member)), WEIGHTS // max(1, weights))
 
 
 def _largest(member: Member) -> int:

@@ -534,8 +534,11 @@ def redraw(model: nn.Module, seed: int) -> str:
             return said[0]
         resets = False
         # Moved away first: a model that has the very weights of this seed would seem to have been left as it is.
-        away = {name: _moved(p) for name, p in model.named_parameters()
-                if not any(name.startswith(f"{other}.") for other in done)}  # fmt: skip
+        away = {
+            name: _moved(p)
+            for name, p in model.named_parameters()
+            if p.is_floating_point() and not any(name.startswith(f"{other}.") for other in done)
+        }
         for path, module in model.named_modules():
             if any(path == other or (other and path.startswith(f"{other}.")) for other in done):
                 continue
@@ -548,12 +551,10 @@ def redraw(model: nn.Module, seed: int) -> str:
             said.append("reset_parameters")
         left, stay = [], []
         for name, p in model.named_parameters():
-            if name not in away or not torch.equal(p.detach(), away[name]):
+            if name not in away or not torch.equal(p.detach().nan_to_num(), away[name].nan_to_num()):
                 continue
             with torch.no_grad():
                 p.copy_(before[name])
-            if not p.is_floating_point():
-                continue
             spread = float(p.detach().std()) if p.numel() > 1 else 0.0
             if p.numel() == 1 and float(p.detach().abs().sum()) not in (0.0, 1.0):
                 stay.append(name)  # a single number that was learned: nothing says how to draw it
@@ -582,8 +583,9 @@ def _from_config(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _moved(parameter: nn.Parameter) -> Tensor:
-    """Where a parameter is now, after it was moved by a little more than its largest number."""
-    parameter.add_(1 + float(parameter.abs().max()) if parameter.numel() else 1)
+    """Where a parameter is now, after it was moved by a little more than its largest finite number."""
+    if parameter.numel():
+        parameter.add_(1 + float(parameter.nan_to_num(0.0, 0.0, 0.0).abs().max()))
     return parameter.detach().clone()
 
 
