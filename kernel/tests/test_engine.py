@@ -239,7 +239,11 @@ def test_a_new_release_of_a_plugin_measures_nothing_again(tmp_path: Path, monkey
             return engine.transfer_knowledge("task0", "task1")
 
     first = measured("1.0")
-    for place in ("crosstask.learning.transferring.fit", "crosstask.paths.fit", "crosstask_fakes.components.fit"):
+    for place in (
+        "crosstask.learning.transferring.fit",
+        "crosstask.curriculum_path.fit",
+        "crosstask_fakes.components.fit",
+    ):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("measured again"))
     assert measured("9.9") == first
     monkeypatch.setattr(FakeTransfer, "results_version", 2)

@@ -232,7 +232,7 @@ TRAINS = (
     "crosstask.learning.transferring.fit",
     "crosstask.learning.own_models.fit",
     "crosstask.learning.own_models.train_job",
-    "crosstask.paths.fit",
+    "crosstask.curriculum_path.fit",
 )
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from crosstask.adapting import Adapted, from_several, of_curriculum, of_several, of_sources, of_transfer
 from crosstask.advising import advise
 from crosstask.components import Component
+from crosstask.curriculum_path import CurriculumPath
 from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.engine_files import open_engine, save_engine
 from crosstask.errors import DataError, of_kind
@@ -40,7 +41,6 @@ from crosstask.learning.transferring import (
 from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
-from crosstask.paths import CurriculumPath
 from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.discovery import Discoverer
 from crosstask.points.distillation import Distilled, Distiller

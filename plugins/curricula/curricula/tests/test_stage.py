@@ -159,7 +159,7 @@ def test_a_second_engine_trains_nothing_again(tmp_path: Path, monkeypatch: pytes
     store = str(tmp_path / "store.db")
     with engine_with(store) as first:
         found = first.run_stage("curriculum", target="quarters", explain=True)
-    for place in ("crosstask.learning.transferring.fit", "crosstask.paths.fit"):
+    for place in ("crosstask.learning.transferring.fit", "crosstask.curriculum_path.fit"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("trained again"))
     with engine_with(store) as second:
         again = second.run_stage("curriculum", target="quarters", explain=True)

@@ -147,7 +147,9 @@ class CurriculumPath:
         """What decided, in words; "" without a gate."""
         if not self.gate:
             return ""
-        return f"a {HELD_OUT}th of its training samples" if self.held_out else "its validation data"
+        if self.held_out:
+            return f"a {HELD_OUT}th of its training samples"
+        return "its validation data" + ("" if self.target.has_data("test") else ", by which it is scored, too")
 
     def _judged(self, new: State, alone: State | None) -> dict[str, Any]:
         """Take the better of what there is; what the step's record says of it."""
@@ -201,7 +203,7 @@ class CurriculumPath:
         keep = last is not None and same_classes(last.descriptor, task.descriptor)
         made = state.like if isinstance(state.like, ModelSpec) else architecture(state.like)
         given = self.given.get(task.task_id) if True in more and how[0] == "step" else None
-        parts = ("path", how, self.method.identity(), made, given, state.trail, task.fingerprint(), budget)
+        parts = ("path", how, self.method.identity(), made, given, keep, state.trail, task.fingerprint(), budget)
         outcomes: dict[int, Found] = {}
         jobs, waiting, keys = [], [], [key_of(*parts, seed) for seed in self.seeds]
         for number, (key, seed) in enumerate(zip(keys, self.seeds, strict=True)):

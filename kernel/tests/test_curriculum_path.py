@@ -181,6 +181,36 @@ def test_a_target_without_validation_data_is_judged_on_a_part_of_its_training_da
         assert few.judged_on == "", "of nine samples none can be spared"
 
 
+def test_a_score_on_the_data_that_decided_is_said() -> None:
+    with engine() as made:
+        goal = made.portfolio["goal"]
+        bare = goal.over(train=goal.data("train"), validation=goal.data("validation"))
+        bare.descriptor = attrs.evolve(goal.descriptor, task_id="bare")
+        made.register_task(bare)
+        found = ran(made, Curriculum(target="bare", task_sequence=("good", "bare")))
+    assert found.judged_on == "its validation data, by which it is scored, too"
+
+
+def test_a_head_that_is_kept_is_another_answer_than_one_that_is_not(tmp_path: Any) -> None:
+    """Of the same model and data: the source's classes have other names, so its head does not carry over."""
+
+    def score(classes: tuple[str, ...]) -> tuple[float, ...]:
+        with engine(store=str(tmp_path / "store.db")) as made:
+            made.train()
+            goal, other = made.portfolio["goal"], made.portfolio["other"]
+            other.descriptor = attrs.evolve(other.descriptor, classes=classes)
+            made.graph.add(
+                TransferEdge(source="other", target="goal", transfer_coefficient=0.4, evidence=Evidence.MEASURED)
+            )
+            return (
+                ran(made, Curriculum(target=goal.task_id, task_sequence=("goal",)), method=Ruins(ruined=()))
+                .steps[0]
+                .score.values
+            )
+
+    assert score(("a", "b", "c")) != score(("x", "y", "z"))
+
+
 def test_whether_it_came_out_as_expected() -> None:
     def of(low: float, high: float) -> CurriculumResult:
         expected = Interval(mean=(low + high) / 2, low=low, high=high)
@@ -202,7 +232,7 @@ def test_a_gate_is_yes_or_no() -> None:
 def test_what_was_learned_is_not_learned_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(store=str(tmp_path / "store.db")) as made:
         first = ran(made)
-    for place in ("crosstask.paths.fit", f"{__name__}.fit"):
+    for place in ("crosstask.curriculum_path.fit", f"{__name__}.fit"):
         monkeypatch.setattr(place, lambda *_, **__: pytest.fail("learned again"))
     with engine(store=str(tmp_path / "store.db")) as made:
         again = ran(made)
