@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Generator
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,32 @@ import pytest
 # the cores, and sums come out the same everywhere. A benchmark that wants more sets the variables itself.
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+CONTRIB = Path(__file__).parent / "contrib"
+
+
+def is_left_out(add_on: str) -> bool:
+    """Whether an add-on of contrib/ is not installed here: each has a library of its own, not needed by the core."""
+    try:
+        distribution(f"crosstask-{add_on}")
+    except PackageNotFoundError:
+        return True
+    return False
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """The tests of add-ons that are not installed, which .ci/run installs; and the templates, of which
+    tests/test_templates.py makes packages.
+    """
+    if collection_path.parent != CONTRIB or not collection_path.is_dir():
+        return None
+    return collection_path.name == "templates" or is_left_out(collection_path.name) or None
+
+
+def pytest_report_header() -> str | None:
+    left_out = [file.parent.name for file in sorted(CONTRIB.glob("*/pyproject.toml")) if is_left_out(file.parent.name)]
+    return f"add-ons that are not installed, so not tested: {', '.join(left_out)}" if left_out else None
 
 
 @pytest.hookimpl(wrapper=True)

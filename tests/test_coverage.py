@@ -12,7 +12,7 @@ import pytest
 
 KERNEL = Path(__file__).parents[1] / "kernel"
 MODULES = ("registry", "options", "manifest", "settings", "parts")
-TESTS = ("registry", "options", "manifest", "settings", "components", "broken_things")
+TESTS = ("registry", "options", "manifest", "settings", "components", "broken_things", "index")
 
 
 @pytest.mark.slow  # it runs six test files again, under coverage

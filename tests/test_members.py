@@ -84,6 +84,18 @@ def test_plugin_runs_the_conformance_kit(folder: Path) -> None:
         assert any("conformance(" in text or "SelfTest(" in text for text in tests)
 
 
+@pytest.mark.parametrize("folder", ADD_ONS, ids=identify)
+def test_add_on_has_its_page_and_is_listed(folder: Path) -> None:
+    """And its example is of at most thirty lines."""
+    page = (ROOT / "docs" / "contrib" / f"{folder.name}.md").read_text("utf-8")
+    assert f"[{folder.name}]({folder.name}.md)" in (ROOT / "docs" / "contrib" / "index.md").read_text("utf-8")
+    assert f"contrib/{folder.name}.md" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert f"`{folder.name}`" in (ROOT / "contrib" / "README.md").read_text("utf-8")
+    examples = re.findall(r"^```python.*?\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert examples
+    assert min(len(example.splitlines()) for example in examples) <= 30
+
+
 def base_of(folder: Path) -> str:
     """The import name of the base of a plugin's family: the package that is named like the family."""
     return f"crosstask_{folder.parent.name}"
@@ -101,6 +113,8 @@ def families() -> dict[str, set[str]]:
 
 
 BASES = {f"crosstask_{family.name}" for family in (ROOT / "plugins").iterdir() if (family / family.name).is_dir()}
+BASES |= {package(folder).name for folder in ADD_ONS} & set().union(*families().values())
+"""Those of the families, and the add-ons on which the table lets others stand."""
 
 
 @each_member
@@ -119,7 +133,7 @@ def test_member_imports_bases_only_as_the_table_says(folder: Path) -> None:
 
 
 def test_the_table_names_nothing_that_is_not_imported() -> None:
-    found = {(package(folder).name, name) for folder in PLUGINS for _, name in imported(folder)}
+    found = {(package(folder).name, name) for folder in [*PLUGINS, *ADD_ONS] for _, name in imported(folder)}
     for importer, bases in families().items():
         for base in bases:
             assert base in BASES

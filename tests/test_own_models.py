@@ -17,6 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from crosstask import Budget, Task, TaskDescriptor, TransferEngine
 from crosstask.learning.modules import Headless, forward, head_found, redraw
+from crosstask.learning.own_models import prepare_model
 from crosstask.learning.transferring import fresh_model
 
 transformers = pytest.importorskip("transformers")
@@ -220,6 +221,9 @@ def case(request: pytest.FixtureRequest) -> tuple[nn.Module, Task, Task, str]:
         Task(descriptor=TaskDescriptor(task_id=name, task_type=kind), train=(inputs, own), test=(inputs, own))
         for name, own in (("source", labels), ("target", other))
     ]
+    tasks[0].model = model
+    prepare_model(tasks[0])  # as registering it does: whichever test comes first, its head is known
+    tasks[0].model = None
     return model, tasks[0], tasks[1], head
 
 

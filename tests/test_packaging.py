@@ -102,7 +102,7 @@ def test_release_pins_the_members_also_when_built_from_its_sdist(checkout: Path,
 def test_wheel_carries_the_index(tmp_path: Path) -> None:
     with zipfile.ZipFile(build(ROOT, tmp_path, "wheel")) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("extra_metadata/index.json"))
-        assert json.loads(archive.read(name))["point/continual"] == "crosstask-continual"
+        assert json.loads(archive.read(name))["offers"]["point/continual"]["install"] == "crosstask-continual"
 
 
 # What pip makes of them

@@ -65,8 +65,9 @@ def test_there_is_one_for_each_extension_point() -> None:
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_template_does_what_the_contract_says(point: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_template_does_what_the_contract_says(point: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = POINTS[point]
+    monkeypatch.chdir(tmp_path)  # what writes files has defaults for where
     monkeypatch.syspath_prepend(folder / "src")
     plugin = manifest(folder)
     assert plugin.extensions[0].point == point

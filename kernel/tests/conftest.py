@@ -15,8 +15,8 @@ collect_ignore = ["crosstask_fakes"]  # the template there has a test that is fo
 @pytest.fixture(autouse=True)
 def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root distribution's list of who offers what is not looked at: it may be installed here."""
-    for module in ("registry", "recipe"):
-        monkeypatch.setattr(f"crosstask.{module}.packages", dict)
+    for name in ("packages", "shipped_index"):
+        monkeypatch.setattr(f"crosstask.registry.{name}", dict)
 
 
 @pytest.fixture

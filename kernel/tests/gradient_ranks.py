@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from crosstask.errors import RunError
-from crosstask.learning.gradients import TaskGradients
+from crosstask.learning.gradients import TaskGradients, gradients_of
 from crosstask.options import component, option, state
 from crosstask.points.balancer import Balancer, Direction
 
@@ -56,6 +56,129 @@ def train(asks: str, rank: int, ranks: int, found: bool) -> list[Tensor]:
         balancer.backward(losses, shared, features=features if asks == "features" else ())
         optimizer.step()
     return [p.detach() for p in [*trunk.parameters(), *heads.parameters()]]
+
+
+class Recurrent(nn.Module):
+    """Uses its layer twice, the first use for all losses, the second for some: rows of a loss are of several uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, batch: Tensor) -> list[Tensor]:
+        once = self.layer(batch).tanh()
+        twice = self.layer(once).tanh()
+        return [(once**2).mean(), (twice**2).mean() * 3, (once * twice).mean(), (twice - 1).abs().mean()]
+
+
+def losses_of(kind: str, batch: Tensor) -> tuple[list[Tensor], list[nn.Parameter]]:
+    trunk, heads, _ = problem()
+    if kind == "several uses":
+        torch.manual_seed(1)
+        module = Recurrent().double()
+        return module(batch), list(module.parameters())
+    if kind == "sequences":  # products of three dimensions
+        batch = batch[:, None, :] * torch.arange(1.0, 4.0).double()[:, None]
+    features = trunk(batch)
+    return [((head(features) - n) ** 2).mean() for n, head in enumerate(heads)], list(trunk.parameters())
+
+
+def layers(rank: int, ranks: int) -> None:
+    """Rows that are exchanged give what the whole batch gives, whatever is asked, in every order."""
+    for kind, count in (("one use", 2), ("several uses", 1), ("sequences", 2)):
+        batch = problem()[2][0]
+        whole, shared = losses_of(kind, batch)
+        rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in whole]
+        matrix = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        weights, vector = torch.randn(len(whole)).double(), torch.randn(matrix.shape[1]).double()
+        for tensor in (weights, vector):
+            distributed.broadcast(tensor, 0)
+        for mode, unformed in (("layers", count), ("matrix", 0)):
+            for first in ("gramian", "dot", "assemble", "matrix"):
+                losses, shared = losses_of(kind, batch.chunk(ranks)[rank])
+                gradients = gradients_of(losses, shared, (), mode=mode, group=None)
+                answers = {
+                    "gramian": (lambda g: g.gramian, matrix @ matrix.T),
+                    "dot": (lambda g, vector=vector: g.dot(vector), matrix @ vector),
+                    "assemble": (lambda g, weights=weights: g.assemble(weights, None), weights @ matrix),
+                    "matrix": (lambda g: g.matrix, matrix),
+                }
+                for name in [first, *answers]:
+                    ask, expected = answers[name]
+                    torch.testing.assert_close(ask(gradients), expected, rtol=1e-9, atol=1e-12)
+                    if name == first != "matrix":
+                        assert f"{unformed} linear layers unformed" in gradients.chosen, gradients.chosen
+
+
+def unequal_parts(rank: int) -> None:
+    """Where ranks have other numbers of rows they cannot exchange them: the gradients are formed, and meant."""
+    batch = problem()[2][0]
+    losses, shared = losses_of("one use", batch[:3] if rank else batch[3:])
+    gradients = gradients_of(losses, shared, (), mode="layers", group=None)
+    both = []
+    for part in (batch[3:], batch[:3]):
+        alone, of = losses_of("one use", part)
+        both.append(gradients_of(alone, of, (), mode="matrix", group=False).matrix)
+    mean = (both[0] + both[1]) / 2
+    torch.testing.assert_close(gradients.gramian, mean @ mean.T)
+    assert "0 linear layers unformed" in gradients.chosen
+
+
+def other_layers(rank: int) -> None:
+    """Each rank's samples went through another of two alike layers: what they have in common is nothing to multiply."""
+    torch.manual_seed(0)
+    experts, batch = nn.ModuleList(nn.Linear(3, 4) for _ in range(2)).double(), torch.randn(2, 5, 3).double()
+    parts = []
+    for part, expert in zip(batch, experts, strict=True):
+        rows = [torch.autograd.grad(loss, list(experts.parameters()), allow_unused=True, materialize_grads=True)
+                for loss in (expert(part).square().mean(), expert(part).exp().mean())]  # fmt: skip
+        parts.append(torch.stack([torch.cat([g.flatten() for g in row]) for row in rows]))
+    mean = (parts[0] + parts[1]) / 2
+    answer = experts[rank](batch[rank])
+    losses = [answer.square().mean(), answer.exp().mean()]
+    for mode in ("layers", "auto"):
+        gradients = gradients_of(losses, experts.parameters(), (), mode=mode, group=None)
+        torch.testing.assert_close(gradients.gramian, mean @ mean.T)
+        torch.testing.assert_close(gradients.matrix, mean)
+
+
+def tiny_rows(rank: int, ranks: int) -> None:
+    """Squares of lengths that leave single precision are found by all ranks, though only one sees such rows."""
+    torch.manual_seed(0)
+    layer, batch = nn.Linear(4, 4), torch.randn(4, 4)
+    results = []
+    for part, group in ((batch.chunk(ranks)[rank], None), (batch, False)):
+        faint = torch.ones(len(part), 1)
+        if group is None and rank == 1:
+            faint = faint * 0
+        if group is False:
+            faint[len(part) // 2 :] = 0
+        losses = [(layer(part) * faint).mean() * 1e-20, layer(part).mean()]
+        results.append(gradients_of(losses, list(layer.parameters()), (), mode="layers", group=group).gramian)
+    assert results[0].dtype is torch.float64
+    assert float(results[0][0, 0]) > 0
+    torch.testing.assert_close(*results, rtol=1e-5, atol=0)
+
+
+def refuse_a_sink(rank: int) -> None:
+    """DDP that looks for unused parameters returns everything out of one node."""
+    trunk, heads, batches = problem()
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.heads = trunk, heads
+
+        def forward(self, batch: Tensor) -> list[Tensor]:
+            features = self.trunk(batch)
+            return [(head(features) ** 2).mean() for head in self.heads]
+
+    plain = nn.parallel.DistributedDataParallel(Both())
+    with plain.no_sync():
+        ByNorm().backward(plain(batches[0]))
+    led = nn.parallel.DistributedDataParallel(Both(), find_unused_parameters=True)
+    with led.no_sync(), pytest.raises(RunError, match="leads all losses through one node"):
+        ByNorm().backward(led(batches[0]))
 
 
 def refuse_other_parameters(rank: int) -> None:
@@ -110,6 +233,11 @@ def main() -> None:
     for asks in ASKS:
         for found in (False, True):
             torch.save(train(asks, rank, ranks, found), folder / f"{asks}-{found}-{rank}")
+    layers(rank, ranks)
+    unequal_parts(rank)
+    other_layers(rank)
+    tiny_rows(rank, ranks)
+    refuse_a_sink(rank)
     refuse_other_parameters(rank)
     sharded(rank, ranks)
     distributed.destroy_process_group()

@@ -79,6 +79,9 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
     "conv2d": (convolutions, (2, 9, 9), "layers"),
     "conv1d": (lambda: row(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), width=12), (2, 6), "layers"),
     "conv3d": (lambda: row(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), width=16), (1, 3, 3, 3), "layers"),
+    "pool over rows": (lambda: nn.Sequential(nn.Linear(4, 6), nn.MaxPool1d(3, 2, 1), nn.Linear(3, 3)), (4,), "layers"),
+    "means of rows": (lambda: nn.Sequential(nn.Linear(4, 6), nn.AdaptiveAvgPool1d(2), nn.Linear(2, 3)), (4,), "layers"),
+    "pool over images": (lambda: row(nn.AvgPool2d(3, 2, 1), width=4), (4, 4), "layers"),
     "other layers": (lambda: row(nn.Linear(4, 6), nn.LayerNorm(6), nn.PReLU(), nn.GLU(), width=3), (4,), "layers"),
     "padding": (lambda: row(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), width=32), (1, 4, 4), "layers"),
     "blocks": (lambda: row(Residual(), nn.Sequential(Residual(), nn.BatchNorm1d(4)), width=4), (4,), "layers"),
@@ -119,6 +122,33 @@ def test_each_task_has_weights_of_its_own(name: str) -> None:
         wanted = derived(torch.stack(rows), list(apart.values()))
     for one, two in zip(found, wanted, strict=True):
         assert torch.allclose(one, two, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("given", [None, "bias", "weight"])
+def test_filled_up_once_is_filled_up_at_every_call(given: str | None) -> None:
+    """The same numbers bit for bit, and what fills up has no gradient; whichever parameters are each task's own."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(20, 33), nn.Tanh(), nn.Linear(33, 5), nn.Tanh(), nn.Linear(5, 16, bias=False))
+    inputs = torch.randn(3, 7, 20, generator=seeded())
+    named = [(name, p) for name, p in module.named_parameters() if given is None or name.endswith(given)]
+    own = {name: p.detach() + torch.randn(3, *p.shape, generator=seeded(1)) / 5 for name, p in named}
+    plain = {name: tensor.requires_grad_() for name, tensor in own.items()}
+    net = Batched(module, apart=True)
+    filled = net.filled(plain)
+    assert all(tensor.requires_grad and tensor.is_leaf for tensor in filled.values())
+    assert {name: max(t.shape[1:]) % 16 for name, t in filled.items()} == dict.fromkeys(filled, 0)
+    outputs = [net(each, inputs) for each in (plain, filled)]
+    assert torch.equal(*outputs)
+    slopes = [
+        torch.autograd.grad(found.square().sum(), list(each.values()))
+        for found, each in zip(outputs, (plain, filled), strict=True)
+    ]
+    for one, other in zip(*slopes, strict=True):
+        part = tuple(slice(size) for size in one.shape)
+        assert torch.equal(one, other[part])
+        other[part] = 0
+        assert not other.any()
+    assert all(torch.equal(a, b) for a, b in zip(Batched(module).filled(plain).values(), own.values(), strict=True))
 
 
 def test_parameters_that_are_not_given_are_shared() -> None:
@@ -299,12 +329,45 @@ class Bag(nn.Module):
         return found
 
 
+class Text(nn.Module):
+    """Words, of which number 2 is none."""
+
+    def __init__(self, **more: bool) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 6, padding_idx=2, **more), nn.Linear(6, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.words(inputs).mean(1))
+        return found
+
+
+class Squares(nn.Flatten):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).square()
+
+
+def rebound() -> nn.Module:
+    """A layer whose forward pass is another one than its class has."""
+    made = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))
+    first = made[0]
+    first.forward = lambda inputs: functional.linear(inputs, first.weight, first.bias).relu()  # type: ignore[method-assign]
+    return made
+
+
 STATES: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
     "buffers": (Counting, torch.randn(3, 5, 4, generator=seeded())),
     "spectral norm": (normed, torch.randn(3, 5, 4, generator=seeded())),
     "instance norm": (instances, torch.randn(3, 5, 1, 6, generator=seeded())),
     "bag": (Bag, torch.randint(0, 9, (3, 5, 4), generator=seeded())),
     "bag in a row": (lambda: nn.Sequential(nn.EmbeddingBag(9, 6), nn.Linear(6, 3)), torch.randint(0, 9, (3, 5, 4))),
+    "padding": (Text, torch.randint(0, 9, (3, 5, 4), generator=seeded())),
+    "padding in a row": (
+        lambda: nn.Sequential(nn.Embedding(9, 6, padding_idx=-7), nn.Linear(6, 3)),
+        torch.randint(0, 9, (3, 5, 4), generator=seeded()),
+    ),
+    "by frequency": (lambda: Text(scale_grad_by_freq=True), torch.randint(0, 9, (3, 5, 4), generator=seeded())),
+    "another forward": (rebound, torch.randn(3, 5, 4, generator=seeded())),
+    "flat and more": (lambda: nn.Sequential(Squares(), nn.Linear(4, 3)), torch.randn(3, 5, 2, 2, generator=seeded())),
     "looks at values": (lambda: nn.Sequential(nn.Linear(4, 4), Recurrent()), torch.randn(3, 5, 4, generator=seeded())),
     "recurrent": (lambda: nn.RNN(4, 3, batch_first=True), torch.randn(3, 5, 2, 4, generator=seeded())),
 }
@@ -340,3 +403,17 @@ def test_which_modules_treat_each_sample_by_itself() -> None:
     hooked[2].register_forward_hook(lambda module, given, made: made - made.mean(0))
     assert not Batched(hooked).separate
     assert not Batched(Residual()).separate
+
+
+def test_a_shared_embedding_counts_each_tasks_words() -> None:
+    """Gradients by frequency are those of one task after the other, though all learn the same rows."""
+    inputs = torch.randint(0, 9, (3, 5, 4), generator=seeded())
+    found = []
+    for path in ("auto", "loop"):
+        torch.manual_seed(0)
+        module = Text(scale_grad_by_freq=True)
+        own = {n: p.detach().repeat(3, *(1,) * p.ndim) for n, p in module.head.named_parameters(prefix="head")}
+        Batched(module, path)(own, inputs).square().sum().backward()
+        found.append(module.words.weight.grad)
+    torch.testing.assert_close(*found)
+    assert not found[0][2].any()  # type: ignore[index]

@@ -245,7 +245,7 @@ def test_points_are_listed_the_kernels_and_those_of_plugins(installed: Registry)
     assert any("UNUSABLE: the kernel defines an extension point 'wrapper'" in line for line in lines)
 
 
-def test_info_tells_what_a_component_is(installed: Registry) -> None:
+def test_info_tells_what_a_component_is(installed: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     text = invoke("plugins", "info", "prepare")
     for said in (
         "stage prepare  (crosstask-fakes 1.0, licence unknown, ok)",
@@ -269,6 +269,15 @@ def test_info_tells_what_a_component_is(installed: Registry) -> None:
     assert as_json("plugins", "info", "chooser/default") == as_json("plugins", "info", "chooser/first")
     with pytest.raises(UnknownComponentError, match="'chooser' is an extension point; name one of its components: "):
         invoke("plugins", "info", "chooser")
+    with pytest.raises(UnknownComponentError, match="'chooser/frist'; did you mean 'chooser/first'"):
+        invoke("plugins", "info", "chooser/frist")
+    known = {"observer/wandb": "crosstask-wandb", "source/models": "crosstask-zoo"}
+    monkeypatch.setattr("crosstask.registry.packages", lambda: known)
+    for name in ("observer/wandb", "wandb", "crosstask-wandb"):
+        with pytest.raises(UnknownComponentError, match=f"^'{name}' is not installed; pip install crosstask-wandb"):
+            invoke("plugins", "info", name)
+    with pytest.raises(UnknownComponentError, match="'zoo' is not installed; pip install crosstask-zoo brings it"):
+        invoke("plugins", "why", "zoo")
 
 
 def test_why_tells_what_decided_it(installed: Registry) -> None:
@@ -442,10 +451,11 @@ def test_a_command_that_cannot_be_used(
     assert "is a str, not a click command" in main_says(monkeypatch, capsys, "shout")[1]
     code, told = main_says(monkeypatch, capsys, "gret")
     assert code == 2
-    assert "no command 'gret'; did you mean 'greet'? Valid: greet, plugins, recipe, report, run, shout, stage" in told
+    known = "compare, greet, plugins, recipe, report, run, shout, stage"
+    assert f"no command 'gret'; did you mean 'greet'? Valid: {known}" in told
 
 
-@pytest.mark.parametrize("name", ["plugins", "recipe", "report", "run", "stage"])
+@pytest.mark.parametrize("name", ["compare", "plugins", "recipe", "report", "run", "stage"])
 def test_a_command_of_a_plugin_never_replaces_one_of_the_kernel(installed: Registry, name: str) -> None:
     rival = Extension("command", name, "crosstask_fakes.cli:command", summary="Mine instead.")
     record = installed.register(Plugin("rival", [rival], api=(2, 0)), distribution="rival")
@@ -476,7 +486,14 @@ def test_errors_are_one_line_and_exit_2(
     assert main_says(monkeypatch, capsys, "run", "nowhere.toml")[1].startswith("error: no recipe file")
     assert "did you mean 'plugins'" in main_says(monkeypatch, capsys, "plugin")[1]
     assert "a RECIPE is needed" in main_says(monkeypatch, capsys, "run")[1]
+    assert "File name too long" in main_says(monkeypatch, capsys, "run", f"{'a' * 300}.toml")[1]
+    beside = str(Path(recipe).with_name("recpie.toml"))
+    Path(recipe).rename(Path(recipe).with_name("recipe.toml"))
+    assert f"no recipe file {beside}; did you mean 'recipe.toml'?" in main_says(monkeypatch, capsys, "run", beside)[1]
     assert "error: no run in" in main_says(monkeypatch, capsys, "report", "nowhere")[1]
+    for option in (["--open"], ["--port", "0"], ["--host", "localhost"], ["--store", "s.db"]):
+        said = main_says(monkeypatch, capsys, "report", "nowhere", *option)[1]
+        assert f"{option[0]} goes with --serve" in said
     assert "no command 'lsit'; did you mean 'list'" in main_says(monkeypatch, capsys, "plugins", "lsit")[1]
 
 

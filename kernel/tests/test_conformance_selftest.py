@@ -43,10 +43,11 @@ from crosstask.points.stage import Outcome, Section
 from crosstask.points.store import Holder, Store
 from crosstask.points.wrapper import Wrapper
 from crosstask.records import Cost, Interval, MetaKnowledge, Provenance, SeveralResult, StrategyAdvice
+from crosstask.registry import Status
 from crosstask.store.sql import SqlStore
 from crosstask.testing import checks_of, conformance, reference_registry, run_checks, small_portfolio
 from crosstask.testing import references as right
-from crosstask.testing.kit import Kit
+from crosstask.testing.kit import Kit, Subject
 from crosstask.testing.kits.executor import wait_a_little
 from crosstask.testing.selftest import SelfTest
 from crosstask_fakes.choosers import First
@@ -1885,3 +1886,42 @@ def test_the_reference_registry_offers_references_under_other_names_too() -> Non
     assert registry.default("transfer") == "reference"
     assert registry.contract("chooser") is Chooser
     assert registry.create("chooser", "reference").name == "reference"
+
+
+def test_bases_are_looked_for_again_when_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of a contributed point asks who brings the point: looking takes longer than most checks."""
+    asked: list[Any] = []
+    real = Registry.installed
+
+    def installed(cls: type[Registry], settings: Any = None) -> Registry:
+        asked.append(settings)
+        return real(settings)
+
+    monkeypatch.setattr(Registry, "installed", classmethod(installed))
+    kit = ChooserKit(Subject(component=First))
+
+    def bring(name: str) -> None:
+        (tmp_path / f"{name}.py").write_text(
+            f"from crosstask import Plugin, Point\n"
+            f"POINT = Point({name!r}, '{name}:Contract')\nPLUGIN = Plugin({name!r}, api=(2, 0), points=(POINT,))\n"
+        )
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n\n")
+        (info / "entry_points.txt").write_text(f"[crosstask.plugins]\n{name} = {name}:PLUGIN\n")
+
+    def brought() -> list[str]:
+        return [record.name for record in kit.registry().records if record.name.startswith("brings")]
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    bring("brings_one")
+    assert brought() == ["brings_one"]
+    assert brought() == ["brings_one"]
+    assert len(asked) == 1
+    next(record for record in kit.registry().records if record.name == "brings_one").fail(Status.BROKEN, "spoilt")
+    assert [r.reason for r in kit.registry().records if r.name == "brings_one"] == [""], "each has records of its own"
+    bring("brings_two")
+    assert sorted(brought()) == ["brings_one", "brings_two"]
+    monkeypatch.setenv("CROSSTASK_DENY", "brings_one")
+    assert brought() == ["brings_two"]
+    assert len(asked) == 3

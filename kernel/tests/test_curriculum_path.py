@@ -9,18 +9,26 @@ import pytest
 import torch
 from torch import nn
 
+from crosstask import curriculum_path
 from crosstask.engine import TransferEngine
-from crosstask.errors import OptionError
+from crosstask.errors import DataError, OptionError, RunError
+from crosstask.executors import ProcessExecutor, SerialExecutor
 from crosstask.graph import Evidence, TransferEdge
+from crosstask.learning import together
+from crosstask.learning.data import batch_table
+from crosstask.learning.fleets import Phase
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import frozen, trunk_parameters
 from crosstask.learning.own_models import network_like
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import drawn, fresh_model, receive
 from crosstask.options import component, option
+from crosstask.points.curriculum import CurriculumPlanner
 from crosstask.points.transfer import Transfer
-from crosstask.records import Budget, Curriculum, CurriculumResult, Interval
+from crosstask.records import Budget, Curriculum, CurriculumResult, CurriculumStep, Interval
 from crosstask.tasks import Task
 from crosstask.testing import blobs
+from crosstask_fakes.fleets import Double, InPhases
 from crosstask_fakes.registry import with_fakes
 
 TRAIN = Budget(steps=40, learning_rate=0.03, evaluate_every=20)
@@ -211,6 +219,19 @@ def test_a_head_that_is_kept_is_another_answer_than_one_that_is_not(tmp_path: An
     assert score(("a", "b", "c")) != score(("x", "y", "z"))
 
 
+def test_advice_tries_again_where_a_head_no_longer_carries_over(tmp_path: Any) -> None:
+    def spent(classes: tuple[str, ...]) -> float:
+        with engine(store=str(tmp_path / "store.db")) as made:
+            made.train()
+            other = made.portfolio["other"]
+            other.descriptor = attrs.evolve(other.descriptor, classes=classes)
+            return made.advise("goal", Ruins(ruined=()), share=1.0).spent
+
+    assert spent(("a", "b", "c")) > 0
+    assert spent(("a", "b", "c")) == 0
+    assert spent(("x", "y", "z")) > 0
+
+
 def test_whether_it_came_out_as_expected() -> None:
     def of(low: float, high: float) -> CurriculumResult:
         expected = Interval(mean=(low + high) / 2, low=low, high=high)
@@ -237,3 +258,217 @@ def test_what_was_learned_is_not_learned_again(tmp_path: Any, monkeypatch: pytes
     with engine(store=str(tmp_path / "store.db")) as made:
         again = ran(made)
     assert again == first
+
+
+@pytest.mark.parametrize("order", [("goal", "good"), ("goal", "good", "goal"), ("good",), ()])
+@pytest.mark.parametrize("gate", [True, False])
+def test_a_target_that_is_not_the_last_is_refused(order: tuple[str, ...], gate: bool) -> None:
+    """What came after it was learned, and its score given as the target's."""
+    with engine() as made, pytest.raises(DataError, match="the target of a curriculum comes last, and once: 'goal' in"):
+        ran(made, Curriculum(target="goal", task_sequence=order), gate=gate)
+
+
+def test_a_planner_that_goes_to_the_target_early_ends_with_it() -> None:
+    class Early(CurriculumPlanner):
+        def rank(self, portfolio: Any, graph: Any, target: str, candidates: Any) -> Any:
+            return candidates
+
+        def next_task(self, curriculum: Curriculum, history: list[CurriculumStep]) -> str | None:
+            done = [step.task_id for step in history]
+            return next((name for name in ("good", "goal", "bad") if name not in done), None)
+
+    with engine() as made:
+        found = ran(made, planner=Early())
+    assert [step.task_id for step in found.steps] == ["good", "goal"]
+
+
+# In fleets
+
+
+@component
+class HeadFirst(Transfer):
+    """The head first, then everything, as phases."""
+
+    def learn(
+        self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
+    ) -> History:
+        first, then = (phase.steps for phase in self.phases(budget))
+        with frozen(trunk_parameters(model)):
+            history = fit(model, task, attrs.evolve(budget, learning_rate=5 * budget.learning_rate), generator,
+                          steps=first)  # fmt: skip
+        return history.extend(fit(model, task, budget, generator, steps=then))
+
+    def phases(self, budget: Budget) -> tuple[Phase, ...]:
+        first = budget.steps // 2
+        return Phase(first, head=True, rate=5.0), Phase(budget.steps - first)
+
+
+def in_two() -> nn.Module:
+    return Double(2)
+
+
+def in_double(**options: Any) -> TransferEngine:
+    made = engine(seeds=3, **options)
+    for name in ("good", "bad", "goal", "other"):
+        made.portfolio[name].build = in_two
+    made.train()
+    made.graph.add(TransferEdge(source="other", target="goal", transfer_coefficient=0.4, evidence=Evidence.MEASURED))
+    return made
+
+
+def kept(made: TransferEngine) -> dict[str, Any]:
+    """What the run remembers of its trainings on the path."""
+    found = {key: known for (kind, key), known in made.run._memory.items() if kind == "models"}
+    return {key: known for key, known in found.items() if "score" in known.payload}
+
+
+@pytest.mark.parametrize("method", [HeadFirst, InPhases])
+@pytest.mark.parametrize("validated", [True, False])
+def test_in_fleets_as_alone(method: Any, validated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In double precision to 1e-9: weights, scores and curves of every seed, each under the same key."""
+
+    def done(one_by_one: bool) -> tuple[CurriculumResult, dict[str, Any], int]:
+        with in_double() as made, monkeypatch.context() as patch:
+            if one_by_one:
+                patch.setattr(together, "muster", lambda members, *_: ([], dict.fromkeys(range(len(members)), "")))
+            goal = made.portfolio["goal"]
+            if not validated:
+                bare = goal.over(train=goal.data("train").head(40), test=goal.data("test"))
+                bare.descriptor = attrs.evolve(goal.descriptor, task_id="bare")
+                bare.build = in_two
+                made.register_task(bare)
+                goal = bare
+            alone = []
+            real = curriculum_path._alone
+            patch.setattr(curriculum_path, "_alone", lambda given: alone.append(given) or real(given))
+            path = Curriculum(target=goal.task_id, task_sequence=("good", "bad", goal.task_id))
+            found = ran(made, path, method=method())
+            return found, kept(made), len(alone)
+
+    fleets, ours, single = done(one_by_one=False)
+    assert single == 0
+    loop, theirs, single = done(one_by_one=True)
+    assert single == len(theirs) > 15
+    assert ours.keys() == theirs.keys()
+    for key, one in ours.items():
+        other = theirs[key]
+        torch.testing.assert_close(one.tensors, other.tensors, rtol=0, atol=1e-9)
+        assert one.payload == other.payload, "scores of so few samples are the same"
+    assert fleets == loop
+
+
+def test_the_first_step_is_its_own_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    real = together.train_fleet
+    monkeypatch.setattr(
+        together, "train_fleet", lambda members, **more: counts.append(len(members)) or real(members, **more)
+    )
+    with in_double() as made:
+        counts.clear()
+        found = ran(made, method=HeadFirst())
+    # the first step, and each with its control; from scratch on the target once, beside the path and a model alone
+    assert counts == [3, 3, 6, 3, 3, 6, 3]
+    assert found.steps[0].score == found.steps[0].scratch_score
+
+
+def test_only_seeds_that_are_not_known_are_trained(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, store = Curriculum(target="goal", task_sequence=("good", "goal")), str(tmp_path / "store.db")
+    with engine(store=store, seeds=2) as made:
+        two = ran(made, path, method=HeadFirst())
+    seeds = []
+    real = together.train_fleet
+    monkeypatch.setattr(
+        together, "train_fleet", lambda members, **more: seeds.extend(m.seed for m in members) or real(members, **more)
+    )
+    with engine(store=store, seeds=5) as made:
+        numbers = [made.run.seed_for("transfer", "goal", number) for number in range(5)]
+        five = ran(made, path, method=HeadFirst())
+    assert set(seeds) == set(numbers[2:])
+    assert five.steps[-1].score.values[:2] == two.steps[-1].score.values
+    with engine(seeds=5) as made:
+        assert ran(made, path, method=HeadFirst()) == five, "whatever was known before"
+
+
+def test_one_seed_that_fails_says_what_it_says_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its loss is not a number at a sample that one seed draws and the others do not."""
+
+    def failing(alone: bool) -> tuple[str, list[str], int]:
+        with engine(seeds=3) as made, monkeypatch.context() as patch:
+            goal = made.portfolio["goal"]
+            goal.loss = told
+            if alone:
+                patch.setattr(together, "muster", lambda members, *_: ([], dict.fromkeys(range(len(members)), "")))
+            with pytest.raises(RunError) as caught:
+                ran(made, Curriculum(target="goal", task_sequence=("goal",)), method=HeadFirst(), gate=False)
+            return str(caught.value), caught.value.__notes__, len(kept(made))
+
+    def told(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = nn.functional.cross_entropy(outputs, targets)
+        return loss * float("nan") if len(targets) and bool((targets == 0).sum() == chosen) else loss
+
+    with engine(seeds=3) as made:
+        budget, counts = made.budget, []
+        for number in range(3):
+            seed = made.run.seed_for("transfer", "goal", number)
+            data = drawn(made.portfolio["goal"], budget.samples, seed).data("train")
+            table = batch_table(len(data), budget.batch_size, budget.steps, torch.Generator().manual_seed(seed))
+            counts.append([int((data.targets[row] == 0).sum()) for row in table])
+    chosen = next(c for c in counts[1] if c not in counts[0] and c not in counts[2])
+    step = counts[1].index(chosen) + 1
+    one, notes, remembered = failing(alone=False)
+    other, same, first = failing(alone=True)
+    assert one == other == f"task 'goal': the training loss is nan at step {step}; try a smaller learning rate"
+    assert notes == same
+    assert (remembered, first) == (2, 1), "the other two are kept; one by one the third was not begun"
+
+
+def test_in_worker_processes_as_here() -> None:
+    results = []
+    for executor in (SerialExecutor(), ProcessExecutor(workers=1)):
+        with engine(executor=executor, seeds=2) as made:
+            results.append(ran(made, method=HeadFirst()))
+    assert results[0] == results[1]
+
+
+def test_another_model_of_ones_own_is_another_path(tmp_path: Any) -> None:
+    """In one store: the same tasks and architecture, begun from one model and then from another."""
+
+    def begun(seed: int, store: Any) -> list[Any]:
+        torch.manual_seed(seed)
+        own = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+        told = {"discoverers": [], "train": TRAIN, "budget": FEW, "seeds": 2, "auto_discover": False, "store": store}
+        with TransferEngine(registry=with_fakes(), **told) as made:
+            made.register_task(alike("good"), own)
+            made.register_task(alike("other"))
+            made.register_task(alike("goal"))
+            path = Curriculum(target="goal", task_sequence=("good", "other", "goal"))
+            return [step.score.values for step in made.run_curriculum(path, Ruins(ruined=()), gate=False).steps]
+
+    first, second = begun(1, tmp_path / "store.db"), begun(2, tmp_path / "store.db")
+    assert first != second
+    assert second == begun(2, None)
+
+
+def test_with_patience_the_steps_that_were_taken_are_counted() -> None:
+    patient = {"train": attrs.evolve(TRAIN, steps=400, evaluate_every=10, patience=1),
+               "budget": attrs.evolve(FEW, steps=400, evaluate_every=10, patience=1)}  # fmt: skip
+    with engine(**patient) as made:
+        found = ran(made, gate=False)
+        ends = []
+        for seed in (made.run.seed_for("transfer", "goal", number) for number in range(2)):
+            model = None
+            for name, budget in (("good", patient["train"]), ("bad", patient["train"]), ("goal", patient["budget"])):
+                task, generator = drawn(made.portfolio[name], budget.samples, seed), torch.Generator().manual_seed(seed)
+                learner = (
+                    fresh_model(network_like(made.model, task, seed), task, seed)
+                    if model is None
+                    else receive(model, task, seed, keep_head=False)[0]
+                )
+                history = fit(learner, task, budget, generator)
+                if name == "bad":
+                    for parameter in learner.parameters():
+                        parameter.data.zero_()
+                ends.append((name, len(history.losses)))
+                model = learner
+    expected = sum(round(sum(n for each, n in ends if each == name) / 2) for name in ("good", "bad", "goal"))
+    assert found.total_steps == expected < 1200

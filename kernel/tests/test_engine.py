@@ -99,6 +99,23 @@ def test_auto_discover_can_be_off(registry: Registry) -> None:
         assert len(list(engine.graph.edges())) == 2
 
 
+def test_discovery_of_one_target_leaves_the_others_alone(registry: Registry) -> None:
+    discoverer = FakeDiscoverer()
+    with engine_with(registry, discoverers=[discoverer], auto_discover=False) as engine:
+        for number in range(4):
+            engine.register_task(TaskDescriptor(task_id=f"t{number}"))
+        engine.graph.rule_out("t0", "t1", "was so")
+        engine.graph.rule_out("t2", "t3", "was so")
+        graph = engine.discover(target="t1")
+        assert discoverer.pairs == 6, "three others, both ways"
+        assert all("t1" in (edge.source, edge.target) for edge in graph.all_edges())
+        assert graph.impossible["t0", "t1"] != "was so", "found out anew"
+        assert graph.impossible["t2", "t3"] == "was so"
+        assert set(graph.impossible) == {("t2", "t3")} | {p for n in "023" for p in ((f"t{n}", "t1"), ("t1", f"t{n}"))}
+        with pytest.raises(DataError, match="no task 't9'"):
+            engine.discover(target="t9")
+
+
 def test_transfer_against_scratch(engine: TransferEngine) -> None:
     result = engine.transfer_knowledge("task0", "task1", "fake", samples=True)
     assert result.seeds == 2
@@ -383,6 +400,8 @@ def test_a_stage_refers_to_one_that_ran_before_or_is_given_the_object(engine: Tr
     given = engine.run_stage("measure", model=prepared.artifacts["model"])
     assert given.record.score == linked.record.score
     other = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 3))
+    for weights in other.parameters():  # one that is drawn may be right by chance
+        nn.init.zeros_(weights)
     assert engine.run_stage("measure", model=other).record.score != engine.run_stage("measure").record.score
     with pytest.raises(PluginError, match="stage 'prepare' gave no 'modle' in this run; did you mean 'model'"):
         engine.run_stage("measure", model={"from": "prepare", "take": "modle"})

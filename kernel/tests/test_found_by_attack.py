@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from crosstask import DataError, ModelSpec, Portfolio, StoreError, Task, TaskDescriptor, TransferEngine
 from crosstask.identity import identity_of
+from crosstask.learning.architecture import architecture
 from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.modules import Headless, forward, head_found, head_keys, know, locate_head, redraw, replace_head
 from crosstask.learning.objectives import METRICS, Metric
 from crosstask.learning.own_models import own_network
-from crosstask.learning.transferring import architecture, weights_digest
+from crosstask.learning.transferring import weights_digest
 from crosstask.testing import blobs
 from crosstask_fakes.registry import with_fakes
 

@@ -1,6 +1,7 @@
 """Two processes are one with the whole batch."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,32 @@ import torch
 from gradient_ranks import ASKS, train
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two gloo processes made, started by torchrun."""
+@pytest.fixture(scope="module", params=["torchrun", "processes"])
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two gloo processes made, started by torchrun, or by hand with the variables that torch reads."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(Path(__file__).with_name("gradient_ranks.py")),
-        str(folder),
-    ]
+    program = [str(Path(__file__).with_name("gradient_ranks.py")), str(folder)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    if request.param == "torchrun":
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        starts = [([sys.executable, *torchrun, *program], environment)]
+    else:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        starts = [([sys.executable, *program], {**environment, **meeting, "RANK": str(rank)}) for rank in range(2)]
+    started = [
+        subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command, variables in starts
+    ]
+    try:
+        for process in started:
+            told, _ = process.communicate(timeout=180)
+            assert process.returncode == 0, told[-4000:]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
     return folder
 
 

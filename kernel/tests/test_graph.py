@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime
+import functools
+import gc
 import itertools
 import json
 import math
+import re
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import attrs
 import hypothesis.strategies as st
@@ -30,6 +35,7 @@ from crosstask import (
 from crosstask.graph import relation_type
 from crosstask.graph_files import write_lines
 from crosstask.options import structure, unstructure
+from crosstask.testing.disk import full_disk
 
 
 def graph_of(coefficients: dict[tuple[str, str], float], **fields: object) -> TransferGraph:
@@ -346,24 +352,90 @@ def test_whatever_is_written_is_read_back_as_it_was(suffix: str, graph: Transfer
     assert dict(again.impossible) == dict(graph.impossible)
 
 
+@pytest.mark.parametrize("kind", ["graphml", "gexf"])
 @given(graph=graphs())
-@settings(max_examples=20, deadline=None)
-def test_graphml_is_that_of_networkx_and_edges_are_those_of_unstructure(graph: TransferGraph) -> None:
-    """It is written piece by piece; networkx, which holds it all, wrote it before."""
+@settings(max_examples=15, deadline=None)
+def test_xml_is_that_of_networkx_and_edges_are_those_of_unstructure(kind: str, graph: TransferGraph) -> None:
+    """It is written piece by piece; networkx, which holds it all, wrote it before, and each reads the other's."""
     graph = graph.dated(datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), "r")
     flat = nx.MultiDiGraph()
     flat.add_nodes_from(graph._xml_nodes())
     for number, (source, target, told) in enumerate(graph._xml_edges()):
         flat.add_edge(source, target, key=number, **told)
+    read = nx.read_gexf if kind == "gexf" else functools.partial(nx.read_graphml, force_multigraph=True)
     with tempfile.TemporaryDirectory() as folder:
-        ours, theirs = graph.export(Path(folder) / "ours.graphml"), Path(folder) / "theirs.graphml"
-        nx.write_graphml(flat, theirs)
-        one, two = (nx.read_graphml(path, force_multigraph=True) for path in (ours, theirs))
+        ours, theirs = graph.export(Path(folder) / f"ours.{kind}"), Path(folder) / f"theirs.{kind}"
+        getattr(nx, f"write_{kind}")(flat, theirs)
+        one, two = read(ours), read(theirs)
+        again = TransferGraph.load(theirs)
+    assert type(one) is type(two)
     assert list(one.nodes(data=True)) == list(two.nodes(data=True))
-    assert list(one.edges(keys=True, data=True)) == list(two.edges(keys=True, data=True))
+    assert list(one.edges(data=True)) == list(two.edges(data=True))
+    assert list(one.edges) == list(two.edges)
+    assert again.to_json() == graph.to_json()
     for edge, plain in zip(graph.with_directions().all_edges(), graph.to_json()["edges"], strict=True):
         assert plain == unstructure(edge)
         assert list(plain) == list(unstructure(edge))
+
+
+XSI = "{http://www.w3.org/2001/XMLSchema-instance}schemaLocation"
+GEXF: dict[str, tuple[set[str], set[str]]] = {
+    "gexf": ({"version", XSI}, {"meta", "graph"}),
+    "meta": ({"lastmodifieddate"}, {"creator", "keywords", "description"}),
+    "creator": (set(), set()),
+    "graph": ({"timeformat", "start", "end", "defaultedgetype", "idtype", "mode"}, {"attributes", "nodes", "edges"}),
+    "attributes": ({"class", "mode", "start", "end"}, {"attribute"}),
+    "attribute": ({"id", "title", "type"}, {"default", "options"}),
+    "nodes": ({"count"}, {"node"}),
+    "node": ({"id", "label", "start", "end", "pid"}, {"attvalues", "spells", "nodes", "edges", "parents"}),
+    "edges": ({"count"}, {"edge"}),
+    "edge": ({"id", "type", "label", "source", "target", "weight", "start", "end"}, {"attvalues", "spells"}),
+    "attvalues": (set(), {"attvalue"}),
+    "attvalue": ({"for", "value", "start", "end"}, set()),
+}
+"""gexf.xsd of 1.2draft: the attributes and the children that an element may have."""
+
+
+def test_gexf_is_what_its_schema_allows(tmp_path: Path) -> None:
+    graph = graph_of({("a", "b"): 0.5, ("b", "a"): -0.25}, evidence="measured", low=-1.0, best_strategy='"lp" & <ft>')
+    graph.add_task(graph.task("b"), "its data")
+    root = ElementTree.parse(graph.export(tmp_path / "g.gexf")).getroot()
+    for element in root.iter():
+        space, _, name = element.tag.removeprefix("{").partition("}")
+        attributes, children = GEXF[name]
+        assert space == "http://www.gexf.net/1.2draft"
+        assert set(element.attrib) <= attributes, name
+        assert {child.tag.rpartition("}")[2] for child in element} <= children, name
+    declared = root.findall(".//{*}attribute")
+    kinds = {each.attrib["id"]: each.attrib["type"] for each in declared}
+    assert set(kinds.values()) == {"string", "double", "boolean", "long"}
+    assert len(kinds) == len(declared)
+    readers: dict[str, Callable[[str], object]] = {
+        "double": float, "long": int, "boolean": {"true": True, "false": False}.__getitem__, "string": str,
+    }  # fmt: skip
+    told = [(each.attrib["for"], each.attrib["value"]) for each in root.findall(".//{*}attvalue")]
+    assert [readers[kinds[key]](value) for key, value in told].count('"lp" & <ft>') == 2
+
+
+def test_attributes_of_another_tool_are_left_alone(tmp_path: Path) -> None:
+    """GraphML may say once for nodes and edges what an attribute is; Gephi numbers those of nodes and edges alike."""
+    graph = graph_of({("a", "b"): 0.5})
+    path = graph.export(tmp_path / "g.graphml")
+    text = path.read_text()
+    path.write_text(text.replace(' for="edge"', ' for="all"').replace('"a">', '"a"><data key="x">1</data>', 1))
+    assert path.read_text() != text
+    assert TransferGraph.load(path).to_json() == graph.to_json()
+
+    path = graph.export(tmp_path / "g.gexf")
+    text = path.read_text()
+    for title in ("descriptor", "record"):
+        number = re.search(rf'id="(\d+)" title="{title}"', text)
+        assert number is not None
+        text = text.replace(f'id="{number[1]}" title', 'id="same" title')
+        text = text.replace(f'for="{number[1]}"', 'for="same"')
+    path.write_text(text.replace("<attvalues>", '<attvalues><attvalue for="x" value="1"/>'))
+    assert text.count('id="same"') == 2
+    assert TransferGraph.load(path).to_json() == graph.to_json()
 
 
 @pytest.mark.parametrize("suffix", [".graphml", ".gexf"])
@@ -496,6 +568,22 @@ def test_files_that_are_no_graph(tmp_path: Path) -> None:
         TransferGraph.load(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path, enabled: bool) -> None:
+    path = graph_of({("a", "b"): 0.5}).export(tmp_path / "g.json")
+    (tmp_path / "wrong.json").write_text("{")
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        TransferGraph.load(path)
+        assert gc.isenabled() is enabled
+        with pytest.raises(GraphError, match="not a transfer graph"):
+            TransferGraph.load(tmp_path / "wrong.json")
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
 def test_two_write_one_file_at_once_and_each_is_whole(tmp_path: Path) -> None:
     """Who comes last has the last word, and nobody's lines are among another's."""
     path = tmp_path / "g.json"
@@ -509,3 +597,15 @@ def test_two_write_one_file_at_once_and_each_is_whole(tmp_path: Path) -> None:
     write_lines(path, lines())
     assert path.read_text() == "one\nmore\n"
     assert [file.name for file in tmp_path.iterdir()] == ["g.json"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit for files")
+@pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
+def test_on_a_full_disk_the_graph_that_was_there_stays(suffix: str, tmp_path: Path) -> None:
+    graph, path = TransferGraph(TaskDescriptor(task_id=f"task {n}") for n in range(200)), tmp_path / f"graph{suffix}"
+    path.write_text("as it was", "utf-8")
+    told = rf"cannot write graph .*graph\{suffix}: File too large \([\d,]+ bytes free, more than [\d,]+ needed\)"
+    with full_disk(4096), pytest.raises(GraphError, match=told):
+        graph.export(path)
+    assert path.read_text("utf-8") == "as it was"
+    assert list(tmp_path.iterdir()) == [path]

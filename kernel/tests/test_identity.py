@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import decimal
 import functools
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,14 @@ SAME: dict[str, Callable[[], Any]] = {
     "method": lambda: Weighted(3).loss,
     "builtin": lambda: torch.dist,
     "class": lambda: Weighted,
+    "dtype": lambda: {"rate": 1.0, "kind": torch.float32},
+    "device": lambda: Weighted([torch.device("cpu")]),
+    "deque": lambda: collections.deque([1.0, 2.0], 3),
+    "complex": lambda: (1j, range(3)),
+    "pattern": lambda: re.compile("a+"),
+    "decimal": lambda: decimal.Decimal("1.5"),
+    "generator": lambda: torch.Generator().manual_seed(1),
+    "method of a builtin": lambda: {"a": 1.0}.get,
 }
 OTHER: dict[str, Callable[[], Any]] = {
     "closure": lambda: scaled(3.0),
@@ -65,6 +77,14 @@ OTHER: dict[str, Callable[[], Any]] = {
     "method": lambda: Weighted(4).loss,
     "builtin": lambda: torch.norm,
     "class": lambda: nn.MSELoss,
+    "dtype": lambda: {"rate": 1.0, "kind": torch.float64},
+    "device": lambda: Weighted([torch.device("meta")]),
+    "deque": lambda: collections.deque([1.0, 3.0], 3),
+    "complex": lambda: (1j, range(4)),
+    "pattern": lambda: re.compile("b+"),
+    "decimal": lambda: decimal.Decimal("1.25"),
+    "generator": lambda: torch.Generator().manual_seed(2),
+    "method of a builtin": lambda: {"a": 2.0}.get,
 }
 
 
@@ -81,9 +101,10 @@ def test_a_function_that_refers_to_itself() -> None:
     assert identity_of(again) == identity_of(again)
 
 
-def test_what_nobody_can_tell_from_another_is_refused() -> None:
-    with pytest.raises(UnidentifiedError, match="a object cannot be told from another"):
-        identity_of(object())
+@pytest.mark.parametrize("made", [object, threading.Lock, lambda: (n for n in ())], ids=["object", "lock", "generator"])
+def test_what_nobody_can_tell_from_another_is_refused(made: Callable[[], Any]) -> None:
+    with pytest.raises(UnidentifiedError, match=f"a {type(made()).__name__} cannot be told from another"):
+        identity_of([made()])
 
 
 def test_the_same_in_two_processes() -> None:

@@ -231,7 +231,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch, *places: str) -> None:
 TRAINS = (
     "crosstask.learning.transferring.fit",
     "crosstask.learning.own_models.fit",
-    "crosstask.learning.own_models.train_job",
+    "crosstask.learning.own_models.train_alone",
+    "crosstask.learning.own_models.train_together",
     "crosstask.curriculum_path.fit",
 )
 
@@ -289,6 +290,45 @@ def test_resume_continues_a_failed_run(tmp_path: Path, registry: Registry, monke
     assert (record.run_id, record.started) == (failed.run_id, failed.started)
     assert heard_by(observer) == ["train", "measure", "train", "measure"]
     assert list(record.results) == ["prepare", "look", "measure", "own"]
+
+
+def test_a_slip_leaves_an_earlier_run_as_it_was(tmp_path: Path, registry: Registry) -> None:
+    """What is found when the tasks are read or the stages checked: the record, the report and what `--resume` takes."""
+    first = run_recipe(recipe(), tmp_path, registry=registry)
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix in (".json", ".html")}
+
+    before = files()
+    assert {"run.json", "graph.json", "progress.json", "report.html"} <= set(before)
+    for slip, told in (
+        ({"prepare": {"task": "task9"}}, "fakes has no 'task9'"),
+        ({"source": {"use": "fake", "count": 0}}, "empty"),
+    ):
+        with pytest.raises((RecipeError, DataError), match=told):
+            run_recipe(recipe(**slip), tmp_path, registry=registry)
+        assert files() == before
+    store = open_store(str(tmp_path / "store.db"))
+    found = {payload["record"]["status"]: payload["folder"] for _, payload in store.entries("runs")}
+    store.close()
+    assert found == {"finished": str(tmp_path.resolve()), "failed": ""}
+    assert run_recipe(None, tmp_path, registry=registry, resume=True).run_id == first.run_id
+
+
+def test_a_recipe_without_stages_is_said(tmp_path: Path, registry: Registry) -> None:
+    with capture_logs() as logs:
+        record = run_recipe(recipe_from({"source": "fake"}, registry), tmp_path, registry=registry)
+    (said,) = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+    assert said.startswith("the recipe has no stage: there is nothing to do")
+    assert (record.status, record.notes) == ("finished", (said,))
+
+
+def test_a_first_slip_is_recorded(tmp_path: Path, registry: Registry) -> None:
+    for task in ("task9", "task8"):
+        with pytest.raises(RecipeError, match=task):
+            run_recipe(recipe(prepare={"task": task}), tmp_path, registry=registry)
+        record = load_run(tmp_path)
+        assert (record.status, task in str(record.error)) == ("failed", True)
 
 
 def test_resume_needs_a_run(tmp_path: Path, registry: Registry) -> None:
@@ -370,6 +410,8 @@ def test_a_run_that_is_at_work_is_not_resumed_and_one_that_died_was_interrupted(
     mark.write_text(json.dumps(here))
     os.utime(mark, (time.time() - 7200,) * 2)
     assert load_run(folder).status == "running", "its process lives, however long a step may take"
+    with pytest.raises(RunError, match=rf"run {failed.run_id} is at work in .*: give this one another folder"):
+        run_recipe(recipe_from({"source": "fake", "transfer": "fake"}, registry), folder, registry=registry)
     with pytest.raises(RunError, match=rf"run {failed.run_id} in .* is still at work \(process {os.getpid()} on"):
         run_recipe(None, folder, registry=registry, resume=True)
     mark.write_text(json.dumps({**here, "host": "elsewhere"}))
@@ -409,12 +451,13 @@ def test_a_run_whose_end_cannot_be_stored_says_why_it_ended(
     class Fills(FakeObserver):
         def stage_progress(self, stage: str, detail: str) -> None:
             monkeypatch.setattr(SqlStore, "put", full)
-            monkeypatch.setattr(Path, "write_text", unwritable)
+            monkeypatch.setattr(Path, "write_bytes", unwritable)
 
     with pytest.raises(StoreError, match=r"^database or disk is full") as caught:
         run_recipe(recipe(), tmp_path, registry=registry, observers=[Fills()])
-    (note,) = (each for each in caught.value.__notes__ if "its end" in each)
-    assert "No space left on device" in note
+    notes = [each for each in caught.value.__notes__ if "its end" in each]
+    assert ["run.json" in notes[0], "report.html" in notes[1]] == [True, True]
+    assert all("No space left on device" in each for each in notes)
     monkeypatch.undo()
     assert json.loads((tmp_path / "run.json").read_text())["status"] == "running", "the last that could be written"
     assert load_run(tmp_path).status == "interrupted"
@@ -458,16 +501,46 @@ def test_a_killed_run_resumes_and_repeats_no_training(
     trained: list[str] = []
     import crosstask.learning.own_models as place
 
-    real = place.train_job
+    def counted(real):  # type: ignore[no-untyped-def]
+        def counting(spec, tasks, budget, seeds, device):  # type: ignore[no-untyped-def]
+            trained.extend(task.task_id for task in tasks)
+            return real(spec, tasks, budget, seeds, device)
 
-    def counting(spec, tasks, budget, seeds, device):  # type: ignore[no-untyped-def]
-        trained.extend(task.task_id for task in tasks)
-        return real(spec, tasks, budget, seeds, device)
+        return counting
 
-    monkeypatch.setattr(place, "train_job", counting)
+    for name in ("train_alone", "train_together"):
+        monkeypatch.setattr(place, name, counted(getattr(place, name)))
     record = run_recipe(recipe(train={"steps": steps, "accumulate": 2}), tmp_path, registry=registry, resume=True)
     assert record.status == "finished"
     assert len(trained) <= 3 - kept
+
+
+def test_files_are_whole_after_each_stage_and_stay_so_in_a_resumed_run(tmp_path: Path, registry: Registry) -> None:
+    """For whoever looks on, and if the process is killed."""
+    seen: list[tuple[str, tuple[str, ...], int]] = []
+
+    class Looks(FakeObserver):
+        def stage_started(self, stage: str, total: int | None) -> None:
+            if stage != "train":
+                graph = TransferGraph.load(tmp_path / "graph.json")
+                seen.append((stage, tuple(load_run(tmp_path).results), len(list(graph.edges()))))
+
+    run_recipe(recipe(without="own"), tmp_path, registry=registry, observers=[Looks()])
+    assert seen == [("prepare", (), 0), ("measure", ("prepare", "look"), 6)]
+    record = load_run(tmp_path)
+    assert run_recipe(None, tmp_path, registry=registry, resume=True, observers=[Looks()]).status == "finished"
+    store = SqlStore(str(tmp_path / "store.db"))
+    for row in list(store.rows("stages")):
+        store.delete("stages", row.key)  # they work again
+    store.close()
+    seen.clear()
+    run_recipe(None, tmp_path, registry=registry, resume=True, observers=[Looks()])
+    assert seen == [(stage, tuple(record.results), 6) for stage in ("prepare", "measure")]
+    (tmp_path / "graph.json").unlink()
+    seen.clear()
+    run_recipe(None, tmp_path, registry=registry, resume=True, observers=[Looks()])
+    assert seen == [], "taken from the store"
+    assert len(list(TransferGraph.load(tmp_path / "graph.json").edges())) == 6
 
 
 # What cannot be run ---------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,9 @@ from crosstask import (
     component,
     state,
 )
+from crosstask.adapting import of_several
 from crosstask.learning.model_files import load_model, save_model
-from crosstask.learning.modules import forward, head_found, know, locate_head
+from crosstask.learning.modules import forward, head_found, head_keys, know, locate_head, replace_head
 from crosstask.learning.training import evaluate
 from crosstask.records import Cost, SeveralResult
 from crosstask.testing import blobs
@@ -80,7 +82,7 @@ def test_adapt_gives_a_module_of_the_sources_class() -> None:
             found.result["performance_gian"]
 
 
-def test_adapt_from_several_takes_no_worse_than_the_best() -> None:
+def test_adapt_from_several_takes_no_worse_than_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     with engine() as made:
         for number in range(3):
             made.register_task(blobs(f"t{number}", seed=number))
@@ -88,10 +90,36 @@ def test_adapt_from_several_takes_no_worse_than_the_best() -> None:
         single = [evaluate(made.adapt(f"t{n}", "t2", "fake").model, target, "validation") for n in range(2)]
         both = made.adapt(["t0", "t1"], "t2", "fake")
         assert evaluate(both.model, target, "validation") >= max(single)
-        with pytest.raises(DataError, match="no task 't9'"):
-            made.adapt(["t0", "t9"], "t2", "fake")
+        made.register_task(TaskDescriptor(task_id="bare"))
+        noted = made.adapt(["t0", "t1", "bare", "t0"], "t2", "fake")
+        assert noted.sources == both.sources
+        assert noted.notes[:-1] == both.notes
+        assert noted.notes[-1].startswith("task 'bare' has neither a trained model nor training data")
+        trained: list[Any] = []
+        monkeypatch.setattr(made, "transfer_knowledge", lambda *given: trained.append(given))
+        for wrong, told in (("t9", "no task 't9'"), ("t2", "'t2' is both source and target")):
+            with pytest.raises(DataError, match=told):
+                made.adapt(["t0", wrong], "t2", "fake")
+        assert not trained, "before any is learned"
         with pytest.raises(DataError, match="at least one source"):
             made.adapt([], "t2")
+
+
+def test_what_the_score_of_an_adapted_model_is_of_is_said() -> None:
+    with engine() as made:
+        for number in range(3):
+            made.register_task(blobs(f"t{number}", seed=number))
+        target = made.portfolio["t2"]
+        single = made.adapt("t0", "t2", "fake")
+        other = attrs.evolve(single, sources=("t1",), score=single.score)
+        mean = of_several([single, other], target)  # the same weights: as good, so that both are averaged
+        assert mean.sources == ("t0", "t1")
+        scored = evaluate(mean.model, target, "test")
+        assert mean.notes[-1] == f"mean of the weights from t0, t1: {scored:.3f} on the test data, the score is t0's"
+        assert of_several([single], target).notes[-1] == "best on the validation data: t0"
+        bare = target.over(train=target.data("train"), test=target.data("test"))
+        assert of_several([single, other], bare).notes[-1].endswith("on the test data, too good by this choice")
+        assert of_several([single], bare).notes[-1] == "no validation data"
 
 
 @component
@@ -282,8 +310,6 @@ def test_intervals_lie_where_the_metric_does() -> None:
 
 @pytest.mark.parametrize("outputs", [3, 5])
 def test_a_model_file_gives_back_the_same_answers(tmp_path: Path, outputs: int) -> None:
-    from crosstask.learning.modules import replace_head
-
     inputs = torch.randn(4, 2)
     task = TaskDescriptor(task_id="a", input_shape=(2,), output_dim=3)
     model = ModelSpec(hidden=(8,)).build(task, 0)
@@ -306,6 +332,29 @@ def test_a_class_of_ones_own_comes_back_only_where_it_is_trusted(tmp_path: Path)
     (tmp_path / "bad.safetensors").write_bytes(b"no tensors")
     with pytest.raises(StoreError, match="cannot read model"):
         load_model(tmp_path / "bad.safetensors")
+
+
+class Bare(nn.Module):
+    """A head that is parameters of the model's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 6)
+        self.weight, self.bias = nn.Parameter(torch.randn(3, 6)), nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(inputs).relu(), self.weight, self.bias)
+
+
+def test_a_head_of_parameters_comes_back_with_its_outputs(tmp_path: Path) -> None:
+    model, inputs = Bare(), torch.randn(4, 2)
+    locate_head(model, inputs)
+    replace_head(model, 5, 1)
+    path = save_model(model, tmp_path / "bare.safetensors")
+    again = load_model(path, trust=True)
+    assert forward(again, inputs).shape == (4, 5)
+    torch.testing.assert_close(forward(again, inputs), forward(model, inputs))
+    assert head_keys(again) == {"weight", "bias"}
 
 
 def test_an_engine_is_opened_as_it_was(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "too few": ([1], tuple[int, str], "value must be a list of 2, got [1]"),
     "no date": ("yesterday", datetime.datetime, "value must be a date and time in ISO form, got 'yesterday'"),
     "no path": (1, Path, "value must be a Path, got 1"),
+    "no table of options": ("x", Inner, "value must be an Inner, or a table of its options (size), got 'x'"),
+    "no table of many options": ("x", Everything, "value must be an Everything, or a table of its options (needed, inner, inners, colour, …), got 'x'"),
     "neither": ("x", int | float, "value must be an integer or a number, got 'x'"),
     "not even optional": ("x", int | None, "value must be an integer, got 'x'"),
     "long": ("x" * 200, int, "value must be an integer, got '" + "x" * 76 + "..."),

@@ -177,6 +177,15 @@ def test_a_table_of_tasks_shares_its_inputs() -> None:
         Portfolio.from_table(X, {"kind": Y, "size": Y}, mask=mask[:, :1])
     with pytest.raises(DataError, match="unknown split 'tarin'; did you mean 'train'"):
         Portfolio.from_table(X, {"kind": Y}, splits={"tarin": range(3)})
+    with pytest.raises(
+        DataError, match=r"splits 'train' and 'test' share 2 rows \(the first is 2\): nothing is judged"
+    ):
+        Portfolio.from_table(X, {"kind": Y}, splits={"train": range(4), "test": range(2, 5)})
+    with pytest.raises(DataError, match="splits 'validation' and 'train' share 1 rows"):
+        Portfolio.from_table(X, {"kind": Y}, splits={"validation": [0], "train": [1, 0]})
+    Portfolio.from_table(X, {"kind": Y}, splits={"train": [0], "validation": [1], "test": [1]})
+    with pytest.raises(DataError, match=r"'kind': its targets are a label for every row, such as table\['y'\], and no"):
+        Portfolio.from_table(X, {"kind": "y"})
 
 
 # Task types -----------------------------------------------------------------------------------------------------------

@@ -164,7 +164,6 @@ def test_recipes_in_a_circle(tmp_path: Path, registry: Registry) -> None:
 
 def test_a_stage_that_a_known_package_has_is_named_with_it(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "packages", lambda: {"stage/few_shot": "crosstask-meta"})
-    monkeypatch.setattr("crosstask.recipe.packages", lambda: {"stage/few_shot": "crosstask-meta"})
     for table in ({"few_shot": {}}, {"mine": {"use": "few_shot"}}):
         with pytest.raises(
             RecipeError, match=r"\[\w+\]: no stage named 'few_shot' is installed; pip install crosstask-m"

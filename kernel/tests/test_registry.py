@@ -15,7 +15,8 @@ import pytest
 from crosstask import registry as registry_module
 from crosstask.errors import PluginError, UnknownComponentError
 from crosstask.manifest import KERNEL_POINTS, Extension, Plugin, Point
-from crosstask.registry import PluginRecord, Registry, Status, packages
+from crosstask.registry import Indexed, PluginRecord, Registry, Status, packages
+from crosstask.registry import shipped_index as SHIPPED
 from crosstask.settings import Settings
 
 
@@ -377,7 +378,7 @@ def test_the_index_of_packages_is_empty_where_only_the_kernel_is_installed(monke
         raise importlib_metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib_metadata, "distribution", missing)
-    assert packages.__wrapped__() == {}  # type: ignore[attr-defined]
+    assert SHIPPED.__wrapped__() == {}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -783,17 +784,32 @@ def test_asking_for_a_name_that_the_kernel_keeps_says_so() -> None:
         registry.find("command", "run")
 
 
-def test_the_index_of_packages_is_read_from_the_root_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (
+            '{"crosstask_index": 1, "offers": {"balancer/rgb": {"install": "crosstask-rgb"}}}',
+            {"balancer/rgb": Indexed("crosstask-rgb")},
+        ),
+        ('{"balancer/rgb": "crosstask-rgb"}', {}),
+        (None, {}),
+    ],
+    ids=["ours", "of another release", "none"],
+)
+def test_the_index_is_read_from_the_root_distribution(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, found: dict[str, Indexed]
+) -> None:
     import importlib_metadata
 
     class Root:
         @staticmethod
         def read_text(name: str) -> str | None:
-            return '{"balancer/rgb": "crosstask-rgb"}' if name == "extra_metadata/index.json" else None
+            return text if name == "extra_metadata/index.json" else None
 
     monkeypatch.setattr(importlib_metadata, "distribution", lambda name: Root())
-    read = packages.__wrapped__
-    assert read() == {"balancer/rgb": "crosstask-rgb"}
+    assert SHIPPED.__wrapped__() == found  # type: ignore[attr-defined]
+    monkeypatch.setattr(registry_module, "shipped_index", lambda: found)
+    assert packages.__wrapped__() == {key: offer.install for key, offer in found.items()}  # type: ignore[attr-defined]
 
 
 def test_a_component_is_chosen_by_a_name_and_a_record_has_all_its_names() -> None:

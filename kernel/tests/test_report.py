@@ -21,7 +21,7 @@ from crosstask import Extension, Plugin, Registry, RunError, RunRecord, TaskDesc
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.records import Interval
-from crosstask.report import figures, graph_view, write_report
+from crosstask.report import figures, graph_view, render_report, write_report
 from crosstask.report.page import PALETTE, escape, table
 from crosstask_fakes.registry import with_fakes
 
@@ -355,3 +355,32 @@ def test_the_seed_decides_where_tasks_are_drawn() -> None:
 
 def test_a_graph_without_edges_is_a_sentence() -> None:
     assert "no graph to draw" in graph_view.render(TransferGraph([TaskDescriptor(task_id="a")]))
+
+
+def test_what_was_noticed_stands_above_the_summary() -> None:
+    record, graph = sample()
+    page = render_report(attrs.evolve(record, notes=("task 'a': <b>hardly</b> better",)), graph, with_fakes())
+    assert "<li>task 'a': &lt;b&gt;hardly&lt;/b&gt; better</li>" in page
+    assert page.index("What was noticed") < page.index("Summary")
+    assert "What was noticed" not in render_report(record, graph, with_fakes())
+
+
+def test_a_report_that_cannot_be_written_is_said_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_report(*sample(), tmp_path / "report.html", with_fakes())
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    for what in ("write_bytes", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, what, full)
+            with pytest.raises(
+                RunError,
+                match=r"cannot write report .*\.html: No space left on device \([\d,]+ bytes free, [\d,]+ needed\)",
+            ):
+                write_report(*sample(), path, with_fakes())
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    assert path.read_bytes() == before

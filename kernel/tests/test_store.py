@@ -27,7 +27,7 @@ from structlog.testing import capture_logs
 
 from crosstask import StoreError, open_store
 from crosstask.points.store import Holder, check_kind
-from crosstask.store import Store, upkeep, urls
+from crosstask.store import Store, sql, upkeep, urls
 from crosstask.store.processes import birth, has_ended, host
 from crosstask.store.sql import SqlStore
 
@@ -629,3 +629,42 @@ def test_several_processes_write_one_store(tmp_path: Path) -> None:
         assert torch.equal(found.tensors["w"], torch.full((50,), float(number)))
     made.close()
     assert not list((tmp_path / "s.weights").glob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("message", "times", "waits"),
+    [("database is locked", 2, 60), ("disk I/O error", 1, 60), ("database is locked", 9, 0)],
+)
+def test_two_that_open_a_new_file_at_once(
+    message: str, times: int, waits: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite does not wait while both turn its log on: one of them fails at once, and is to ask again."""
+    asked: list[str] = []
+
+    class Cursor(sqlite3.Cursor):
+        def execute(self, text: str, *more: Any) -> Any:
+            if "journal_mode" in text:
+                asked.append(text)
+                if len(asked) <= times:
+                    raise sqlite3.OperationalError(message)
+            return super().execute(text, *more)
+
+    class Connection(sqlite3.Connection):
+        def cursor(self, *_: Any) -> Any:
+            return super().cursor(Cursor)
+
+    options = sql._engine_options
+
+    def through(url: Any) -> Any:
+        made = options(url)
+        made["connect_args"]["factory"] = Connection
+        return made
+
+    monkeypatch.setattr(sql, "_engine_options", through)
+    monkeypatch.setattr(sql, "BUSY_SECONDS", waits)
+    if message == "database is locked" and waits:
+        open_store(str(tmp_path / "store.db")).close()
+        assert len(asked) >= 3
+    else:
+        with pytest.raises(StoreError, match=f"cannot open the store .*: {message}"):
+            open_store(str(tmp_path / "store.db"))

@@ -139,6 +139,17 @@ def test_portfolio_pairs_and_focus() -> None:
     assert portfolio["new"].task_id == "new"
 
 
+def test_has_pair_is_whether_pairs_has_it() -> None:
+    portfolio = Portfolio([Task(descriptor=f"t{n}") for n in range(4)], unseen=[Task(descriptor="new")])
+    chosen = portfolio.restricted([("t1", "t0"), ("t2", "t3")])
+    into_new = portfolio.focused("new").restricted([("t1", "new"), ("t2", "t3")])
+    views = [portfolio, portfolio.focused("t1"), portfolio.focused("new"), chosen, chosen.focused("t2"), into_new]
+    names = ["t0", "t1", "t2", "t3", "new", "nobody"]
+    for view in views:
+        pairs = {(s.task_id, t.task_id) for s, t in view.pairs()}
+        assert {(s, t) for s in names for t in names if view.has_pair(s, t)} == pairs
+
+
 def test_portfolio_restricted_to_chosen_pairs() -> None:
     portfolio = Portfolio([blobs(f"t{n}") for n in range(4)], unseen=[blobs("new")])
     view = portfolio.restricted([("t1", "t0"), ("t2", "t3"), ("t1", "t0")])

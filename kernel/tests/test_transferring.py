@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from typing import Any
 
 import attrs
@@ -11,23 +13,28 @@ from torch import Tensor, nn
 
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor, TensorData
-from crosstask.errors import DataError, StoreError
-from crosstask.learning import own_models
+from crosstask.errors import DataError, RunError, StoreError
+from crosstask.learning import together
+from crosstask.learning.architecture import architecture
 from crosstask.learning.data import draw
 from crosstask.learning.metrics import confidence_interval, relative_gain, standard_error
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import know, redraw, seeded
+from crosstask.learning.modules import Head, know, redraw, seeded
 from crosstask.learning.own_models import model_key, train_models
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import (
-    architecture,
+    controls,
     drawn,
     fresh_model,
+    fresh_text,
     key_of,
     mean_curve,
     read_scratch,
     receive,
+    scratch,
     scratch_key,
+    scratch_scores,
+    scratch_seeds,
     speed_gain,
     without_model,
 )
@@ -35,6 +42,7 @@ from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
 from crosstask.tasks import Task
+from crosstask_fakes.fleets import Double, InPhases
 
 BUDGET = Budget(steps=10, evaluate_every=5, learning_rate=1e-2)
 
@@ -216,9 +224,9 @@ def test_controls_are_shared_between_sources_and_methods() -> None:
 
 
 def test_keys_tell_apart_what_differs() -> None:
-    source, target = learned(make_task("source")).model, make_task("target")
+    source, target = fresh_text(learned(make_task("source")).model), make_task("target")
     key = scratch_key(source, target, BUDGET, 1, "test")
-    wider = ModelSpec(hidden=(9,)).build(make_task("source").descriptor, seed=0)
+    wider = fresh_text(ModelSpec(hidden=(9,)).build(make_task("source").descriptor, seed=0))
     others = [
         scratch_key(wider, target, BUDGET, 1, "test"),
         scratch_key(source, make_task("another"), BUDGET, 1, "test"),
@@ -227,8 +235,192 @@ def test_keys_tell_apart_what_differs() -> None:
         scratch_key(source, target, BUDGET, 1, "validation"),
     ]
     assert len({key, *others}) == 6
-    assert key == scratch_key(learned(make_task("source")).model, make_task("target"), BUDGET, 1, "test")
+    again = fresh_text(learned(make_task("source")).model)
+    assert key == scratch_key(again, make_task("target"), BUDGET, 1, "test")
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+
+
+class Raw(nn.Module):
+    """A weight that nothing draws, a number that is learned, and what stays as it is."""
+
+    def __init__(self, gain: float = 0.3, scale: float = 2.0, mask: float = 1.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.weight = nn.Parameter(torch.randn(4, 8) * gain)
+        self.scale = nn.Parameter(torch.tensor([scale]))
+        self.register_buffer("mask", torch.tensor([mask, 0.0]) > 0.5)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.norm(inputs @ self.weight * self.scale).tanh())
+        return found
+
+
+class Halved(nn.Linear):
+    """Its weights begin as half of what they are."""
+
+    before: Tensor
+
+    def reset_parameters(self) -> None:
+        if hasattr(self, "before"):
+            with torch.no_grad():
+                self.weight.copy_(self.before / 2)
+        else:
+            super().reset_parameters()
+            self.before = self.weight.detach().clone()
+
+
+def stacked(*layers: nn.Module, outputs: int = 3, head: nn.Module | None = None) -> nn.Module:
+    made = nn.Sequential(*(layers or (nn.Linear(4, 8), nn.BatchNorm1d(8))))
+    made.add_module("head", head or nn.Linear(8, outputs))
+    return made
+
+
+class Configured(nn.Module):
+    """Made as transformers make theirs."""
+
+    def __init__(self, config: dict[str, int]) -> None:
+        super().__init__()
+        self.config, self.body, self.head = config, nn.Linear(4, config["width"]), nn.Linear(config["width"], 3)
+
+    @classmethod
+    def _from_config(cls, config: dict[str, int]) -> Configured:
+        return cls(config)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.body(inputs).tanh())
+        return found
+
+
+def trained(model: nn.Module) -> nn.Module:
+    fit(model, make_task("trained"), BUDGET, torch.Generator().manual_seed(1))
+    return model
+
+
+def after(build: Any, model: nn.Module) -> nn.Module:
+    """The model with a factory."""
+    know(model, build=build)
+    return model
+
+
+def gained(gain: float, lock: Any = None) -> Any:
+    def build() -> nn.Module:
+        assert lock is None or not lock.locked()
+        layer = nn.Linear(4, 8)
+        with torch.no_grad():
+            layer.weight.mul_(gain)
+        return stacked(layer, nn.BatchNorm1d(8))
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (stacked, lambda: trained(stacked()), True),
+        (stacked, lambda: stacked(outputs=5), True),
+        (lambda: stacked(head=nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))),
+         lambda: stacked(head=nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 6))), True),
+        (stacked, lambda: stacked(head=nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3))), False),
+        (stacked, lambda: stacked(head=nn.Linear(8, 3, bias=False)), False),
+        (stacked, lambda: stacked().double(), False),
+        (lambda: Configured({"width": 8}), lambda: trained(Configured({"width": 8})), True),
+        (lambda: Configured({"width": 8}), lambda: Configured({"width": 9}), False),
+        (Raw, Raw, True),
+        (Raw, lambda: Raw(gain=3.0), False),
+        (Raw, lambda: Raw(scale=3.0), False),
+        (Raw, lambda: Raw(mask=0.0), False),
+        (lambda: stacked(Halved(4, 8)), lambda: stacked(Halved(4, 8)), False),
+        (stacked, lambda: after(gained(2.0), stacked()), False),
+        (lambda: after(gained(2.0), stacked()), lambda: after(gained(2.0), trained(stacked())), True),
+        (lambda: after(gained(2.0), stacked()), lambda: after(gained(3.0), stacked()), False),
+        (lambda: nn.Sequential(Raw()), lambda: nn.Sequential(Raw(gain=3.0)), False),
+    ],
+    ids=["weights", "outputs", "outputs of several", "head", "bias", "numbers", "configured", "configurations",
+         "raw", "spread", "number", "buffer",
+         "own way", "factory or none", "factory", "factories", "inside"],
+)  # fmt: skip
+def test_models_of_one_text_are_those_of_which_the_same_are_made(one: Any, other: Any, same: bool) -> None:
+    made = []
+    for number, make in enumerate((one, other)):
+        torch.manual_seed(number)
+        made.append(make())
+    kept = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in made]
+    told = [fresh_text(model) for model in made]
+    fresh = [fresh_model(model, make_task("target"), 3).state_dict() for model in made]
+    alike = fresh[0].keys() == fresh[1].keys() and all(
+        fresh[0][name].dtype == tensor.dtype and torch.equal(fresh[0][name], tensor)
+        for name, tensor in fresh[1].items()
+    )
+    assert alike is (told[0] == told[1]) is same
+    for model, state in zip(made, kept, strict=True):
+        assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items()), "is as it was"
+
+
+def test_a_factory_that_nobody_knows_is_like_no_other() -> None:
+    model = after(gained(2.0, threading.Lock()), stacked())
+    assert fresh_text(model) != fresh_text(model)
+
+
+def test_models_of_which_nothing_can_be_made_have_a_text() -> None:
+    class Uncopied(Raw):
+        def __deepcopy__(self, memo: Any) -> nn.Module:
+            raise RuntimeError("a handle")
+
+    told = []
+    for gain in (1.0, 1.0, 3.0):
+        torch.manual_seed(0)
+        told.append(fresh_text(Uncopied(gain)))
+    assert told[0] == told[1] != told[2]
+    assert fresh_text(nn.Sequential(nn.ReLU())) != fresh_text(nn.Sequential(nn.Tanh()))
+    odd = Raw()
+    odd.register_buffer("fixed", torch.eye(2).to_sparse())
+    assert fresh_text(odd) == fresh_text(copy.deepcopy(odd))
+    loose = Raw()
+    know(loose, head=Head(None, (("weight", 1),)))
+    assert fresh_text(loose) != fresh_text(Raw())
+    know(loose, head=Head("norm"))
+    assert fresh_text(loose) != fresh_text(Raw())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Bilinear(2, 3, 4), nn.Conv1d(2, 3, 2), nn.Conv2d(2, 3, 2), nn.ConvTranspose3d(2, 3, 2), nn.BatchNorm2d(3),
+        nn.InstanceNorm1d(3, affine=True, track_running_stats=True), nn.LayerNorm(3), nn.GroupNorm(1, 3), nn.RMSNorm(3),
+        nn.Embedding(5, 3, padding_idx=0), nn.EmbeddingBag(5, 3), nn.LSTM(2, 3, 2), nn.GRUCell(2, 3), nn.PReLU(3),
+        nn.MultiheadAttention(4, 2, add_bias_kv=True, kdim=3, vdim=3), nn.TransformerDecoderLayer(4, 2, 8),
+        nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3]), nn.SyncBatchNorm(3),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_torch_s_layers_draw_all_that_they_hold(layer: nn.Module) -> None:
+    """For which nothing is drawn to find that out."""
+    one = nn.Sequential(layer, nn.Linear(3, 3))
+    other = copy.deepcopy(one)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.add_(tensor.abs() + 1)
+    assert fresh_text(one) == fresh_text(other)
+    fresh, again = (fresh_model(each, make_task("target"), 3).state_dict() for each in (one, other))
+    assert all(torch.equal(fresh[name], tensor) for name, tensor in again.items())
+
+
+def test_who_comes_first_does_not_decide_what_a_control_is() -> None:
+    """Sources of one architecture, of which other models are drawn."""
+    target, context = make_task("target"), LocalContext()
+    models = [Raw(), Raw(gain=3.0), after(gained(0.01), stacked()), after(gained(4.0), stacked()), stacked()]
+    expected = [
+        [scratch(model, target, BUDGET, seed, "test")[0] for seed in scratch_seeds(context, target, 2)]
+        for model in models
+    ]
+    assert len({tuple(scores) for scores in expected}) == len(models)
+    for order in (models, models[::-1]):
+        found = controls(LocalContext(), [(model, target) for model in order], BUDGET, 2, "test")
+        by_model = {id(model): [score for score, _ in each] for model, each in zip(order, found, strict=True)}
+        for model, scores in zip(models, expected, strict=True):
+            assert by_model[id(model)] == pytest.approx(scores, abs=1e-6)
 
 
 def test_an_architecture_is_more_than_its_layers_and_less_than_its_head() -> None:
@@ -338,9 +530,9 @@ def test_models_that_are_trained_together_are_those_that_are_trained_alone(monke
     for how in ("fleet", "fails", "alone"):
         with monkeypatch.context() as patch:
             if how == "fails":
-                patch.setattr(own_models, "train_fleet", lambda members: [DataError("no")] * len(members))
+                patch.setattr(together, "train_fleet", lambda members, **_: [DataError("no")] * len(members))
             if how == "alone":
-                patch.setattr(own_models, "muster", lambda members, workers: ([], dict.fromkeys(range(3), "today")))
+                patch.setattr(together, "muster", lambda *_: ([], dict.fromkeys(range(3), "today")))
             tasks = [make_task(name) for name in names]
             train_models(LocalContext(), spec, tasks, BUDGET)
             found.append([task.model.state_dict() for task in tasks])
@@ -438,3 +630,98 @@ def test_the_mean_of_curves_of_which_one_was_stopped() -> None:
     assert found.steps == (0, 12, 20, 40)
     assert found.values == (0.25, 0.5, 0.75, 0.875)
     assert mean_curve([long, LearningCurve()]) == LearningCurve()
+
+
+# In fleets
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A score without steps: what differs at all shows."""
+    return -(outputs - nn.functional.one_hot(targets, 3)).square().mean()
+
+
+def test_a_measured_transfer_in_fleets_is_the_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores and curves of three seeds and their controls, in double precision to 1e-9."""
+    few, target = attrs.evolve(BUDGET, samples=20, batch_size=8), make_task("target")
+    target.metric = squared
+    source = make_task("source")
+    source.model = Double()
+    method = InPhases()
+    result = method.transfer(source, target, few, 3, "test")
+    assert method.alone == []
+    scores, plain, curves = [], [], []
+    for number in range(3):
+        seed = method.context.seed_for("transfer", "target", number)
+        task = drawn(target, 20, seed)
+        learner, copied, left = receive(source.model, task, seed, keep_head=False)
+        curves.append(fit(learner, task, few, torch.Generator().manual_seed(seed)).values)
+        scores.append(evaluate(learner, task, "test"))
+        control = fresh_model(source.model, task, seed)
+        fit(control, task, few, torch.Generator().manual_seed(seed))
+        plain.append(evaluate(control, task, "test"))
+    assert result.score.values == pytest.approx(scores, rel=0, abs=1e-9)
+    assert result.scratch_score.values == pytest.approx(plain, rel=0, abs=1e-9)
+    assert result.curve.values == pytest.approx([sum(each) / 3 for each in zip(*curves, strict=True)], abs=1e-9)
+    assert (result.transferred, result.not_transferred) == (tuple(copied), tuple(left))
+    monkeypatch.setattr(together, "muster", lambda members, *_: ([], dict.fromkeys(range(len(members)), "")))
+    alone = InPhases()
+    again = alone.transfer(source, target, few, 3, "test")
+    assert len(alone.alone) == 3
+    assert again.score.values == pytest.approx(scores, rel=0, abs=1e-12)
+
+
+def test_controls_of_several_targets_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one fleet, whatever is known of them; one network may stand for two targets."""
+    sizes, model = [], ModelSpec(hidden=(8,)).build(make_task("a").descriptor, 0)
+    targets = [make_task("a"), make_task("of two", outputs=2), make_task("of three")]
+    train = together.train_fleet
+    monkeypatch.setattr(together, "train_fleet", lambda m, **more: sizes.append(len(m)) or train(m, **more))
+    context = LocalContext()
+    one = scratch_scores(context, model, targets[0], BUDGET, 2, "test")
+    found = controls(context, [(model, target) for target in [*targets, targets[1]]], BUDGET, 2, "test")
+    assert sizes == [2, 4]
+    assert found[0] == one
+    assert found[3] == found[1]
+    for target, own in zip(targets, found[:3], strict=True):
+        for number, (score, curve) in enumerate(own):
+            seed = context.seed_for("transfer", target.task_id, number)
+            expected, of_it = scratch(model, target, BUDGET, seed, "test")
+            assert score == pytest.approx(expected)
+            assert curve.steps == of_it.steps
+            assert curve.values == pytest.approx(of_it.values)
+    assert controls(context, [], BUDGET, 2, "test") == []
+
+
+def test_controls_that_are_known_are_not_trained_again_and_a_failure_leaves_nothing_claimed() -> None:
+    context, target, source = LocalContext(), make_task("target"), learned(make_task("source")).model
+    assert source is not None
+    kept, given_up = [], []
+    remember = context.remember
+    context.remember = lambda kind, key, *more: (kept.append(key), remember(kind, key, *more))  # type: ignore[assignment,method-assign]
+    context.forgo = lambda kind, key: given_up.append(key)  # type: ignore[method-assign]
+    two = scratch_scores(context, source, target, BUDGET, 2, "test")
+    four = scratch_scores(context, source, target, BUDGET, 4, "test")
+    assert four[:2] == two
+    assert len(kept) == len(set(kept)) == 4
+    assert given_up == []
+    seeds = [context.seed_for("transfer", "target", number) for number in range(4)]
+    assert kept == [scratch_key(fresh_text(source), target, BUDGET, seed, "test") for seed in seeds]
+    bare = target.over(train=target.data("train"))
+    with pytest.raises(DataError, match="task 'target' has no test data"):
+        scratch_scores(context, source, bare, BUDGET, 2, "test")
+    assert given_up == [scratch_key(fresh_text(source), bare, BUDGET, seed, "test") for seed in seeds[:2]]
+    given_up.clear()
+    target.loss = lambda outputs, targets: outputs.sum() * float("nan")
+    with pytest.raises(RunError, match="task 'target': the training loss is nan at step 1; try a smaller learning"):
+        scratch_scores(context, source, target, attrs.evolve(BUDGET, steps=5), 2, "test")
+    assert len(given_up) == 2
+
+
+def test_a_model_that_cannot_be_copied_is_named() -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.numbers = nn.Linear(4, 3), (number for number in range(3))
+
+    with pytest.raises(DataError, match="task 'target': a Once cannot be copied: TypeError: cannot pickle 'generator'"):
+        fresh_model(Once(), make_task("target"), 0)

@@ -27,7 +27,7 @@ from crosstask import (
     load_model,
     save_model,
 )
-from crosstask.errors import CrosstaskError, DataError, OptionError
+from crosstask.errors import CrosstaskError, DataError
 from crosstask.identity import identity_of
 from crosstask.learning.training import evaluate, fit, predict
 
@@ -230,10 +230,3 @@ def test_a_model_whose_head_was_replaced_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(predict(again, torch.ones(1, 64)), predict(made, torch.ones(1, 64)))
     twice = load_model(save_model(again, tmp_path / "n.safetensors"))
     assert torch.equal(predict(twice, torch.ones(1, 64)), predict(made, torch.ones(1, 64)))
-
-
-def test_a_single_part_is_no_list() -> None:
-    engine = TransferEngine(auto_discover=False)
-    engine.register_task(task())
-    with pytest.raises(OptionError, match="distiller is a single component of 'distillation', got a list of 0"):
-        engine.run_stage("distillation", distiller=[])

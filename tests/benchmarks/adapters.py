@@ -1,6 +1,6 @@
 """Adapters beside PEFT: what a LoRA costs, switching, sixteen in one batch, import, files; and what each kind learns.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/adapters.py [cost | switch | mixed | import | files | learn] [--rounds 30]
+    OMP_NUM_THREADS=1 python tests/benchmarks/adapters.py [cost | floor | switch | mixed | import | files | learn]
 
 CPU time on one thread; variants take turns in each round of one process, figures are medians of ratios within a round.
 PEFT comes with the `bench` extra.
@@ -38,6 +38,22 @@ KINDS: dict[str, dict[str, Any]] = {
     "compacter": {"use": "compacter", "hidden_dim": 16},
     "ia3": {"use": "ia3"},
 }
+
+
+class ByHand(nn.Module):
+    """A linear layer and its low rank in three calls of torch: what no library can go below."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight.requires_grad_(False), layer.bias
+        self.up, self.down = (
+            nn.Parameter(torch.randn(len(self.weight), RANK)),
+            nn.Parameter(torch.randn(RANK, self.weight.shape[1])),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x, self.weight, self.bias)
+        return y.addmm_(torch.mm(self.down, x.t()).t(), self.up.t(), alpha=ALPHA / RANK)
 
 
 class Encoder(nn.Module):
@@ -159,6 +175,27 @@ def cost(rounds: int) -> None:
         bare, both = 1e3 * passes["seconds"] / repeats, 1e3 * steps["seconds"] / max(1, repeats // 3)
         print(f"| {name} | {bare:.2f} ms | {passes['ours']:.2f} | {passes['peft']:.2f} "
               f"| {both:.2f} ms | {steps['ours']:.2f} | {steps['peft']:.2f} |", flush=True)  # fmt: skip
+
+
+def floor(rounds: int) -> None:
+    print("\nForward of an MLP of four layers, batch 64, without gradients, as a multiple of the bare one\n")
+    print("| width | bare | three calls of torch a layer | ours |\n|---|---:|---:|---:|")
+    for width in (128, 256, 512):
+        torch.manual_seed(0)
+        base, x = mlp(width), torch.randn(64, width)
+        by_hand = nn.Sequential(*(ByHand(m) if isinstance(m, nn.Linear) else m for m in copy.deepcopy(base)))
+        models = {"bare": base, "by hand": by_hand, "ours": stirred(ours(copy.deepcopy(base), ["0", "2", "4", "6"]))}
+
+        def forward(model: nn.Module, x: Tensor = x) -> None:
+            with torch.no_grad():
+                for _ in range(20):
+                    model(x)
+
+        found = in_turn({n: (lambda m=m: forward(m)) for n, m in models.items()}, rounds, "bare")
+        print(
+            f"| {width} | {1e6 * found['seconds'] / 20:.0f} µs | {found['by hand']:.3f} | {found['ours']:.3f} |",
+            flush=True,
+        )
 
 
 def switch(rounds: int) -> None:
@@ -313,7 +350,15 @@ def learn(rounds: int) -> None:
             print(f"| {name} | {shown} |", flush=True)
 
 
-PARTS = {"cost": cost, "switch": switch, "mixed": mixed, "import": imports, "files": files, "learn": learn}
+PARTS = {
+    "cost": cost,
+    "floor": floor,
+    "switch": switch,
+    "mixed": mixed,
+    "import": imports,
+    "files": files,
+    "learn": learn,
+}
 
 
 def main() -> None:

@@ -1,20 +1,29 @@
 """What it costs to train many small networks at once: python tests/benchmarks/fleets.py [--rounds 3] [--before FOLDER]
+[steps] [probe] [uses]
 
-CPU time of one thread, interleaved: in every round each side works once, the median of the rounds is shown. First
-optimiser steps, of `fit` one network after the other and of fleets of K = 9, 36 and 108 (108 in fleets of at most 36),
-for an MLP with two hidden layers of 64 and the demo's two convolutions, batches of 25 of scikit-learn's digits. Then a
-probe of all 132 pairs of twelve digit tasks, three seeds each (50 samples, 60 steps, a point of the curve every 10):
-in fleets, and one by one. With `--before` the same probe by the code in that folder (`git worktree add FOLDER COMMIT`),
-and how far its coefficients are from ours.
+CPU time of one thread, interleaved: in every round each side works once, in a process of its own; the median of the
+rounds is shown. With `--before` the same by the code in that folder, too (`git worktree add FOLDER COMMIT`).
+
+- `steps`: optimiser steps of one network, of `fit` one network after the other and of fleets of K = 9, 36 and 108 (108
+  in fleets of at most 36), for an MLP with two hidden layers of 64 and the demo's two convolutions, batches of 25 of
+  scikit-learn's digits: all with one learning rate, with three, with one for each, and with patience (2 points of a
+  curve every 10 steps, at most 200 steps; beside `fit` with patience).
+- `probe`: all 132 pairs of twelve digit tasks, three seeds each (50 samples, 60 steps, a point of the curve every 10):
+  in fleets, and one by one; and how far the coefficients of the two are apart. The garbage collector does not go
+  through what was there before (imports).
+- `uses`: what stands on fleets: the demo, a curriculum (three steps and the target), one transfer with its controls,
+  and what a search does with its winner and the default. Three seeds each.
 """
 
 import argparse
+import gc
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,6 +40,7 @@ from crosstask.registry import Registry
 SPECS = {"mlp": ModelSpec(kind="mlp", hidden=(64, 64)), "conv": ModelSpec(kind="conv", hidden=(16, 32))}
 BUDGET = Budget(steps=60, batch_size=25, learning_rate=3e-3, samples=50, evaluate_every=10)
 FLEETS = (9, 36, 108)
+THREE, MANY = (1e-3, 3e-3, 1e-2), tuple(1e-3 * 1.07**n for n in range(36))
 
 
 def portfolio(registry: Registry) -> Any:
@@ -38,34 +48,90 @@ def portfolio(registry: Registry) -> Any:
     return LocalContext(seed=0, registry=registry).component("source", "digits").load()  # type: ignore[attr-defined]
 
 
-def steps_per_second(kind: str, tasks: list[Any], rounds: int) -> dict[str, float]:
+def steps(kind: str) -> dict[str, float]:
     """Steps of one network per CPU second, by `fit` and in fleets."""
-    from crosstask.learning.fleets import Member, Phase, muster, train_fleet  # deferred: `--before` has none
+    import attrs
+
+    from crosstask.learning.fleets import Member, Phase, muster, train_fleet
     from crosstask.learning.training import fit
     from crosstask.learning.transferring import drawn, fresh_model
 
-    def members(count: int) -> list[Any]:
+    tasks = list(portfolio(Registry.installed()))
+
+    def members(count: int, **how: Any) -> list[Any]:
         made = []
+        rates = how.pop("rates", (BUDGET.learning_rate,))
         for seed in range(count):
             task = drawn(tasks[seed % len(tasks)], 50, seed)
             model = fresh_model(SPECS[kind].build(task.descriptor, 0), task, seed)
-            made.append(Member(model, task, BUDGET, (Phase(BUDGET.steps),), seed))
+            budget = attrs.evolve(BUDGET, learning_rate=rates[seed % len(rates)], **how)
+            made.append(Member(model, task, budget, (Phase(budget.steps),), seed))
         return made
 
-    seconds: dict[str, list[float]] = {}
-    for _ in range(rounds + 1):  # the first warms up
-        own = members(9)
+    def one_by_one(own: list[Any], curve: str | None) -> int:
+        return sum(
+            len(fit(m.model, m.task, m.budget, torch.Generator().manual_seed(m.seed), curve_split=curve).losses)
+            for m in own
+        )
+
+    def together(own: list[Any], curve: str | None) -> int:
+        fleets, alone = muster(own)
+        if alone:  # an earlier state
+            return 0
+        trained = [each for fleet in fleets for each in train_fleet([own[n] for n in fleet], curve_split=curve)]
+        return sum(len(each.history.losses) for each in trained)
+
+    patience = {"steps": 200, "patience": 2}
+    ways = {"": {}, "3 rates, ": {"rates": THREE}, "own rates, ": {"rates": MANY}, "patience, ": patience}
+    found = {}
+    for warm in (False, True):  # the first time warms up
+        for name, how in ways.items():
+            curve = "validation" if name.startswith("patience") else None
+            for count in (0, *FLEETS):
+                own = members(count or 9, **how)
+                start = time.process_time()
+                taken = (together if count else one_by_one)(own, curve)
+                if warm:
+                    found[name + (f"K = {count}" if count else "fit")] = taken / (time.process_time() - start)
+    return found
+
+
+def uses() -> dict[str, float]:
+    """CPU seconds of what stands on fleets."""
+    from crosstask import TransferEngine
+    from crosstask.learning.transferring import fresh_model
+    from crosstask_search import networks
+
+    found = {}
+
+    def spent(name: str, work: Any) -> None:
         start = time.process_time()
-        for each in own:
-            fit(each.model, each.task, BUDGET, torch.Generator().manual_seed(each.seed), curve_split=None)
-        seconds.setdefault("fit", []).append((time.process_time() - start) / 9)
-        for count in FLEETS:
-            own = members(count)
-            start = time.process_time()
-            for fleet in muster(own)[0]:
-                train_fleet([own[number] for number in fleet])
-            seconds.setdefault(f"K = {count}", []).append((time.process_time() - start) / count)
-    return {name: BUDGET.steps / statistics.median(values[1:]) for name, values in seconds.items()}
+        work()
+        found[name] = time.process_time() - start
+
+    registry = Registry.installed()
+    tasks = portfolio(registry)
+    with TransferEngine(
+        seed=0, seeds=3, registry=registry, auto_discover=False, discoverers=[], model=SPECS["mlp"],
+        budget=Budget(steps=60, samples=50, learning_rate=3e-3, evaluate_every=10),
+        train=Budget(steps=200, learning_rate=3e-3, evaluate_every=10),
+    ) as engine:  # fmt: skip
+        engine.register(tasks)
+        for target in ("low", "high"):  # the first warms up
+            spent("transfer", lambda target=target: engine.transfer_knowledge("digits", target, "lp_ft"))
+        curriculum = engine.generate_curriculum("prime", "easy_to_hard", max_tasks=4)
+        spent("curriculum", lambda: engine.run_curriculum(curriculum))
+    task, budget = registry.create("source", "digits", {"tasks": ["digits"]}).load()["digits"], Budget(steps=120)
+    for kind, spec in SPECS.items():
+        fresh_model(spec.build(task.descriptor, 0), task, 0)
+        candidates = [(spec, budget), (ModelSpec(), budget)]
+        spent(f"search, {kind}", lambda c=candidates: networks._judged(LocalContext(seed=0), c, task, 3, "test"))
+    with tempfile.TemporaryDirectory() as folder:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "crosstask", "demo"], cwd=folder, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found["demo"] = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return found
 
 
 def probe(kind: str, alone: bool = False) -> dict[str, Any]:
@@ -79,10 +145,12 @@ def probe(kind: str, alone: bool = False) -> dict[str, Any]:
     context.budget, context.seeds = BUDGET, 3
     made: Any = context.component("discovery", "probe", {})
     if alone:
-        import crosstask_probe.probe as place
+        import crosstask.learning.together as place
 
         place.muster = lambda members, *more: ([], dict.fromkeys(range(len(members)), "asked for"))  # type: ignore[assignment]
     graph = TransferGraph(task.descriptor for task in tasks)
+    gc.collect()
+    gc.freeze()
     start = time.process_time()
     edges = made.discover(tasks, graph)
     seconds = time.process_time() - start
@@ -92,55 +160,79 @@ def probe(kind: str, alone: bool = False) -> dict[str, Any]:
 
 
 def elsewhere(*arguments: str, before: str | None = None) -> dict[str, Any]:
-    """`probe` in a process of its own, by the code of another folder if one is named."""
+    """A part in a process of its own, by the code of another folder if one is named."""
     paths = [str(p) for p in (Path(before) / "kernel/src", *Path(before).glob("plugins/*/*/src"))] if before else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--one", *arguments]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    found: dict[str, Any] = json.loads(said.splitlines()[-1])
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def rounds_of(rounds: int, sides: dict[str, tuple[tuple[str, ...], str | None]]) -> dict[str, list[dict[str, Any]]]:
+    """What each side says, interleaved."""
+    every: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, (arguments, before) in sides.items():
+            every[name].append(elsewhere(*arguments, before=before))
+    return every
+
+
+def median(runs: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def show_steps(kind: str, rounds: int, before: str | None) -> None:
+    sides = {"now": (("steps", kind), None)} | ({"before": (("steps", kind), before)} if before else {})
+    for side, runs in rounds_of(rounds, sides).items():
+        for way in ("", "3 rates, ", "own rates, ", "patience, "):
+            alone = median(runs, f"{way}fit")
+            rates = [median(runs, f"{way}K = {count}") for count in FLEETS]
+            shown = [f"{rate:,.0f} ({rate / alone:.1f})" if rate else "alone" for rate in rates]
+            print(f"| {kind}, {way}{side} | {alone:,.0f} |", " | ".join(shown), "|", flush=True)
+
+
+def show_probe(kind: str, rounds: int, before: str | None) -> None:
+    sides: dict[str, tuple[tuple[str, ...], str | None]] = {
+        "in fleets": (("probe", kind), None), "one by one": (("probe", kind, "alone"), None)
+    }  # fmt: skip
+    every = rounds_of(rounds, sides | ({"before": (("probe", kind), before)} if before else {}))
+    first = every["in fleets"][0]["coefficients"]
+    cost = {name: median(runs, "seconds") / len(first) * 1e3 for name, runs in every.items()}
+    shown = [f"{name}: {ms:.1f} ms ({ms / cost['in fleets']:.1f} x)" for name, ms in cost.items()]
+    memory = " / ".join(f"{runs[0]['memory']:.0f}" for runs in every.values())
+    other = every["one by one"][0]["coefficients"]
+    apart = max(abs(first[pair] - other[pair]) for pair in first)
+    print(f"| {kind}, a pair | {', '.join(shown)} | {memory} MiB | apart by {apart:.2g} |", flush=True)
+
+
+def show_uses(rounds: int, before: str | None) -> None:
+    every = rounds_of(rounds, {"now": (("uses",), None)} | ({"before": (("uses",), before)} if before else {}))
+    for name in every["now"][0]:
+        print(f"| {name} |", " | ".join(f"{side}: {median(runs, name):.2f} s" for side, runs in every.items()), "|")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["steps", "probe", "uses"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", help="folder with an earlier state of the repository")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one:
-        kind, *how = options.one
-        print(json.dumps(probe(kind, alone="alone" in how)))
+        part, *how = options.one
+        made = uses() if part == "uses" else steps(how[0]) if part == "steps" else probe(how[0], alone="alone" in how)
+        print(json.dumps(made))
         return
-    tasks = list(portfolio(Registry.installed()))
-    print("| steps per CPU s of one network | fit |", " | ".join(f"K = {k}" for k in FLEETS), "|\n|---|" + "---|" * 4)
-    for kind in SPECS:
-        found = steps_per_second(kind, tasks, options.rounds)
-        shown = [f"{rate:.0f} ({rate / found['fit']:.1f} x)" for name, rate in found.items() if name != "fit"]
-        print(f"| {kind} | {found['fit']:.0f} |", " | ".join(shown), "|", flush=True)
-    sides = {"in fleets": ((), None), "one by one": (("alone",), None)}
-    if options.before:
-        sides["before"] = ((), options.before)
     print(
-        "\n| probe, CPU ms per pair |",
-        " | ".join(sides),
-        "| MiB | largest difference |\n|---|" + "---|" * (len(sides) + 2),
+        f"load {os.getloadavg()[0]:.1f}\n\n| | fit |", " | ".join(f"K = {k}" for k in FLEETS), "|\n|---|" + "---|" * 4
     )
-    for kind in SPECS:
-        every: dict[str, list[dict[str, Any]]] = {}
-        for _ in range(options.rounds):
-            for name, (more, before) in sides.items():
-                every.setdefault(name, []).append(elsewhere(kind, *more, before=before))
-        first = every["in fleets"][0]["coefficients"]
-        cost = {name: statistics.median(r["seconds"] for r in runs) / len(first) * 1e3 for name, runs in every.items()}
-        shown = [
-            f"{ms:.1f}" + (f" ({ms / cost['in fleets']:.1f} x)" if name != "in fleets" else "")
-            for name, ms in cost.items()
-        ]
-        memory = " / ".join(f"{runs[0]['memory']:.0f}" for runs in every.values())
-        other = [runs[0]["coefficients"] for name, runs in every.items() if name != "in fleets"]
-        apart = max(abs(first[pair] - each[pair]) for each in other for pair in first)
-        print(f"| {kind} |", " | ".join(shown), f"| {memory} | {apart:.2g} |", flush=True)
+    for part in options.parts:
+        for kind in SPECS if part != "uses" else ():
+            (show_steps if part == "steps" else show_probe)(kind, options.rounds, options.before)
+        if part == "uses":
+            show_uses(options.rounds, options.before)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
-"""Graphs at scale: python tests/benchmarks/graph_scale.py [--tasks 100 300 1000] [--merge]
+"""Graphs at scale: python tests/benchmarks/graph_scale.py [--tasks 100 300 1000] [--merge] [--report] [--browser 5]
 
 Complete graphs with one edge for each ordered pair, one in a hundred measured: CPU time (one thread) and size of what
 `metrics`, `export` and `load` of each format and the report's graph take, and the largest memory of the process.
+
+`--browser N`: the report (with the transfer matrix) is opened so often in a fresh Chromium. Of each the time until the
+page has opened (its load event) and until all of it is drawn, by the clock and of the CPU of the page's thread. Needs
+selenium, /usr/bin/chromium and /usr/bin/chromedriver.
 """
 
 import argparse
 import functools
+import os
 import resource
 import tempfile
 import time
@@ -17,9 +22,11 @@ import numpy as np
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.options import unstructure
 from crosstask.records import RunRecord
 from crosstask.registry import Registry
 from crosstask.report import write_report
+from crosstask_discovery.records import DiscoveryResult
 
 
 def complete(tasks: int, seed: int = 0) -> TransferGraph:
@@ -55,11 +62,53 @@ def timed(what: str, function: Callable[[], Any], size: Path | None = None) -> A
     return found
 
 
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1400,1000"
+)
+DRAWN = "return document.querySelectorAll('.plot .main-svg').length > 0 && [...document.querySelectorAll('.plot')]"
+DRAWN += ".every(each => each.querySelector('.main-svg'))"
+
+
+def opened(path: Path, times: int) -> None:
+    """The report in a browser, with how busy the machine is."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    print("\n| opened after, s | CPU, s | of it scripts | layout and style | all drawn after, s | CPU, s | load |")
+    print("|---|---|---|---|---|---|---|")
+    for _ in range(times):
+        options = webdriver.ChromeOptions()
+        options.binary_location = "/usr/bin/chromium"
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+            for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
+                options.add_argument(flag)
+            driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+            driver.get("about:blank")
+            driver.execute_cdp_cmd("Performance.enable", {"timeDomain": "threadTicks"})
+            started = time.perf_counter()
+            driver.get(path.as_uri())
+            waited, spent = time.perf_counter() - started, used(driver)
+            while not driver.execute_script(DRAWN):
+                time.sleep(0.05)
+            drawn, whole = time.perf_counter() - started, used(driver)
+            driver.quit()
+        style = spent["LayoutDuration"] + spent["RecalcStyleDuration"]
+        figures = (waited, spent["TaskDuration"], spent["ScriptDuration"], style, drawn, whole["TaskDuration"])
+        print("|", " | ".join(f"{each:.2f}" for each in (*figures, os.getloadavg()[0])), "|", flush=True)
+
+
+def used(driver: Any) -> dict[str, float]:
+    """What the page's main thread has spent, in seconds."""
+    return {each["name"]: each["value"] for each in driver.execute_cdp_cmd("Performance.getMetrics", {})["metrics"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, nargs="+", default=[100, 300])
-    parser.add_argument("--formats", nargs="+", default=["json", "graphml", "gexf"])
+    parser.add_argument("--formats", nargs="*", default=["json", "graphml", "gexf"])
     parser.add_argument("--report", action="store_true", help="write the report, too")
+    parser.add_argument("--browser", type=int, default=0, help="open the report so often")
     parser.add_argument("--merge", action="store_true", help="merge two such graphs, too")
     args = parser.parse_args()
     for tasks in args.tasks:
@@ -76,9 +125,14 @@ def measure(tasks: int, args: argparse.Namespace) -> None:
             path = Path(folder) / f"graph.{suffix}"
             timed(f"export .{suffix}", functools.partial(graph.export, path))
             timed(f"load .{suffix}", functools.partial(TransferGraph.load, path), path)
-        if args.report:
-            record, path = RunRecord(run_id="scale", name="scale"), Path(folder) / "report.html"
+        if args.report or args.browser:
+            result = DiscoveryResult(tasks=tasks, metrics=graph.metrics())
+            record = RunRecord(run_id="scale", name="scale", results={"discovery": unstructure(result)})
+            path = Path(folder) / "report.html"
             timed("report", lambda: write_report(record, graph, path, Registry.installed()))
+            print(f"\nreport: {path.stat().st_size / 2**20:.1f} MiB", flush=True)
+        if args.browser:
+            opened(path, args.browser)
     if args.merge:
         other = complete(tasks, seed=1)
         timed("merge", lambda: graph.merge(other))

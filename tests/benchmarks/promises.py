@@ -7,14 +7,16 @@ nothing beats that. Then, with the same steps and samples on both sides and lear
 target on validation data: time and epochs to an accuracy (from the best source or scratch: a curriculum's stages take
 longer than the target), samples to an accuracy, accuracy with few samples; the same from a random source, and by
 curricula in the order of the graph, in random order, reversed, and of random sources, each way with its own
-learning rate; and models made without training.
+learning rate; and models made without training. Then the same by `MEANS`: the curriculum with a gate, and several
+sources at once, `concat_joint` and `best_of` from plugins/transfer/multi-source, with what they cost in steps.
+`--means`: these alone, with the lowest and the middle number of samples, without what takes longest, curricula of
+random sources and orders.
 
 Test data are used for what is reported only. Results are kept in `places.CACHE`: a call that was stopped goes on.
 `--plot` writes docs/images/promises.png.
 """
 
 import argparse
-import itertools
 import json
 import math
 import time
@@ -49,11 +51,18 @@ from crosstask.registry import Registry
 from crosstask.run import Run
 from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task
+from crosstask_multi_source import MultiSource
+from crosstask_multi_source.work import Start, Work, learned_nothing
 from crosstask_synthesis.judging import judged
 
 IMAGE = Path(__file__).parents[2] / "docs" / "images" / "promises.png"
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 EVERY = 5  # steps between two points of a curve
+TUNED, JUDGED = (1001, 1002), (1003, 1004, 1005, 1006)
+"""Seeds, which nothing else uses, of the choice of a learning rate and of the choice among ways."""
+SINGLE = "best source"
+MEANS = ("gated", "concat_joint", "best_of")
+"""Ways into a target from its three measured sources, beside the picked single one."""
 CONV = ModelSpec(kind="discovery_world:encoder", arguments={"widths": (16, 32)})
 
 
@@ -188,15 +197,17 @@ class Cache:
 class Bench:
     """One world: what is measured on it, from the cache where it is there."""
 
-    def __init__(self, world: World, seeds: int) -> None:
-        self.world, self.seeds = world, range(seeds)
+    def __init__(self, world: World, seeds: int, means: Sequence[str] = MEANS) -> None:
+        self.world, self.seeds, self.wanted = world, range(seeds), means
         self.context = Run(Registry.installed(), store=open_store(str(CACHE / f"promises-{world.name}.db")))
-        self.method = self.context.component("transfer", "lp_ft")
-        assert isinstance(self.method, Transfer)
+        method = self.context.component("transfer", "lp_ft")
+        assert isinstance(method, Transfer)
+        self.method = method
         started = time.process_time()
         train_models(self.context, world.spec, list(world.sources), world.train)
         self.say(f"sources trained in {time.process_time() - started:.0f} CPU seconds")
         self.models = dict[tuple[object, ...], torch.nn.Module]()
+        self.starts = dict[tuple[str, ...], Start]()
         self.cache = Cache(CACHE / f"promises-{world.name}.jsonl")
         self.about = (world.name, world.spec, world.train, world.steps, [t.fingerprint() for t in world.sources])
 
@@ -234,8 +245,7 @@ class Bench:
         """
 
         def mean(rate: float) -> float:
-            seeds = (1003, 1004, 1005, 1006)
-            runs = [self.path(target, stages, seed, rate, samples, "validation") for seed in seeds]
+            runs = [self.path(target, stages, seed, rate, samples, "validation") for seed in JUDGED]
             return float(sum(score for score, _ in runs) / len(runs))
 
         best = self.rate_of(target, [stages, stages], samples)
@@ -246,8 +256,8 @@ class Bench:
 
         def mean(rate: float) -> float:
             runs = [
-                self.path(target, stages, 1001 + number, rate, samples, "validation")
-                for number, stages in enumerate(ways)
+                self.path(target, stages, seed, rate, samples, "validation")
+                for seed, stages in zip(TUNED, ways, strict=False)
             ]
             return float(sum(score for score, _ in runs) / len(runs))
 
@@ -290,16 +300,16 @@ class Bench:
         """
         key = (*stages, seed)
         if key not in self.models:
-            model = self.world.sources[stages[0]].model
-            assert model is not None
+            task = self.world.sources[stages[-1]]
+            if len(stages) == 1:
+                assert task.model is not None
+                return task.model
+            model = self.staged(stages[:-1], seed)
             budget = attrs.evolve(self.world.train, steps=self.world.stage, evaluate_every=1000)
-            for before, now in itertools.pairwise(stages):
-                task = self.world.sources[now]
-                keep = same_classes(self.world.sources[before].descriptor, task.descriptor)
-                learner, _, _ = receive(model, task, seed, keep)
-                self.method.learn(learner, model, task, budget, torch.Generator().manual_seed(seed))
-                model = learner
-            self.models[key] = model
+            keep = same_classes(self.world.sources[stages[-2]].descriptor, task.descriptor)
+            learner, _, _ = receive(model, task, seed, keep)
+            self.method.learn(learner, model, task, budget, torch.Generator().manual_seed(seed))
+            self.models[key] = learner
         return self.models[key]
 
     def path(
@@ -323,11 +333,146 @@ class Bench:
         key = ("path", self.world.stage, self.about, target.fingerprint(), list(stages), seed, rate, samples, *where)
         return self.cache(make, *key)
 
-    def step_seconds(self, target: Task) -> tuple[float, float]:
-        """CPU seconds of a step on the whole model, and of a step on the head alone; medians of seven, interleaved."""
+    # The newer means -------------------------------------------------------------------------------------------------
+
+    def gated(self, target: Task, order: Sequence[str], samples: int) -> tuple[list[str] | None, int, int]:
+        """(the stages that a gate leaves, none: from scratch; optimiser steps of them with the target, and of all).
+
+        The rule of `TransferEngine.run_curriculum`, with learning rates of the bench: after each step the target is
+        learned from its result, and from that source's own model alone; what is best on validation data is kept, and
+        the rest undone. So scratch and every single source are among the candidates.
+        """
+        worth = dict[tuple[str, ...], float]()
+
+        def judge(stages: Sequence[str]) -> float:
+            if tuple(stages) not in worth:
+                worth[tuple(stages)] = self.validated(target, stages or None, samples)[1]
+            return worth[tuple(stages)]
+
+        best: list[str] = []
+        judge(best)
+        for source in order:
+            found = max([*best, source], [source], key=judge)
+            if judge(found) > judge(best):
+                best = found
+        made = {stages[:n] for stages in worth for n in range(2, len(stages) + 1)}
+        trainings = len(RATES) * len(TUNED) + len(JUDGED)
+        tried = len(worth) * trainings * self.world.steps
+        tried += len(made) * (len(TUNED) + len(JUDGED)) * self.world.stage
+        own = self.world.steps + max(0, len(best) - 1) * self.world.stage
+        return best or None, own, own + tried
+
+    def together(self, target: Task, found: dict[str, Any]) -> list[str]:
+        """The measured sources that several are learned from at once: none that hurts, none that learned nothing."""
+        pairs = zip(found["order"], found["coefficients"], strict=False)
+        names = [s for s, gain in pairs if gain >= 0 and not learned_nothing(self.world.sources[s])]
+        return names or found["order"][:1]
+
+    def work(self, target: Task, names: Sequence[str], samples: int, rate: float) -> Work:
+        sources = [self.world.sources[name] for name in names]
+        return Work(self.context, self.method, sources, target, self.world.train, self.budget(samples, rate))
+
+    def several(self, use: str) -> MultiSource:
+        made = self.context.component("transfer", use, {"judge_on": "validation"} if use == "best_of" else {})
+        assert isinstance(made, MultiSource)
+        return made
+
+    def beside(self, target: Task, names: Sequence[str]) -> Start:
+        """What `concat_joint` starts from: the best source's trunk beside one that was trained on the others."""
+        key = ("beside", target.task_id, *names)
+        if key not in self.starts:
+            [self.starts[key]] = self.several("concat_joint").starts(self.work(target, names, 1, 1e-3))
+        return self.starts[key]
+
+    def from_several(
+        self, use: str, target: Task, names: Sequence[str], seed: int, rate: float, samples: int, split: str = "test"
+    ) -> dict[str, Any]:
+        """Score on the split and curve (not of `best_of`), steps of the answer and of all that was tried for it."""
+
+        def make() -> dict[str, Any]:
+            if use == "best_of":
+                work = self.work(target, names, samples, rate)
+                done = self.several(use).measured(work, [], work.draws([seed]), split)
+                assert done.search is not None
+                return {"score": done.score.mean, "curve": [], "own": done.cost.steps, "all": done.search.steps,
+                        "chosen": done.chosen}  # fmt: skip
+            judged, start = target.data(split), self.beside(target, names)
+            shown = Task(descriptor=target.descriptor, train=target.data("train"))
+            setattr(shown, split, judged)
+            shown.validation = judged if split == "validation" else judged.head(300)
+            wanted = self.budget(samples, rate)
+            [(score, curve)], _, _ = transfer_scores(
+                self.method, start.model, shown, wanted, [seed], split, start.keep_head
+            )
+            steps = self.work(target, names, samples, rate).cost([start]).steps
+            return {"score": score, "curve": list(curve.values), "own": steps, "all": steps, "chosen": ""}
+
+        key = ("several", 1, use, self.about, target.fingerprint(), list(names), seed, rate, samples, split)
+        return dict(self.cache(make, *key))
+
+    def means(
+        self, target: Task, found: dict[str, Any], single: float, counts: Sequence[int]
+    ) -> dict[str, dict[str, Any]]:
+        """Of the best single source, with its own rate, and each of `MEANS` that is wanted: scores [seed, place of the
+        ladder] for these counts of samples, curves, steps. The gate, like every rate, is decided with the middle of the
+        ladder; `best_of` chooses for each seed and number of samples.
+        """
+        ladder, names = self.world.samples(target), self.together(target, found)
+        few, made = ladder[2], dict[str, dict[str, Any]]()
+        seconds = self.step_seconds(target)
+
+        def placed(scores: dict[int, list[float]]) -> np.ndarray:
+            return np.array([scores.get(n, [math.nan] * len(self.seeds)) for n in ladder]).T
+
+        def along(stages: list[str] | None, rate: float, own: int, tried: int) -> dict[str, Any]:
+            runs = {n: [self.path(target, stages, seed, rate, n) for seed in self.seeds] for n in counts}
+            return {
+                "scores": placed({n: [score for score, _ in done] for n, done in runs.items()}),
+                "curves": np.array([curve for _, curve in runs[few]]),
+                "chosen": " then ".join(stages or ["scratch"]), "own": own, "all": tried,
+                "extra": own - self.world.steps, "seconds": seconds, "by_head": stages is not None,
+            }  # fmt: skip
+
+        choosing = len(RATES) * len(TUNED) * self.world.steps
+        made[SINGLE] = along(found["order"][:1], single, self.world.steps, self.world.steps + choosing)
+        for use in self.wanted:
+            if use == "gated":
+                stages, own, tried = self.gated(target, found["order"][:3][::-1], few)
+                made[use] = along(stages, self.validated(target, stages, few)[0], own, tried)
+                continue
+
+            def mean(rate: float, use: str = use) -> float:
+                runs = [self.from_several(use, target, names, seed, rate, few, "validation") for seed in TUNED]
+                return float(np.mean([run["score"] for run in runs]))
+
+            rate = max(RATES, key=mean)
+            places = counts if use == "concat_joint" else [ladder[0], few]  # each place is a choice of its own
+            done = {n: [self.from_several(use, target, names, s, rate, n) for s in self.seeds] for n in places}
+            tries = [self.from_several(use, target, names, s, r, few, "validation") for s in TUNED for r in RATES]
+            beside = self.beside(target, names)
+            joint = sum(cost.steps for cost in beside.spent.values())
+            # Trunks are trained once for all tries: `best_of` has one of all sources besides.
+            once = joint if use == "concat_joint" else joint + self.world.train.steps * (len(names) > 1)
+            more = sum(run["all"] - once for run in tries)
+            made[use] = {
+                "scores": placed({n: [run["score"] for run in runs] for n, runs in done.items()}),
+                "curves": np.array([run["curve"] for run in done[few]]),
+                "chosen": ", ".join(sorted({run["chosen"] for run in done[few]} - {""})),
+                "own": float(np.mean([run["own"] for run in done[few]])),
+                "all": float(np.mean([run["all"] for run in done[few]])) + more,
+                "extra": joint,
+                "seconds": self.step_seconds(target, beside),
+                "by_head": True,
+            }
+        return made
+
+    def step_seconds(self, target: Task, start: Start | None = None) -> tuple[float, float]:
+        """CPU seconds of a step on the whole model, and of a step on the head alone; medians of seven, interleaved. Of
+        a source's model, or of what several are learned from.
+        """
 
         def make() -> list[float]:
-            template = next(iter(self.world.sources)).model
+            template = next(iter(self.world.sources)).model if start is None else start.model
             assert template is not None
             model, times = fresh_model(template, target, 0), ([], [])
             plain = Task(descriptor=target.descriptor, train=target.data("train"))
@@ -343,7 +488,8 @@ class Bench:
                 times[1].append(2 * both - whole)  # half of LP-FT's steps are on the head alone
             return [float(np.median(t)) for t in times]
 
-        return tuple(self.cache(make, "seconds", self.about, target.fingerprint()))
+        of = () if start is None else (list(start.sources),)
+        return tuple(self.cache(make, "seconds", self.about, target.fingerprint(), *of))
 
     def measure(self, target: Task) -> dict[str, Any]:
         """Everything about one target; arrays [seed, …]."""
@@ -399,6 +545,26 @@ class Bench:
             "ways": {name: np.array([score for score, _ in done]) for name, done in ways.items()},
             "way_curves": {name: np.array([curve for _, curve in done]) for name, done in ways.items()},
             "seconds": self.step_seconds(target),
+            "means": self.means(target, found, tuned[1][0], ladder),
+        }
+
+    def measure_means(self, target: Task) -> dict[str, Any]:
+        """The newer means alone, with the lowest and the middle number of samples."""
+        ladder, found = self.world.samples(target), self.discovered(target, self.world.samples(target)[2])
+        few, rates = ladder[2], [self.rate_of(target, [way, way], ladder[2]) for way in (None, found["order"][:1])]
+        plain = np.full((len(self.seeds), len(ladder)), np.nan)
+        for place in (0, 2):
+            plain[:, place] = [self.path(target, None, seed, rates[0], ladder[place])[0] for seed in self.seeds]
+        return {
+            "target": target.task_id,
+            "order": found["order"],
+            "coefficients": found["coefficients"],
+            "cost": found["seconds"],
+            "ladder": ladder,
+            "plain": plain,
+            "plain_curve": np.array([self.path(target, None, seed, rates[0], few)[1] for seed in self.seeds]),
+            "seconds": self.step_seconds(target),
+            "means": self.means(target, found, rates[1], [ladder[0], few]),
         }
 
     # Without training ------------------------------------------------------------------------------------------------
@@ -520,8 +686,12 @@ def epochs_to_scratch(made: dict[str, Any], pick: np.ndarray) -> float:
 
 def log_samples(made: dict[str, Any], pick: np.ndarray) -> float:
     """log of (samples from scratch / samples with transfer) to what scratch reaches with the middle of the ladder."""
-    level = made["plain"][:, 2].mean()
-    curve, ladder = made["helped"][pick].mean(axis=0), np.log(made["ladder"])
+    return log_fewer(made, made["helped"][pick].mean(axis=0))
+
+
+def log_fewer(made: dict[str, Any], curve: np.ndarray) -> float:
+    """The same for scores over the ladder."""
+    level, ladder = made["plain"][:, 2].mean(), np.log(made["ladder"])
     at = np.flatnonzero(curve >= level)
     if len(at) == 0:
         needed = ladder[-1]
@@ -552,8 +722,95 @@ def faster(first: str, second: str) -> Callable[[dict[str, Any], np.ndarray], fl
     return saved
 
 
+def over(mean: str, than: str | None, place: int) -> Callable[[dict[str, Any], np.ndarray], float]:
+    """Points of one of the means over another, or over scratch."""
+
+    def gain(made: dict[str, Any], pick: np.ndarray) -> float:
+        control = made["plain"] if than is None else made["means"][than]["scores"]
+        return 100 * float((made["means"][mean]["scores"] - control)[pick, place].mean())
+
+    return gain
+
+
+def time_by(mean: str) -> Callable[[dict[str, Any], np.ndarray], float]:
+    """Share of scratch's CPU time to the fixed accuracy that is saved, on the target alone."""
+
+    def saved(made: dict[str, Any], pick: np.ndarray) -> float:
+        level, own = level_of(made), made["means"][mean]
+        without = seconds_to(reached(made["plain_curve"][pick].mean(axis=0), level), made, transfer=False)
+        steps = reached(own["curves"][pick].mean(axis=0), level)
+        return 1 - seconds_to(steps, {**made, "seconds": own["seconds"]}, transfer=own["by_head"]) / without
+
+    return saved
+
+
+def steps_saved(mean: str, *, counted: bool) -> Callable[[dict[str, Any], np.ndarray], float]:
+    """Share of scratch's steps to the fixed accuracy that are saved; `counted`: with those made for the target before,
+    stages and joint training.
+    """
+
+    def saved(made: dict[str, Any], pick: np.ndarray) -> float:
+        level, own = level_of(made), made["means"][mean]
+        helped, plain = (max(EVERY, reached(c[pick].mean(axis=0), level)) for c in (own["curves"], made["plain_curve"]))
+        return 1 - (helped + counted * own["extra"]) / plain
+
+    return saved
+
+
+def steps_against_single(mean: str) -> Callable[[dict[str, Any], np.ndarray], float]:
+    """log of (steps to the fixed accuracy on the target / those from the best single source)."""
+
+    def saved(made: dict[str, Any], pick: np.ndarray) -> float:
+        curves = (made["means"][mean]["curves"], made["means"][SINGLE]["curves"])
+        one, other = (max(EVERY, reached(c[pick].mean(axis=0), level_of(made))) for c in curves)
+        return math.log(one / other)
+
+    return saved
+
+
+def epochs_by(mean: str) -> Callable[[dict[str, Any], np.ndarray], float]:
+    """Of the epochs until a curve is at 98 % of where scratch ends."""
+
+    def saved(made: dict[str, Any], pick: np.ndarray) -> float:
+        level, curves = 0.98 * float(made["plain_curve"][:, -1].mean()), made["means"][mean]["curves"]
+        helped, plain = (max(EVERY, reached(c[pick].mean(axis=0), level)) for c in (curves, made["plain_curve"]))
+        return 1 - helped / plain
+
+    return saved
+
+
+def samples_by(mean: str) -> Callable[[dict[str, Any], np.ndarray], float]:
+    return lambda made, pick: log_fewer(made, made["means"][mean]["scores"][pick].mean(axis=0))
+
+
 PERCENT, TIMES, POINTS, FEWER = "%", "x", "points", "% fewer"
-PROMISES: list[tuple[str, Callable[[dict[str, Any], np.ndarray], float], str, float | None]] = [
+PLACES = (("middle", 2), ("lowest", 0))
+Row = tuple[str, Callable[[dict[str, Any], np.ndarray], float], str, float | None]
+
+
+def rows_of(mean: str, *, ladder: bool = True) -> list[Row]:
+    """What is told of one of the means; `ladder`: all numbers of samples were measured."""
+    rows: list[Row] = [(f"{mean}: over scratch, {name}", over(mean, None, place), POINTS, 7) for name, place in PLACES]
+    if mean != SINGLE:
+        rows += [
+            (f"{mean}: over the best source, {name}", over(mean, SINGLE, place), POINTS, None) for name, place in PLACES
+        ]
+    if mean == "best_of":  # shows no curve
+        return rows
+    rows += [
+        (f"{mean}: CPU time to 95 % of scratch's accuracy, on the target: saved", time_by(mean), PERCENT, 40),
+        (f"{mean}: steps to it, on the target: saved", steps_saved(mean, counted=False), PERCENT, 40),
+        (f"{mean}: steps to it, with those before: saved", steps_saved(mean, counted=True), PERCENT, 40),
+    ]
+    if mean != SINGLE:
+        rows.append((f"{mean}: steps to it, against the best source", steps_against_single(mean), FEWER, None))
+    rows.append((f"{mean}: epochs to 98 % of scratch's end: saved", epochs_by(mean), PERCENT, 35))
+    if ladder:
+        rows.append((f"{mean}: samples to scratch's accuracy: fewer by", samples_by(mean), TIMES, 2.5))
+    return rows
+
+
+PROMISES: list[Row] = [
     ("CPU time to 95 % of scratch's accuracy: saved", time_saved, PERCENT, 40),
     ("samples to scratch's accuracy: fewer by", log_samples, TIMES, 2.5),
     ("accuracy with few samples", points(1), POINTS, 7),
@@ -567,6 +824,7 @@ PROMISES: list[tuple[str, Callable[[dict[str, Any], np.ndarray], float], str, fl
     ("order alone: best last against random order", way("curriculum", "random order"), POINTS, None),
     ("order alone: best last against reversed", way("curriculum", "reversed"), POINTS, None),
     ("curriculum against its best source alone", way("curriculum", "best source"), POINTS, None),
+    *(row for mean in (SINGLE, *MEANS) for row in rows_of(mean)),
 ]
 
 
@@ -607,9 +865,9 @@ def verdict(values: tuple[float, float, float], wanted: float | None, unit: str)
     return "less" if values[1] > nothing else "does not hold"
 
 
-def table(found: list[dict[str, Any]]) -> list[str]:
+def table(found: list[dict[str, Any]], promises: Sequence[Row]) -> list[str]:
     rows = []
-    for name, measure, unit, wanted in PROMISES:
+    for name, measure, unit, wanted in promises:
         values = shown(interval(measure, found), unit)
         told = f"{values[0]:.1f} {unit} [{values[1]:.1f}, {values[2]:.1f}]"
         rows.append(
@@ -663,30 +921,50 @@ def main() -> None:
     parser.add_argument("worlds", nargs="*", default=list(WORLDS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--targets", nargs="*", help="only these, for one world: several calls share the work")
+    parser.add_argument("--means", nargs="*", choices=MEANS, help="only these newer means, with two numbers of samples")
     parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in options.worlds:
-        bench = Bench(WORLDS[name](), options.seeds)
+        bench = Bench(WORLDS[name](), options.seeds, options.means or MEANS)
         started = time.process_time()
         results[name] = []
         for target in bench.world.targets:
             if options.targets and target.task_id not in options.targets:
                 continue
-            made = bench.measure(target)
+            made = bench.measure_means(target) if options.means else bench.measure(target)
             results[name].append(made)
             few = made["ladder"][2]
-            bench.say(
-                f"{made['target']}: from {made['chosen']} ({made['coefficients'][0]:+.2f}); with {few} samples scratch "
-                f"{made['plain'][:, 2].mean():.3f}, transfer {made['helped'][:, 2].mean():.3f}, random source "
-                f"{made['ways']['random source'].mean():.3f}, curriculum {made['ways']['curriculum'].mean():.3f}; "
-                f"rates {made['rates']}; {time.process_time() - started:.0f} CPU seconds so far"
-            )
+            told = f"{made['target']}: with {few} samples scratch {made['plain'][:, 2].mean():.3f}"
+            if not options.means:
+                told += (
+                    f", from {made['chosen']} ({made['coefficients'][0]:+.2f}) {made['helped'][:, 2].mean():.3f}, "
+                    f"random source {made['ways']['random source'].mean():.3f}, "
+                    f"curriculum {made['ways']['curriculum'].mean():.3f}; rates {made['rates']}"
+                )
+            bench.say(f"{told}; {time.process_time() - started:.0f} CPU seconds so far")
+            for mean, own in made["means"].items():
+                low, middle = (
+                    100 * (own["scores"] - made["means"][SINGLE]["scores"])[:, place].mean() for place in (0, 2)
+                )
+                bench.say(
+                    f"    {mean}: over scratch {100 * (own['scores'] - made['plain'])[:, 2].mean():+.1f}, over the "
+                    f"best source {middle:+.1f} (lowest {low:+.1f}); chose {own['chosen'] or '–'}; "
+                    f"steps {own['own']:.0f}, all {own['all']:.0f}"
+                )
+        for mean in (SINGLE, *bench.wanted):
+            own, every = (np.mean([made["means"][mean][k] for made in results[name]]) for k in ("own", "all"))
+            print(f"{mean}: {own:.0f} steps, {every:.0f} with all that was tried")
+        promises = PROMISES
+        if options.means:
+            promises = [row for mean in (SINGLE, *bench.wanted) for row in rows_of(mean, ladder=False)]
         print(
-            "\n".join(["| promise | promised | measured | |", "|---|---|---|---|", *table(results[name])]), flush=True
+            "\n".join(["| promise | promised | measured | |", "|---|---|---|---|", *table(results[name], promises)]),
+            flush=True,
         )
-        for case, pairs in bench.zero_shot().items():
+        cases = {} if options.means else bench.zero_shot()
+        for case, pairs in cases.items():
             shares = [100 * score / full for score, full in pairs]
             if shares:
                 told = (
@@ -695,7 +973,7 @@ def main() -> None:
                 print(f"zero-shot, {case}: {told}; accuracies {np.mean(pairs, axis=0).round(3).tolist()}")
         cost = np.mean([made["cost"] for made in results[name]], axis=0)
         print(f"discovery per target: estimates {cost[0]:.1f} s, measurements {cost[1]:.1f} s of CPU", flush=True)
-    if options.plot:
+    if options.plot and not options.means:
         plot(results)
 
 

@@ -25,7 +25,7 @@ from crosstask.job import load_run
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("run_journalled.py")
-MEASUREMENTS = 28  # 4 models, 4 targets x 2 seeds from scratch, 12 pairs, and each pair's summary is one of them
+MEASUREMENTS = 24  # 4 models, 4 targets x 2 seeds from scratch, 12 pairs
 WAIT = 600
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -116,21 +116,22 @@ def test_processes_that_start_together_measure_everything_once(
     assert len(measured(tmp_path / "journal")) == MEASUREMENTS
 
 
-@pytest.mark.parametrize("after", [1, 9, 20])
+@pytest.mark.parametrize("after", [1, 5, 9])  # the pairs go in one fleet: the last half is there at once
 def test_when_one_is_killed_the_other_takes_over(tmp_path: Path, start: Any, alone: Any, after: int) -> None:
     first, second = start("first"), start("second", "--go", tmp_path / "go")
     wait_until(lambda: len(measured(tmp_path / "journal")) >= after, first)
-    (tmp_path / "go").touch()
-    time.sleep(0.1)
     first.process.send_signal(signal.SIGKILL)
+    (tmp_path / "go").touch()
     begun = time.monotonic()
     assert second.figures() == alone
     assert time.monotonic() - begun < WAIT / 2
     assert twice(tmp_path / "journal") == {}
     assert load_run(tmp_path / "first").status == "interrupted"
+    before = measured(tmp_path / "journal")
+    assert len(before) in (MEASUREMENTS - 1, MEASUREMENTS)  # it may be killed between the store and the journal
     third = start("first", "--resume")
     assert third.figures() == alone
-    assert len(measured(tmp_path / "journal")) == MEASUREMENTS, "it measured nothing"
+    assert measured(tmp_path / "journal") == before, "it measured nothing"
 
 
 @pytest.mark.parametrize(("workers", "kills"), [(0, 50), (2, 14)])

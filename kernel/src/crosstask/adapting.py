@@ -12,6 +12,7 @@ from torch import nn
 
 from crosstask.components import Context, Job
 from crosstask.errors import DataError
+from crosstask.learning.averaging import greedy_mean
 from crosstask.learning.model_files import save_model
 from crosstask.learning.modules import load_matching
 from crosstask.learning.own_models import arrays_of, copied
@@ -99,8 +100,8 @@ def of_curriculum(done: CurriculumResult) -> Adapted:
 
 
 def from_several(engine: Engine, method: Transfer, target: str, names: Sequence[str] | None = None) -> SeveralResult:
-    """The target learned from several sources at once: those named, the best first, or those of all tasks that the
-    graph knows to help. DataError if none of them fits.
+    """The target learned from several sources at once: those named, the best first, or the best of all tasks by
+    the graph, none that it knows to hurt. DataError if none of them fits.
     """
     portfolio, goal = engine.portfolio, engine.portfolio[target]
     held = [t for t in portfolio if t is not goal] if names is None else [portfolio[n] for n in dict.fromkeys(names)]
@@ -145,43 +146,23 @@ def of_sources(done: SeveralResult) -> Adapted:
 
 def of_several(found: Sequence[Adapted], target: Task) -> Adapted:
     """One model from those of several sources: the best on the validation data, and averaged with it whatever makes it
-    better there (greedy soup: Wortsman et al. 2022, algorithm 1), where the architectures are the same.
+    no worse there (`greedy_mean`), where the architectures are the same.
 
-    Without validation data it is the one whose transfer gained most, as it was measured.
+    Without validation data it is the one whose transfer scored best, as it was measured: on the data that its score is
+    of, and a note says so.
     """
     if not target.has_data("validation"):
         best = max(found, key=lambda each: each.score.mean)
-        return attrs.evolve(best, notes=(*best.notes, "no validation data: the source whose transfer scored best"))
-    scored = sorted(((evaluate(each.model, target, "validation"), n) for n, each in enumerate(found)), reverse=True)
-    level, first = scored[0]
-    best, taken = found[first], [first]
-    mixture = copied(best.model)
-    for _, number in scored[1:]:
-        other = found[number].model
-        mean = _mean_of([*(found[n].model for n in taken), other], copied(best.model))
-        if mean is not None and (value := evaluate(mean, target, "validation")) > level:
-            level, mixture = value, mean
-            taken.append(number)
+        note = "no validation data: of the sources the one that scored best on the test data, too good by this choice"
+        return attrs.evolve(best, notes=(*best.notes, note if len(found) > 1 else "no validation data"))
+    mixture, taken = greedy_mean([each.model for each in found], lambda made: evaluate(made, target, "validation"))
+    best = found[taken[0]]
     names = tuple(source for n in taken for source in found[n].sources)
-    note = f"{'mean of the weights from' if len(taken) > 1 else 'best on the validation data:'} {', '.join(names)}"
-    return attrs.evolve(best, model=mixture.eval(), sources=names, notes=(*best.notes, note))
-
-
-def _mean_of(models: Sequence[nn.Module], into: nn.Module) -> nn.Module | None:
-    """The mean of models' weights, in `into`; None where they are not of one architecture."""
-    states = [model.state_dict() for model in models]
-    first = states[0]
-    for state in states[1:]:
-        if state.keys() != first.keys() or any(
-            isinstance(v, torch.Tensor) and v.shape != first[k].shape for k, v in state.items()
-        ):
-            return None
-    made: dict[str, Any] = {}
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
-            made[name] = torch.stack([state[name].to(value) for state in states]).mean(0)
-    load_matching(into, made)
-    return into
+    note = f"best on the validation data: {names[0]}"
+    if len(taken) > 1:
+        scored = evaluate(mixture, target, "test")
+        note = f"mean of the weights from {', '.join(names)}: {scored:.3f} on the test data, the score is {names[0]}'s"
+    return attrs.evolve(best, model=copied(mixture), sources=names, notes=(*best.notes, note))
 
 
 def _learned(context: Context, method: Transfer, source: Task, target: Task, budget: Budget, seed: int) -> nn.Module:

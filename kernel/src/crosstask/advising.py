@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from crosstask.components import Context, Job, Remembered
 from crosstask.descriptors import TensorData
-from crosstask.learning.metrics import confidence_interval, moved
+from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
 from crosstask.learning.training import device_of, evaluate, predict
@@ -49,13 +48,15 @@ def advise(
     budget: Budget,
     seeds: int,
     share: float,
+    controls: Collection[str] = (),
 ) -> Advice:
     """Choose among sources for a target; see `TransferEngine.advise`.
 
     Every source is looked at without training: ridge regression on the features of its frozen trunk, left one out (its
     error in closed form: Allen 1974). The best few are learned from for real on folds of the target's samples, as far
     as the share of the cost allows, and ranked by the mean of both. What was measured before, a transfer or an edge of
-    the graph, counts as it is.
+    the graph, counts as it is. `controls` are sources that learned nothing of their own tasks: chance may put one
+    first, and it is used only where it helps beyond doubt.
     """
     metric = metric_of(target)
     known = [_Candidate(*each) for each in candidates]
@@ -63,23 +64,25 @@ def advise(
     samples = len(_samples(target, budget)) if with_data else 0
     screened = {c.source.task_id: _screened(c.source.model, target, metric, budget) for c in known} if with_data else {}
     plain = {c.source.task_id: _untrained(c, target, metric, context, budget) for c in known} if with_data else {}
-    edges = _by_edges([c for c in known if c.measured is None], metric)
-    unmeasured = [c for c in known if c.measured is None and c.source.task_id not in edges]
+    unmeasured = [c for c in known if c.measured is None and _of_edge(c, method) is None]
     whole = max(1, len(known)) * seeds * budget.steps
     tried, spent = _tried(context, method, target, unmeasured, screened, budget, int(share * whole))
-    rows = []
+    rows, nothing = [], {}
     for c in known:
         name = c.source.task_id
-        expected, evidence = _expected(c, screened.get(name), tried.get(name), edges.get(name), metric, samples)
+        expected, evidence = _expected(c, screened.get(name), tried.get(name), method, metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
         helps = None if looked is None or fresh is None else looked > fresh
-        if c.edge is not None and c.edge.measured and name not in edges and c.measured is None:
-            helps = c.edge.transfer_coefficient > 0  # it was tried
+        surely = _clearly_less(fresh, looked, samples)
+        if c.measured is not None or (c.edge is not None and c.edge.measured):  # it was tried: more than a look
+            helps, surely = _gain(c) > 0, _helps_surely(c)
+        if name in controls and not surely:
+            nothing[name] = "its model is hardly better than chance on its own task"
         rows.append(
             AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
                       untrained=fresh, helps=helps)
         )  # fmt: skip
-    rows.sort(key=lambda row: _rank(row, tried), reverse=True)
+    rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried)), reverse=True)
     best = rows[0] if rows else None
     hurt = {c.source.task_id: "transfer from it was measured to hurt" for c in known if c.edge is not None and
             c.edge.measured and c.edge.hurts}  # fmt: skip
@@ -88,7 +91,8 @@ def advise(
         for row in rows[1:]
         if row.helps is False and _clearly_less(row.screened, row.untrained, samples)
     }
-    if best is not None and (best.helps is False or best.source in hurt) and all(r.helps is False for r in rows):
+    unfit = best is not None and (best.helps is False or best.source in {*hurt, *nothing})
+    if unfit and all(r.helps is False or r.source in nothing for r in rows):
         best = None
     advice = Advice(
         target=target.task_id,
@@ -97,12 +101,35 @@ def advise(
         metric=metric.told,
         expected=None if best is None else best.expected,
         rows=tuple(rows),
-        avoid={**worse, **hurt, **avoid},
+        avoid={**worse, **nothing, **hurt, **avoid},
         cost=seeds * budget.steps,
         spent=spent / whole,
         samples=samples,
     )
     return attrs.evolve(advice, text=paragraph(advice))
+
+
+def _gain(candidate: _Candidate) -> float:
+    """What a measured transfer gained in the metric. Its coefficient, where no gain was kept: near the best score that
+    weighs seeds that gained more than those that lost, and its mean may be above zero where the score's is below.
+    """
+    if candidate.measured is not None:
+        return candidate.measured.performance_gain.mean
+    gain: float | None = candidate.edge.accuracy_gain
+    return float(candidate.edge.transfer_coefficient) if gain is None else gain
+
+
+def _helps_surely(candidate: _Candidate) -> bool:
+    """Whether the whole 95 % interval of what a measured transfer gained lies above zero."""
+    if candidate.measured is not None:
+        return candidate.measured.performance_gain.low > 0
+    low = candidate.edge.low if candidate.edge.accuracy_gain_low is None else candidate.edge.accuracy_gain_low
+    return low is not None and low > 0
+
+
+def _useless(row: AdviceRow) -> bool:
+    """Whether a transfer was measured, and was not worth it."""
+    return row.evidence.startswith("measured") and not row.helps
 
 
 def _clearly_less(screened: float | None, untrained: float | None, samples: int) -> bool:
@@ -120,16 +147,17 @@ def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, fl
     if row.source in tried:
         found = sum(tried[row.source]) / len(tried[row.source])
         return 1, found if row.screened is None else (found + looked) / 2
-    if row.expected is not None:
-        return 1, row.expected.mean
-    return (-1 if row.evidence.startswith("measured") and not row.helps else 0), looked
+    score = looked if row.expected is None else row.expected.mean
+    if _useless(row):
+        return -1, score
+    return (0 if row.expected is None else 1), score
 
 
 def _expected(
     candidate: _Candidate,
     screened: float | None,
     folds: Sequence[float] | None,
-    by_edge: Interval | None,
+    method: Transfer,
     metric: Metric,
     samples: int,
 ) -> tuple[Interval | None, str]:
@@ -137,14 +165,15 @@ def _expected(
     if candidate.measured is not None:
         result = candidate.measured
         return result.score, f"measured on the {result.split} split, {result.seeds} seeds"
-    if by_edge is not None:
+    if (by_edge := _of_edge(candidate, method)) is not None:
         return by_edge, "measured by discovery"
     if folds:
         told = f"tried on {len(folds)} folds of the target's samples"
         return _of_folds(folds, metric, samples), told
     edge = candidate.edge
     if edge is not None and edge.measured:
-        return None, f"measured by discovery: coefficient {edge.transfer_coefficient:+.2f}"
+        by = "" if _by(edge, method) else f" with {edge.best_strategy}"
+        return None, f"measured by discovery{by}: coefficient {edge.transfer_coefficient:+.2f}"
     if screened is not None:
         return None, "only looked at: a linear model on its features"
     if edge is not None:
@@ -153,10 +182,10 @@ def _expected(
 
 
 def _of_folds(folds: Sequence[float], metric: Metric, samples: int) -> Interval:
-    """The mean over folds. Of a score from 0 to 1 the interval is that of a share of so many samples: few folds say
-    less of their own spread than the samples in them.
+    """The mean over folds. Of the share that is right the interval is that of a share of so many samples: few folds say
+    less of their own spread than the samples in them. Other scores are no shares of samples, whatever their range.
     """
-    if metric.range != (0.0, 1.0):
+    if metric.told != "accuracy" or metric.range != (0.0, 1.0):
         return confidence_interval(list(folds), metric.range)
     mean = sum(folds) / len(folds)
     center = (mean * samples + 2) / (samples + 4)  # Agresti and Coull 1998
@@ -165,22 +194,23 @@ def _of_folds(folds: Sequence[float], metric: Metric, samples: int) -> Interval:
                     values=tuple(folds))  # fmt: skip
 
 
-def _by_edges(candidates: Sequence[_Candidate], metric: Metric) -> dict[str, Interval]:
-    """The scores that measured edges mean. The score from scratch, from which they count, follows from a coefficient
-    and the gain beside it; without one that says it, none.
-    """
-    measured = {c.source.task_id: c.edge for c in candidates if c.edge is not None and c.edge.measured}
-    best = metric.best
-    clear = [e for e in measured.values() if e.accuracy_gain is not None and e.transfer_coefficient > 0.01]
-    if not clear or math.isinf(best):
-        return {}
-    scratch = statistics.median(best - e.accuracy_gain / e.transfer_coefficient for e in clear)
-    found = {}
-    for name, edge in measured.items():
-        middle = edge.transfer_coefficient
-        low, mean, high = (moved(scratch, middle if c is None else c, best) for c in (edge.low, middle, edge.high))
-        found[name] = Interval(mean=mean, low=min(low, mean), high=max(high, mean))
-    return found
+def _of_edge(candidate: _Candidate, method: Transfer) -> Interval | None:
+    """The score that discovery measured with this method; None if it did not, or keeps no score."""
+    edge = candidate.edge
+    if (
+        edge is None
+        or not edge.measured
+        or edge.score is None
+        or edge.best_strategy not in (None, method.name, method.origin)
+    ):
+        return None
+    low, high = (edge.score if end is None else end for end in (edge.score_low, edge.score_high))
+    return Interval(mean=edge.score, low=low, high=high)
+
+
+def _by(edge: Any, method: Transfer) -> bool:
+    """Whether an edge was measured with this method, as far as it says."""
+    return edge.best_strategy in (None, method.name, method.origin)
 
 
 # Looking at features --------------------------------------------------------------------------------------------------
@@ -219,7 +249,7 @@ def left_one_out(features: Tensor, targets: Tensor, task: Task) -> Tensor:
         wanted = nn.functional.one_hot(targets.long(), max(2, width)).double()
     else:
         wanted = targets.reshape(len(targets), -1).double()
-        wanted = torch.where(torch.isnan(wanted), wanted.nanmean(0), wanted)
+        wanted = torch.where(torch.isnan(wanted), wanted.nanmean(0).nan_to_num(0.0), wanted)  # a column may have none
     mean = wanted.mean(0)
     values, vectors = torch.linalg.eigh(x @ x.T / max(1, x.shape[1]))
     values = values.clamp_min(0)
@@ -274,14 +304,15 @@ def _tried(
         return {}, 0
     folds = min(FOLDS, allowance // (len(finalists) * budget.steps))
     jobs, places, found = [], [], {c.source.task_id: [0.0] * folds for c in finalists}
-    light, spent = without_model(target, ("train",)), 0
+    # patience looks at the validation data, as in a transfer
+    light, spent = without_model(target, ("train", *(("validation",) if budget.patience is not None else ()))), 0
     for c in finalists:
         model = c.source.model
         assert model is not None
         keep = same_classes(c.source.descriptor, target.descriptor)
         for fold in range(folds):
             key = key_of("fold", method.identity(), weights_digest(model), target.fingerprint(), budget, folds, fold,
-                         context.seed, *context.wrapping())  # fmt: skip
+                         keep, context.seed, *context.wrapping())  # fmt: skip
             known = context.recall("transfers", key, claim=False)
             if known is not None:
                 found[c.source.task_id][fold] = float(known.payload["score"])
@@ -313,7 +344,8 @@ def _fold_job(
     held = order[fold::folds]
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[held] = False
-    task = target.over(train=data.take(rest.nonzero()[:, 0]), test=data.take(held))
+    own = {"validation": target.data("validation")} if target.has_data("validation") else {}
+    task = target.over(train=data.take(rest.nonzero()[:, 0]), test=data.take(held), **own)
     learner, _, _ = receive(source, task, seed, keep)
     method.learn(learner, source, task, budget, torch.Generator().manual_seed(seed))
     return evaluate(learner, task, "test")
@@ -327,12 +359,19 @@ def paragraph(advice: Advice) -> str:
     if not advice.rows:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(advice.avoid.items())[:3])
         return f"No source fits {advice.target!r}: train from scratch." + (f" ({reasons})" if reasons else "")
-    if advice.source is None:
-        return (
-            f"No source is known to help {advice.target!r}: train from scratch. The best features found, those of "
-            f"{advice.rows[0].source!r}, tell no more about it than untrained ones."
-        )
     best = advice.rows[0]
+    if advice.source is None:
+        said = [f"No source is known to help {advice.target!r}: train from scratch."]
+        if best.source in advice.avoid and not _useless(best):
+            said.append(f"{best.source!r} is not to be used: {advice.avoid[best.source]}.")
+        elif not _useless(best):
+            said.append(
+                f"The best features found, those of {best.source!r}, tell no more about it than untrained ones."
+            )
+        if (bad := next((row for row in advice.rows if _useless(row)), None)) is not None:
+            score = "" if bad.expected is None else f"{advice.metric} {bad.expected.mean:.3f}, "
+            said.append(f"A transfer from {bad.source!r} gained nothing over that ({score}{bad.evidence}).")
+        return " ".join(said)
     said = [f"Learn {advice.target!r} from {best.source!r} by {best.strategy}."]
     if best.expected is not None:
         low, high = best.expected.low, best.expected.high
@@ -345,12 +384,13 @@ def paragraph(advice: Advice) -> str:
         )
     else:
         said.append(f"Evidence: {best.evidence}.")
-    if len(advice.rows) > 1:
-        second = advice.rows[1]
+    fit = (row for row in advice.rows[1:] if row.source not in advice.avoid and not _useless(row))
+    if (second := next(fit, None)) is not None:
         beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
         said.append(f"Next best: {second.source!r}{beside}.")
-    spent = "no training" if not advice.spent else "under 1 %" if advice.spent < 0.005 else f"{advice.spent:.0%}"
-    said.append(f"That takes {advice.cost} steps over all seeds; this advice took {spent} of trying all.")
+    spent = "under 1 %" if advice.spent < 0.005 else f"{advice.spent:.0%}"
+    took = f"{spent} of the training that trying all takes" if advice.spent else "no training"
+    said.append(f"That takes {advice.cost} steps over all seeds; this advice took {took}.")
     if advice.avoid:
         name, why = next(iter(advice.avoid.items()))
         more = f", and {len(advice.avoid) - 1} more" if len(advice.avoid) > 1 else ""

@@ -22,6 +22,8 @@ from crosstask.options import options_of, structure
 from crosstask.parts import Choice, Reference
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from crosstask.records import Budget
@@ -128,6 +130,13 @@ class Context(ABC):
     """What a transfer into a target may spend, where an engine says so."""
     seeds: int | None = None
     """Repeats of what is given with a confidence interval, where an engine says so."""
+    folder: Path | None = None
+    """Where a run of a recipe writes its record, its graph and its report; None elsewhere."""
+
+    def when_closed(self, function: Callable[[BaseException | None], None]) -> None:  # noqa: B027 -- an empty default
+        """Have `function` called once, as the run is over or its engine closed, with the error that ended it, if one
+        did. Without a run it is not called.
+        """
 
     @property
     def called(self) -> Component | None:

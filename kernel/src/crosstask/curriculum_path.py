@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Job, Remembered
+from crosstask.components import Job
+from crosstask.learning.fleets import Member, Phase, Trained, phases_of
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.own_models import Architecture, arrays_of, copied, network_like, restored
+from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import (
-    architecture,
     drawn,
     fresh_model,
+    fresh_text,
     key_of,
     mean_curve,
     read_scratch,
     receive,
     same_classes,
-    scratch,
     unfit_pair,
     weights_digest,
     without_model,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 HELD_OUT = 5
 """A target without validation data is judged on every so many-th of its training samples, drawn by the seed."""
+Result = TypeVar("Result")
+LEAST = 6
+"""Trainings of a curriculum are few: they are divided among workers only where each has so many."""
 Found = tuple[dict[str, Any], dict[str, Tensor]]
 """What a job came to: a payload, and the weights it ended with."""
 
@@ -100,9 +104,13 @@ class CurriculumPath:
         if begun:  # the user's own trained model: its training is not repeated
             assert task.model is not None
             self.nothing.like = task.model
-        found = self._jobs(_step_job, self.state, task, self.engine.train_budget, (begun,), ("step", begun))
-        self.spent += 0 if begun else self.engine.train_budget.steps
-        new = self._state(f"step {len(self.done)}: {task.task_id}", self.state, task, self.engine.train_budget, found)
+        (found,) = self._jobs(_Steps, [self.state], task, self.engine.train_budget, begun)
+        self.spent += 0 if begun else _steps_taken(found, self.engine.train_budget)
+        before, budget = self.state, self.engine.train_budget
+        known = (self.given[task.task_id],) if begun else ()
+        trail = (*before.trail, *known, task.fingerprint(), budget)
+        models = self._restored(before.like, task, found)
+        new = State(f"step {len(self.done)}: {task.task_id}", before.like, models, trail, task)
         step = _step_of(task, len(self.done), [payload for payload, _ in found])
         seen = _step_of(task, len(self.done), [p for p, _ in found], validated=task.has_data("validation"))
         told: dict[str, Any] = {}
@@ -120,20 +128,17 @@ class CurriculumPath:
     def arrive(self, sources: Sequence[Task] = ()) -> None:
         """Learn the target from the best state. Of `sources`, too, the own models are looked at alone."""
         if self.gate:
-            self._reach(self.nothing)
-            for source in sources:
-                alone = self._alone(source)
-                if alone is not None:
-                    self._reach(alone)
-                    self.best = max(self.best, alone, key=lambda state: state.worth)
+            others = [alone for source in sources if (alone := self._alone(source)) is not None]
+            self._reach(self.nothing, *others)
+            for alone in others:
+                self.best = max(self.best, alone, key=lambda state: state.worth)
         if self.gate and self.held_out:
             self.best.reached, self.nothing.reached = [], []  # learned again, from all of its samples
         elif self.gate and self.best is not self.nothing:
-            self.tried -= self.budget.steps  # what was tried is the answer
+            self.tried -= _steps_taken(self.best.reached, self.budget)  # what was tried is the answer
         self.done.append(self.target.task_id)
-        for state in (self.nothing, self.best):
-            self._reach(state, final=True)
-        self.spent += self.budget.steps
+        self._reach(self.nothing, self.best, final=True)
+        self.spent += _steps_taken(self.best.reached, self.budget)
         payloads = [{**own, "scratch": plain} for (own, _), (plain, _) in
                     zip(self.best.reached, self.nothing.reached, strict=True)]  # fmt: skip
         number = len(self.done)
@@ -153,11 +158,8 @@ class CurriculumPath:
 
     def _judged(self, new: State, alone: State | None) -> dict[str, Any]:
         """Take the better of what there is; what the step's record says of it."""
-        self._reach(self.nothing)
         before, metric = self.best, metric_of(self.target)
-        for state in (new, alone):
-            if state is not None:
-                self._reach(state)
+        self._reach(self.nothing, new, *([] if alone is None else [alone]))
         found = new if alone is None or new.worth >= alone.worth else alone
         if found.worth > before.worth:
             self.best = found
@@ -169,14 +171,16 @@ class CurriculumPath:
             "kept": "undone" if self.best is before else "alone" if found is alone else "path",
         }
 
-    def _reach(self, state: State, *, final: bool = False) -> None:
-        """Learn the target from a state, once."""
-        if state.reached:
-            return
+    def _reach(self, *states: State, final: bool = False) -> None:
+        """Learn the target from these states, each once."""
         held_out = self.held_out and self.gate and not final
-        state.reached = self._jobs(_reach_job, state, self.target, self.budget, (held_out,), ("reach", held_out))
-        if not final and state is not self.nothing:
-            self.tried += self.budget.steps
+        missing = [state for state in dict.fromkeys(states) if not state.reached]
+        for state, found in zip(
+            missing, self._jobs(_Reaches, missing, self.target, self.budget, held_out), strict=True
+        ):
+            state.reached = found
+            if not final and state is not self.nothing:
+                self.tried += _steps_taken(found, self.budget)
 
     def _alone(self, task: Task) -> State | None:
         """The task's own model, where it can be given to the target."""
@@ -186,44 +190,40 @@ class CurriculumPath:
         trail = ("alone", weights_digest(known))
         return State(f"{task.task_id} alone", known, [known] * len(self.seeds), trail, task)
 
-    def _state(self, name: str, before: State, task: Task, budget: Budget, found: list[Found]) -> State:
-        trail = (*before.trail, task.fingerprint(), budget)
-        return State(name, before.like, self._restored(before.like, task, found), trail, task)
-
     def _restored(self, like: Architecture, task: Task, found: Sequence[Found]) -> list[nn.Module]:
         device = self.engine.run.device
         return [restored(like, task, seed, tensors, device) for seed, (_, tensors) in
                 zip(self.seeds, found, strict=True)]  # fmt: skip
 
     def _jobs(
-        self, work: Any, state: State, task: Task, budget: Budget, more: tuple[Any, ...], how: tuple[Any, ...]
-    ) -> list[Found]:
-        """The answers of a job for every seed, from the store where they are known."""
-        run, light, last = self.engine.run, without_model(task), state.last
-        keep = last is not None and same_classes(last.descriptor, task.descriptor)
-        made = state.like if isinstance(state.like, ModelSpec) else architecture(state.like)
-        given = self.given.get(task.task_id) if True in more and how[0] == "step" else None
-        parts = ("path", how, self.method.identity(), made, given, keep, state.trail, task.fingerprint(), budget)
-        outcomes: dict[int, Found] = {}
-        jobs, waiting, keys = [], [], [key_of(*parts, seed) for seed in self.seeds]
-        for number, (key, seed) in enumerate(zip(keys, self.seeds, strict=True)):
-            known = run.recall("models", key, claim=False)
-            if known is not None:
-                outcomes[number] = (known.payload, known.tensors)
-                continue
-            before = state.models[number] if state.models else None
-            args = (self.method, before, state.like, light, budget, seed, keep, *more, run.device)
-            jobs.append(Job(work, args, label=task.task_id, key=("models", key)))
-            waiting.append(number)
-        for index, found in run.jobs(jobs):
-            if isinstance(found, Remembered):  # another run of this store has done it meanwhile
-                outcomes[waiting[index]] = (found.payload, found.tensors)
-                continue
-            payload, arrays = found
-            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            run.remember("models", keys[waiting[index]], payload, tensors)
-            outcomes[waiting[index]] = (unstructure(payload), tensors)
-        return [outcomes[number] for number in range(len(self.seeds))]
+        self, kind: type[_Steps | _Reaches], states: Sequence[State], task: Task, budget: Budget, special: bool
+    ) -> list[list[Found]]:
+        """The answers of trainings from these states, for every seed, from the store where they are known."""
+        run, light = self.engine.run, without_model(task)
+        given = self.given.get(task.task_id) if special and kind is _Steps else None
+        starts, keys = [], []
+        for state in states:
+            last = state.last
+            keep = last is not None and same_classes(last.descriptor, task.descriptor)
+            made = state.like if isinstance(state.like, ModelSpec) else fresh_text(state.like)
+            parts = ("path", (kind.what, special), self.method.identity(), made, given, keep, state.trail,
+                     task.fingerprint(), budget, *run.wrapping())  # fmt: skip
+            keys += [key_of(*parts, seed) for seed in self.seeds]
+            models: Sequence[nn.Module | None] = state.models or [None] * len(self.seeds)
+            starts += [_Start(model, state.like, keep, seed) for model, seed in zip(models, self.seeds, strict=True)]
+
+        def of(numbers: Sequence[int]) -> _Steps | _Reaches:
+            return kind(self.method, [starts[n] for n in numbers], light, budget, special, run.device)
+
+        def planned(numbers: Sequence[int]) -> list[Member]:
+            return of(numbers).planned()
+
+        def job(numbers: Sequence[int], together: bool) -> Job:
+            return Job(_together if together else _alone, (of(numbers),), label=task.task_id)
+
+        found = dict(remembered(run, "models", keys, planned, job, least=LEAST))
+        each = [(found[n].payload, found[n].tensors) for n in range(len(keys))]
+        return [each[start : start + len(self.seeds)] for start in range(0, len(each), len(self.seeds))]
 
 
 def _step_of(task: Task, number: int, payloads: list[dict[str, Any]], *, validated: bool = False) -> CurriculumStep:
@@ -245,75 +245,201 @@ def _step_of(task: Task, number: int, payloads: list[dict[str, Any]], *, validat
     )
 
 
+def _steps_taken(found: Sequence[Found], budget: Budget) -> int:
+    """By a seed, on average: where patience ran out, fewer than the budget's, as the curve says."""
+    ends = [payload["curve"]["steps"] for payload, _ in found]
+    return round(sum(steps[-1] if steps else budget.steps for steps in ends) / len(ends))
+
+
 def _split(task: Task) -> str:
     return next(s for s in ("test", "validation", "train") if task.has_data(s))
 
 
-def _learned(
-    method: Transfer,
-    model: nn.Module | None,
-    like: Architecture,
-    task: Task,
-    budget: Budget,
-    seed: int,
-    keep: bool,
-    device: str,
-) -> tuple[nn.Module, LearningCurve]:
-    """The task learned from a model, or from scratch: (a model, its curve)."""
-    generator = torch.Generator().manual_seed(seed)
-    if model is None:
-        learner = fresh_model(network_like(like, task, seed).to(device), task, seed)
-        return learner, fit(learner, task, budget, generator).curve()
-    learner, _, _ = receive(model, task, seed, keep)
-    return learner, method.learn(learner, model, task, budget, generator).curve()
+@attrs.frozen(eq=False)
+class _Start:
+    """What a learner begins with for one seed: a model, of which the head may be kept, or from scratch."""
+
+    model: nn.Module | None
+    like: Architecture
+    keep: bool
+    seed: int
 
 
-def _step_job(
-    method: Transfer, model: nn.Module | None, like: Architecture, task: Task, budget: Budget, seed: int, keep: bool,
-    ready: bool, device: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """One step of a curriculum for one seed, with its control, judged on test data, or on what there is. The first step
-    is training from scratch itself, or no training at all where the user's own model is `ready`.
+@attrs.frozen(eq=False)
+class _Trainings:
+    """Trainings on one task, as a job needs them."""
+
+    method: Transfer
+    starts: list[_Start]
+    task: Task
+    budget: Budget
+    special: bool
+    device: str
+
+    def planned(self) -> list[Member]:
+        """Members by which is seen whose learners can go together."""
+        made: dict[int, nn.Module] = {}
+        members = []
+        for start in self.starts:
+            model = start.model
+            if model is None:
+                if id(start.like) not in made:
+                    made[id(start.like)] = network_like(start.like, self.task, start.seed)
+                model = made[id(start.like)]
+            members.append(Member(model, self.task, self.budget, self.phases(start)))
+        return members
+
+    def phases(self, start: _Start) -> tuple[Phase, ...]:
+        """Of the method, or of training from scratch."""
+        if self.from_scratch(start):
+            return (Phase(self.budget.steps),)
+        return phases_of(self.method, self.budget) or ()
+
+    def from_scratch(self, start: _Start) -> bool:
+        return start.model is None
+
+    def drawn(self, seed: int) -> Task:
+        """What a seed learns from."""
+        return drawn(self.task, self.budget.samples, seed)
+
+    def control(self, start: _Start) -> Member:
+        """The network from scratch."""
+        task, phases = self.drawn(start.seed), (Phase(self.budget.steps),)
+        fresh = fresh_model(network_like(start.like, task, start.seed).to(self.device), task, start.seed)
+        return Member(fresh, task, self.budget, phases, start.seed)
+
+    def learner(self, start: _Start) -> Member:
+        """The learner, which from scratch is the control."""
+        if start.model is None:
+            return self.control(start)
+        task = self.drawn(start.seed)
+        learner, _, _ = receive(start.model, task, start.seed, start.keep)
+        return Member(learner, task, self.budget, self.phases(start), start.seed)
+
+    def trained(self, start: _Start, *, control: bool = False) -> tuple[Member, LearningCurve]:
+        """(the learner, or the control, trained alone; its curve)."""
+        generator = torch.Generator().manual_seed(start.seed)
+        if control or start.model is None:
+            member = self.control(start)
+            return member, fit(member.model, member.task, self.budget, generator).curve()
+        member = self.learner(start)
+        return member, self.method.learn(member.model, start.model, member.task, self.budget, generator).curve()
+
+    def fleet(
+        self, count: int, member: Callable[[int], Member], found: Callable[[Member, Trained], Result]
+    ) -> list[Result | None]:
+        """`in_fleet`, with what is judged on a curriculum."""
+        return in_fleet(count, member, found, curve_split="validation", score_split=_split(self.task))
+
+    def payload(self, member: Member, score: float, curve: LearningCurve, **more: Any) -> dict[str, Any]:
+        made = {"task": self.task.task_id, "score": score, "curve": curve, **more}
+        plain: dict[str, Any] = unstructure({**made, "seed": member.seed, "budget": self.budget})
+        return plain
+
+
+Outcome = tuple[Member, float, LearningCurve]
+"""A member that was trained, its score, its curve."""
+
+
+def _outcome(member: Member, trained: Trained) -> Outcome:
+    assert trained.score is not None  # a split was named
+    return member, trained.score, trained.history.curve()
+
+
+@attrs.frozen(eq=False)
+class _Steps(_Trainings):
+    """One step of a curriculum for each of some seeds, with its control, judged on test data, or on what there is. The
+    first step is training from scratch itself, or no training at all where the user's own model is ready (`special`).
     """
-    task = drawn(task, budget.samples, seed)
-    split = _split(task)
-    plain_score, plain_curve = scratch(network_like(like, task, seed).to(device), task, budget, seed, split)
-    if ready:
-        assert isinstance(like, nn.Module)
-        learner, curve = copied(like), LearningCurve()
+
+    what: ClassVar[str] = "step"
+
+    def from_scratch(self, start: _Start) -> bool:
+        return self.special or start.model is None
+
+    def together(self) -> list[Kept | None]:
+        count = len(self.starts)
+
+        def member(number: int) -> Member:
+            start = self.starts[number % count]
+            return self.control(start) if number < count else self.learner(start)
+
+        controls: list[Outcome | None]
+        learners: Sequence[Outcome | None]
+        if all(self.from_scratch(start) for start in self.starts):
+            controls = learners = self.fleet(count, member, _outcome)
+        elif self.phases(self.starts[0]) == (Phase(self.budget.steps),):
+            both = self.fleet(2 * count, member, _outcome)
+            controls, learners = both[:count], both[count:]
+        else:
+            controls = self.fleet(count, member, _outcome)
+            learners = self.fleet(count, lambda number: member(count + number), _outcome)
+        return [
+            None if control is None or learner is None else self._kept(start, control, learner)
+            for start, control, learner in zip(self.starts, controls, learners, strict=True)
+        ]
+
+    def alone(self) -> Kept:
+        (start,) = self.starts
+        control = self._scored(*self.trained(start, control=True))
+        learner = control if self.from_scratch(start) else self._scored(*self.trained(start))
+        return self._kept(start, control, learner)
+
+    def _scored(self, member: Member, curve: LearningCurve) -> Outcome:
+        return member, evaluate(member.model, member.task, _split(member.task)), curve
+
+    def _kept(self, start: _Start, control: Outcome, learner: Outcome) -> Kept:
+        member, score, curve = self._ready(start) if self.special else learner
+        _, plain_score, plain_curve = control
+        plain = {"score": plain_score, "curve": plain_curve}
+        return self.payload(member, score, curve, scratch=plain), arrays_of(member.model)
+
+    def _ready(self, start: _Start) -> Outcome:
+        """The user's own model, as it is."""
+        assert isinstance(start.like, nn.Module)
+        task, curve = self.drawn(start.seed), LearningCurve()
+        member = Member(copied(start.like), task, self.budget, (), start.seed)
         if task.has_data("validation"):
-            curve = LearningCurve(steps=(0,), values=(evaluate(learner, task, "validation"),))
-    else:
-        learner, curve = _learned(method, model, like, task, budget, seed, keep, device)
-    payload = {
-        "task": task.task_id,
-        "score": evaluate(learner, task, split),
-        "curve": curve,
-        "scratch": {"score": plain_score, "curve": plain_curve},
-        "seed": seed,
-        "budget": budget,
-    }
-    return unstructure(payload), arrays_of(learner)
+            curve = LearningCurve(steps=(0,), values=(evaluate(member.model, task, "validation"),))
+        return self._scored(member, curve)
 
 
-def _reach_job(
-    method: Transfer, model: nn.Module | None, like: Architecture, task: Task, budget: Budget, seed: int, keep: bool,
-    held_out: bool, device: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    """The target learned from a state for one seed: its score, and that on the data that decide."""
-    task = drawn(task, budget.samples, seed)
-    if held_out:
-        task = _without_some(task, seed)
-    learner, curve = _learned(method, model, like, task, budget, seed, keep, device)
-    payload = {
-        "task": task.task_id,
-        "score": evaluate(learner, task, _split(task)),
-        "judged": evaluate(learner, task, "validation") if task.has_data("validation") else None,
-        "curve": curve,
-        "seed": seed,
-        "budget": budget,
-    }
-    return unstructure(payload), arrays_of(learner)
+@attrs.frozen(eq=False)
+class _Reaches(_Trainings):
+    """The target learned from a state, for each of some seeds: its score, and that on the data that decide. These are
+    a part of its training samples (`special`) where it has no validation data.
+    """
+
+    what: ClassVar[str] = "reach"
+
+    def drawn(self, seed: int) -> Task:
+        task = super().drawn(seed)
+        return _without_some(task, seed) if self.special else task
+
+    def together(self) -> list[Kept | None]:
+        def kept(member: Member, trained: Trained) -> Kept:
+            return self._kept(*_outcome(member, trained))
+
+        return self.fleet(len(self.starts), lambda number: self.learner(self.starts[number]), kept)
+
+    def alone(self) -> Kept:
+        member, curve = self.trained(self.starts[0])
+        return self._kept(member, evaluate(member.model, member.task, _split(member.task)), curve)
+
+    def _kept(self, member: Member, score: float, curve: LearningCurve) -> Kept:
+        task = member.task
+        judged = evaluate(member.model, task, "validation") if task.has_data("validation") else None
+        return self.payload(member, score, curve, judged=judged), arrays_of(member.model)
+
+
+def _together(trainings: _Steps | _Reaches) -> list[Kept | None]:
+    """As a job: all at once."""
+    return trainings.together()
+
+
+def _alone(trainings: _Steps | _Reaches) -> list[Kept]:
+    """As a job: the only one."""
+    return [trainings.alone()]
 
 
 def _without_some(task: Task, seed: int) -> Task:

@@ -14,6 +14,7 @@ from typing import Any
 import networkx as nx
 
 from crosstask.errors import CrosstaskError, GraphError
+from crosstask.writing import atomic
 
 # role: (light, dark). Figures are made with the light colour; page.js swaps it, so each light colour occurs once.
 # Blue against orange, and Okabe and Ito's colours for series, stay apart for every common kind of colour blindness.
@@ -155,13 +156,11 @@ class Drawing:
         kind = path.suffix.lower()
         if kind not in (".svg", ".png"):
             raise GraphError(f"cannot draw {path.name!r}: the suffix must be .svg or .png")
-        try:
+        with atomic(path, "picture", kind=CrosstaskError) as part:
             if kind == ".svg":
-                path.write_text(self.svg(), encoding="utf-8")
+                part.write_text(self.svg(), encoding="utf-8")
             else:
-                self._image().save(path, format="PNG")
-        except OSError as error:
-            raise CrosstaskError(f"{path}: cannot be written: {error.strerror or error}") from None
+                self._image().save(part, format="PNG")
         return path
 
     def _image(self) -> Any:

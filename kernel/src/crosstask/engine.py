@@ -24,11 +24,12 @@ from crosstask.graph import TransferEdge, TransferGraph
 from crosstask.learning.devices import resolve_device
 from crosstask.learning.metrics import confidence_interval, moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import loss_of, metric_of
+from crosstask.learning.objectives import TASK_TYPES, loss_of, metric_of
 from crosstask.learning.own_models import (
     copied,
     own_network,
     prepare_model,
+    seems_untrained,
     train_models,
 )
 from crosstask.learning.transferring import (
@@ -52,6 +53,7 @@ from crosstask.points.strategist import Strategist
 from crosstask.points.synthesis import Synthesizer
 from crosstask.points.transfer import Transfer
 from crosstask.points.wrapper import Wrapper
+from crosstask.reading import odd_labels
 from crosstask.records import (
     Adjustment,
     Advice,
@@ -152,6 +154,7 @@ class TransferEngine(Engine):
         self.discoverers_named = discoverers is not None
         """Whether the user chose the discoverers; of the default ones those that cannot work are left out."""
         self.transfer_history: list[TransferResult] = []
+        self._measured: dict[str, TransferResult] = {}
         """Every transfer that `transfer_knowledge` has given, in order."""
         self.curricula: list[Curriculum] = []
         """Every curriculum that was planned."""
@@ -159,6 +162,8 @@ class TransferEngine(Engine):
         """Everything that was distilled."""
         self.given_models: dict[str, str] = {}
         """Digests of the models that users registered, by task; others are trained by this engine."""
+        self.notes: list[str] = []
+        """What the log was told of tasks as they were registered: models that seem to have learned nothing."""
         self._finished = Finished()
         self._described: dict[Discoverer, dict[tuple[str, str], _Described]] = {}
 
@@ -168,13 +173,18 @@ class TransferEngine(Engine):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(error)
 
-    def close(self) -> None:
-        """Stop the executor and let go of the store."""
-        self.run.executor.shutdown()
-        if self.store is not None:
-            self.store.close()
+    def close(self, error: BaseException | None = None) -> None:
+        """Stop the executor and let go of the store. Components that wait for it hear of the error that ended the work,
+        if one did.
+        """
+        try:
+            self.run.closed(error)
+        finally:
+            self.run.executor.shutdown()
+            if self.store is not None:
+                self.store.close()
 
     def component(self, kind: type[C], point: str, strategy: Strategy, options: Mapping[str, Any] | None = None) -> C:
         """A strategy as a component of this run."""
@@ -241,7 +251,8 @@ class TransferEngine(Engine):
         model, so that what is wrong is found before anything is computed.
 
         With `unseen` it can be synthesised for but is not learned from. DataError for a taken id, bad data, or a model
-        that does not fit them; nothing is registered then.
+        that does not fit them; nothing is registered then. A model that is hardly better than chance on the task's data
+        is a source all the same: the log says so, and `notes` keep it.
         """
         given: Any = task_or_descriptor
         if not isinstance(given, Task | TaskDescriptor):
@@ -249,7 +260,9 @@ class TransferEngine(Engine):
         task = Task(descriptor=given) if isinstance(given, TaskDescriptor) else given
         before = task.model
         task.model = before if trained_model is None else trained_model
+        told = task.descriptor.output_dim is not None or task.descriptor.classes
         try:
+            _known_type(task)
             fingerprint = task.fingerprint()
             if task.loss is not None:
                 loss_of(task)  # a name that nobody knows is said now
@@ -278,6 +291,14 @@ class TransferEngine(Engine):
             self.given_models.pop(task.task_id, None)
             task.model = before
             raise
+        doubts = [] if unseen else [seems_untrained(task)]
+        plain = task.descriptor.task_type == "classification" and not (told or task.descriptor.classes)
+        if plain and task.has_data():
+            odd = odd_labels(task.data().targets)
+            doubts.append(odd and f"task {task.task_id!r}: {odd}")
+        for doubt in filter(None, doubts):
+            self.run.log.warning(doubt)
+            self.notes.append(doubt)
 
     def register(self, portfolio: Portfolio) -> None:
         """Add every task of a portfolio, unseen ones as unseen, and check prerequisites."""
@@ -306,34 +327,41 @@ class TransferEngine(Engine):
 
     # Discovery --------------------------------------------------------------------------------------------------------
 
-    def discover(self, discoverers: Iterable[Strategy] | None = None) -> TransferGraph:
+    def discover(self, discoverers: Iterable[Strategy] | None = None, *, target: str | None = None) -> TransferGraph:
         """Run discoverers (the engine's own, by default) over all pairs, in order; each sees what the ones before
-        found. Of those that nobody named, one that cannot work on these tasks is left out, and the log says why.
+        found. Of those that nobody named, one that cannot work on these tasks is left out, and the log says why. With
+        `target` only pairs of that task are looked at. DataError for a target that is unknown.
         """
         self.portfolio.check()
-        chosen: list[Discoverer] = self.discoverers
-        if discoverers is not None:
+        portfolio = self.portfolio if target is None else self.portfolio.focused(target)
+        chosen: list[Discoverer]
+        if discoverers is None:
+            chosen = self.discoverers
+        else:  # the engine's own are not made for it: the record would name them among what was used
             discoverers = structure(discoverers, tuple[Any, ...], "the discoverers")
             chosen = [self.component(Discoverer, "discovery", each) for each in discoverers]  # type: ignore[type-abstract]
         if any("descriptors_only" not in d.capabilities for d in chosen):
             self.train()
-        for source, target in self.portfolio.pairs():  # found out anew: by the discoverers, where a model fails
-            self.graph.rule_out(source.task_id, target.task_id, None)
+        for pair in [p for p in self.graph.impossible if portfolio.has_pair(*p)]:
+            self.graph.rule_out(*pair, None)  # found out anew: by the discoverers, where a model fails
         named = discoverers is not None or self.discoverers_named
         failed: list[DataError] = []
         for discoverer in chosen:
             try:
-                self._discover_with(discoverer, self.portfolio, self._described.pop(discoverer, {}))
+                known = self._described.get(discoverer, {})
+                if target is None:
+                    self._described.pop(discoverer, None)
+                self._discover_with(discoverer, portfolio, known)
             except DataError as error:
                 if named or len(failed) + 1 == len(chosen):
                     raise
                 failed.append(error)
                 self.run.log.warning("discoverer left out", discoverer=discoverer.origin, reason=str(error))
         self._embed(chosen)
-        for source, target in self.portfolio.pairs():
+        for source, goal in portfolio.pairs():
             may_have_a_model = source.model is None and source.has_data()
-            if not may_have_a_model and (reason := unfit_pair(source, target, self.portfolio)):
-                self.graph.rule_out(source.task_id, target.task_id, reason)
+            if not may_have_a_model and (reason := unfit_pair(source, goal, self.portfolio)):
+                self.graph.rule_out(source.task_id, goal.task_id, reason)
         return self.graph
 
     def _embed(self, discoverers: Iterable[Discoverer]) -> None:
@@ -407,6 +435,7 @@ class TransferEngine(Engine):
             raise DataError(f"task {source_task!r} has neither a trained model nor training data to transfer from")
         if reason := unfit_pair(source, target, self.portfolio, ("train", "test")):
             raise DataError(f"no transfer from {source_task!r} to {target_task!r}: {reason}")
+        key = self._transfer_key(method, source, target, self.budget)
         result = self._transfer(method, source, target, self.budget)
         if samples:
             gain, capped = self._sample_gain(method, source, target, result)
@@ -419,19 +448,24 @@ class TransferEngine(Engine):
             },
         ).with_performance(result.metric, result.score.mean)
         self.transfer_history.append(result)
+        self._measured[key] = result
         if result.learned_nothing:
             self.run.log.warning("nothing was learned", source=source_task, target=target_task, score=result.score.mean,
                                  metric=result.metric, chance=result.chance)  # fmt: skip
         return result
 
-    def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
-        assert source.model is not None  # `transfer_knowledge` has seen to it
+    def _transfer_key(self, method: Transfer, source: Task, target: Task, budget: Budget) -> str:
+        """What the measurement of a transfer follows from."""
+        assert source.model is not None  # who asks has seen to it
         # The weights themselves: a model that the user registered follows from no seed and no budget.
         made = weights_digest(source.model)
-        key = key_of(
+        return key_of(
             "transfer", "samples by seed", method.identity(), made, source.fingerprint(),
             target.fingerprint(), budget, self.seeds, self.seed, *self.run.wrapping(),
         )  # fmt: skip
+
+    def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
+        key = self._transfer_key(method, source, target, budget)
         known = self.run.recall("transfers", key)
         if known is not None:
             found: TransferResult = structure(known.payload, TransferResult, "stored transfer")
@@ -463,9 +497,9 @@ class TransferEngine(Engine):
         """A model for the target: `.model`, of its source's class, with what was measured of the way it was made.
 
         `source` is a task; several, of whose models the best on the target's validation data is taken, averaged with
-        others where that is better there; or a curriculum, which is run. A strategy with the capability `several` makes
-        one model of several sources (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes those that
-        the graph knows to help. DataError if none of the sources fits.
+        others where that is no worse there; or a curriculum, which is run. A strategy with the capability `several`
+        makes one model of several sources (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes
+        the best by the graph, none that it knows to hurt. DataError if none of the sources fits.
         """
         if isinstance(source, Curriculum):
             return of_curriculum(self.run_curriculum(source, strategy))
@@ -483,19 +517,25 @@ class TransferEngine(Engine):
             return of_sources(from_several(self, self.method(strategy), target, names))
         found: list[Adapted] = []
         method, goal = self.method(strategy), self.portfolio[target]
+        sources = [self.portfolio[name] for name in dict.fromkeys(names)]  # a wrong name is said before any is learned
+        if any(given is goal for given in sources):
+            raise DataError(f"task {target!r} is both source and target: a transfer needs two")
         reasons = []
-        for name in names:
+        for given in sources:
             try:
-                result = self.transfer_knowledge(name, target, method)
+                result = self.transfer_knowledge(given.task_id, target, method)
             except DataError as error:
-                if len(names) == 1 or name not in self.portfolio:
+                if len(names) == 1:
                     raise
                 reasons.append(str(error))
                 continue
-            found.append(of_transfer(self.run, method, self.portfolio[name], goal, self.budget, result))
+            found.append(of_transfer(self.run, method, given, goal, self.budget, result))
         if not found:
             raise DataError(f"no source fits {target!r}: {'; '.join(reasons)}")
-        return found[0] if len(names) == 1 else of_several(found, goal)
+        if len(names) == 1:
+            return found[0]
+        chosen = of_several(found, goal)
+        return attrs.evolve(chosen, notes=(*chosen.notes, *reasons))
 
     def advise(self, target: str, transfer_strategy: Strategy = None, *, share: float = 0.25) -> Advice:
         """Which task's model to learn the target from: a paragraph (`.text`), a table (`.rows`), what to avoid.
@@ -511,7 +551,7 @@ class TransferEngine(Engine):
             raise DataError(f"share must be between 0 and 1, got {share}")
         self.train([t.task_id for t in self.portfolio if t is not goal and t.has_data()])
         candidates: list[tuple[Task, TransferResult | None, TransferEdge | None]] = []
-        avoid = {}
+        avoid, controls = {}, []
         self.run.tell("stage_started", stage="advise", total=None)
         for source in self.portfolio:
             if source is goal:
@@ -520,10 +560,12 @@ class TransferEngine(Engine):
             if reason is not None:
                 avoid[source.task_id] = reason
             else:
-                ends = (source.task_id, target, method.origin)
-                known = [r for r in self.transfer_history if (r.source, r.target, r.strategy) == ends]
-                candidates.append((source, known[-1] if known else None, self.graph.edge(source.task_id, target)))
-        advice = advise(self.run, method, goal, candidates, avoid, self.budget, self.seeds, share)
+                # Not by its name: budget, options, data or model may be others than what was measured with.
+                known = self._measured.get(self._transfer_key(method, source, goal, self.budget))
+                candidates.append((source, known, self.graph.edge(source.task_id, target)))
+                if source.task_id not in self.given_models and seems_untrained(source):  # the user's own is a source
+                    controls.append(source.task_id)
+        advice = advise(self.run, method, goal, candidates, avoid, self.budget, self.seeds, share, controls)
         if self.registry.defaults("strategist"):
             asked = self.component(Strategist, "strategist", None)  # type: ignore[type-abstract]
             usual = {point: names[0] for point in STRATEGIES if (names := self.registry.defaults(point))}
@@ -675,6 +717,11 @@ class TransferEngine(Engine):
         """
         for planned_id in of_kind(curriculum, Curriculum, "the curriculum").task_sequence:
             self.portfolio[planned_id]
+        self.portfolio[curriculum.target]
+        order = curriculum.task_sequence
+        if planner is None and (curriculum.target not in order[-1:] or order.count(curriculum.target) > 1):
+            told = ", ".join(order) or "no task at all"
+            raise DataError(f"the target of a curriculum comes last, and once: {curriculum.target!r} in {told}")
         gate = structure(gate, bool, "gate")
         method = self.method(transfer_strategy)
         chooser = None
@@ -686,6 +733,8 @@ class TransferEngine(Engine):
         path = CurriculumPath(self, method, seeds, target, self.given_models, gate)
         adjustments: list[Adjustment] = []
         while (task_id := self._next(curriculum, path.seen, chooser)) is not None:
+            if target.task_id in path.done:
+                break  # a planner went to the target early: with it the curriculum ends
             planned = next(t for t in (*curriculum.task_sequence, None) if t not in path.done)
             if task_id != planned:
                 reason = f"chosen by {chooser.origin if chooser else ''} where {planned or 'the end'} was planned"
@@ -834,6 +883,20 @@ def _said(edge: TransferEdge) -> dict[str, Any]:
     """What an edge says, for keys of what is made of it: not when and in which run it was found."""
     told: dict[str, Any] = unstructure(edge)
     return {name: value for name, value in told.items() if name not in ("when", "origin", "measurements")}
+
+
+def _known_type(task: Task) -> None:
+    """DataError for a type that is misspelt: one of a user's own has its own loss and metric."""
+    from difflib import get_close_matches  # deferred: only errors need it
+
+    kind = task.descriptor.task_type
+    if kind in TASK_TYPES or not task.has_data() or task.loss is not None or task.metric is not None:
+        return
+    if close := get_close_matches(kind, TASK_TYPES, n=1, cutoff=0.8):
+        raise DataError(
+            f"task {task.task_id!r}: no task_type {kind!r}; did you mean {close[0]!r}? (A type of your own needs "
+            "its own loss and metric)"
+        )
 
 
 def _check_unlabelled(given: Any, what: str) -> None:

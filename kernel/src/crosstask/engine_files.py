@@ -20,6 +20,7 @@ from crosstask.learning.models import ModelSpec
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget
 from crosstask.tasks import SPLITS, Portfolio, Task
+from crosstask.writing import check_path, size_of, unwritten
 
 
 class Held(Protocol):
@@ -50,7 +51,11 @@ HEAD = "engine.json"
 def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path:
     """Write the engine into a new folder, or over one that an engine was written into, whose other files stay."""
     target = Path(structure(folder, Path, "where an engine is saved"))
-    before = _written(target)
+    check_path(target, "engine")
+    try:
+        before = _written(target)
+    except OSError as error:  # such as a name that is too long
+        raise StoreError(unwritten(error, target, "engine")) from None
     if before is None:
         raise StoreError(f"{target} holds something else: name a new folder")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
@@ -94,7 +99,9 @@ def save_engine(engine: Held, folder: str | Path, *, data: bool = False) -> Path
         for file in before - set(written):
             (target / file).unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot write engine {target}: {error}") from None
+        raise StoreError(unwritten(error, target, "engine", written=size_of(part))) from None
+    except StoreError as error:  # of a file in it
+        raise StoreError(str(error).replace(str(part), str(target))) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
@@ -205,7 +212,8 @@ def _reopen(
             own = models.get(descriptor.task_id)
             task.model = load_model(_inside(root, told["model"]), into=own, trust=trust).to(engine.run.device)
         except CrosstaskError as error:
-            engine.run.log.warning("model left out", task=task.task_id, reason=str(error))
+            how = f"or open the engine with models={{{task.task_id!r}: module}}"
+            engine.run.log.warning("model left out", task=task.task_id, reason=str(error), hint=how)
     engine.register_task(task, unseen=bool(told.get("unseen")))
     if not told.get("given"):
         engine.given_models.pop(task.task_id, None)

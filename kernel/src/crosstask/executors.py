@@ -150,9 +150,7 @@ class _Pool:
             # By pickle itself: ForkingPickler would put every tensor into shared memory, with a file descriptor each.
             packed = pickle.dumps((job.function, job.args))
         except Exception as error:
-            told = RunError(f"{job} cannot be sent to another process: pickling it {what_was_raised(error)}")
-            told.__cause__ = error
-            future.set_exception(told)
+            future.set_exception(not_sent(job, error))
             return future
         with self.lock:
             if self.stopped:
@@ -270,7 +268,7 @@ class _Keeper:
                     raise RunError(f"{job} lost its worker process, which {ended}{times}") from None
                 logger().warning("worker lost, the job begins again", job=job, worker=ended)
                 continue
-            return _unpacked(job, answer)
+            return result_of(job, answer)
 
     def _ready(self, job: str) -> _Worker:
         """The worker, started if there is none, or none that is alive and within the limit of memory."""
@@ -440,7 +438,17 @@ class WorkerTraceback(Exception):  # noqa: N818 -- as a cause it is only shown
         return f"in a worker process\n\n{self.args[0]}"
 
 
-def _unpacked(job: str, answer: bytes) -> Any:
+def not_sent(job: Job, error: Exception) -> RunError:
+    """What is said of a job that cannot be pickled."""
+    told = RunError(f"{job} cannot be sent to another process: pickling it {what_was_raised(error)}")
+    told.__cause__ = error
+    return told
+
+
+def result_of(job: str, answer: bytes) -> Any:
+    """What a worker's answer says: the job's result, or its exception is raised, RunError with its text where it cannot
+    be sent. `answer` is unpickled, so it comes from a worker of ours.
+    """
     try:
         failure, result = pickle.loads(answer)  # noqa: S301 -- written by our own worker
     except BaseException as error:
@@ -518,17 +526,34 @@ def _live_with(parent: int) -> None:
 
 
 def _answer(packed: bytes, begin: Callable[[], None]) -> bytes:
+    call = read_call(lambda: pickle.loads(packed))  # noqa: S301 -- written by the process that started this one
+    if isinstance(call, bytes):
+        return call
+    begin()
+    return answer_of(*call)
+
+
+def read_call(read: Callable[[], tuple[Callable[..., Any], tuple[Any, ...]]]) -> tuple[Any, Any] | bytes:
+    """In a worker, of this executor or of another: the function and the arguments that `read` gives, or the answer that
+    says why it cannot.
+    """
     try:
-        function, args = pickle.loads(packed)  # noqa: S301 -- written by the process that started this one
+        function, args = read()
     except BaseException as error:
         return _failed(error, "cannot be read in its worker process: unpickling it ")
-    begin()
+    return function, args
+
+
+def answer_of(
+    function: Callable[..., Any], args: tuple[Any, ...], dumps: Callable[[Any], bytes] = pickle.dumps
+) -> bytes:
+    """In a worker: call it. What `result_of` reads where the job came from, whatever the function returns or raises."""
     try:
         result = function(*args)
     except BaseException as error:
         return _failed(error, "", _sendable(error))
     try:
-        return pickle.dumps((None, result))
+        return dumps((None, result))
     except BaseException as error:
         kind = type(result).__name__
         return _failed(error, f"has a result ({kind}) that cannot be sent back: pickling it ")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
+import gc
 import hashlib
 import json
 import math
@@ -19,7 +21,17 @@ import networkx as nx
 from crosstask.descriptors import TaskDescriptor
 from crosstask.drawing import Drawing, network
 from crosstask.errors import CrosstaskError, GraphError, nearest, of_kind
-from crosstask.graph_files import escaped, graphml_lines, json_lines, numbers, plain, read_graphml, text, write_lines
+from crosstask.graph_files import (
+    escaped,
+    gexf_lines,
+    graphml_lines,
+    json_lines,
+    numbers,
+    plain,
+    read_xml,
+    text,
+    write_lines,
+)
 from crosstask.options import option, record, structure
 from crosstask.pooling import NORMAL95, Drift, Pooled, Repeats, estimate_drift, false_discoveries, pool
 from crosstask.showing import frame, table
@@ -98,8 +110,9 @@ class TransferEdge:
     `accuracy_gain_low` and `accuracy_gain_high` are the 95 % interval of the gain in the metric; with `speed_capped`
     the speed gain is a lower bound (see `TransferResult.speed_capped`). `when` and `origin` say when and in which run
     it was found, where somebody has said so (`TransferGraph.dated`); `site` at which of several places, each with data
-    of its own, it was measured. An edge that `TransferGraph.merge` has pooled
-    holds what it was pooled from in `measurements`, which are of the same pair.
+    of its own, it was measured. `score` is what the target came to with the transfer where that was measured, in its
+    metric, `score_low` and `score_high` its 95 % interval; measurements of several budgets have no score in common. An
+    edge that `TransferGraph.merge` has pooled holds what it was pooled from in `measurements`, of the same pair.
     """
 
     source: str
@@ -117,6 +130,9 @@ class TransferEdge:
     accuracy_gain: float | None = None
     accuracy_gain_low: float | None = None
     accuracy_gain_high: float | None = None
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
     sample_efficiency_gain: float | None = None
     convergence_speed_gain: float | None = None
     speed_capped: bool = False
@@ -135,7 +151,7 @@ class TransferEdge:
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise GraphError(f"edge {self.source!r} -> {self.target!r}: the {kind} {name!r} is {value}")
-        for name in _NUMBERS:
+        for name in (*_NUMBERS, "score", "score_low", "score_high"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
                 told = f"{name} is {number}; where it is unknown, say None"
@@ -683,16 +699,11 @@ class TransferGraph:
                 "impossible": (each for into in self._ruled_out().values() for each in into),
             }
             write_lines(path, json_lines(SCHEMA, parts, {"fingerprints": self._fingerprints()}))
-        elif path.suffix == ".graphml":
+        elif path.suffix in (".graphml", ".gexf"):
             of_nodes: dict[str, type] = dict.fromkeys(("label", *_RECORDS["node"]), str)
             kinds = {"node": of_nodes, "edge": _EDGE_KINDS}
-            write_lines(path, graphml_lines(self._xml_nodes(), self._xml_edges(), kinds))
-        elif path.suffix == ".gexf":
-            flat = nx.MultiDiGraph()
-            flat.add_nodes_from(self._xml_nodes())
-            for number, (source, target, told) in enumerate(self._xml_edges()):
-                flat.add_edge(source, target, key=number, **told)
-            nx.write_gexf(flat, path)
+            lines = graphml_lines if path.suffix == ".graphml" else gexf_lines
+            write_lines(path, lines(self._xml_nodes(), self._xml_edges(), kinds))
         else:
             raise GraphError(f"cannot write {path.name!r}: the suffix must be .json, .graphml or .gexf")
         return path
@@ -722,25 +733,22 @@ class TransferGraph:
         path = Path(structure(path, Path, "where a transfer graph is read from"))
         if path.suffix not in (".json", ".graphml", ".gexf"):
             raise GraphError(f"cannot read {path.name!r}: the suffix must be .json, .graphml or .gexf")
-        try:
-            if path.suffix == ".json":
-                data = json.loads(path.read_text(encoding="utf-8"))
-            elif path.suffix == ".graphml":
-                data = _from_records(read_graphml(path, _RECORDS))
-            else:
-                flat = nx.read_gexf(path)
-                found = [("node", told) for _, told in flat.nodes(data=True)]
-                data = _from_records([*found, *(("edge", told) for _, _, told in flat.edges(data=True))])
-        except OSError as error:
-            raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
-            raise GraphError(
-                f"{path}: not a transfer graph written by crosstask: {type(error).__name__}: {error}"
-            ) from None
-        try:
-            return cls.from_json(data)
-        except GraphError as error:
-            raise GraphError(f"{path}: {error}") from None
+        with _uncollected():
+            try:
+                if path.suffix == ".json":
+                    data = json.loads(path.read_text(encoding="utf-8"))
+                else:
+                    data = _from_records(read_xml(path, _RECORDS))
+            except OSError as error:
+                raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
+            except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
+                raise GraphError(
+                    f"{path}: not a transfer graph written by crosstask: {type(error).__name__}: {error}"
+                ) from None
+            try:
+                return cls.from_json(data)
+            except GraphError as error:
+                raise GraphError(f"{path}: {error}") from None
 
     # As Python shows it -----------------------------------------------------------------------------------------------
 
@@ -1033,6 +1041,19 @@ def _direction(helped: int, helping: int, others: int, *, mutual: bool) -> Trans
 
 
 # --- Files
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, nobody looks for rings of objects: what a file holds of a graph has none, and millions are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
 
 _RECORDS = {"node": ("descriptor", "impossible", "fingerprint"), "edge": ("record",)}
 """Attributes of nodes and edges in XML that hold JSON: all that is read back."""

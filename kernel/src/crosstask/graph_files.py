@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,14 @@ import attrs
 
 from crosstask.errors import GraphError
 from crosstask.options import unstructure
+from crosstask.writing import atomic
 
 _NUMBER = "$number"  # no field is called so: {"$number": "nan"} stands for what JSON has no number for
 _NOT_XML = re.compile("[^ -\\[\\]-~\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 _ENCODER = json.JSONEncoder(allow_nan=False)
 _GRAPHML = "http://graphml.graphdrawing.org/xmlns"
+_GEXF = "http://www.gexf.net/1.2draft"
 _TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 
 
@@ -78,14 +79,9 @@ def escaped(name: str) -> str:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """As a whole: while it is written, and if that fails, what was there before stays."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # others may write it at the same time
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """As a whole: while it is written, and if that fails, what was there before stays. GraphError then."""
+    with atomic(path, "graph", kind=GraphError) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 def json_lines(schema: str, parts: Mapping[str, Iterable[Any]], whole: Mapping[str, Any]) -> Iterator[str]:
@@ -135,20 +131,91 @@ def _data(opened: Mapping[str, str], told: Mapping[str, Any]) -> str:
     )
 
 
-def read_graphml(path: Path, wanted: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The nodes and edges of a file one after another: (`node` or `edge`, those of its `wanted` attributes it has)."""
-    names: dict[str, str] = {}
-    kept = {scope: frozenset(each) for scope, each in wanted.items()}
-    whole = None
+def gexf_lines(
+    nodes: Iterable[tuple[str, Mapping[str, Any]]],
+    edges: Iterable[tuple[str, str, Mapping[str, Any]]],
+    kinds: Mapping[str, Mapping[str, type]],
+) -> Iterator[str]:
+    """What `networkx.write_gexf` would write, in version 1.2draft, likewise: `label` of a node and `weight` of an edge
+    are told where the format has them, the number of an edge is its key, too.
+    """
+    schema = f'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:schemaLocation="{_GEXF} {_GEXF}/gexf.xsd"'
+    yield f'<?xml version="1.0" encoding="utf-8"?>\n<gexf xmlns="{_GEXF}" {schema} version="1.2">\n'
+    yield "<meta><creator>crosstask</creator></meta>\n"
+    yield '<graph defaultedgetype="directed" mode="static">\n'
+    opened: dict[str, dict[str, str]] = {}
+    for scope, own in (("node", "label"), ("edge", "weight")):
+        opened[scope] = {}
+        yield f'<attributes class="{scope}" mode="static">\n'
+        for name, kind in {**kinds[scope], **({"networkx_key": int} if scope == "edge" else {})}.items():
+            if name != own:
+                key = str(sum(map(len, opened.values())))
+                opened[scope][name] = f'<attvalue for="{key}" value='
+                yield f'<attribute id="{key}" title={quoteattr(name)} type="{_TYPES[kind]}"/>\n'
+        yield "</attributes>\n"
+    yield "<nodes>\n"
+    for name, told in nodes:
+        yield f"<node id={quoteattr(name)} label={quoteattr(told['label'])}>{_values(opened['node'], told)}</node>\n"
+    yield "</nodes>\n<edges>\n"
+    key = opened["edge"]["networkx_key"]
+    for number, (source, target, told) in enumerate(edges):
+        ends = f'source={quoteattr(source)} target={quoteattr(target)} id="{number}" weight="{told["weight"]}"'
+        also = f'{key}"{number}"/>'
+        yield f"<edge {ends}>{_values(opened['edge'], told, also)}</edge>\n"
+    yield "</edges>\n</graph>\n</gexf>\n"
+
+
+def _values(opened: Mapping[str, str], told: Mapping[str, Any], also: str = "") -> str:
+    made = [
+        f"{opened[name]}{quoteattr(value) if isinstance(value, str) else _quoted(value)}/>"
+        for name, value in told.items()
+        if name in opened
+    ]
+    return f"<attvalues>{''.join(made)}{also}</attvalues>"
+
+
+def _quoted(value: Any) -> str:
+    return f'"{str(value).lower() if isinstance(value, bool) else value}"'
+
+
+def read_xml(path: Path, wanted: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The nodes and edges of a file, GraphML or GEXF, one after another: (`node` or `edge`, those of its `wanted`
+    attributes it has).
+    """
+    names: dict[str, dict[str, str]] = {scope: {} for scope in wanted}  # of what is wanted, by the file's own keys
+    whose, holders = "", list[Any]()
+
+    def known(scopes: str | None, key: str, name: str) -> None:
+        for scope in wanted if scopes in (None, "", "all") else {str(scopes)} & set(wanted):
+            if name in wanted[scope]:
+                names[scope][key] = name
+
     # expat reads no entity from outside, and ends one that grows without bound
     for event, element in ElementTree.iterparse(path, events=("start", "end")):  # noqa: S314
-        scope = element.tag.rpartition("}")[2]
+        what = element.tag.rpartition("}")[2]
         if event == "start":
-            whole = element if scope == "graph" else whole
-        elif scope == "key":
-            names[element.attrib["id"]] = element.attrib["attr.name"]
-        elif scope in kept:
-            data = ((names[each.attrib["key"]], each.text or "") for each in element)
-            yield scope, {name: value for name, value in data if name in kept[scope]}
-            if whole is not None:
-                whole.clear()
+            if what == "attributes":
+                whose = element.attrib["class"]
+            elif what in ("graph", "nodes", "edges"):
+                holders.append(element)
+        elif what in names:
+            yield what, _told(element, names[what])
+            holders[-1].clear()
+        elif what == "key":
+            known(element.get("for"), element.attrib["id"], element.attrib["attr.name"])
+        elif what == "attribute":
+            known(whose, element.attrib["id"], element.attrib["title"])
+        elif holders and element is holders[-1]:
+            holders.pop()
+
+
+def _told(element: Any, names: Mapping[str, str]) -> dict[str, str]:
+    """The attributes of a node or an edge that have a name: `data` of GraphML, `attvalues` of GEXF."""
+    found = {}
+    for each in element:
+        if (name := names.get(each.get("key"))) is not None:
+            found[name] = each.text or ""
+        for inner in each:
+            if (name := names.get(inner.get("for"))) is not None:
+                found[name] = inner.attrib["value"]
+    return found

@@ -28,16 +28,18 @@ from crosstask.manifest import DEFAULT
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.points.observer import Observer
-from crosstask.points.store import LEASE, Store
+from crosstask.points.store import Store
 from crosstask.recipe import Approve, BoundStage, Recipe, bind, recipe_from
 from crosstask.records import RunRecord
 from crosstask.registry import Registry, Status
 from crosstask.report import available, write_report
+from crosstask.report.following import FILE, Follower
 from crosstask.stages import Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
 from crosstask.store.graphs import keep_graph
-from crosstask.store.processes import birth, has_ended, host
+from crosstask.store.processes import alone, signed, still_at_work
 from crosstask.tasks import Portfolio
+from crosstask.writing import atomic, unwritten
 
 
 def run_recipe(
@@ -57,7 +59,8 @@ def run_recipe(
 
     Every measurement is kept as soon as it is done: a run that is killed and started again repeats none of them, and
     with `resume` it also keeps its id, its start and, if `recipe` is None, its recipe, wherever its folder is now. Runs
-    that share a store share the work: each measurement is done by one of them. RecipeError and RunError say
+    that share a store share the work: each measurement is done by one of them. What is wrong before the first stage
+    begins leaves an earlier run in the folder as it was. RecipeError and RunError say
     what is wrong before any work is done: unknown components or options, a folder that cannot be written, with `frozen`
     (a file that `crosstask plugins freeze` wrote) other plugins or versions than it names. `approve` is asked about the
     recipe of a run that is resumed without one.
@@ -66,13 +69,20 @@ def run_recipe(
     out = Path(out)
     _make_writable(out)
     opened = open_store(store or str(out / "store.db"), registry=registry)
+    mark = None
     try:
-        record = _begin(recipe, opened, out, resume)
+        with alone(out / ".beginning"):
+            record = _begin(recipe, opened, out, resume)
+            mark = _mark_of(out, record.run_id)
+            _write_text(mark, json.dumps(signed()))
         if recipe is None and approve is not None:  # from the folder, which may be somebody else's
             approve(record.recipe, {})
         again = recipe_from(record.recipe, registry, record.name)
         return _Job(again, record, opened, out, registry, device, trace, frozen).run(observers)
     finally:
+        if mark is not None:
+            with contextlib.suppress(OSError):
+                mark.unlink(missing_ok=True)
         opened.close()
 
 
@@ -92,7 +102,7 @@ def _read_record(folder: Path) -> RunRecord:
         made: RunRecord = structure(json.loads(path.read_text(encoding="utf-8")), RunRecord, str(path))
     except OSError as error:
         raise RunError(f"no run in {folder}: {path.name} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not a run's record: {error}") from None
     return made
 
@@ -100,19 +110,24 @@ def _read_record(folder: Path) -> RunRecord:
 def still_running(folder: Path, run_id: str) -> str | None:
     """Where a run is at work that was started in a folder: "process 7 on host". None: it is not.
 
-    A run leaves a mark in its folder and touches it while it works. What is on this machine is asked for its process; a
-    mark from another machine counts for `LEASE` seconds after the last touch.
+    A run leaves a mark in its folder and touches it while it works (`still_at_work`).
     """
-    mark = folder / f".running-{run_id}"
+    return still_at_work(_mark_of(folder, run_id))
+
+
+def _mark_of(folder: Path, run_id: str) -> Path:
+    return folder / f".running-{run_id}"
+
+
+def _other_run(out: Path, run_id: str) -> dict[str, bytes]:
+    """What a run overwrites as it begins, of another one in the folder that has results: name of a file -> content."""
     try:
-        told = json.loads(mark.read_text("utf-8"))
-        where, pid, born = str(told["host"]), int(told["pid"]), str(told["born"])
-        age = time.time() - mark.stat().st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if has_ended(where, pid, born) or (where != host() and age > LEASE):
-        return None
-    return f"process {pid} on {where.partition(':')[0]}"
+        other = _read_record(out)
+    except RunError:
+        return {}
+    if other.run_id == run_id or not other.results:
+        return {}
+    return {name: (out / name).read_bytes() for name in ("run.json", FILE) if (out / name).is_file()}
 
 
 def _make_writable(out: Path) -> None:
@@ -120,7 +135,7 @@ def _make_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         probe = out / f".write-{os.getpid()}"
         probe.write_bytes(b"")
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another run of this process may begin here, too
     except OSError as error:
         raise RunError(f"cannot write to the output folder {out}: {error.strerror or error}") from None
 
@@ -134,9 +149,15 @@ def _begin(recipe: Recipe | None, store: Store, out: Path, resume: bool) -> RunR
             )
         if (where := still_running(out, record.run_id)) is not None:
             raise RunError(f"run {record.run_id} in {out} is still at work ({where}): wait for it, or stop it first")
-        return attrs.evolve(record, status="running", error=None)
-    if recipe is None:
+    elif recipe is None:
         raise RecipeError("a recipe is needed to start a run")
+    for mark in out.glob(".running-*"):  # the later of two would overwrite what the other has found
+        other = mark.name.removeprefix(".running-")
+        if (where := still_running(out, other)) is not None:
+            raise RunError(f"run {other} is at work in {out} ({where}): give this one another folder, or stop that one")
+    if resume:
+        return attrs.evolve(record, status="running", error=None)
+    assert recipe is not None
     return RunRecord(
         run_id=uuid.uuid4().hex[:12],
         name=recipe.name,
@@ -180,7 +201,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Inside, SIGTERM and SIGHUP raise `Terminated`, once: a second one ends the process. Nothing changes where the
     application has handlers of its own, or outside the main thread.
     """
@@ -313,6 +334,8 @@ class _Job:
         self.recipe, self.record, self.store, self.out = recipe, record, store, out
         self.registry, self.device = registry.preferring(recipe.prefer), device
         self.trace, self.frozen = trace, frozen
+        self.earlier = _other_run(out, record.run_id)
+        self.begun = False  # whether its stages have: until then the folder is the earlier run's
 
     def run(self, observers: Iterable[Observer]) -> RunRecord:
         started = time.perf_counter()
@@ -321,18 +344,20 @@ class _Job:
         named = check_components(recipe, self.registry)
         if self.frozen is not None:
             check_frozen(self.frozen, named, self.registry)
+        listening = [*observers, Follower(folder=str(self.out), run_id=self.record.run_id)]
         self.engine = engine_for(
-            recipe, self.registry, self.store, self.device, observers, self.record.run_id, self.trace
+            recipe, self.registry, self.store, self.device, listening, self.record.run_id, self.trace
         )
+        self.engine.run.folder = self.out
         error: BaseException | None = None
-        self._mark()
+        mark = _mark_of(self.out, self.record.run_id)
         try:
-            with _terminable():
+            with terminable():
                 self._update(versions=self._versions(), used={**named, **self._kernel()})
                 self._write_record()
                 with self.engine.run as run:
                     if run.claims is not None:
-                        run.claims.also = self.mark.touch
+                        run.claims.also = mark.touch
                     run.tell("run_started", record=self.record)
                     self._work()
                 self._update(status="finished")
@@ -348,31 +373,31 @@ class _Job:
             self.record = attrs.evolve(self.record, seconds=seconds, used={**self.record.used, **used})
             self._end(error)
             self.engine.run.tell("run_finished", record=self.record, error=error)
+            self.engine.run.closed(error)
+            if not self.begun:  # the last that is written
+                self._give_back()
         return self.record
-
-    def _mark(self) -> None:
-        """See `still_running`."""
-        self.mark = self.out / f".running-{self.record.run_id}"
-        text = json.dumps({"host": host(), "pid": os.getpid(), "born": birth(os.getpid())})
-        _write_text(self.mark, text)
 
     def _end(self, error: BaseException | None) -> None:
         """Write how it ended, as far as that can be done: where the disk is full or the store is gone, its error is to
         be seen and not what follows from it. A run whose end is not written counts as interrupted.
         """
-        try:
-            for write in (self._update, self._write_record, self._write_graph):
-                try:
-                    write()
-                except CrosstaskError as failed:
-                    if error is None:
-                        raise
-                    note = f"its end could not be written: {failed}"
-                    if str(failed) != str(error) and note not in getattr(error, "__notes__", ()):
-                        error.add_note(note)
-        finally:
-            with contextlib.suppress(OSError):
-                self.mark.unlink(missing_ok=True)
+        files = () if self.earlier and not self.begun else (self._write_record, self._write_graph)
+        for write in (self._update, *files):
+            try:
+                write()
+            except CrosstaskError as failed:
+                if error is None:
+                    raise
+                note = f"its end could not be written: {failed}"
+                if str(failed) != str(error) and note not in getattr(error, "__notes__", ()):
+                    error.add_note(note)
+
+    def _give_back(self) -> None:
+        """Write again what the folder held of an earlier run."""
+        for name, content in self.earlier.items():
+            with contextlib.suppress(CrosstaskError), atomic(self.out / name, "to", needed=len(content)) as part:
+                part.write_bytes(content)
 
     def _versions(self) -> dict[str, str]:
         found = {"python": platform.python_version(), "torch": torch.__version__}
@@ -383,8 +408,11 @@ class _Job:
 
     def _update(self, **changes: Any) -> None:
         """Change the record and keep it, so that a killed run can be found again."""
-        self.record = attrs.evolve(self.record, **changes)
-        payload = {"folder": str(self.out.resolve()), "record": unstructure(self.record)}
+        notes = tuple(dict.fromkeys([*self.record.notes, *self.engine.notes]))
+        self.record = attrs.evolve(self.record, notes=notes, **changes)
+        elsewhere = self.earlier and not self.begun and self.record.status != "running"
+        place = "" if elsewhere else str(self.out.resolve())
+        payload = {"folder": place, "record": unstructure(self.record)}
         self.store.put("runs", self.record.run_id, payload, run_id=self.record.run_id, replace=True)
 
     def _work(self) -> None:
@@ -392,11 +420,23 @@ class _Job:
         self.engine.register(load_portfolio(self.recipe, self.engine))
         for each in stages:
             check_stage(each.stage, self.engine, each.name)
+        self.begun = True
+        if not stages:
+            note = "the recipe has no stage: there is nothing to do (a stage is a table, such as [discovery])"
+            self.engine.run.log.warning(note)
+            self.engine.notes.append(note)
+        before = set(self.record.results)  # in a resumed run: the files have them, and as much of the graph
+        if not before or not (self.out / "graph.json").exists():
+            before = set()
+            self._write_graph(report=False)
         finished = Finished()
         for each in stages:
             outcome = run_stage(self.engine, each.stage, each.name, finished)
             self._update(results={**self.record.results, each.name: unstructure(outcome.record)})
             self._summarise(each, outcome.record)
+            self._write_record()  # for whoever looks on, and if the process is killed
+            if not each.stage.keeps and each.name not in before:  # others leave the graph as it is
+                self._write_graph(report=False)
 
     def _summarise(self, each: BoundStage, result: Any) -> None:
         prefix = (
@@ -408,27 +448,24 @@ class _Job:
     def _write_record(self) -> None:
         _write_text(self.out / "run.json", json.dumps(unstructure(self.record), indent=1, allow_nan=False))
 
-    def _write_graph(self) -> None:
+    def _write_graph(self, report: bool = True) -> None:
         try:
             if self.engine.graph.task_ids:
-                keep_graph(self.store, self.engine.graph, self.record.run_id)
                 self.engine.export_transfer_graph(self.out / "graph.json")
+                if not report:
+                    return
+                keep_graph(self.store, self.engine.graph, self.record.run_id)
                 self.engine.export_transfer_graph(self.out / "graph.graphml")
                 if available():
                     write_report(self.record, self.engine.graph, self.out / "report.html", self.registry)
                 else:
                     self.engine.run.log.warning("no report: it needs plotly, pip install 'crosstask-kernel[report]'")
         except OSError as error:
-            raise RunError(f"cannot write to {self.out}: {error.strerror or error}") from None
+            raise RunError(unwritten(error, self.out, "to")) from None
 
 
 def _write_text(path: Path, text: str) -> None:
     """Write a file as a whole: whenever it is read or the process killed, it is the old one or the new one."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise RunError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    data = text.encode()
+    with atomic(path, "to", needed=len(data), kind=RunError) as part:
+        part.write_bytes(data)

@@ -261,7 +261,7 @@ KERNEL_POINTS = (
 """The points that the kernel itself defines. Others come from plugins, by the same rules; `Registry.points` has all."""
 
 RESERVED = {
-    COMMAND: ("plugins", "recipe", "report", "run", "stage", "store"),
+    COMMAND: ("compare", "plugins", "recipe", "report", "run", "stage", "store"),
     "stage": (
         "name", "description", "extends", "seed", "seeds", "requires", "prefer", "source", "model", "train", "budget",
         "transfer", "executor", "device", "observers", "wrappers",

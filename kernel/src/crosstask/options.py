@@ -225,9 +225,14 @@ def structure(value: Any, kind: Any, where: str = "value") -> Any:
             raise _wrong(value, "a date and time in ISO form", where) from None
     if issubclass(kind, Path) and isinstance(value, str):
         return Path(value)
-    if attrs.has(kind) and isinstance(value, Mapping):
+    called = f"{'an' if kind.__name__[0] in 'AEIOUaeiou' else 'a'} {kind.__name__}"
+    if not attrs.has(kind):
+        raise _wrong(value, called, where)
+    if isinstance(value, Mapping):
         return build(kind, value, where)
-    raise _wrong(value, f"a {kind.__name__}", where)
+    names = [f.name for f in attrs.fields(kind) if f.init]
+    shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+    raise _wrong(value, f"{called}, or a table of its options ({shown})", where)
 
 
 def unstructure(value: Any) -> Any:

@@ -20,6 +20,9 @@ TARGETS = ("label", "labels", "target", "targets", "y")
 UNKNOWN = -100
 """The label of a place that has none, in dense predictions (torch's `ignore_index`)."""
 
+MANY = 20
+"""Different labels above which they may be values, if nobody said what they are."""
+
 DENSE = ("segmentation", "token_classification")
 """Task types that give a label to every place of an input."""
 
@@ -414,6 +417,12 @@ def rows_of_table(
     whole = _inputs(_framed(inputs))
     count = len(whole)
     found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
+    of_split: dict[str, Tensor] = {}
+    if named := [task_id for task_id, column in targets.items() if isinstance(column, str)]:
+        raise DataError(
+            f"task {named[0]!r}: its targets are a label for every row, such as table[{targets[named[0]]!r}], and no "
+            "column of the inputs"
+        )
     for split, given in (splits or {"train": range(count)}).items():
         rows = _tensor(given, f"rows of the split {split}").reshape(-1)
         if (rows.is_floating_point() and len(rows)) or rows.is_complex():
@@ -428,6 +437,14 @@ def rows_of_table(
             raise DataError(
                 f"split {split!r} names a row twice (True and False for every row are booleans, not numbers)"
             )
+        for other, theirs in of_split.items():
+            both = rows[torch.isin(rows, theirs)]
+            if len(both) and "train" in (split, other):
+                raise DataError(
+                    f"splits {other!r} and {split!r} share {len(both)} rows (the first is {int(both[0])}): nothing is "
+                    "judged on what it was trained on"
+                )
+        of_split[split] = rows
         part = whole[rows]
         for place, (task_id, column) in enumerate(targets.items()):
             own = _column(column)
@@ -589,7 +606,24 @@ def _in_range(labels: Tensor, descriptor: TaskDescriptor) -> None:
         count = len(descriptor.classes)
     if low < 0 or (count is not None and high >= count):
         classes = f"0 to {count - 1}" if count else "0 and up"
-        raise DataError(f"labels run from {low} to {high}, the classes are {classes}")
+        values = " (for values say task_type='regression')" if high - low > MANY else ""
+        raise DataError(f"labels run from {low} to {high}, the classes are {classes}{values}")
+
+
+def odd_labels(labels: Tensor) -> str | None:
+    """What is strange about labels [N] of classes that nobody described: numbers that may be values, or that do not
+    begin at 0. None: nothing.
+    """
+    known = labels[labels != UNKNOWN]
+    found = len(torch.unique(known))
+    if found > MANY and 3 * found > len(known):
+        return (
+            f"its {len(known)} samples have {found} different labels, which are taken for classes: for values say "
+            "task_type='regression'"
+        )
+    if len(known) and int(known.min()) > 0:
+        return f"its labels run from {int(known.min())} to {int(known.max())}: class 0 has no sample; count from 0"
+    return None
 
 
 # Checks and what follows from the data --------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from crosstask.options import build, option, options_of, record, structure, unst
 from crosstask.parts import Choice, Reference
 from crosstask.points.stage import Stage
 from crosstask.records import Budget
-from crosstask.registry import Registry, packages
+from crosstask.registry import Registry
 
 _KERNEL = RESERVED["stage"]
 
@@ -202,7 +202,7 @@ def _tables(given: Mapping[str, Any], registry: Registry) -> dict[str, StageTabl
         try:
             use = registry.find("stage", use)[1].name
         except UnknownComponentError as error:
-            if use != name or f"stage/{name}" in packages():
+            if use != name or registry.offered(f"stage/{name}"):
                 raise OptionError(f"[{name}]: {error}") from None
             raise OptionError(
                 f"unknown table or key {name!r}{nearest(name, [*_KERNEL, *registry.names('stage')])}"
@@ -325,8 +325,13 @@ def _find(reference: str | Path, registry: Registry, folder: Path | None) -> Pat
     text = str(reference)
     if text.endswith(".toml") or "/" in text:
         path = Path(text) if folder is None or Path(text).is_absolute() else folder / text
-        if not path.is_file():
-            raise RecipeError(f"no recipe file {path}")
+        try:
+            there = path.is_file()
+        except OSError as error:  # no name of a file
+            raise RecipeError(f"no recipe file {path}: {error.strerror}") from None
+        if not there:
+            beside = [each.name for each in path.parent.glob("*.toml")]
+            raise RecipeError(f"no recipe file {path}{nearest(path.name, beside) if beside else ''}")
         return path.resolve()
     try:
         return registry.recipe_path(text)

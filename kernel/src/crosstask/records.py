@@ -447,7 +447,8 @@ class Offers(Protocol):
 class RunRecord(Shown):
     """One run: who it is, what made it, what came out. `run.json` is this record.
 
-    `versions` are those of everything that could be used, `used` the distributions whose components were.
+    `versions` are those of everything that could be used, `used` the distributions whose components were. `notes` say
+    what was noticed of the tasks (`TransferEngine.notes`).
     `results` holds the record of each stage that has finished, by the name of its table, as plain data: a run stays
     readable, and is written again untouched, where a stage's plugin is not installed.
     """
@@ -463,6 +464,7 @@ class RunRecord(Shown):
     recipe: dict[str, Any] = attrs.field(factory=dict)
     summary: dict[str, Any] = attrs.field(factory=dict)
     results: dict[str, Any] = attrs.field(factory=dict)
+    notes: tuple[str, ...] = ()
     error: str | None = None
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -312,7 +312,7 @@ class Registry:
 
     def _whence(self, record: PluginRecord, extension: Extension, points: Iterable[str]) -> str:
         """What to install for a missing point: as our index says, else what the distribution itself requires."""
-        offered = packages().get(f"point/{extension.point}")
+        offered = self.offered(f"point/{extension.point}")
         installed = {canonical(known.distribution) for known in self.records}
         missing = [name for text in record.needs if (name := _name_of(text)) not in installed and name != KERNEL]
         if offered or missing:
@@ -338,6 +338,14 @@ class Registry:
         reason = f"{what} is offered by {origins}; choose with prefer: {key!r} = {records[0].distribution!r}{wrong}"
         return [(record, reason) for record in records]
 
+    def offered(self, key: str) -> str:
+        """What to install for `point/name`: as our index says, then as that of the settings does; else nothing."""
+        found = packages().get(key)
+        if found is None and self.settings.index:
+            offer = named_index(self.settings.index).get(key)
+            return "" if offer is None else offer.install
+        return found or ""
+
     def plugins(self) -> list[PluginRecord]:
         """Every plugin found, conflicts settled, sorted by name."""
         _ = self._index
@@ -352,7 +360,7 @@ class Registry:
         """A usable extension point. PluginError says why it cannot be used, or what comes nearest."""
         records = self._index.points.get(name, [])
         if not records:
-            offered = packages().get(f"point/{name}")
+            offered = self.offered(f"point/{name}")
             hint = f"; pip install {offered} brings it" if offered else nearest(name, self._index.points)
             raise UnknownComponentError(f"unknown extension point {name!r}{hint}")
         if records[0].reason:
@@ -399,7 +407,7 @@ class Registry:
             return marked[0]
         if not marked:
             self._why_no_default(point)
-            offered = packages().get(f"{point}/{DEFAULT}")
+            offered = self.offered(f"{point}/{DEFAULT}")
             hint = f"; pip install {offered}" if offered else f"; name one of: {', '.join(self.names(point)) or 'none'}"
             raise UnknownComponentError(f"no installed plugin marks a {point} as the default{hint}")
         told = " and ".join(f"{name!r} of {self.find(point, name)[0].origin}" for name in marked)
@@ -449,7 +457,7 @@ class Registry:
             raise PluginError(
                 f"{point} {name!r}: plugin {record.name!r} of {record.origin} is {record.status.value}: {record.reason}"
             )
-        if offered := packages().get(f"{point}/{name}"):
+        if offered := self.offered(f"{point}/{name}"):
             raise UnknownComponentError(f"no {point} named {name!r} is installed; pip install {offered} brings it")
         unread = sorted(r.name for r in self.records if r.plugin is None)
         told = f" (not loaded: {', '.join(unread)}; see `crosstask plugins doctor`)" if unread else ""
@@ -527,10 +535,23 @@ class _Index:
     aliases: dict[tuple[str, str], list[tuple[PluginRecord, Extension]]] = attrs.field(factory=dict)
 
 
+INDEX_VERSION = 1
+_LARGEST_INDEX = 10_000_000
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+
+
+@attrs.frozen
+class Indexed:
+    """What an index says of a component, point, recipe or command: the distribution that brings it, and what it is."""
+
+    install: str
+    summary: str = ""
+
+
 @functools.cache
-def packages() -> Mapping[str, str]:
-    """`point/name` -> the distribution of ours that offers it, by the index that the root distribution carries; empty
-    where only the kernel is installed.
+def shipped_index() -> Mapping[str, Indexed]:
+    """`point/name` -> what our distributions offer, by the index that the root distribution carries; empty where only
+    the kernel is installed.
     """
     from importlib_metadata import PackageNotFoundError, distribution
 
@@ -538,7 +559,85 @@ def packages() -> Mapping[str, str]:
         text = distribution("crosstask").read_text("extra_metadata/index.json")
     except PackageNotFoundError:
         return {}
-    return cast("dict[str, str]", json.loads(text)) if text else {}
+    try:
+        return parse_index(text, "the index of crosstask") if text else {}
+    except PluginError:  # another release's
+        return {}
+
+
+@functools.cache
+def packages() -> Mapping[str, str]:
+    """`point/name` -> the distribution of ours that offers it."""
+    return {key: offer.install for key, offer in shipped_index().items()}
+
+
+@functools.cache
+def named_index(where: str) -> Mapping[str, Indexed]:
+    """The index of the settings, for errors: they have something else to say than what is wrong with it."""
+    try:
+        return load_index(where, 5)
+    except PluginError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=4)
+        return {}
+
+
+def load_index(where: str, seconds: float = 20) -> Mapping[str, Indexed]:
+    """An index from a file, or from a file:// or https:// address. PluginError says in a line what is wrong with it."""
+    from http.client import HTTPException
+    from urllib.error import URLError
+    from urllib.parse import urlsplit
+    from urllib.request import HTTPRedirectHandler, build_opener, url2pathname
+
+    class OnlySecure(HTTPRedirectHandler):
+        """An address that was given as a secure one must not become another."""
+
+        def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+            if not newurl.startswith("https://"):
+                raise URLError(f"it leads on to {newurl!r}, which is not https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    told = f"the index {where!r}"
+    scheme, _, _ = where.partition("://") if "://" in where else ("", "", "")
+    if scheme not in ("", "file", "https"):
+        raise PluginError(f"{told}: give a path, or an address that begins with file:// or https://")
+    try:
+        if scheme == "https":
+            with build_opener(OnlySecure).open(where, timeout=seconds) as answer:
+                data = answer.read(_LARGEST_INDEX + 1)
+        else:
+            path = Path(url2pathname(urlsplit(where).path) if scheme else where).expanduser()
+            if path.exists() and not path.is_file():
+                raise PluginError(f"{told} is no file")
+            with path.open("rb") as file:
+                data = file.read(_LARGEST_INDEX + 1)
+    except (OSError, ValueError, HTTPException) as error:
+        raise PluginError(f"{told} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > _LARGEST_INDEX:
+        raise PluginError(f"{told} is larger than {_LARGEST_INDEX:,} bytes")
+    return parse_index(data.decode("utf-8", "replace"), told)
+
+
+def parse_index(text: str, where: str) -> Mapping[str, Indexed]:
+    """What an index holds; nothing of it is executed. PluginError says in a line what is wrong with it."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PluginError(f"{where} is not JSON: {type(error).__name__}: {reprlib.repr(str(error))}") from None
+    version = data.get("crosstask_index") if isinstance(data, dict) else None
+    if type(version) is not int or not isinstance(offers := data.get("offers"), dict):
+        raise PluginError(f"{where} is no index of plugins: it needs crosstask_index = {INDEX_VERSION} and offers")
+    if version != INDEX_VERSION:
+        raise PluginError(f"{where} is of version {version}; this crosstask reads version {INDEX_VERSION}")
+    found: dict[str, Indexed] = {}
+    for key, offer in offers.items():
+        install, summary = (offer.get("install"), offer.get("summary", "")) if isinstance(offer, dict) else (None, "")
+        if not re.fullmatch(r"[\w-]{1,60}/[^\s/]{1,100}", key) or not isinstance(summary, str):
+            raise PluginError(f"{where}: {reprlib.repr(key)} must be point/name, its summary a text")
+        if not isinstance(install, str) or not _DISTRIBUTION.fullmatch(install):
+            told = "a distribution's name, such as crosstask-mine"
+            raise PluginError(f"{where}: {reprlib.repr(key)}: install must be {told}; got {reprlib.repr(install)}")
+        found[key] = Indexed(install, summary[:300])
+    return found
 
 
 def data_path(target: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -76,7 +76,7 @@ class Run(Context):
     ) -> None:
         self.registry, self.seed, self.run_id, self.device = registry, seed, run_id, device
         self.store = store
-        self.log = logger().bind(run=run_id)
+        self.log = logger().bind(**({"run": run_id} if run_id else {}))
         self.claims = None if store is None else Claims(store, run_id, self.log)
         self._memory: dict[Key, Remembered] = {}
         self._managers: dict[str, pluggy.PluginManager] = {}
@@ -84,6 +84,7 @@ class Run(Context):
         self._wraps: list[_Wrapped] = []
         self._asked: list[Component] = []
         self._stages: list[str] = []
+        self._closing: list[Callable[[BaseException | None], None]] = []
         self._cut_short = False  # an observer stopped a training: what came of it follows from no key
         self._trace = trace
         for observer in observers:
@@ -108,6 +109,14 @@ class Run(Context):
     @property
     def called(self) -> Component | None:
         return self._asked[-1] if self._asked else None
+
+    def when_closed(self, function: Callable[[BaseException | None], None]) -> None:
+        self._closing.append(function)
+
+    def closed(self, error: BaseException | None = None) -> None:
+        """Call what asked for it with `when_closed`, the last that asked first."""
+        while self._closing:
+            self._closing.pop()(error)
 
     def settings(self, plugin: str) -> dict[str, Any]:
         return self.registry.settings.table(plugin)

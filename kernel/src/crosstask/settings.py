@@ -32,7 +32,8 @@ class Settings:
     what is loaded must be in both. Names are compared as PEP 503 says: `my_plugin`, `My-Plugin`, `my.plugin` are one.
 
     `prefer` maps a plugin name, or `point/component`, to the distribution to use when several offer it.
-    `plugins_dir` are folders of one-off plugins. `tables` are what plugins are told, by plugin name:
+    `plugins_dir` are folders of one-off plugins. `index` is a list of plugins beside ours that says what to install: a
+    path, or a file:// or https:// address. `tables` are what plugins are told, by plugin name:
     `[tool.crosstask.NAME]` of a file, CROSSTASK_NAME_KEY of the environment.
     """
 
@@ -43,6 +44,7 @@ class Settings:
     tables: Mapping[str, Mapping[str, Any]] = attrs.field(factory=dict, repr=False)  # may hold secrets
     origins: Mapping[str, str] = attrs.field(factory=dict)
     allow_project: tuple[str, ...] = ()
+    index: str = ""
 
     def refuses(self, plugin: str, distribution: str) -> str | None:
         """Why a plugin of a distribution may not load; None if it may."""
@@ -74,7 +76,7 @@ class Settings:
 
     def shown(self, plugin: str) -> dict[str, Any]:
         """The same for people to read: without values whose keys sound like secrets, and logins in addresses."""
-        shown: dict[str, Any] = _without_secrets(self.table(plugin))
+        shown: dict[str, Any] = without_secrets(self.table(plugin))
         return shown
 
     def matches(self, key: str, *names: str) -> str | None:
@@ -92,9 +94,9 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
     """Read the user's `crosstask/config.toml`, the `[tool.crosstask]` of the nearest pyproject.toml, the environment.
 
     The environment: CROSSTASK_ALLOW, CROSSTASK_DENY (globs, with commas), CROSSTASK_PREFER (name=distribution),
-    CROSSTASK_PLUGINS_DIR (folders, with commas). A folder in a file is relative to that file. Later wins, except that
-    denied is what any of them denies, and that a project's file can narrow what the user allows and not widen it: it
-    may lie in a folder above that somebody else wrote.
+    CROSSTASK_PLUGINS_DIR (folders, with commas), CROSSTASK_PLUGINS_INDEX. A folder in a file is relative to that file.
+    Later wins, except that denied is what any of them denies, and that a project's file can narrow what the user allows
+    and not widen it, nor name an index: it may lie in a folder above that somebody else wrote.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -136,17 +138,20 @@ def load_settings(environ: Mapping[str, str] | None = None, folder: Path | None 
             pairs = [item.partition("=") for item in items]
             values[key] = {k.strip(): v.strip() for k, _, v in pairs} if key == "prefer" else tuple(items)
             origins[key] = variable
+    if text := environ.get("CROSSTASK_PLUGINS_INDEX"):
+        values["index"], origins["index"] = text, "CROSSTASK_PLUGINS_INDEX"
     return Settings(**values, origins=origins)
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
+    """Plain data for people to read: without values whose keys sound like secrets, and logins in addresses."""
     if isinstance(value, Mapping):
         return {
-            key: "(set, not shown)" if _SECRET.search(key.lower()) else _without_secrets(item)
+            key: "(set, not shown)" if _SECRET.search(key.lower()) else without_secrets(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
+        return [without_secrets(item) for item in value]
     return _LOGIN.sub("(not shown)", value) if isinstance(value, str) else value
 
 
@@ -175,6 +180,9 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     tables: dict[str, Any] = {}
     for key, value in found.items():
+        if key == "plugins":
+            checked["index"] = _index(value, path, bool(table))
+            continue
         if key not in _KEYS and isinstance(value, dict):
             tables[key] = value  # what a plugin of that name is told
             continue
@@ -189,3 +197,14 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
         if key == "plugins_dir":
             checked[key] = tuple(str(path.parent / Path(item).expanduser()) for item in value)
     return {**checked, "tables": tables} if tables else checked
+
+
+def _index(value: Any, path: Path, of_project: bool) -> str:
+    """The table [plugins] of a file."""
+    if of_project:
+        told = "it says what to install, and a project may be somebody else's; set it in your crosstask/config.toml"
+        raise OptionError(f"{path}: plugins.index cannot be set by a project: {told}, or CROSSTASK_PLUGINS_INDEX")
+    if not isinstance(value, dict) or set(value) != {"index"} or not isinstance(value["index"], str):
+        raise OptionError(f"{path}: [plugins] has one key, index, a path or an address; got {value!r}")
+    given: str = value["index"]
+    return given if "://" in given else str(path.parent / Path(given).expanduser())

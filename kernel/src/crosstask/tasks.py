@@ -177,7 +177,7 @@ class Portfolio:
         self._tasks: dict[str, Task] = {}
         self._unseen: dict[str, Task] = {}
         self.focus: str | None = None
-        self._chosen: tuple[tuple[str, str], ...] | None = None
+        self._chosen: dict[tuple[str, str], None] | None = None
         for held_back, given in ((False, tasks), (True, unseen)):
             for task in structure(given, tuple[Any, ...], f"the tasks of portfolio {name!r}"):
                 self.add(task, unseen=held_back)
@@ -276,7 +276,7 @@ class Portfolio:
         view = Portfolio(name=self.name)
         view._tasks, view._unseen, view.focus = self._tasks, self._unseen, self.focus
         chosen = structure(pairs, tuple[tuple[str, str], ...], "the pairs of a restricted portfolio")
-        view._chosen = tuple(dict.fromkeys(chosen))
+        view._chosen = dict.fromkeys(chosen)
         for source, target in view._chosen:
             for end in (source, target):
                 if self[end].task_id not in self._tasks and (end == source or end != self.focus):
@@ -284,6 +284,13 @@ class Portfolio:
             if source == target:
                 raise DataError(f"a pair of task {source!r} with itself")
         return view
+
+    def has_pair(self, source: str, target: str) -> bool:
+        """Whether `pairs` has this one (source id, target id), without going through them."""
+        if self._chosen is not None and (source, target) not in self._chosen:
+            return False
+        inside = source in self and (target in self or target == self.focus)
+        return inside and source != target and self.focus in (None, source, target)
 
     def pairs(self) -> Iterator[tuple[Task, Task]]:
         """Every ordered pair (source, target) of different tasks; with a focus, only the pairs that involve it; of a

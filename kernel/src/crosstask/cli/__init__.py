@@ -17,9 +17,10 @@ from crosstask.cli.lazy import LazyGroup
 from crosstask.manifest import COMMAND, RESERVED
 
 _COMMANDS = {
+    "compare": "What differs between runs: recipes, transfers, scores, cost.",
     "plugins": "List and inspect the installed plugins.",
     "recipe": "List recipes, or show one with the origin of each value.",
-    "report": "Write the HTML report of a run again.",
+    "report": "Write the HTML report of a run again, or show runs as a local page.",
     "run": "Run a recipe: its stages in order, with a report.",
     "stage": "Run one stage on a recipe's tasks.",
     "store": "List, check, repair, merge and clean what is stored.",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,13 +22,24 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Refuse to run with other plugins or versions than this file names (see `plugins freeze`).",
 )
+@click.option(
+    "--observer",
+    "observers",
+    multiple=True,
+    metavar="NAME",
+    help="Have this observer listen too, such as an experiment tracker: its options are those of its settings.",
+)
 @run_options
-def command(reference: str | None, resume: bool, frozen: Path | None, wanted: Wanted) -> None:
+def command(
+    reference: str | None, resume: bool, frozen: Path | None, observers: tuple[str, ...], wanted: Wanted
+) -> None:
     """Run RECIPE, a TOML file or the name of an installed recipe, and write everything it finds to --out."""
-    execute(reference, resume, wanted, frozen)
+    execute(reference, resume, wanted, frozen, observers)
 
 
-def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | None = None) -> None:
+def execute(
+    reference: str | None, resume: bool, wanted: Wanted, frozen: Path | None = None, named: Sequence[str] = ()
+) -> None:
     """Run a recipe and print its summary."""
     if reference is None and not resume:
         raise click.UsageError("a RECIPE is needed, or --resume to continue the run in --out")
@@ -39,6 +51,7 @@ def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | 
     registry = Registry.installed()
     approve = approval(registry, wanted.trust)
     recipe = load_recipe(reference, registry, wanted.overrides, approve=approve).recipe if reference else None
+    listening: list[Any] = [registry.create("observer", name) for name in named]
     with progress(wanted.as_json) as observers:
         record = run_recipe(
             recipe,
@@ -47,7 +60,7 @@ def execute(reference: str | None, resume: bool, wanted: Wanted, frozen: Path | 
             store=wanted.store,
             resume=resume,
             device=wanted.device,
-            observers=observers,
+            observers=[*observers, *listening],
             trace=wanted.tracer,
             frozen=frozen,
             approve=approve,

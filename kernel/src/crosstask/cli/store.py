@@ -44,7 +44,7 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextlib.contextmanager
-def _opened(url: str, weights: Path | None = None) -> Iterator[Store]:
+def opened(url: str, weights: Path | None = None) -> Iterator[Store]:
     """A store that is there: none is made."""
     from crosstask.errors import StoreError
     from crosstask.registry import Registry
@@ -72,7 +72,7 @@ def list_(kind: str | None, url: str | None, out: Path, weights: Path | None, as
     """The kinds of entries with their numbers, or the entries of KIND: models, transfers, runs, …"""
     from crosstask.store.upkeep import chosen_kinds
 
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         kinds = chosen_kinds(store, kind)
         if kind is None:
             rows: list[dict[str, Any]] = []
@@ -125,7 +125,7 @@ def check(url: str | None, out: Path, weights: Path | None, as_json: bool) -> No
     """Read every entry and every weights file. Exit status 1 if something is damaged."""
     from crosstask.store import upkeep
 
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         found = upkeep.check(store)
     if as_json:
         emit_json({**_health(found), "database": found.database, "dead_claims": found.dead_claims})
@@ -158,7 +158,7 @@ def repair(url: str | None, out: Path, weights: Path | None, as_json: bool) -> N
     """Remove the entries that are damaged, so that a run makes them again, and the claims of runs that have died."""
     from crosstask.store import upkeep
 
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         found = upkeep.repair(store)
     if as_json:
         emit_json({"removed": _health(found)["damaged"], "dead_claims": found.dead_claims})
@@ -192,7 +192,7 @@ def delete(
 
     if sum((bool(keys), run_id is not None, everything)) != 1:
         raise click.UsageError("say which entries: KEYS, --run RUN or --all")
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         chosen_kinds(store, kind)
         rows = list(store.rows(kind))
         known = {row.key for row in rows}
@@ -229,7 +229,7 @@ def merge(
     from crosstask.store.graphs import kept_graph
 
     whence = str(Path(other) / "store.db") if Path(other).is_dir() else other
-    with _opened(whence, other_weights) as source:
+    with opened(whence, other_weights) as source:
         store = open_store(_url(url, out), weights, Registry.installed())  # made if it is not there
         try:
             done, graph = upkeep.merge(store, source), kept_graph(store)
@@ -277,7 +277,7 @@ def graph(path: Path | None, url: str | None, out: Path, weights: Path | None, a
     """What all runs of the store have measured of each pair of tasks, pooled; where they disagree, whether it ages."""
     from crosstask.store.graphs import kept_graph
 
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         found = kept_graph(store)
     if path is not None:
         found.graph.export(path)
@@ -302,7 +302,7 @@ def gc(older_than: float, url: str | None, out: Path, weights: Path | None, as_j
     """Remove weights files that no entry names, and the claims of runs that have died."""
     from crosstask.store import upkeep
 
-    with _opened(_url(url, out), weights) as store:
+    with opened(_url(url, out), weights) as store:
         removed = upkeep.collect(store, older_than * 3600)
     if as_json:
         emit_json({"removed": [str(path) for path in removed]})

@@ -34,6 +34,7 @@ from torch.func import vmap
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 
 from crosstask.errors import OptionError, nearest
 from crosstask.learning.functional import as_taken, call, kept_buffers
@@ -62,9 +63,13 @@ SEPARATE: set[type[nn.Module]] = {
 """Modules that treat each sample by itself (not batch normalisation)."""
 
 MAX_POOLS = {nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d}
+MEANS = {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d}
 
 IMAGES = 20
 """Support images of all tasks in one pass: beyond it the activations of a usual network leave the cache."""
+
+ALIGNED = 16
+"""Widths of which it takes as many numbers to fill what a processor loads at once: see `Batched.noise`."""
 
 CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
@@ -114,6 +119,7 @@ class _Rows:
     tasks: int
     grouped: bool = False
     noise: Sequence[torch.Generator] | None = None
+    apart: bool = False
 
     def rows(self) -> Tensor:
         if not self.grouped:
@@ -125,7 +131,7 @@ class _Rows:
         return self.value if self.grouped else _quick(self.value.transpose(0, 1).flatten(1, 2))
 
     def like(self, value: Tensor, grouped: bool) -> _Rows:
-        return _Rows(value, self.tasks, grouped, self.noise)
+        return _Rows(value, self.tasks, grouped, self.noise, self.apart)
 
 
 def _quick(images: Tensor) -> Tensor:
@@ -141,17 +147,20 @@ class Batched:
     """The forward pass of `module` for many tasks at once. `path`: see the top of this file; `auto` chooses.
 
     The module may be changed and trained between calls, but not rebuilt from other layers. `noise`, a generator for
-    each task, is where dropout draws from in place of torch's global numbers: then what a task draws is what it would
-    draw alone (path `layers`).
+    each task, is where dropout draws from in place of torch's global numbers, in a block of one's own, too: then what a
+    task draws is what it would draw alone (paths `layers` and `vmap`; RuntimeError for chance of another kind).
+    `apart`: a task's numbers are rounded alike whoever is with it. A matrix product is not, on the CPU, where rows of
+    the tasks begin at places of different kinds; so widths are filled up with zeros.
     """
 
     noise: Sequence[torch.Generator] | None = None
     """Where dropout draws from, one generator for each task."""
 
-    def __init__(self, module: nn.Module, path: str = "auto") -> None:
+    def __init__(self, module: nn.Module, path: str = "auto", apart: bool = False) -> None:
         if path not in PATHS:
             raise OptionError(f"path cannot be {path!r}{nearest(path, PATHS)}")
-        self.module, self._path = module, path
+        self.module, self._path, self._apart = module, path, apart
+        self._plans: dict[Any, list[_Drawn]] = {}
         row = _row_of(module)
         self._separate = row is not None and all(_separate(leaf.module) for leaf in row)
         self._row = row if path in ("auto", "layers") else None
@@ -166,7 +175,7 @@ class Batched:
         if path == "layers":
             return self._walk(parameters, as_taken(self.module, inputs), start)
         if path == "vmap":
-            return _vmapped(self.module, dict(parameters), inputs)
+            return self._vmapped(self.module, dict(parameters), inputs)
         return self._loop(parameters, inputs)
 
     def path(self, names: Collection[str], inputs: Tensor) -> str:
@@ -188,18 +197,40 @@ class Batched:
         held = (*self.module.named_parameters(), *self.module.named_buffers())
         one = {name: tensor.detach().clone()[None] for name, tensor in held if name in names}
         devices = [inputs.device] if inputs.is_cuda else []
+        noise, self.noise = self.noise, None  # whose it is draws nothing here
         try:
             with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices), kept_buffers(self.module):
                 warnings.simplefilter("error")
                 walk(one, inputs[:1, :2])
         except Exception:  # whatever stands in vmap's way; what is wrong with the module itself, the loop will say
             return False
+        finally:
+            self.noise = noise
         return True
 
+    def filled(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same parameters, each [B, …], with the zeros that `apart` asks for, so that no call has to add them: no
+        step of an optimiser moves these. They begin as they were in every dimension.
+        """
+        made = dict(parameters)
+        row = (self._row or []) if self._apart and self.walked else []
+        others = {name for leaf in row if type(leaf.module) is not nn.Linear for name in leaf.names.values()}
+        for leaf in row:
+            if type(leaf.module) is not nn.Linear:
+                continue
+            given, answered = leaf.module.in_features, leaf.module.out_features
+            sizes = {"weight": (answered, given), "bias": (answered,)}
+            for local, name in leaf.names.items():
+                if name in made and name not in others and made[name] is parameters[name]:  # once, where it is tied
+                    room = [end for size in reversed(sizes[local]) for end in (0, -size % ALIGNED)]
+                    tensor = made[name]
+                    made[name] = functional.pad(tensor.detach(), room).requires_grad_(tensor.requires_grad)
+        return made
+
     @property
-    def by_hand(self) -> set[nn.Module]:
-        """The layers that the path `layers` walks by hand."""
-        return {leaf.module for leaf in self._row or () if self._path == "layers" and _by_hand(leaf.module)}
+    def walked(self) -> bool:
+        """Whether it is made of layers in a row that are all walked by hand."""
+        return self._row is not None and all(_by_hand(leaf.module) for leaf in self._row)
 
     @property
     def separate(self) -> bool:
@@ -235,15 +266,28 @@ class Batched:
 
     def _walk(self, parameters: Mapping[str, Tensor], inputs: Tensor, start: int = 0, end: int | None = None) -> Tensor:
         assert self._row is not None
-        state = _Rows(inputs, len(inputs), noise=self.noise)
+        state = _Rows(inputs, len(inputs), noise=self.noise, apart=self._apart)
         for leaf in self._row[start:end]:
             own = {local: parameters[name] for local, name in leaf.names.items() if name in parameters}
             layer = _by_hand(leaf.module)
             if layer is None:
-                state = state.like(_vmapped(leaf.module, own, state.rows()), False)
+                state = state.like(self._vmapped(leaf.module, own, state.rows()), False)
             else:
                 state = layer(leaf.module, own, state)
         return state.rows()
+
+    def _vmapped(self, module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """A module that is not walked by hand, with what its dropout draws from the tasks' own generators."""
+        if self.noise is None:
+            return _vmapped(module, parameters, inputs)
+        key = id(module), inputs.shape[1:], inputs.dtype, tuple(part.training for part in module.modules())
+        if key not in self._plans:
+            self._plans[key] = _plan(module, {n: t[0] for n, t in parameters.items()}, inputs[0])
+        masks = []
+        for drawn in self._plans[key]:
+            like = inputs.new_empty(drawn.shape, dtype=drawn.dtype)
+            masks.append(torch.stack([_mask(like, drawn.share, noise) for noise in self.noise]))
+        return _vmapped(module, parameters, inputs, masks)
 
     def _loop(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         with _statistics(self.module, parameters), _followable():
@@ -293,7 +337,9 @@ def _in_a_row(module: nn.Module) -> bool:
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    """Whether calling a module is more than its class says."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks) or "forward" in vars(module)
 
 
 def _by_hand(layer: nn.Module) -> Callable[[Any, dict[str, Tensor], _Rows], _Rows] | None:
@@ -307,7 +353,7 @@ def _by_hand(layer: nn.Module) -> Callable[[Any, dict[str, Tensor], _Rows], _Row
         return _elementwise
     if kind in POOLS and not getattr(layer, "return_indices", False):
         return _pooled
-    if isinstance(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1):
+    if isinstance(layer, nn.Flatten) and kind is nn.Flatten and (layer.start_dim, layer.end_dim) == (1, -1):
         return _flat
     if kind is nn.Linear:
         return _linear
@@ -351,8 +397,119 @@ def _mask(rows: Tensor, share: float, noise: torch.Generator) -> Tensor:
     )
 
 
+@attrs.frozen
+class _Drawn:
+    """What one call of dropout draws: a mask of this shape. `dense`: its input lies in memory row by row, or its mask
+    does whatever the input.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    share: float
+    dense: bool
+
+
+def _dropping(
+    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, train: bool | None = None
+) -> tuple[Tensor, float, bool, bool]:
+    """The arguments of torch's several functions called dropout."""
+    return input, p, training if train is None else train, inplace
+
+
+WHOLE = (functional.dropout, torch.dropout)
+CHANNELS = {functional.dropout1d: 3, functional.dropout2d: 4, functional.dropout3d: 5}
+
+
+def _embedded(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Tensor:
+    """`functional.embedding` of each task: torch.func.vmap keeps the gradient from the padding of the first alone, and
+    counts, or scatters, over all. RuntimeError for these.
+    """
+    if scale_grad_by_freq or sparse:
+        raise RuntimeError("torch.func.vmap takes all tasks for one where a gradient is sparse, or goes by frequency")
+    if padding_idx is not None:
+        padding = torch.arange(len(weight), device=weight.device) == padding_idx % len(weight)
+        weight = torch.where(padding[:, None], weight.detach(), weight)
+    return functional.embedding(input, weight, None, max_norm, norm_type)
+
+
+class _EachItsOwn(TorchFunctionMode):
+    """Inside, torch.func.vmap computes of every task what it would be alone, or raises."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is functional.embedding:
+            func = _embedded
+        return func(*args, **(kwargs or {}))
+
+
+class _Chance(_EachItsOwn):
+    """Inside, dropout draws nothing: it multiplies with the masks that are given, in their order, or, without any,
+    notes in `asked` what it would have drawn, and leaves its input as it is.
+    """
+
+    def __init__(self, masks: Sequence[Tensor] | None = None) -> None:
+        super().__init__()
+        self.asked: list[_Drawn] = []
+        self._masks = None if masks is None else iter(masks)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        whole = func in WHOLE
+        if whole or func in CHANNELS:
+            inputs, share, drops, inplace = _dropping(*args, **(kwargs or {}))
+            if drops and share > 0 and (whole or inputs.ndim == CHANNELS[func]):
+                shape = tuple(inputs.shape) if whole else (*inputs.shape[:2], *[1] * (inputs.ndim - 2))
+                if self._masks is None:
+                    self.asked.append(_Drawn(shape, inputs.dtype, share, not whole or inputs.is_contiguous()))
+                    return inputs
+                mask = next(self._masks)
+                return inputs.mul_(mask) if inplace else inputs * mask
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@torch.no_grad()
+def _plan(module: nn.Module, own: Mapping[str, Tensor], inputs: Tensor) -> list[_Drawn]:
+    """What dropout in a module draws in one call, in order."""
+    own = {name: tensor.clone() for name, tensor in own.items()}  # statistics may move
+    devices = [inputs.device] if inputs.is_cuda else []
+    chance = _Chance()
+    with chance, torch.random.fork_rng(devices), kept_buffers(module), _statistics(module, own):
+        call(module, own, inputs.clone())
+    return chance.asked
+
+
+def scattered(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether what dropout receives in training does not lie in memory row by row (channels last, say)."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.train()
+    try:
+        return not all(drawn.dense for drawn in _plan(model, {}, inputs))
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def _pooled(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
+    dims = int(type(layer).__name__[-2])
+    if state.value.ndim - (not state.grouped) == dims + 1:  # torch takes a batch [N, F] for one sample's N channels
+        rows = state.rows()
+        return state.like(layer(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]), False)
+    if state.apart and type(layer) in MEANS and _to_one(layer):
+        # The mean of a row: what torch does with many channels side by side is rounded by how many there are
+        rows = state.rows().contiguous().flatten(3)
+        return state.like(rows.mean(3).view(*rows.shape[:3], *(1,) * dims), False)
     return state.like(layer(state.groups()), True)
+
+
+def _to_one(layer: Any) -> bool:
+    """Whether a pool leaves one number of each channel."""
+    return {layer.output_size} == {1} if isinstance(layer.output_size, int) else set(layer.output_size) == {1}
 
 
 def _flat(layer: nn.Module, own: dict[str, Tensor], state: _Rows) -> _Rows:
@@ -391,10 +548,20 @@ def _linear(layer: Any, own: dict[str, Tensor], state: _Rows) -> _Rows:
     weight = layer.weight.expand(tasks, -1, -1) if weight is None else weight
     bias: Tensor | None = own["bias"] if "bias" in own else layer._parameters["bias"]
     flat = rows.reshape(tasks, -1, rows.shape[-1])
+    weight = weight.transpose(1, 2)
+    before, after = (-layer.in_features % ALIGNED, -layer.out_features % ALIGNED) if state.apart else (0, 0)
+    if before:
+        flat = functional.pad(flat, (0, before))
+    if (before or after) and weight.shape[1:] == (layer.in_features, layer.out_features):  # not `filled` already
+        weight = functional.pad(weight, (0, after, 0, before))
+    if after and bias is not None and bias.shape[-1] == layer.out_features:
+        bias = functional.pad(bias, (0, after))
     if bias is None:
-        found = torch.bmm(flat, weight.transpose(1, 2))
+        found = torch.bmm(flat, weight)
     else:
-        found = torch.baddbmm(bias.expand(tasks, -1).unsqueeze(1), flat, weight.transpose(1, 2))
+        found = torch.baddbmm(bias.expand(tasks, -1).unsqueeze(1), flat, weight)
+    if after:
+        found = found[..., : layer.out_features]
     return state.like(found.reshape(*rows.shape[:-1], layer.out_features), False)
 
 
@@ -434,10 +601,17 @@ def _statistics(module: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator
         yield
 
 
-def _vmapped(module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
-    def one(own: dict[str, Tensor], part: Tensor) -> Tensor:
-        return call(module, own, part)
+def _vmapped(
+    module: nn.Module, parameters: dict[str, Tensor], inputs: Tensor, masks: Sequence[Tensor] | None = None
+) -> Tensor:
+    """With `masks`, what dropout multiplies with for each task: nothing else may draw then."""
+
+    def one(own: dict[str, Tensor], part: Tensor, *given: Tensor) -> Tensor:
+        with _Chance(given) if given else _EachItsOwn():
+            return call(module, own, part)
 
     with _statistics(module, parameters), _followable():
-        found: Tensor = vmap(one, randomness="different")(parameters, inputs)
+        found: Tensor = vmap(one, randomness="different" if masks is None else "error")(
+            parameters, inputs, *(masks or ())
+        )
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crosstask.errors import StoreError
+from crosstask.writing import atomic
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
     """Write nested dicts, lists and tuples of tensors, numbers, strings, booleans and None; whole or not at all."""
     target, tensors = Path(path), dict[str, Tensor]()
     text = json.dumps(pack(state, "state", tensors), allow_nan=True)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
+    with atomic(target, "checkpoint", needed=len(text) + sum(tensor.nbytes for tensor in tensors.values())) as part:
         save_file(tensors, part, metadata={"state": text})
-        part.replace(target)
-    except OSError as error:
-        raise StoreError(f"cannot write checkpoint {target}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Fleets: many small networks of one architecture trained as one, each on its own data, with a seed of its own.
 
 A step of a small network is mostly overhead. `train_fleet` stacks the weights of its members and takes their steps
-together (`crosstask.learning.batched`): each sees the batches, and takes the steps, that `fit` would give it alone.
+together (`crosstask.learning.batched`): each sees the batches, and takes the steps, that `fit` would give it alone,
+with a learning rate and a number of samples of its own, and with patience for as long as it learns.
 Figures are those of `fit` up to rounding, and do not depend on who else is in the fleet.
 
 `muster` says which trainings can go together, and why others go alone.
@@ -10,8 +11,8 @@ Figures are those of `fit` up to rounding, and do not depend on who else is in t
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -19,25 +20,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
-from crosstask.errors import CrosstaskError
-from crosstask.learning.batched import Batched
+from crosstask.errors import CrosstaskError, DataError, told
+from crosstask.learning.architecture import architecture, layers
+from crosstask.learning.batched import Batched, scattered
 from crosstask.learning.data import batch_table
 from crosstask.learning.features import inseparable
-from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import Headless, evaluating, forward, head_name, head_of
-from crosstask.learning.objectives import LOSSES, Objective, called, loss_of
+from crosstask.learning.fleet_optimizer import FleetOptimizer, Learner, State
+from crosstask.learning.modules import Headless, evaluating, forward, head_name
+from crosstask.learning.objectives import LOSSES, Objective, called, loss_of, metric_of
+from crosstask.learning.side_effects import Watched, effect_of, foreign, hooks_of, saves_otherwise, unmoved
 from crosstask.learning.training import (
     History,
     check_loss,
     device_of,
     finite_losses,
     judged,
+    looked_at,
+    misfit,
     noise_of,
-    schedule_for,
 )
-from crosstask.learning.transferring import architecture
 from crosstask.records import Budget
 from crosstask.steps import listener
 from crosstask.tasks import Task
@@ -48,8 +50,9 @@ ACTIVATIONS = 2**20
 """Numbers in the largest layer's answers to a batch of every member, likewise."""
 WEIGHTS = 2**24
 """Numbers in the weights of all members."""
-LANE = 64
-"""Each tensor begins at a multiple of it: what is left of the last lane is rounded by other instructions."""
+TRIED = 8
+"""Samples with which a step is tried before many are taken together."""
+TOO_FEW = "too few of its kind, or too large: they would gain nothing"
 
 
 @attrs.frozen
@@ -104,45 +107,62 @@ def phases_of(method: object, budget: Budget) -> tuple[Phase, ...] | None:
 # Who goes together ----------------------------------------------------------------------------------------------------
 
 
+@unmoved()
 def muster(members: Sequence[Member], workers: int = 1, each: int = 1) -> tuple[list[list[int]], dict[int, str]]:
     """(fleets, as numbers of members; why each of the others goes alone).
 
-    A member stands for `each` trainings that differ in nothing but seed and samples. There are as many fleets as
-    `workers` where there are enough members.
+    Budgets may differ in learning rate and samples; those of one rate stand together. A member stands for `each`
+    trainings that differ in nothing but seed and samples. There are as many fleets as `workers` where there are enough
+    members.
     """
     kinds: dict[Any, list[int]] = {}
     reasons: dict[int, str] = {}
     models: dict[int, Any] = {}
+    effects: dict[Any, str | None] = {}
     for number, member in enumerate(members):
         try:
             if id(member.model) not in models:
                 models[id(member.model)] = _build(member.model)
-            kinds.setdefault((models[id(member.model)], *_terms(member)), []).append(number)
+            judges = id(member.task.loss), id(member.task.metric)
+            if judges not in effects:
+                effects[judges] = _effects(member)
+            kinds.setdefault((models[id(member.model)], effects[judges], *_terms(member)), []).append(number)
         except CrosstaskError as error:  # the training itself will say so
             reasons[number] = str(error)
     fleets: list[list[int]] = []
-    for numbers in kinds.values():
-        first = members[numbers[0]]
-        reason = alone(first)
+    for every in kinds.values():
+        numbers = sorted(every, key=lambda number: members[number].budget.learning_rate)
+        reason: str | None = None
+        while numbers:
+            first = members[numbers[0]]
+            try:
+                reason = alone(first)
+                break
+            except Exception as error:  # of its own samples: the others may be all right
+                reasons[numbers.pop(0)] = told(error)
+        if not numbers:
+            continue
         size = 0 if reason else min(room(first) // each, -(-len(numbers) // max(1, workers)))
         if size * each < 2:
-            reasons |= dict.fromkeys(numbers, reason or "too few of its kind, or too large: they would gain nothing")
+            reasons |= dict.fromkeys(numbers, reason or TOO_FEW)
         else:
             fleets += [numbers[start : start + size] for start in range(0, len(numbers), size)]
     return fleets, reasons
 
 
 def _build(model: nn.Module) -> Any:
-    """What the models of a fleet have in common: all but the head."""
+    """What the models of a fleet have in common: all but the head, as far as it is known what that does."""
     state = tuple((n, tuple(t.shape), t.dtype, t.requires_grad) for n, t in _of_trunk(model).items())
-    return architecture(model), state, device_of(model)
+    head = model.get_submodule(head_name(model))
+    known = Batched(nn.Sequential(head)).walked
+    return architecture(model), state, device_of(model), hooks_of(model), saves_otherwise(model), known or layers(head)
 
 
 def _terms(member: Member) -> Any:
     """What their trainings have in common. Heads, tasks and losses may differ."""
     inputs: object = member.task.data("train").inputs
     shape = (tuple(inputs.shape[1:]), inputs.dtype) if isinstance(inputs, Tensor) else None
-    return shape, member.budget, member.phases, _batch(member)
+    return shape, attrs.evolve(member.budget, learning_rate=1.0, samples=None), member.phases, _batch(member)
 
 
 def _batch(member: Member) -> int:
@@ -156,8 +176,6 @@ def alone(member: Member) -> str | None:
     model, budget = member.model, member.budget
     if listener() is not None:
         return "an observer listens to every step"
-    if budget.patience is not None:
-        return "with patience each training ends at a time of its own"
     if budget.precision != "float32" or budget.accumulate > 1:
         return "its budget asks for another precision, or for gradients of several batches"
     inputs: object = member.task.data("train").inputs
@@ -169,36 +187,104 @@ def alone(member: Member) -> str | None:
             return f"{kind} may have nothing to go by in a batch of one"
         if isinstance(layer, _NormBase) and layer.track_running_stats and layer.momentum is None:
             return f"{kind} keeps a mean over all batches that a model has seen"
-        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
-            return f"a {kind} has hooks"
+    if reason := hooks_of(model) or (budget.patience and saves_otherwise(model)) or _effects(member):
+        return reason
+    if 2 * sum(p.numel() for p in model.parameters()) > WEIGHTS:
+        return TOO_FEW
+    if not any(p.requires_grad for p in model.parameters()):
+        return f"nothing in {type(model).__name__} learns"
     if reason := inseparable(model, inputs):
         return reason
     trunk = _trunk_of(model)
     if trunk.path(_of_trunk(model), inputs[None, :2].to(device_of(model))) == "loop":
         return f"torch.func.vmap cannot follow {type(model).__name__}"
-    drawing = [m for m in (*trunk.module.modules(), *head_of(model).modules()) if isinstance(m, _DropoutNd) and m.p > 0]
-    for layer in drawing:
-        if layer not in trunk.by_hand:
-            return f"{type(layer).__name__} draws at random where it cannot be drawn for each alone"
-    if drawing and _scattered(model, inputs):
+    if scattered(model, inputs[:2].to(device_of(model))):
         return "its Dropout draws in the order of a memory format of the model's own"
+    return _unforeseen(member)
+
+
+def _unforeseen(member: Member) -> str | None:
+    """Why a step in a fleet would not be what it is alone; None if it is. Both are taken, with a few samples, unless
+    there are only layers in a row that are walked by hand.
+    """
+    given, model = attrs.evolve(member, state=None), member.model
+    fleet = _Fleet([given, given], [_alike(given)] * 2, fill=False)
+    if fleet.walked and not any(foreign(layer) or getattr(layer, "inplace", False) for layer in model.modules()):
+        return None
+    who, inputs = type(model).__name__, fleet.inputs[: min(_batch(member), TRIED)]
+    alone = copy.deepcopy(model).train()
+    held = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
+    learns = [name for name, tensor in held.items() if tensor.requires_grad]
+    if learns != [name for name, weight in model.named_parameters() if weight.requires_grad]:
+        return f"{who} says in train() what of it learns"
+    with Watched(alone) as watched:
+        try:
+            outputs = forward(alone, inputs.clone())
+            weights = torch.linspace(-1, 1, outputs.numel(), dtype=outputs.dtype, device=fleet.device)
+            weights = weights.view(outputs.shape)
+            given_ones = [weight for weight in model.parameters() if weight.requires_grad]
+            every = _slopes((outputs * weights).sum(), [*(held[name] for name in learns), *given_ones])
+        except Exception as error:  # alone, it will say so
+            return f"{who} cannot be trained: {told(error)}"
+    if watched.effect:
+        return f"{who} {watched.effect}"
+    slopes = every[: len(learns)]
+    if any(slope is not None for slope in every[len(learns) :]):  # a function that holds it, say
+        return f"a copy of {who} computes with weights of the model that it is a copy of"
+    fleet.mode(trunk=True, heads=True)
+    together = torch.stack([inputs, inputs])
+    if fleet.trunk.path(fleet.state, together) == "loop":
+        return f"torch.func.vmap cannot follow {who} in training"
+    fleet.drawing_from([torch.Generator(fleet.device).manual_seed(0) for _ in fleet.members])
+    head = fleet.heads[0]
+    state = fleet.state | {f"{head_name(model)}{name[1:]}": tensor for name, tensor in head.state.items()}
+    try:
+        found = head.net(head.state, fleet.trunk(fleet.state, together))
+        changed = _slopes((found * weights).sum(), [state[name] for name in learns])
+    except Exception as error:
+        if "random" in str(error):
+            return f"{who} draws at random where it cannot be drawn for each alone"
+        return f"torch.func.vmap cannot follow {who} in training: {told(error)}"
+    drawn_alike = fleet.device.type == "cpu" or not watched.drew  # elsewhere dropout draws in an order of its own
+    size = max([float(slope.abs().max()) for slope in slopes if slope is not None], default=1.0)
+    pairs: list[tuple[Tensor | None, Tensor | None, float]] = [(held[name], state[name], 1e-5) for name in held]
+    pairs += [(outputs, found, 1e-5), *((a, b, 1e-3 * size) for a, b in zip(slopes, changed, strict=True))]
+    if drawn_alike and not all(_near(one, other, most) for one, other, most in pairs):
+        return f"a step of {who} in a fleet is not what it is alone"
     return None
 
 
-def _scattered(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether what dropout receives does not lie in memory row by row (channels last, say)."""
-    found: list[bool] = []
-    layers = [layer for layer in model.modules() if isinstance(layer, _DropoutNd)]
-    seen = [
-        layer.register_forward_pre_hook(lambda _, given: found.append(given[0].is_contiguous())) for layer in layers
-    ]
-    try:
-        with torch.no_grad(), evaluating(model):
-            forward(model, inputs[:2].to(device_of(model)))
-    finally:
-        for handle in seen:
-            handle.remove()
-    return not all(found)
+def _slopes(loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(loss, list(tensors), allow_unused=True)
+
+
+def _near(one: Tensor | None, every: Tensor | None, most: float) -> bool:
+    """Whether each member has what it has alone, or has nothing, as alone."""
+    if one is None or every is None:
+        return one is every
+    kind = torch.complex128 if one.is_complex() else torch.float64
+    return torch.allclose(every.to(kind), one.to(kind).expand_as(every), rtol=1e-3, atol=most)
+
+
+def _effects(member: Member) -> str | None:
+    """What a loss or a metric of the user's own does besides answering; None if nothing."""
+    task, model = member.task, member.model
+    own: dict[str, tuple[object, Callable[[Task], Any]]] = {
+        "loss": (task.loss, loss_of),
+        "metric": (task.metric, metric_of),
+    }
+    for what, (given, made) in own.items():
+        if given is None or isinstance(given, str):
+            continue
+        few = task.data("train").take(slice(2)).to(device_of(model))
+        try:
+            with torch.no_grad(), evaluating(model):
+                outputs = forward(model, few.inputs)
+        except Exception:  # of the user's own class: the training will say so
+            return None
+        if effect := effect_of(made(task), outputs.requires_grad_(what == "loss"), few.targets):
+            return f"the {what} of task {task.task_id!r} {effect}"
+    return None
 
 
 def room(member: Member) -> int:
@@ -240,7 +326,7 @@ def _of_head(model: nn.Module) -> dict[str, Tensor]:
 
 def _trunk_of(model: nn.Module) -> Batched:
     """What comes before the head, computed with many sets of weights."""
-    return Batched(Headless(model).model)
+    return Batched(Headless(model).model, apart=True)
 
 
 # Training -------------------------------------------------------------------------------------------------------------
@@ -249,41 +335,83 @@ def _trunk_of(model: nn.Module) -> Batched:
 def train_fleet(
     members: Sequence[Member], *, curve_split: str | None = None, score_split: str | None = None
 ) -> list[Trained | CrosstaskError]:
-    """Train members that `muster` put together, in place; for each, how it went or why it failed, in their order.
+    """Train members that `muster` put together, in place; for each, how it went or why it failed, in their order. One
+    that fails, whatever it is that fails, leaves the others as they are.
 
     Learning curves and scores as in `fit` and `evaluate`, where a split is named for them.
     """
     given = list(members)
-    said = [_alike(member) for member in given]
-    order = sorted(range(len(given)), key=lambda number: (said[number], number))
-    placed = [given[number] for number in order]
+    results: dict[int, Trained | CrosstaskError] = {}
+    for number, member in enumerate(given):
+        try:
+            looked_at(member.task, member.budget, curve_split)
+        except CrosstaskError as error:
+            results[number] = error
+    able = [number for number in range(len(given)) if number not in results]
+    found = _trained([given[number] for number in able], curve_split, score_split)
+    results.update(zip(able, found, strict=True))
+    return [results[number] for number in range(len(given))]
+
+
+def _trained(members: list[Member], curve_split: str | None, score_split: str | None) -> list[Trained | CrosstaskError]:
+    """`train_fleet`; where all fail because of one, by halves until it is found."""
+    if not members:
+        return []
+    try:
+        return _together(members, curve_split, score_split)
+    except Exception as error:  # of somebody's data, model or loss
+        if len(members) > 1:
+            half = len(members) // 2
+            parts = (members[:half], members[half:])
+            return [result for part in parts for result in _trained(part, curve_split, score_split)]
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        return [error if isinstance(error, CrosstaskError) else _fault(members[0], error)]
+
+
+def _fault(member: Member, error: Exception) -> DataError:
+    """What is wrong with a member that cannot be trained by itself either."""
+    made = DataError(f"task {member.task.task_id!r}: {misfit(member.model, member.task) or told(error)}")
+    made.__cause__ = error
+    return made
+
+
+def _together(
+    members: list[Member], curve_split: str | None, score_split: str | None
+) -> list[Trained | CrosstaskError]:
+    """One fleet. The models are as they were if it raises."""
+    each = {(id(member.model), id(member.task)): member for member in members}
+    alike = {which: _alike(member) for which, member in each.items()}
+    said = [alike[id(member.model), id(member.task)] for member in members]
+    order = sorted(range(len(members)), key=lambda n: (said[n], members[n].budget.learning_rate, n))
+    placed = [members[number] for number in order]
     if len(placed) == 1:  # torch works a single set of weights by other means, and rounds otherwise
-        placed = [given[0], attrs.evolve(given[0], model=copy.deepcopy(given[0].model))]
+        placed = [members[0], attrs.evolve(members[0], model=copy.deepcopy(members[0].model))]
     fleet = _Fleet(placed, [said[number] for number in order])
     histories, failed = [History() for _ in placed], dict[int, CrosstaskError]()
     for phase in placed[0].phases:
-        for number, found in enumerate(fleet.run(phase, curve_split)):
+        for number, found in enumerate(_Run(fleet, phase, curve_split).go()):
             if isinstance(found, CrosstaskError):
                 failed.setdefault(number, found)
             else:
                 histories[number].extend(found)
-    fleet.hand_back()
     scores: Sequence[float | CrosstaskError | None] = [None] * len(placed)
     if score_split is not None:
         scores = fleet.scores(score_split)
+    failed |= fleet.hand_back()
     results: dict[int, Trained | CrosstaskError] = {}
     for place, number in enumerate(order):
         score = scores[place]
         wrong = failed.get(place) or (score if isinstance(score, CrosstaskError) else None)
         results[number] = wrong or Trained(histories[place], score)  # type: ignore[arg-type]
-    return [results[number] for number in range(len(given))]
+    return [results[number] for number in range(len(members))]
 
 
 def _alike(member: Member) -> str:
     """What members have in common whose heads and losses are computed as one; in a fleet they stand side by side."""
     shapes = [(name, tuple(t.shape), t.requires_grad) for name, t in _of_head(member.model).items()]
     head, targets = member.model.get_submodule(head_name(member.model)), member.task.data("train").targets
-    return f"{shapes} {head} {_loss_kind(member.task)} {targets.dtype} {tuple(targets.shape[1:])}"
+    return f"{shapes} {layers(head)} {_loss_kind(member.task)} {targets.dtype} {tuple(targets.shape[1:])}"
 
 
 def _loss_kind(task: Task) -> str:
@@ -324,21 +452,30 @@ class _Heads:
     stop: int
     kind: str
     net: Batched
-    state: dict[str, Tensor]
+    state: State
     losses: list[Objective]
     targets: Tensor
     offsets: Tensor
+
+    def only(self, rows: list[int], start: int) -> _Heads:
+        """Some of them, which begin at `start`."""
+        at = torch.tensor(rows, device=self.targets.device)
+        losses = [self.losses[row] for row in rows]
+        return attrs.evolve(
+            self, start=start, stop=start + len(rows), state=_chosen(self.state, at), losses=losses,
+            offsets=self.offsets[at],
+        )  # fmt: skip
 
 
 class _Fleet:
     """The weights of all members, stacked, in the order in which they are given."""
 
-    def __init__(self, members: Sequence[Member], alike: Sequence[str]) -> None:
-        self.members, first = members, members[0]
+    def __init__(self, members: Sequence[Member], alike: Sequence[str], fill: bool = True) -> None:
+        self.members, first, self.fill = list(members), members[0], fill
         self.budget, self.device = first.budget, device_of(first.model)
         self.trunk = _trunk_of(first.model)
         self.largest = _largest(first)
-        self.state = _stacked(members, _of_trunk(first.model))
+        self.state = self._filled(self.trunk, _stacked(members, _of_trunk(first.model)))
         self.generators = [torch.Generator().manual_seed(m.seed) for m in members]
         self.data = [m.task.data("train").head(m.budget.samples) for m in members]
         self.inputs, self.offsets = _pooled([d.inputs for d in self.data], self.device)
@@ -354,81 +491,81 @@ class _Fleet:
             name = head_name(own[0].model)
             head = copy.deepcopy(own[0].model.get_submodule(name))
             state = _stacked(own, _of_head(own[0].model))
+            net = Batched(nn.Sequential(head), apart=True)
             yield _Heads(
-                start, stop, _loss_kind(own[0].task), Batched(nn.Sequential(head)),
-                {f"0{key.removeprefix(name)}": tensor for key, tensor in state.items()},
+                start, stop, _loss_kind(own[0].task), net,
+                self._filled(net, {f"0{key.removeprefix(name)}": tensor for key, tensor in state.items()}),
                 [loss_of(m.task) for m in own], targets, offsets,
             )  # fmt: skip
             start = stop
 
-    def run(self, phase: Phase, curve_split: str | None) -> list[History | CrosstaskError]:
-        """One phase: for each member how it went, or its failure. A failed one does not disturb the others."""
-        budget, count = self.budget, phase.steps
-        noise = [torch.Generator(self.device).manual_seed(noise_of(generator)) for generator in self.generators]
+    def _filled(self, net: Batched, state: State) -> State:
+        return net.filled(state) if self.fill else state
+
+    @property
+    def walked(self) -> bool:
+        """Whether every layer is one that is known, and walked by hand."""
+        return self.trunk.walked and all(head.net.walked for head in self.heads)
+
+    def only(self, rows: list[int]) -> _Fleet:
+        """Some of the members, by rising numbers, with copies of the weights that they have now."""
+        made, at = copy.copy(self), torch.tensor(rows, device=self.device)
+        made.members, made.data = [self.members[row] for row in rows], [self.data[row] for row in rows]
+        made.generators = [self.generators[row] for row in rows]
+        made.state, made.offsets, made.heads = _chosen(self.state, at), self.offsets[at], []
+        for head in self.heads:
+            if own := [row - head.start for row in rows if head.start <= row < head.stop]:
+                made.heads.append(head.only(own, made.heads[-1].stop if made.heads else 0))
+        return made
+
+    @torch.no_grad()
+    def held(self, row: int) -> tuple[State, State]:
+        """Copies of what a member has now: outside its head, and in it."""
+        head = next(head for head in self.heads if row < head.stop)
+        trunk = {name: tensor[row].clone() for name, tensor in self.state.items()}
+        return trunk, {name: tensor[row - head.start].clone() for name, tensor in head.state.items()}
+
+    @torch.no_grad()
+    def put(self, row: int, held: tuple[State, State]) -> None:
+        """Give a member what it, or another of the same kind, had."""
+        head = next(head for head in self.heads if row < head.stop)
+        for name, tensor in held[0].items():
+            self.state[name][row].copy_(tensor)
+        for name, tensor in held[1].items():
+            head.state[name][row - head.start].copy_(tensor)
+
+    def kept(self, row: int) -> tuple[State, State]:
+        """Of what a member holds what its `state_dict` would."""
+        model = self.members[row].model
+        names, prefix = model.state_dict().keys(), head_name(model)
+        trunk, head = self.held(row)
+        return (
+            {name: tensor for name, tensor in trunk.items() if name in names},
+            {name: tensor for name, tensor in head.items() if f"{prefix}{name[1:]}" in names},
+        )
+
+    def drawing_from(self, noise: Sequence[torch.Generator]) -> None:
+        """What dropout draws from, for each member."""
         self.trunk.noise = noise
-        table = torch.stack([
-            batch_table(len(data), budget.batch_size, count, generator)
-            for data, generator in zip(self.data, self.generators, strict=True)
-        ]).to(self.device)  # fmt: skip
-        learning = _Learning([head.state for head in self.heads] + ([] if phase.head else [self.state]))
-        rate, fused = phase.rate * budget.learning_rate, self.device.type in ("cpu", "cuda")
-        optimizer: torch.optim.Optimizer | None = None
-        kept = self._features(table) if phase.head else None
-        found = [History() for _ in self.members]
-        failed: dict[int, CrosstaskError] = {}
-        losses: list[Tensor] = []
+        for head in self.heads:
+            head.net.noise = noise[head.start : head.stop]
 
-        def measure(step: int) -> None:
-            if curve_split is None:
-                return
-            for number, value in enumerate(self.scores(curve_split)):
-                if isinstance(value, CrosstaskError):
-                    failed.setdefault(number, value)
-                elif value is not None:
-                    found[number].steps.append(step)
-                    found[number].values.append(value)
-
-        measure(0)
-        self._mode(trunk=not phase.head, heads=True)
-        for step in range(1, count + 1):
-            learning.clear()
-            index = table[:, step - 1]
-            if kept is None:
-                features = self.trunk(self.state, _rows(self.inputs, index + self.offsets))
-            else:
-                features = _rows(kept[0], kept[1][:, step - 1])
-            each = torch.cat([self._losses(head, features, index) for head in self.heads])
-            torch.autograd.backward(each.sum())
-            if optimizer is None:
-                flat = learning.flatten()
-                optimizer = optimizer_for(budget.optimizer, flat, rate, budget.weight_decay, fused=fused)
-                schedule = schedule_for(optimizer, budget, count)
-            if budget.clip is not None:
-                self._clip(phase, budget.clip)
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
-            losses.append(each.detach())
-            if step % budget.evaluate_every == 0 or step == count:
-                measure(step)
-                self._mode(trunk=not phase.head, heads=True)
-        for number, member in enumerate(self.members):
-            try:
-                own = torch.stack(losses)[:, number] if losses else torch.empty(0)
-                found[number].losses = finite_losses(own, member.task, count)
-            except CrosstaskError as error:
-                failed[number] = error
-        return [failed.get(number, history) for number, history in enumerate(found)]
-
-    def _mode(self, *, trunk: bool, heads: bool) -> None:
+    def mode(self, *, trunk: bool, heads: bool) -> None:
+        """Training mode, or evaluation mode."""
         self.trunk.module.train(trunk)
         for head in self.heads:
             head.net.module.train(heads)
 
+    def losses(self, features: Tensor, index: Tensor) -> Tensor:
+        """The losses of all members [K] for features [K, B, …] and the places of the samples [K, B] in their data."""
+        sizes = [head.stop - head.start for head in self.heads]
+        parts = zip(self.heads, torch.split(features, sizes), torch.split(index, sizes), strict=True)
+        return torch.cat([self._losses(head, part, own) for head, part, own in parts])
+
     def _losses(self, head: _Heads, features: Tensor, index: Tensor) -> Tensor:
-        """The losses of some members [k] for features [K, B, …] and the places of the samples [K, B] in their data."""
-        outputs = head.net(head.state, features[head.start : head.stop])
-        targets = _rows(head.targets, index[head.start : head.stop] + head.offsets)
+        """The losses of some members [k] for their features [k, B, …] and the places of their samples [k, B]."""
+        outputs = head.net(head.state, features)
+        targets = _rows(head.targets, index + head.offsets)
         if head.kind != "own":
             return _row_losses(head.kind, outputs, targets)
         found = []
@@ -439,9 +576,9 @@ class _Fleet:
         return torch.stack([value.reshape(()) for value in found])
 
     @torch.no_grad()
-    def _features(self, table: Tensor) -> tuple[Tensor, Tensor]:
+    def features(self, table: Tensor) -> tuple[Tensor, Tensor]:
         """(what the heads receive of all samples in a table [K, steps, B], row by row; their rows [K, steps, B])."""
-        self._mode(trunk=False, heads=False)
+        self.mode(trunk=False, heads=False)
         seen = [own.unique(return_inverse=True) for own in table]
         most = max(len(rows) for rows, _ in seen)
         rows = torch.stack([functional.pad(rows, (0, most - len(rows))) for rows, _ in seen])
@@ -457,7 +594,7 @@ class _Fleet:
     @torch.no_grad()
     def scores(self, split: str) -> list[float | CrosstaskError | None]:
         """Each member's score on a split, or why it has none; None without data."""
-        self._mode(trunk=False, heads=False)
+        self.mode(trunk=False, heads=False)
         found: list[float | CrosstaskError | None] = [None] * len(self.members)
         for head in self.heads:
             sizes: dict[Any, list[int]] = {}
@@ -485,69 +622,176 @@ class _Fleet:
             made.append(head.net(own, self.trunk(trunk, part)))
         return torch.cat(made, dim=1)
 
-    def _clip(self, phase: Phase, most: float) -> None:
-        """Shorten each member's gradient as `torch.nn.utils.clip_grad_norm_` would."""
-        spans = [(slice(head.start, head.stop), t.grad) for head in self.heads for t in head.state.values()]
-        spans += [] if phase.head else [(slice(None), t.grad) for t in self.state.values()]
-        known = [(span, grad) for span, grad in spans if grad is not None]
-        squares = torch.zeros(len(self.members), device=self.device, dtype=known[0][1].dtype)
-        for span, grad in known:
-            squares[span] += grad.flatten(1).square().sum(1)
-        factor = (most / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-        for span, grad in known:
-            grad *= factor[span].reshape(-1, *[1] * (grad.ndim - 1))
-
     @torch.no_grad()
-    def hand_back(self) -> None:
-        """Put what was learned into the members' models."""
+    def hand_back(self) -> dict[int, CrosstaskError]:
+        """Put what was learned into the members' models; why one did not take it."""
+        failed: dict[int, CrosstaskError] = {}
         for head in self.heads:
             for number in range(head.start, head.stop):
                 member = self.members[number]
                 if member.state is not None:
                     continue
-                for name, tensor in _of_trunk(member.model).items():
-                    tensor.copy_(self.state[name][number])
                 prefix = head_name(member.model)
+                pairs = [(tensor, self.state[name][number]) for name, tensor in _of_trunk(member.model).items()]
                 for name, tensor in _of_head(member.model).items():
-                    tensor.copy_(head.state[f"0{name.removeprefix(prefix)}"][number - head.start])
+                    pairs.append((tensor, head.state[f"0{name.removeprefix(prefix)}"][number - head.start]))
+                try:
+                    for tensor, own in pairs:
+                        tensor.copy_(_part(own, tensor))
+                except Exception as error:  # numbers that lie in the same place, say
+                    failed[number] = _fault(member, error)
+        return failed
 
 
-class _Learning:
-    """What learns, laid end to end: an optimiser takes one step over a vector, not one over each tensor.
+class _Run:
+    """One phase of a fleet under way: who still learns, and how it goes for each."""
 
-    Only what the loss depends on does: the others have no gradient, and stay.
-    """
+    def __init__(self, fleet: _Fleet, phase: Phase, curve_split: str | None) -> None:
+        self.whole = self.fleet = fleet
+        self.budget, self.phase = fleet.budget, phase
+        self.split = "validation" if curve_split is None and self.budget.patience is not None else curve_split
+        self.places = list(range(len(fleet.members)))
+        """Which member of the whole each row is that is trained; below zero: one that has ended, for company."""
+        self.before = [generator.get_state() for generator in fleet.generators]
+        self.noise = [torch.Generator(fleet.device).manual_seed(noise_of(each)) for each in fleet.generators]
+        fleet.drawing_from(self.noise)
+        self.table = torch.stack([
+            batch_table(len(data), self.budget.batch_size, phase.steps, generator)
+            for data, generator in zip(fleet.data, fleet.generators, strict=True)
+        ]).to(fleet.device)  # fmt: skip
+        self.learning = FleetOptimizer(*self._learns(fleet), self.budget, phase.steps, fleet.device)
+        self.kept = fleet.features(self.table) if phase.head else None
+        self.found = [History() for _ in fleet.members]
+        self.failed: dict[int, CrosstaskError] = {}
+        self.losses: list[Tensor] = []
+        self.best = [_Best() for _ in fleet.members]
 
-    def __init__(self, states: Sequence[dict[str, Tensor]]) -> None:
-        self.places = [(state, name) for state in states for name, t in state.items() if t.requires_grad]
-        self.vectors: dict[torch.dtype, Tensor] = {}
-        for state, name in self.places:
-            state[name].grad = None
+    def _learns(self, fleet: _Fleet) -> tuple[list[Learner], list[float]]:
+        """What an optimiser is told: the states of a fleet that may learn, and the learning rate of each member."""
+        rates = [self.phase.rate * member.budget.learning_rate for member in fleet.members]
+        heads = [(head.start, head.stop, head.state) for head in fleet.heads]
+        return (heads if self.phase.head else [*heads, (0, len(fleet.members), fleet.state)]), rates
 
-    def clear(self) -> None:
-        """Gradients to zero."""
-        for vector in self.vectors.values():
-            assert vector.grad is not None
-            vector.grad.zero_()
+    def go(self) -> list[History | CrosstaskError]:
+        """For each member how it went, or its failure. A failed one does not disturb the others."""
+        steps, every = self.phase.steps, self.budget.evaluate_every
+        if self.split is not None:
+            self._measure(0)
+        self.fleet.mode(trunk=not self.phase.head, heads=True)
+        for step in range(1, steps + 1):
+            self._step(step)
+            if step == steps or (self.split is not None and step % every == 0):
+                self._look(step)
+                if not self.places:
+                    break
+                self.fleet.mode(trunk=not self.phase.head, heads=True)
+        if self.budget.patience is not None:
+            self._settle()
+        return [self.failed.get(number, history) for number, history in enumerate(self.found)]
 
-    def flatten(self) -> list[nn.Parameter]:
-        """Once there are gradients: the vectors, of which the tensors are views from now on, and so their gradients."""
-        used = [(state, name) for state, name in self.places if state[name].grad is not None]
-        for kind in {state[name].dtype for state, name in used}:
-            parts = [(state, name, state[name]) for state, name in used if state[name].dtype is kind]
-            starts = list(itertools.accumulate((-(-t.numel() // LANE) * LANE for *_, t in parts), initial=0))
-            vector = parts[0][2].new_zeros(starts[-1])
-            vector.grad = torch.zeros_like(vector)
-            for (state, name, old), start in zip(parts, starts, strict=False):
-                span = slice(start, start + old.numel())
-                assert old.grad is not None
-                with torch.no_grad():
-                    vector[span].copy_(old.flatten())
-                    vector.grad[span].copy_(old.grad.flatten())
-                state[name] = vector[span].view_as(old).requires_grad_()
-                state[name].grad = vector.grad[span].view_as(old)
-            self.vectors[kind] = vector
-        return list(self.vectors.values())  # type: ignore[arg-type]
+    def _step(self, step: int) -> None:
+        fleet, index = self.fleet, self.table[:, step - 1]
+        if self.kept is None:
+            features = fleet.trunk(fleet.state, _rows(fleet.inputs, index + fleet.offsets))
+        else:
+            features = _rows(self.kept[0], self.kept[1][:, step - 1])
+        each = fleet.losses(features, index)
+        self.learning.step(each.sum(), step)
+        self.losses.append(each.detach())
+
+    def _look(self, step: int) -> None:
+        """What the losses since the last time were, what the members reach, and who ends."""
+        for place, own in zip(self.places, torch.stack(self.losses, 1).cpu(), strict=True):
+            if place >= 0 and place not in self.failed:
+                try:
+                    self.found[place].losses += finite_losses(own, self.whole.members[place].task, step)
+                except CrosstaskError as error:
+                    self.failed[place] = error
+        self.losses = []
+        if self.split is not None:
+            self._measure(step)
+        if self.budget.patience is not None:
+            self._part()
+
+    def _measure(self, step: int) -> None:
+        assert self.split is not None
+        for place, value in zip(self.places, self.fleet.scores(self.split), strict=True):
+            if place < 0 or value is None:
+                continue
+            if isinstance(value, CrosstaskError):
+                self.failed.setdefault(place, value)
+            else:
+                self.found[place].steps.append(step)
+                self.found[place].values.append(value)
+
+    def _part(self) -> None:
+        """Members for whom patience has run out end here, and those that failed; the others go on without them."""
+        going = []
+        for row, place in enumerate(self.places):
+            if place < 0 or place in self.failed:
+                continue
+            history, best = self.found[place], self.best[place]
+            if history.values[-1] > best.value:
+                best.value, best.since, best.held = history.values[-1], 0, self.fleet.kept(row)
+            else:
+                best.since += 1
+            if best.since >= (self.budget.patience or 0):
+                history.stopped = f"nothing better since step {history.steps[-1 - best.since]}"
+                self.whole.put(place, self.fleet.held(row))
+            else:
+                going.append(row)
+        if len(going) == len(self.places):
+            return
+        if not going:
+            self.places = []
+            return
+        rows = going
+        if len(going) == 1:  # torch works a single set of weights by other means, and rounds otherwise
+            rows = sorted([*going, 1 if going == [0] else 0])
+        if len(rows) < len(self.places) or self.fleet is self.whole:  # which keeps what has ended as it is
+            self._only(rows)
+        self.places = [self.places[row] if row in going else -1 for row in rows]
+
+    def _only(self, rows: list[int]) -> None:
+        at = torch.tensor(rows, device=self.table.device)
+        self.fleet = self.fleet.only(rows)
+        self.learning = self.learning.only(rows, *self._learns(self.fleet))
+        self.table, self.noise = self.table[at], [self.noise[row] for row in rows]
+        self.fleet.drawing_from(self.noise)
+        if self.kept is not None:
+            self.kept = self.kept[0], self.kept[1][at]
+
+    def _settle(self) -> None:
+        """Each member has its best state, and its generator has drawn what it would have drawn alone."""
+        for row, place in enumerate(self.places):
+            if place >= 0 and self.fleet is not self.whole:
+                self.whole.put(place, self.fleet.held(row))
+        for place, (history, best) in enumerate(zip(self.found, self.best, strict=True)):
+            if best.held is not None and history.values[-1] < best.value:
+                self.whole.put(place, best.held)
+            generator = self.whole.generators[place]
+            generator.set_state(self.before[place])
+            batch_table(len(self.whole.data[place]), self.budget.batch_size, len(history.losses), generator)
+        self.whole.drawing_from(())
+
+
+@attrs.define(eq=False)
+class _Best:
+    """The best point of a member's curve, how many came since, and what it held then."""
+
+    value: float = -math.inf
+    since: int = 0
+    held: tuple[State, State] | None = None
+
+
+def _part(filled: Tensor, like: Tensor) -> Tensor:
+    """What a tensor holds without the zeros that fill it up."""
+    return filled[tuple(slice(size) for size in like.shape)]
+
+
+def _chosen(state: State, at: Tensor) -> State:
+    """Some rows of a state."""
+    return {name: tensor.detach()[at].requires_grad_(tensor.requires_grad) for name, tensor in state.items()}
 
 
 def _stacked(members: Sequence[Member], named: Mapping[str, Tensor]) -> dict[str, Tensor]:

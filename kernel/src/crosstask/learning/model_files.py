@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from crosstask.errors import DataError, StoreError, of_kind
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import Head, head_found, head_of, know, origin_of, replace_head, without_values
 from crosstask.options import structure, unstructure
+from crosstask.writing import atomic
 
 FORMAT = 1
 
@@ -34,7 +34,7 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
     of_kind(model, nn.Module, "what is written as a model")
     if reason := without_values(model, lazy=False):
         raise DataError(f"{target}: {reason}")
-    how = _told(model)
+    how = how_made(model)
     extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
     if extra:
         try:
@@ -43,15 +43,8 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
             name = next(iter(extra))
             raise StoreError(f"{target}: {name!r} (get_extra_state) is no plain data: it cannot be written") from None
     tensors = {n: t.detach().cpu().contiguous().clone() for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(target, "model", needed=sum(tensor.nbytes for tensor in tensors.values())) as part:
         save_file(tensors, part, metadata={"crosstask": json.dumps({"format": FORMAT, **how})})
-        part.replace(target)
-    except OSError as error:
-        raise StoreError(f"cannot write model {target}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)
     return target
 
 
@@ -70,13 +63,7 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     model = into if into is not None else _made(told, tensors, path, trust)
     if reason := without_values(model):
         raise DataError(f"{path}: {reason}")
-    head, outputs = told.get("head"), told.get("outputs")
-    if isinstance(head, str) and origin_of(model).head is None and head in dict(model.named_modules()):
-        know(model, head=Head(head))
-    if type(outputs) is int and _outputs(model) not in (None, outputs):
-        if not any(outputs in tensor.shape for tensor in tensors.values()):
-            raise DataError(f"{path}: a head of {outputs} outputs is told, no tensor of the file has that size")
-        replace_head(model, outputs, 0)  # the model was given another head after it was made
+    _with_its_head(model, told, tensors, path)
     own = model.state_dict()
     missing = [name for name, value in own.items() if isinstance(value, Tensor) and name not in tensors]
     other = [name for name, value in tensors.items() if name not in own or own[name].shape != value.shape]
@@ -90,12 +77,13 @@ def load_model(path: str | Path, *, into: nn.Module | None = None, trust: bool =
     return model.eval()
 
 
-def _told(model: nn.Module) -> dict[str, Any]:
-    """How a model is made, and where its head is."""
+def how_made(model: nn.Module) -> dict[str, Any]:
+    """How a model is made, and where its head is, as plain data; `made_again` follows it."""
     origin = origin_of(model)
     told: dict[str, Any] = {"class": f"{type(model).__module__}:{type(model).__qualname__}", "outputs": _outputs(model)}
     try:
-        told["head"] = head_found(model).module
+        head = head_found(model)
+        told["head"] = head.module if head.module is not None else [list(each) for each in head.weights]
     except DataError:
         told["head"] = None
     config: Any = getattr(model, "config", None)
@@ -105,12 +93,56 @@ def _told(model: nn.Module) -> dict[str, Any]:
         told["transformers"] = json.loads(json.dumps(config.to_dict(), default=str))
     elif origin.build is not None and "<" not in getattr(origin.build, "__qualname__", "<"):
         told["factory"] = f"{origin.build.__module__}:{origin.build.__qualname__}"
+    if origin.into:
+        told["into"] = origin.into
     return told
 
 
+def needs_its_owner(model: nn.Module) -> bool:
+    """Whether what `how_made` tells of a model is not enough to make one: its class stands in a function, or its
+    constructor takes arguments, and no specification, config or factory is known.
+    """
+    told, kind = how_made(model), type(model)
+    if told.keys() & {"made", "transformers", "factory"}:
+        return False
+    return "<" in kind.__qualname__ or bool(inspect.signature(kind).parameters)
+
+
+def made_again(told: dict[str, Any], where: str) -> nn.Module:
+    """A fresh module, made and with a head as `how_made` told. Code that it names is run. DataError, which begins with
+    `where`, if it cannot be made.
+    """
+    model = _made(told, None, where, True)
+    _with_its_head(model, told, None, where)
+    return model
+
+
+def _with_its_head(
+    model: nn.Module, told: dict[str, Any], tensors: dict[str, Tensor] | None, where: str | Path
+) -> None:
+    """Keep on a model where its head is, and give it one of as many outputs as are told."""
+    head, outputs = told.get("head"), told.get("outputs")
+    if origin_of(model).head is None:
+        if isinstance(head, str) and head in dict(model.named_modules()):
+            know(model, head=Head(head))
+        elif isinstance(head, list) and head:
+            weights = structure(head, tuple[tuple[str, int], ...], f"{where}: head")
+            shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+            if all(name in shapes and 0 <= dim < len(shapes[name]) for name, dim in weights):
+                know(model, head=Head(None, weights))
+    if type(outputs) is int and _outputs(model) not in (None, outputs):
+        if tensors is not None and not any(outputs in tensor.shape for tensor in tensors.values()):
+            raise DataError(f"{where}: a head of {outputs} outputs is told, no tensor of the file has that size")
+        replace_head(model, outputs, 0)  # the model was given another head after it was made
+
+
 def _outputs(model: nn.Module) -> int | None:
-    """How many outputs the head of a model has, where it is a single layer."""
+    """How many outputs the head of a model has, where it is a single layer or parameters."""
     try:
+        found = head_found(model)
+        if found.module is None:
+            shapes = {name: p.shape for name, p in model.named_parameters(remove_duplicate=False)}
+            return next((int(shapes[name][dim]) for name, dim in found.weights if len(shapes[name]) > 1), None)
         head = head_of(model)
     except DataError:
         return None
@@ -132,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise StoreError(f"cannot read model {path}: {error}") from None
 
 
-def _made(told: dict[str, Any], tensors: dict[str, Tensor], path: Path, trust: bool) -> nn.Module:
+def _made(told: dict[str, Any], tensors: dict[str, Tensor] | None, path: str | Path, trust: bool) -> nn.Module:
     if "made" in told:
         made = told["made"]
         try:
@@ -140,7 +172,7 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor], path: Path, trust: b
             if ":" in spec.kind and not trust:
                 raise DataError(f"{path}: made by {spec.kind}, whose code is imported only with trust=True")
             descriptor = TaskDescriptor.from_json(made["descriptor"])
-            if ":" not in spec.kind:
+            if ":" not in spec.kind and tensors is not None:
                 return _of_spec(spec, descriptor, tensors, path)
             built: nn.Module = spec.build(descriptor, 0)
             return built
@@ -149,10 +181,10 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor], path: Path, trust: b
     if "transformers" in told:
         return _of_transformers(told, tensors, path)
     where = told.get("factory") or told.get("class")
+    like = told["into"] if isinstance(told.get("into"), str) else f"{str(where).rpartition(':')[2]}(…)"
+    into = f"give a fresh module, made as the saved one was, with into={like}"
     if not trust:
-        raise DataError(
-            f"{path}: made by {where}, whose code is imported only with trust=True; or give a fresh module with into="
-        )
+        raise DataError(f"{path}: made by {where}, whose code is imported only with trust=True; or {into}")
     module, _, name = str(where).partition(":")
     try:
         found: Any = importlib.import_module(module)
@@ -162,13 +194,13 @@ def _made(told: dict[str, Any], tensors: dict[str, Tensor], path: Path, trust: b
             raise TypeError("its constructor takes arguments, which are not in the file")
         model = found()
     except Exception as error:  # foreign code
-        raise DataError(f"{path}: {where} cannot make its model ({error}): give a fresh module with into=") from None
+        raise DataError(f"{path}: {where} cannot make its model ({error}): {into}") from None
     if not isinstance(model, nn.Module):
         raise DataError(f"{path}: {where} returned a {type(model).__name__}, not a torch module")
     return model
 
 
-def _of_spec(spec: ModelSpec, told: TaskDescriptor, tensors: dict[str, Tensor], path: Path) -> nn.Module:
+def _of_spec(spec: ModelSpec, told: TaskDescriptor, tensors: dict[str, Tensor], path: str | Path) -> nn.Module:
     """The network of a specification, once its shapes are known to be those of the file: a damaged file must not ask
     for memory that its tensors do not fill.
     """
@@ -186,7 +218,7 @@ def _of_spec(spec: ModelSpec, told: TaskDescriptor, tensors: dict[str, Tensor], 
     return model
 
 
-def _of_transformers(told: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> nn.Module:
+def _of_transformers(told: dict[str, Any], tensors: dict[str, Tensor] | None, path: str | Path) -> nn.Module:
     try:
         import transformers  # deferred: only its own models need it
     except ImportError:
@@ -202,7 +234,7 @@ def _of_transformers(told: dict[str, Any], tensors: dict[str, Tensor], path: Pat
             asked = sum(p.numel() for p in kind._from_config(made).parameters())  # type: ignore[no-untyped-call]
     except Exception:  # some classes look at values when they are made
         asked = 0
-    held = sum(tensor.numel() for tensor in tensors.values())
+    held = asked if tensors is None else sum(tensor.numel() for tensor in tensors.values())
     if asked > 2 * held + 10_000_000:  # a head that was replaced may be smaller
         raise DataError(f"{path}: its config asks for {asked} numbers, the file holds {held}")
     try:

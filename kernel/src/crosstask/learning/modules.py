@@ -116,6 +116,7 @@ class Origin:
     build: Callable[[], nn.Module] | None = None
     made: Any = None  # of a `ModelSpec`: {"spec": …, "descriptor": …}
     built: bool = False  # by a task's factory, and in use
+    into: str = ""  # what `load_model` must be given where a file cannot say how the model is made
 
 
 def origin_of(model: nn.Module) -> Origin:

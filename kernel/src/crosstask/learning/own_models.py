@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crosstask.components import Context, Job, Remembered
+from crosstask.components import Context, Job
 from crosstask.errors import CrosstaskError, DataError, told
-from crosstask.learning.fleets import Member, Phase, muster, train_fleet
+from crosstask.learning.fleets import Member, Phase, Trained
+from crosstask.learning.functional import kept_buffers
+from crosstask.learning.metrics import moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import know, locate_head, origin_of, seeded, without_values
-from crosstask.learning.training import device_of, fit, misfit
+from crosstask.learning.modules import evaluating, know, locate_head, origin_of, seeded, without_values
+from crosstask.learning.objectives import chance, metric_of
+from crosstask.learning.together import Kept, and_others, in_fleet, remembered
+from crosstask.learning.training import device_of, evaluate, fit, misfit
 from crosstask.learning.transferring import fresh_model, key_of, without_model
 from crosstask.records import Budget
 from crosstask.tasks import SPLITS, Task
 
 Architecture = ModelSpec | nn.Module
 """What networks are made after: a specification, or a module of which fresh copies are made."""
+
+GLANCE, GLANCE_OF_LARGE, LARGE = 256, 64, 1_000_000
+"""How many samples show whether a model has learned its task, and how many if it has more parameters than the third."""
 
 
 def prepare_model(task: Task) -> None:
@@ -63,6 +72,40 @@ def _look(model: nn.Module, task: Task) -> None:
             raise
     except Exception:  # a model that takes no such input; where there are data, they have been tried
         return
+
+
+def seems_untrained(task: Task) -> str | None:
+    """A sentence where a task's own model is hardly better than chance on the task's data (those of validation, test
+    or training, the first that there are); None where it is better, or nobody can say.
+
+    One pass of at most `GLANCE` samples in evaluation mode. Networks that have learned nothing score around chance, not
+    at it: what counts is a tenth of the way from there to the best score, and for shares twice their standard error, or
+    half of the way. Nothing stays of it: no mode, buffer or random number is another afterwards; nothing is raised.
+    """
+    split = next((each for each in ("validation", "test", "train") if task.has_data(each)), None)
+    if task.model is None or split is None:
+        return None
+    model, data = task.model, task.data(split)
+    count = GLANCE_OF_LARGE if sum(p.numel() for p in model.parameters()) > LARGE else GLANCE
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
+    part = data.take(chosen)
+    seen = task.over(train=task.data("train") if task.has_data() else part, test=part)
+    try:
+        with seeded(0), evaluating(model), kept_buffers(model):
+            score = evaluate(model, seen)
+        nothing, metric = chance(seen), metric_of(task)
+    except Exception:  # the user's own code, or too few samples for the metric: who uses the model hears of it
+        return None
+    if nothing is None:
+        return None
+    spread = 2 * math.sqrt(max(0.0, nothing * (1 - nothing)) / len(part)) if metric.range == (0, 1) else 0.0
+    # With few of some class chance is near the best score, and its error wider than what is left
+    if score > moved(nothing, 0.1, metric.best) + spread or score >= moved(nothing, 0.5, metric.best):
+        return None
+    return (
+        f"task {task.task_id!r}: its model is hardly better than chance ({metric.told} {score:.3g} on {len(part)} "
+        f"{split} samples, chance {nothing:.3g}): if it has not learned the task, register the task without it"
+    )
 
 
 def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
@@ -126,79 +169,59 @@ def copied(model: nn.Module) -> nn.Module:
 def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budget: Budget) -> None:
     """Give every task that has training data and no model its own, trained from scratch; never twice.
 
-    Trainings run as jobs, those of one architecture together (`crosstask.learning.fleets`); each is remembered as soon
-    as its job is done.
+    Trainings run as jobs, those of one architecture together (`crosstask.learning.together`); each is remembered as
+    soon as its job is done.
     """
-    waiting: list[tuple[Task, str, int]] = []
+    waiting = [task for task in tasks if task.model is None and task.has_data("train")]
+    keys = [model_key(context, spec, task, budget) for task in waiting]
+    seeds = [context.seed_for("model", task.task_id) for task in waiting]
 
-    def take(task: Task, seed: int, tensors: Mapping[str, Tensor]) -> None:
-        task.model = restored(spec, task, seed, tensors, context.device)
+    def planned(numbers: Sequence[int]) -> list[Member]:
+        return [_member(spec, waiting[n], budget, seeds[n], "cpu") for n in numbers]
 
-    for task in tasks:
-        if task.model is not None or not task.has_data("train"):
-            continue
-        key, seed = model_key(context, spec, task, budget), context.seed_for("model", task.task_id)
-        known = context.recall("models", key, claim=False)
-        if known is None:
-            waiting.append((task, key, seed))
-        else:
-            take(task, seed, known.tensors)
-    members = [Member(own_network(spec, task, seed), task, budget, (Phase(budget.steps),)) for task, _, seed in waiting]
-    fleets, reasons = muster(members, context.workers)
-    claimed = set()
-    for place in sorted((place for fleet in fleets for place in fleet), key=lambda place: waiting[place][1]):
-        task, key, seed = waiting[place]  # in the order of the keys: two runs do not wait for each other
-        known = context.recall("models", key)
-        if known is None:
-            claimed.add(place)
-        else:  # another run of this store has trained it meanwhile
-            take(task, seed, known.tensors)
-    parts = [*([place] for place in reasons), *([place for place in fleet if place in claimed] for fleet in fleets)]
-    parts = [part for part in parts if part]
-    jobs = []
-    for part in parts:
-        args = (spec, [without_model(waiting[place][0]) for place in part], budget)
-        label = waiting[part[0]][0].task_id + (f" and {len(part) - 1} more" if len(part) > 1 else "")
-        alone = part[0] in reasons
-        jobs.append(
-            Job(
-                train_job,
-                (*args, [waiting[place][2] for place in part], context.device),
-                label=label,
-                key=("models", waiting[part[0]][1]) if alone else None,
-            )
-        )
-    for index, found in context.jobs(jobs):
-        for place, weights in zip(parts[index], [found] if isinstance(found, Remembered) else found, strict=True):
-            task, key, seed = waiting[place]
-            if isinstance(weights, Remembered):
-                tensors: Mapping[str, Tensor] = weights.tensors
-            else:
-                tensors = {name: torch.from_numpy(array) for name, array in weights.items()}
-                made = {"task": task.task_id, "model": spec, "budget": budget, "seed": seed}
-                context.remember("models", key, made, tensors)
-            take(task, seed, tensors)
-            context.tell("stage_progress", stage="train", detail=task.task_id)
+    def job(numbers: Sequence[int], together: bool) -> Job:
+        own = [waiting[n] for n in numbers]
+        args = (spec, [without_model(task) for task in own], budget, [seeds[n] for n in numbers], context.device)
+        return Job(train_together if together else train_alone, args, label=and_others([t.task_id for t in own]))
+
+    for number, found in remembered(context, "models", keys, planned, job):
+        task = waiting[number]
+        task.model = restored(spec, task, seeds[number], found.tensors, context.device)
+        context.tell("stage_progress", stage="train", detail=task.task_id)
 
 
-def train_job(
+def _member(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> Member:
+    return Member(own_network(spec, task, seed).to(device), task, budget, (Phase(budget.steps),), seed)
+
+
+def train_together(
     spec: ModelSpec, tasks: Sequence[Task], budget: Budget, seeds: Sequence[int], device: str
-) -> list[dict[str, np.ndarray]]:
-    """Train models from scratch and return their weights (as arrays: cheap to send between processes)."""
-    pairs = list(zip(tasks, seeds, strict=True))
-    phases = (Phase(budget.steps),)
-    try:
-        members = [Member(own_network(spec, t, seed).to(device), t, budget, phases, seed) for t, seed in pairs]
-        if len(members) > 1 and not any(isinstance(found, CrosstaskError) for found in train_fleet(members)):
-            return [arrays_of(member.model) for member in members]
-    except Exception:  # each by itself, so that it is known which
-        pass
-    made = []
-    for task, seed in pairs:
-        model = own_network(spec, task, seed).to(device)
-        fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-        made.append(arrays_of(model))
-    return made
+) -> list[Kept | None]:
+    """Models trained from scratch in a fleet, as a job."""
+
+    def member(number: int) -> Member:
+        return _member(spec, tasks[number], budget, seeds[number], device)
+
+    def kept(member: Member, _: Trained) -> Kept:
+        return _made(spec, member), arrays_of(member.model)
+
+    return in_fleet(len(tasks), member, kept)
+
+
+def train_alone(
+    spec: ModelSpec, tasks: Sequence[Task], budget: Budget, seeds: Sequence[int], device: str
+) -> list[Kept]:
+    """Models trained from scratch one by one, as a job."""
+    found: list[Kept] = []
+    for task, seed in zip(tasks, seeds, strict=True):
+        member = _member(spec, task, budget, seed, device)
+        fit(member.model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+        found.append((_made(spec, member), arrays_of(member.model)))
+    return found
+
+
+def _made(spec: ModelSpec, member: Member) -> dict[str, Any]:
+    return {"task": member.task.task_id, "model": spec, "budget": member.budget, "seed": member.seed}
 
 
 def model_key(context: Context, spec: ModelSpec, task: Task, budget: Budget) -> str:

@@ -193,7 +193,8 @@ def fit(
     """Train in place on the task's training data and return the history.
 
     `steps` overrides the budget's; `parameters` are those to train (by default all that need a gradient);
-    `penalty(inputs, outputs)` is added to the loss; the learning curve is measured on `curve_split` (None: not at all).
+    `penalty(inputs, outputs)` is added to the loss; the learning curve is measured on `curve_split` (None: not at all,
+    but for a budget's patience, which looks at the validation data then).
     What layers draw (dropout) follows from the generator, too, not from what the process drew before. Observers of the
     run hear every step and may ask to stop. RunError names the task and the step where a loss is not finite; DataError
     says that nothing can be trained.
@@ -204,10 +205,7 @@ def fit(
     if reason := without_values(of_kind(model, nn.Module, "the model")):
         raise DataError(f"task {task.task_id!r}: {reason}")
     train = task.data("train").head(budget.samples)
-    if curve_split is not None and not task.has_data(curve_split):
-        curve_split = None
-    if budget.patience is not None and curve_split is None:
-        raise DataError(f"task {task.task_id!r}: patience looks at validation data, and there are none")
+    curve_split = looked_at(task, budget, curve_split)
     count, device = budget.steps if steps is None else steps, device_of(model)
     given = list(model.parameters()) if parameters is None else structure(parameters, list[Any], "parameters")
     for parameter in given:
@@ -250,7 +248,7 @@ def fit(
                 if budget.accumulate > 1:
                     loss = loss / budget.accumulate
                 scaler.scale(loss).backward()
-                total = total + loss.detach()
+                total = total + loss.detach().reshape(())
             if budget.clip is not None:
                 scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(chosen, budget.clip)
@@ -281,6 +279,17 @@ def fit(
     return history
 
 
+def looked_at(task: Task, budget: Budget, curve_split: str | None) -> str | None:
+    """The split on which a training's curve is measured; None: there is none. DataError if patience needs one."""
+    if curve_split is None and budget.patience is not None:
+        curve_split = "validation"
+    if curve_split is not None and not task.has_data(curve_split):
+        curve_split = None
+    if budget.patience is not None and curve_split is None:
+        raise DataError(f"task {task.task_id!r}: patience looks at validation data, and there are none")
+    return curve_split
+
+
 def _fitting(model: nn.Module, inputs: Tensor | MultiInput, task: Task) -> Tensor:
     try:
         return answer(model, inputs)
@@ -305,6 +314,12 @@ def schedule_for(
     optimizer: torch.optim.Optimizer, budget: Budget, count: int
 ) -> torch.optim.lr_scheduler.LambdaLR | None:
     """The learning rate's course: a linear warm-up, then constant, or to zero on a line or half a cosine."""
+    factor = factor_of(budget, count)
+    return None if factor is None else torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def factor_of(budget: Budget, count: int) -> Callable[[int], float] | None:
+    """What the learning rate is multiplied with after so many steps of `count`; None: it stays as it is."""
     if budget.schedule == "constant" and not budget.warmup:
         return None
 
@@ -315,7 +330,7 @@ def schedule_for(
         courses = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
         return courses[budget.schedule]
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return factor
 
 
 def finite_losses(losses: Tensor, task: Task, step: int) -> list[float]:

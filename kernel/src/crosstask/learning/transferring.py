@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import functools
 import hashlib
-import inspect
 import json
 import math
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import attrs
 import torch
@@ -17,12 +16,23 @@ from torch import nn
 
 from crosstask.components import Context
 from crosstask.descriptors import TaskDescriptor
-from crosstask.errors import DataError, StoreError
+from crosstask.errors import DataError, StoreError, told
 from crosstask.identity import UnidentifiedError, identity_of
+from crosstask.learning.architecture import architecture, layers, shape_text, tensor_bytes, tensor_text, value_text
 from crosstask.learning.data import draw
+from crosstask.learning.fleets import Member, Phase, Trained, phases_of
 from crosstask.learning.metrics import confidence_interval, relative_gain
-from crosstask.learning.modules import head_found, head_keys, head_of, load_matching, redraw, replace_head
+from crosstask.learning.modules import (
+    head_found,
+    head_keys,
+    head_of,
+    load_matching,
+    origin_of,
+    redraw,
+    replace_head,
+)
 from crosstask.learning.objectives import chance, metric_of
+from crosstask.learning.together import every
 from crosstask.learning.training import History, evaluate, fit, misfit
 from crosstask.options import structure, unstructure
 from crosstask.records import Budget, Interval, LearningCurve, TransferResult
@@ -72,22 +82,122 @@ def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
         digest.update(architecture(model).encode())
     for name, tensor in (model.state_dict() if isinstance(model, nn.Module) else model).items():
         if not isinstance(tensor, torch.Tensor):  # a module's extra state
-            digest.update(f"{name}{tensor!r}".encode())
+            digest.update(f"{name}{value_text(tensor)}".encode())
             continue
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        digest.update(f"{name}{tensor.dtype}{shape_text(tensor)}".encode())
+        for part in tensor_bytes(tensor):
+            digest.update(part)
     return digest.hexdigest()
 
 
 def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
     """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable;
-    `crosstask.learning.modules.redraw` says how weights are drawn.
+    `crosstask.learning.modules.redraw` says how weights are drawn. DataError for a model that cannot be copied.
     """
-    model = copy.deepcopy(source).requires_grad_(True)
+    try:
+        model = copy.deepcopy(source).requires_grad_(True)
+    except Exception as error:  # of the user's own class
+        raise DataError(f"task {task.task_id!r}: a {type(source).__name__} cannot be copied: {told(error)}") from error
     _fit_head(model, task, seed)
     redraw(model, seed)
     return model
+
+
+def fresh_text(model: nn.Module) -> str:
+    """What determines the models that `fresh_model` makes of a model, as text: of models of which it is the same, the
+    same ones are made.
+
+    Its architecture; its head, but for the number of outputs; its factory, if it has one, which is like no other where
+    nobody can say what it does; and what `redraw` takes from the model itself, where its layers cannot draw all that
+    they hold. The weights of ordinary layers do not matter.
+    """
+    said = [architecture(model), _head_text(model)]
+    build = origin_of(model).build
+    if build is not None:
+        try:
+            said.append(key_of("factory", identity_of(build)))
+        except UnidentifiedError:
+            said.append(uuid.uuid4().hex)
+    elif not all(map(_drawn_whole, model.modules())):
+        said += _taken(model)
+    return "\n".join(said)
+
+
+def _head_text(model: nn.Module) -> str:
+    """A head, but for the number of its outputs."""
+    try:
+        found = head_found(model)
+    except DataError:  # it gets no fresh model, either
+        return ""
+    if found.module is None:
+        return f"head {found.weights}"
+    head = model.get_submodule(found.module)
+    try:
+        replaced = head_of(nn.Sequential(head))  # the last layer of it
+    except DataError:
+        return ""
+    return f"head {found.module} {layers(head, replaced)}"
+
+
+def _drawn_whole(module: nn.Module) -> bool:
+    """Whether it is a layer of torch that draws, or resets, whatever it holds of its own."""
+    if hasattr(type(module), "_from_config"):  # of transformers: its own initialisation may leave something
+        return False
+    if all(tensor is None for tensor in (*module._parameters.values(), *module._buffers.values())):
+        return True
+    resets = any(hasattr(module, name) for name in ("reset_parameters", "_reset_parameters"))
+    changed = module._forward_pre_hooks or "reset_parameters" in vars(module)
+    return type(module).__module__.startswith("torch.nn.modules.") and resets and not changed
+
+
+def _taken(model: nn.Module) -> list[str]:
+    """What `redraw` takes from a model: the mean and the spread of parameters, or the values of what stays.
+
+    It is what differs after two copies were drawn from one seed, of which one had been moved before.
+    """
+    try:
+        one, other = copy.deepcopy(model), copy.deepcopy(model)
+        unmoved = {name for name, tensor in _tensors(other).items() if not _move(tensor)}
+        for made in (one, other):
+            replace_head(made, 2, 0)
+            redraw(made, 0)
+        drawn_one, drawn_other, head = _tensors(one), _tensors(other), head_keys(one)
+        said = []
+        for name, tensor in _tensors(model).items():
+            if name in head or (name not in unmoved and torch.equal(drawn_one[name], drawn_other[name])):
+                continue
+            own = tensor.detach()
+            moved = own.clone()
+            if _move(moved) and _by_spread((own, drawn_one[name]), (moved, drawn_other[name])):
+                said.append(f"{name} {float(own.mean())!r} {float(own.std())!r}")
+            else:
+                said.append(f"{name} {tensor_text(own)}")
+        return said
+    except Exception:  # of the user's own class: nothing is made of it, or what it takes is not known
+        return [weights_digest(model)]
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+@torch.no_grad()
+def _move(tensor: torch.Tensor) -> bool:
+    """Whether a tensor could be given other values, all of them."""
+    try:
+        tensor.copy_(~tensor if tensor.dtype is torch.bool else tensor + 1 + tensor.abs())
+    except (RuntimeError, NotImplementedError, TypeError):  # without values, or of a kind that cannot be changed
+        return False
+    return True
+
+
+@torch.no_grad()
+def _by_spread(*pairs: tuple[torch.Tensor, torch.Tensor]) -> bool:
+    """Whether, of each pair, the second was drawn with the mean and the spread of the first, by the same numbers."""
+    if not all(own.is_floating_point() and own.numel() > 1 and float(own.std()) > 0 for own, _ in pairs):
+        return False
+    one, other = ((new - own.mean()) / own.std() for own, new in pairs)
+    return torch.allclose(one, other, rtol=0.0, atol=1e-3)
 
 
 def _fit_head(model: nn.Module, task: Task, seed: int) -> None:
@@ -149,17 +259,26 @@ def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[
     return model, copied, left
 
 
-def received(
-    source: nn.Module, fresh: nn.Module, task: Task, keep_head: bool
-) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
-    """As `receive`, without a copy: (the weights with which `fresh`, a fresh model, would begin, names, names)."""
-    head, own = head_keys(fresh), fresh.state_dict()
-    given = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
-    fits = {k: v for k, v in given.items() if k in own and isinstance(v, torch.Tensor) and own[k].shape == v.shape}
-    if not fits:
-        raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
-    begun = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers()), **fits}
-    return begun, sorted(fits), sorted(set(own) - set(fits))
+class Receiver:
+    """A fresh model, which may begin as a copy of each of several sources without being one."""
+
+    def __init__(self, fresh: nn.Module) -> None:
+        self.model = fresh
+        self._head, self._saved = head_keys(fresh), fresh.state_dict()
+        self._buffers = dict(fresh.named_buffers())
+        self._own = {**dict(fresh.named_parameters()), **self._buffers}
+
+    def begun(
+        self, source: nn.Module, task: Task, keep_head: bool
+    ) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+        """As `receive`, without a copy: (the weights with which the model would begin, names, names)."""
+        head, own = self._head, self._saved
+        given = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
+        fits = {k: v for k, v in given.items() if k in own and isinstance(v, torch.Tensor) and own[k].shape == v.shape}
+        if not fits:
+            raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
+        unsaved = {k: v for k, v in source.named_buffers() if k in self._buffers and k not in own and k not in head}
+        return {**self._own, **unsaved, **fits}, sorted(fits), sorted(set(own) - set(fits))
 
 
 def drawn(task: Task, samples: int | None, seed: int) -> Task:
@@ -206,25 +325,61 @@ def scratch_seeds(context: Context, target: Task, seeds: int) -> list[int]:
 def scratch_scores(
     context: Context, model: nn.Module, target: Task, budget: Budget, seeds: int, split: str
 ) -> list[tuple[float, LearningCurve]]:
-    """From-scratch controls of a target, one per seed, remembered by task, architecture, budget and seed."""
-    found = []
-    for seed in scratch_seeds(context, target, seeds):
-        key = scratch_key(model, target, budget, seed, split)
-        known = context.recall("transfers", key)
-        if known is None:
-            score, curve = scratch(model, target, budget, seed, split)
-            context.remember("transfers", key, scratch_payload(target, budget, seed, split, score, curve))
-        else:
-            score, curve = read_scratch(known.payload)
-        found.append((score, curve))
-    return found
+    """From-scratch controls of a target, one per seed, remembered by task, network, budget and seed."""
+    return controls(context, [(model, target)], budget, seeds, split)[0]
 
 
-def scratch_key(model: nn.Module, target: Task, budget: Budget, seed: int, split: str) -> str:
-    """The store key of training from scratch, with which a transfer is compared."""
-    return key_of(
-        "scratch", "samples by seed, in fleets", architecture(model), target.fingerprint(), budget, seed, split
-    )
+def controls(
+    context: Context, wanted: Sequence[tuple[nn.Module, Task]], budget: Budget, seeds: int, split: str
+) -> list[list[tuple[float, LearningCurve]]]:
+    """`scratch_scores` of several targets, each with a network of the architecture that it is learned by; those of one
+    architecture go in fleets together.
+    """
+    each = [(model, target, seed) for model, target in wanted for seed in scratch_seeds(context, target, seeds)]
+    built = {number: fresh_text(model) for number, model in {id(model): model for model, _ in wanted}.items()}
+    keys = [scratch_key(built[id(model)], target, budget, seed, split) for model, target, seed in each]
+    found: dict[str, tuple[float, LearningCurve]] = {}
+    phases = (Phase(budget.steps),)
+    try:
+        for key in sorted(keys):  # in the order of the keys: two runs do not wait for each other
+            if (known := context.recall("transfers", key)) is not None:
+                found[key] = read_scratch(known.payload)
+        waiting = {key: training for key, training in zip(keys, each, strict=True) if key not in found}
+        names, trainings = list(waiting), list(waiting.values())
+
+        def member(number: int) -> Member:
+            model, target, seed = trainings[number]
+            task = drawn(target, budget.samples, seed)
+            return Member(fresh_model(model, task, seed), task, budget, phases, seed)
+
+        def alone(number: int) -> tuple[float, LearningCurve]:
+            model, target, seed = trainings[number]
+            return scratch(model, target, budget, seed, split)
+
+        planned = [Member(model, target, budget, phases, seed) for model, target, seed in trainings]
+        for number, outcome in every(planned, member, alone, outcome_of, curve_split="validation", score_split=split):
+            key, (_, target, seed) = names[number], trainings[number]
+            context.remember("transfers", key, scratch_payload(target, budget, seed, split, *outcome))
+            found[key] = outcome
+    finally:
+        for key in keys:
+            if key not in found:
+                context.forgo("transfers", key)
+    results = iter([found[key] for key in keys])
+    return [[next(results) for _ in range(seeds)] for _ in wanted]
+
+
+def outcome_of(_: Member, trained: Trained) -> tuple[float, LearningCurve]:
+    """(score, learning curve) of a member of a fleet that was judged."""
+    assert trained.score is not None
+    return trained.score, trained.history.curve()
+
+
+def scratch_key(built: str, target: Task, budget: Budget, seed: int, split: str) -> str:
+    """The store key of training from scratch, with which a transfer is compared; `built`: what determines the network
+    (`fresh_text`).
+    """
+    return key_of("scratch", "samples by seed, in fleets", built, target.fingerprint(), budget, seed, split)
 
 
 def scratch_payload(target: Task, budget: Budget, seed: int, split: str, score: float, curve: LearningCurve) -> object:
@@ -241,59 +396,6 @@ def read_scratch(payload: dict[str, object]) -> tuple[float, LearningCurve]:
         raise StoreError(f"a stored control cannot be read: {error}") from None
 
 
-def architecture(model: nn.Module) -> str:
-    """The layers of a model as text, without its head: what scratch and transfer have in common. Classes that are not
-    torch's are told apart by their code, and modules of them by what they hold besides weights.
-    """
-    try:
-        head: nn.Module = head_of(model)
-    except DataError:  # nobody knows it: all of it is looked at
-        head = nn.Module()
-    inside = {id(module) for module in head.modules()}
-    loose = {id(p) for p in head.parameters()}
-    lines = []
-    for name, module in model.named_modules():
-        if id(module) in inside:
-            continue
-        lines.append(f"{name}:{type(module).__qualname__ if list(module.children()) else module}")
-        own = {n: tuple(p.shape) for n, p in module.named_parameters(recurse=False) if id(p) not in loose}
-        if not type(module).__module__.startswith(("torch.", "crosstask.")):
-            lines.append(f"{own} {_code(cast(Any, type(module)))} {_held(module)}")
-    return "\n".join(lines)
-
-
-@functools.cache
-def _code(cls: Any) -> str:
-    """The code of a class and of those that it is made from, as far as they are nobody else's."""
-    said = []
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] in ("torch", "transformers", "builtins", "crosstask"):
-            continue
-        for name, value in vars(base).items():
-            if inspect.isfunction(value):
-                try:
-                    said.append([name, identity_of(value)])
-                except UnidentifiedError:
-                    said.append([name, value.__qualname__])
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16] if said else ""
-
-
-def _held(module: nn.Module) -> str:
-    """What a module holds besides weights and other modules: numbers, functions, options."""
-    said = {}
-    for name, value in vars(module).items():
-        if name.startswith("_") or name == "training":
-            continue
-        if hasattr(value, "to_json_string"):  # a config of transformers
-            said[name] = value.to_json_string()
-            continue
-        try:
-            said[name] = json.dumps(identity_of(value))
-        except (UnidentifiedError, TypeError, ValueError, RecursionError):
-            said[name] = type(value).__qualname__
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16] if said else ""
-
-
 def transfer_scores(
     method: Learns,
     model: nn.Module,
@@ -306,17 +408,31 @@ def transfer_scores(
     """Scores and curves with transfer, one per seed, and the names of the weights kept and drawn anew.
 
     Each seed has its own draw of `budget.samples` training samples, the same that its control has: the spread over the
-    seeds is that of the training and of the choice of the samples.
+    seeds is that of the training and of the choice of the samples. The seeds go in a fleet where the method says its
+    phases.
     """
-    runs = []
+    phases = phases_of(method, budget) or ()
     copied: list[str] = []
     left: list[str] = []
-    for seed in seeds:
-        task = drawn(target, budget.samples, seed)
-        receiver, copied, left = receive(model, task, seed, keep_head)
-        history: History = method.learn(receiver, model, task, budget, torch.Generator().manual_seed(seed))
-        runs.append((evaluate(receiver, task, split), history.curve()))
-    return runs, copied, left
+
+    def made(number: int) -> tuple[nn.Module, Task]:
+        nonlocal copied, left
+        task = drawn(target, budget.samples, seeds[number])
+        receiver, copied, left = receive(model, task, seeds[number], keep_head)
+        return receiver, task
+
+    def member(number: int) -> Member:
+        receiver, task = made(number)
+        return Member(receiver, task, budget, phases, seeds[number])
+
+    def alone(number: int) -> tuple[float, LearningCurve]:
+        receiver, task = made(number)
+        history = method.learn(receiver, model, task, budget, torch.Generator().manual_seed(seeds[number]))
+        return evaluate(receiver, task, split), history.curve()
+
+    planned = [Member(model, target, budget, phases, seed) for seed in seeds]
+    runs = dict(every(planned, member, alone, outcome_of, curve_split="validation", score_split=split))
+    return [runs[number] for number in range(len(seeds))], copied, left
 
 
 def summarise(

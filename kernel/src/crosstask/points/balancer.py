@@ -148,7 +148,9 @@ class Balancer(Component):
             group=group,
             retain_graph=retain_graph,
         )
-        detached = gradients.group.mean(torch.stack([loss.detach() for loss in values]))
+        detached = torch.stack([loss.detach() for loss in values])
+        # Weights are of their type, and 1/|g| is soon beyond half precision.
+        detached = gradients.group.mean(detached.to(torch.promote_types(detached.dtype, torch.float32)))
         before = {p: p.grad for p in self.parameters()}
         if scale != 1.0:
             for parameter in before:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from crosstask.errors import CrosstaskError, RunError
 from crosstask.points.stage import Section
 from crosstask.records import Unread
+from crosstask.writing import atomic
 
 if TYPE_CHECKING:
     from crosstask.graph import TransferGraph
@@ -27,8 +28,19 @@ def available() -> bool:
 
 
 def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: Registry) -> Path:
-    """Write the report to `path` and return it. What did not run has no heading; a result that cannot be shown (its
-    plugin is missing, or fails) is said in a sentence, and stops nothing. RunError without plotly.
+    """Write the report to `path` and return it; see `render_report`. RunError where it cannot be written; a report that
+    was there stays then.
+    """
+    text, path = render_report(record, graph, registry), Path(path)
+    data = text.encode()  # the page carries hashes of its scripts: no byte of them may be translated
+    with atomic(path, "report", needed=len(data), kind=RunError) as part:
+        part.write_bytes(data)
+    return path
+
+
+def render_report(record: RunRecord, graph: TransferGraph, registry: Registry) -> str:
+    """The report's page. What did not run has no heading; a result that cannot be shown (its plugin is missing, or
+    fails) is said in a sentence, and stops nothing. RunError without plotly.
     """
     if not available():
         raise RunError("the report needs plotly: pip install 'crosstask-kernel[report]'")
@@ -44,11 +56,7 @@ def write_report(record: RunRecord, graph: TransferGraph, path: Path, registry: 
         for task, what in section.marks.items():
             marks[task] = f"{marks[task]}, {what}" if task in marks else what
     sections.append(Section(recipe.TITLE, recipe.render(record, graph)))
-    text = page.document(record.name, header.render(record, graph, first), sections, marks)
-    # newline="": the page carries hashes of its scripts, so no byte of them may be translated
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    return Path(path)
+    return page.document(record.name, header.render(record, graph, first), sections, marks)
 
 
 def _leads(record: RunRecord, name: str, registry: Registry) -> bool:

@@ -31,6 +31,9 @@ def render(record: RunRecord, graph: TransferGraph, leading: Iterable[Section] =
     }
     items = "".join(f"<div><dt>{name}</dt><dd>{fact}</dd></div>" for name, fact in facts.items())
     problem = f'<p class="problem"><strong>What went wrong.</strong> {escape(record.error)}</p>' if record.error else ""
+    if record.notes:
+        told = "".join(f"<li>{escape(each)}</li>" for each in record.notes)
+        problem += f'<div class="problem"><strong>What was noticed.</strong><ul>{told}</ul></div>'
     if record.summary:
         rows = [(escape(words(name)), *_cells(value)) for name, value in record.summary.items()]
         summary = table("Summary", ("", "Value", "95 % interval"), rows)

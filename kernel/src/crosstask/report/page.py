@@ -106,15 +106,10 @@ def document(name: str, header: str, sections: Sequence[Section], marks: Mapping
     """The whole page: the HTML of its header, its sections (their titles are plain text), and what is to be marked in
     its graph, by task.
     """
-    themes = [":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items()) + "}" for dark in (0, 1)]
-    style = f"{themes[0]}@media (prefers-color-scheme: dark){{{themes[1]}}}{_asset('page.css')}"
     colours = as_json(dict(PALETTE.values()))
-    scripts = [get_plotlyjs(), _asset("page.js")]
+    scripts = [get_plotlyjs(), asset("page.js")]
     # The page itself forbids every request, and every script but its own two: a mistake in escaping stays harmless.
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
-    )
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:"
+    policy = f"default-src 'none'; script-src {allowed(*scripts)}; style-src 'unsafe-inline'; img-src data: blob:"
     anchors = _anchors([section.title for section in sections])
     links = "".join(f'<a href="#{at}">{escape(each.title)}</a>' for at, each in zip(anchors, sections, strict=True))
     body = "".join(
@@ -124,16 +119,32 @@ def document(name: str, header: str, sections: Sequence[Section], marks: Mapping
     marked = as_json({seen(task): [seen(what), escape(what)] for task, what in marks.items()})
     plotly, own = (f"<script>{script}</script>" for script in scripts)
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · crosstask</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body><header>{header}</header>"
+        f"{head(name, policy)}<body><header>{header}</header>"
         f'<nav aria-label="Contents">{links}</nav><main>'
         '<noscript><p class="note">The figures need JavaScript. Every number is also in run.json and graph.json.</p>'
         f"</noscript>{body}</main>"
         f'<script type="application/json" id="palette">{colours}</script>'
         f'<script type="application/json" id="marks">{marked}</script>{plotly}{own}</body></html>'
+    )
+
+
+def head(name: str, policy: str) -> str:
+    """The begin of a page, with its policy and its look."""
+    themes = [":root{" + "".join(f"--{role}:{pair[dark]};" for role, pair in PALETTE.items()) + "}" for dark in (0, 1)]
+    style = f"{themes[0]}@media (prefers-color-scheme: dark){{{themes[1]}}}{asset('page.css')}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)} · crosstask</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<style>{style}</style></head>"
+    )
+
+
+def allowed(*scripts: str) -> str:
+    """These scripts, as a policy allows them."""
+    return " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
     )
 
 
@@ -147,5 +158,6 @@ def _anchors(titles: Sequence[str]) -> list[str]:
     return found
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file that lies beside this one."""
     return resources.files(__package__).joinpath(name).read_text("utf-8").replace("\r\n", "\n")

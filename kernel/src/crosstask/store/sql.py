@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,12 +26,16 @@ from crosstask.options import component
 from crosstask.points.store import Holder, Row, Store, StoreOpener, check_kind, is_kind
 from crosstask.store.processes import has_ended
 from crosstask.store.urls import shown, without_secrets
+from crosstask.writing import unwritten
 
 if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 2
 """2: every row has a digest, and runs claim what they are going to measure."""
+
+BUSY_SECONDS = 60
+"""How long SQLite is asked again where another process is writing."""
 
 _MEMORY = (None, "", ":memory:")
 _FILE = re.compile(r"[0-9a-f]{40}\.safetensors")
@@ -344,7 +349,7 @@ class SqlStore(Store):
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise StoreError(f"cannot write weights to {self.weights}: {error.strerror or error}") from error
+            raise StoreError(unwritten(error, self.weights, "weights to", len(data))) from error
 
     def _read(self, name: str) -> dict[str, torch.Tensor]:
         from safetensors import SafetensorError
@@ -609,7 +614,7 @@ def _digest(kind: str, key: str, payload: str, weights: str | None) -> str:
 def _engine_options(url: sa.URL) -> dict[str, Any]:
     if url.get_backend_name() != "sqlite":
         return {"pool_pre_ping": True}
-    options: dict[str, Any] = {"connect_args": {"timeout": 60}}  # another process may be writing
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if url.database in _MEMORY:
         options["poolclass"] = sa.pool.StaticPool  # every connection must see the same memory
         options["connect_args"]["check_same_thread"] = False
@@ -621,7 +626,15 @@ def _on_connect(connection: Any, _: Any) -> None:
     that is not UTF-8 is damage of its row, not of every answer that the row is part of.
     """
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except connection.OperationalError as error:  # two that open a new file at once: SQLite lets one fail at once
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
     connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")

@@ -22,6 +22,7 @@ _PUBLIC = {
     "Outcome": "kit",
     "checks_of": "kit",
     "conformance": "kit",
+    "full_disk": "disk",
     "reference_registry": "references",
     "run_checks": "kit",
     "SelfTest": "selftest",
@@ -42,6 +43,7 @@ __getattr__ = lazily(__name__, _PUBLIC)
 
 if TYPE_CHECKING:
     from crosstask.testing.commands import installed, invoke
+    from crosstask.testing.disk import full_disk
     from crosstask.testing.kit import Check, CheckFailure, Kit, Outcome, checks_of, conformance, run_checks
     from crosstask.testing.references import reference_registry
     from crosstask.testing.selftest import SelfTest

@@ -12,7 +12,9 @@ import contextlib
 import importlib
 import inspect
 import json
+import os
 import pickle
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
@@ -26,8 +28,9 @@ from crosstask.errors import CrosstaskError, OptionError, PluginError, nearest
 from crosstask.manifest import KERNEL_POINTS, Plugin
 from crosstask.options import build, describe, unstructure
 from crosstask.points.wrapper import Wrapper
-from crosstask.registry import Registry, load
+from crosstask.registry import PluginRecord, Registry, load
 from crosstask.run import Run
+from crosstask.settings import load_settings
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.manifests import LIMIT_SECONDS, find_manifest, import_manifest, import_manifest_apart
 
@@ -145,7 +148,7 @@ class Kit(ABC):
         registry = Registry()
         registry.register(PLUGIN)
         if self.point not in _OWN:  # who brings the point
-            registry.records += [r for r in Registry.installed().records if r.plugin and r.plugin.points]
+            registry.records += [attrs.evolve(each, unusable=dict(each.unusable)) for each in _bases()]
         if self.subject.manifest is not None:
             with contextlib.suppress(Exception):  # what is wrong with it is for the checks of the manifest to say
                 own = import_manifest(self.subject.manifest)
@@ -571,6 +574,24 @@ def _kit_of(point: str, registry: Registry) -> type[Kit]:
 
 
 _OWN = frozenset(each.name for each in KERNEL_POINTS)
+
+
+def _bases() -> tuple[PluginRecord, ...]:
+    """The installed plugins that bring points: looked for again when something is installed, removed or set otherwise.
+    Every check asks, and looking takes longer than most of them.
+    """
+    settings, folders = load_settings(), []
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            folders.append((folder, os.stat(folder or ".").st_mtime_ns))  # noqa: PTH116 -- twenty of them, each time
+    state = (settings, folders, vars(Registry)["installed"])  # tests put another in its place
+    if not _found or _found[0][0] != state:
+        bases = tuple(r for r in Registry.installed(settings).records if r.plugin and r.plugin.points)
+        _found[:] = [(state, bases)]
+    return _found[0][1]
+
+
+_found: list[tuple[Any, tuple[PluginRecord, ...]]] = []
 
 
 def checks_of(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.context import LocalContext
-from crosstask.errors import DataError
+from crosstask.errors import DataError, StoreError
 from crosstask.registry import Registry
+from crosstask.testing import full_disk
 from crosstask_adapters import AdapterConfig, AdapterModel, LayerAdapter, LayersHandle
 from crosstask_adapters.testing import REFERENCE, FrozenRanks, drawn, seeded, stirred
 
@@ -126,3 +127,21 @@ def test_buffers_that_are_for_the_moment_stay_out() -> None:
     handle = LayersHandle(model, {"0": Counting()})
     model(X)
     assert {name: float(t) for name, t in handle.state().items()} == {"0.height": 0.0, "0.count": 1.0}
+
+
+def test_on_a_full_disk_no_adapter_is_written_and_those_that_were_there_stay(tmp_path: Path) -> None:
+    registry = Registry()
+    registry.register(REFERENCE)
+    config = AdapterConfig(adapter_type="frozen_ranks", options={"r": 3})
+    model = AdapterModel(base(), {"one": config, "two": config}, LocalContext(seed=5, registry=registry))
+    folder = tmp_path / "adapters"
+    for there in (False, True):
+        before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+        assert bool(before) == there
+        for name in model.adapters:
+            stirred(model.handle(name))
+        size = len((folder / "adapters.json").read_bytes()) if there else 0
+        with full_disk(size + 10), pytest.raises(StoreError, match=r"cannot write .*adapters.*bytes free, .* needed\)"):
+            model.save(folder)
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+        model.save(folder)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, StoreError
+from crosstask.testing import full_disk
 from crosstask_adapters import AdapterConfig, AdapterModel
 from crosstask_lora import load_peft, save_peft
 
@@ -263,3 +264,10 @@ def test_half_precision_both_ways(tmp_path: Path) -> None:
     load_peft(again, tmp_path)
     with torch.no_grad():
         assert torch.equal(again.base.body(torch.ones(1, 8).bfloat16()), model.base.body(torch.ones(1, 8).bfloat16()))  # type: ignore[operator]
+
+
+def test_on_a_full_disk_nothing_half_written_stays(tmp_path: Path) -> None:
+    model = ours(base())
+    with full_disk(2_000), pytest.raises(StoreError, match=r"cannot write PEFT adapter .* bytes free, [\d,]+ needed\)"):
+        save_peft(model, tmp_path, next(iter(model.adapters)))
+    assert not list(tmp_path.iterdir())

@@ -34,6 +34,7 @@ from crosstask_jacobian import (
     SDMGrad,
     UPGrad,
 )
+from crosstask_jacobian.graddrop import drop
 from crosstask_jacobian.gradvac import vaccinate
 
 seeds = st.integers(0, 10**6)
@@ -267,6 +268,18 @@ def test_graddrop_keeps_one_sign_with_the_right_frequency() -> None:
     assert float((drawn[:, 0] == 3.0).double().mean()) == pytest.approx(0.75, abs=0.04)  # (1 + 2/4) / 2
     close(drawn[0, 1:], torch.tensor([3.0, 0.0, -2.0], dtype=torch.float64))  # pure signs are always kept
     close(GradDrop(leak=1.0).combine(matrix), matrix.sum(dim=0))
+
+
+def test_graddrop_word_for_word() -> None:
+    matrix = draw(3, 100_000, 0)  # several blocks, and a part of one
+    matrix[:, :3] = torch.tensor([1.0, -1.0, 0.0])
+    uniform = torch.rand(matrix.shape[1], generator=torch.Generator().manual_seed(1))
+    uniform[:3] = 0.0  # the least that can be drawn: pure signs are kept all the same
+    purity = (1 + matrix.sum(0) / matrix.abs().sum(0)) / 2
+    positive, negative = matrix.clamp_min(0).sum(0), matrix.clamp_max(0).sum(0)
+    expected = torch.where(purity > uniform, positive, negative)
+    close(drop(matrix, uniform, 0.0), expected)
+    close(drop(matrix, uniform, 0.3), 0.7 * expected + 0.3 * matrix.sum(0))
 
 
 def test_moco_word_for_word() -> None:

@@ -21,6 +21,7 @@ from crosstask.graph import Evidence, TransferEdge
 from crosstask.options import OptionError
 from crosstask.points.distillation import Distilled
 from crosstask.records import Curriculum, MetaKnowledge
+from crosstask.testing import full_disk
 from crosstask_bundles import (
     BundledTask,
     BundleError,
@@ -31,6 +32,7 @@ from crosstask_bundles import (
     place,
     write_bundle,
 )
+from crosstask_bundles.index import add_to_index
 from crosstask_bundles.signing import NAMESPACE
 from crosstask_bundles.testing import CREATED, small_bundle, small_manifest
 
@@ -372,3 +374,20 @@ def test_keys_and_signers_that_are_none(keys: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(BundleError, match="ssh-keygen of OpenSSH, which is not installed here: install it"):
         write_bundle(whole(), tmp_path / "x.ctb", sign=keys / "anna")
     assert not (tmp_path / "x.ctb").exists()
+
+
+def test_on_a_full_disk_nothing_half_written_stays(tmp_path: Path) -> None:
+    manifest = whole()
+    bundle = write_bundle(manifest, tmp_path / "whole.ctb")
+    size = bundle.path.stat().st_size
+    with full_disk(500):
+        with pytest.raises(BundleError, match=rf"cannot write .*new\.ctb: .* bytes free, {size:,} needed\)"):
+            write_bundle(manifest, tmp_path / "new.ctb")
+        with pytest.raises(BundleError, match=r"cannot write .* bytes free, [\d,]+ needed\)"):
+            bundle.extract(tmp_path / "out")
+    with full_disk(100):
+        with pytest.raises(BundleError, match=r"cannot write index .*index\.json: .* bytes free, more than"):
+            add_to_index(tmp_path / "index.json", bundle, bundle.path)
+        with pytest.raises(BundleError, match=r"cannot write .*model\.safetensors: .* bytes free, [\d,]+ needed\)"):
+            bundle.model("a")
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["whole.ctb"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
@@ -140,6 +141,7 @@ def test_a_planner_that_changes_its_mind(engine: TransferEngine) -> None:
         ({"target": "quaters"}, "curriculum: target: no task 'quaters'.*did you mean 'quarters'"),
         ({"target": "mirrored"}, "target: task 'mirrored' is held back as unseen"),
         ({"target": "bare"}, "target: task 'bare' has no training data"),
+        ({"target": "untested"}, "target: task 'untested' has no test data"),
         (
             {"target": "quarters", "max_tasks": 2},
             r"max_tasks: 'quarters' needs 2 prerequisites \(halves, moons\): it must be at least 3, got 2",
@@ -150,6 +152,7 @@ def test_what_does_not_fit_is_refused_before_any_work(
     engine: TransferEngine, options: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine.register_task(Task(descriptor=TaskDescriptor(task_id="bare", input_shape=(2,), output_dim=2)))
+    engine.register_task(Task(descriptor="untested", train=(torch.randn(4, 2), torch.arange(4) % 2)))
     monkeypatch.setattr(engine, "train", lambda tasks=None: pytest.fail("trained before the check"))
     with pytest.raises(RecipeError, match=said):
         engine.run_stage("curriculum", **options)

@@ -6,6 +6,7 @@ import torch
 
 from crosstask.errors import DataError
 from crosstask_discovery.arrays import (
+    View,
     centred,
     class_numbers,
     features_and_labels,
@@ -14,6 +15,7 @@ from crosstask_discovery.arrays import (
     one_hot,
     scaled,
     targets,
+    view,
 )
 
 
@@ -63,3 +65,21 @@ def test_the_spectrum_is_that_of_the_rank(shape: tuple[int, int]) -> None:
     left, squares = left_spectrum(rows)
     assert left.shape == (shape[0], 4)
     assert np.allclose((left * squares) @ left.T, rows @ rows.T)
+
+
+def test_a_view_is_made_once() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 3)) + 5
+    looked = view(features)
+    assert view(looked) is looked
+    assert isinstance(looked, View)
+    assert len(looked) == 6
+    rows = features / np.abs(features).max()
+    moved = rows - rows.mean(axis=0)
+    assert np.allclose(looked.centred, moved)
+    assert np.allclose(looked.kernel, moved @ moved.T)
+    left, squares = looked.spectrum
+    assert np.allclose((left * squares) @ left.T, moved @ moved.T)
+    assert looked.spectrum[0] is left
+    assert looked.kernel is looked.kernel
+    with pytest.raises(DataError, match="features hold NaN"):
+        view([[1.0, np.nan]])

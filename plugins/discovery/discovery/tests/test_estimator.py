@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -12,10 +13,12 @@ from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence
+from crosstask.learning.features import Passes
+from crosstask.learning.models import ModelSpec
 from crosstask.options import component, option
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.arrays import centred, matrix, targets
-from crosstask_discovery.estimator import Estimator, Seen, features_and_outputs
+from crosstask_discovery.estimator import Estimator, Looks, Seen, features_and_outputs, raw_estimates
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 
 
@@ -96,6 +99,8 @@ def test_samples_and_shots() -> None:
     assert len(made(shots=4).see(ten, parity).targets) == 8
     assert len(made(samples=None).see(ten, parity).targets) == 400
     assert len(made().see(ten, parity, samples=20).targets) == 20
+    with pytest.raises(DataError, match="task 'raw' has no trained model"):
+        made().see(digit_task("raw", images()[1] % 3, learned=False), parity)
     drawn = made().see(parity, ten, samples=20)
     assert torch.equal(made().see(ten, ten, samples=20).inputs, drawn.inputs), "the same for all sources of a target"
     assert drawn.targets.bincount().tolist() == [2] * 10
@@ -157,3 +162,111 @@ def test_an_estimator_can_leave_a_pair_out() -> None:
     assert {reason for *_, reason in strict.skipped} == {f"more than {middle}"}
     with pytest.raises(DataError, match="can be estimated: more than"):
         made(limit=min(values) / 2).discover(portfolio, graph_of(portfolio))
+
+
+# --- What estimators share
+
+
+@component
+class Widths(Estimator):
+    """What it sees, counted; needs the source seen on its own samples, too."""
+
+    known_as: ClassVar[str] = "widths"
+
+    def estimate(self, seen: Seen) -> float:
+        own = self.see(seen.source, seen.source)
+        return float(seen.features.double().sum() + own.outputs.double().sum())
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models go through each pass from now on."""
+    found: list[int] = []
+    whole = Passes.received
+
+    def received(self: Passes, models: Any, inputs: Any) -> Any:
+        found.append(len(models))
+        return whole(self, models, inputs)
+
+    monkeypatch.setattr(Passes, "received", received)
+    return found
+
+
+def test_estimates_in_one_go_are_those_of_each_pair_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models of one architecture go through a target's samples together, once, whatever the estimators and options."""
+    portfolio, together = digits(), counted(monkeypatch)
+    context, graph = LocalContext(), graph_of(portfolio)
+    parts = [made(context=context), made(Widths, context), made(context=context, samples=90)]
+    found = raw_estimates(parts, portfolio, graph)
+    # 5 targets with 4 sources each, by 250 and by 90 samples; and each of the 5 sources on its own
+    assert sorted(together) == [1] * 5 + [4] * 10
+    assert [list(values) for values in found] == [[(s.task_id, t.task_id) for s, t in portfolio.pairs()]] * 3
+    assert all(each._looks is None for each in parts)
+    for source, target in portfolio.pairs():
+        pair = source.task_id, target.task_id
+        for part, values in zip(parts, found, strict=True):
+            sample = part.see(target, target).inputs
+            features, _ = features_and_outputs(source.model, sample)  # type: ignore[arg-type]
+            seen = attrs.evolve(part.see(source, target), features=features)
+            assert values[pair] == pytest.approx(part.estimate(seen), rel=1e-5)
+    again = [made(context=LocalContext()).discover(portfolio.restricted([pair]), graph)[0] for pair in found[0]]
+    assert [e.estimates["explained"] for e in again] == list(found[0].values()), "alone to the last bit"
+
+
+def test_what_is_known_is_not_passed_again_and_no_more_is_held_than_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    portfolio, context = digits(), LocalContext()
+    graph = graph_of(portfolio)
+    first = made(context=context).discover(portfolio.restricted([("parity", "ten")]), graph)
+    together, held, done = counted(monkeypatch), [], Looks.done_with
+
+    def note(looks: Looks, source: Task) -> None:
+        done(looks, source)
+        held.append((len(looks._seen), len(looks._ahead)))
+
+    monkeypatch.setattr(Looks, "done_with", note)
+    edges = made(context=context).discover(portfolio.focused("ten"), graph)
+    assert together == [3, 1, 1, 1, 1]
+    assert held == [(0, 0), (0, 2), (0, 1), (0, 0), (0, 0), (0, 0), (0, 0), (0, 0)], "what is to come, nothing else"
+    assert first[0].estimates in [e.estimates for e in edges if (e.source, e.target) == ("parity", "ten")]
+
+
+def test_only_those_go_along_that_will_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same architecture, but a regression: an estimator of classes leaves it out."""
+    pictures = images()[0]
+    ink = Task(
+        descriptor=TaskDescriptor(task_id="ink", task_type="regression", input_shape=(1, 8, 8), output_dim=1),
+        train=(pictures, pictures.sum(dim=(1, 2, 3))[:, None]),
+    )
+    ink.model = ModelSpec(hidden=(32, 24)).build(ink.descriptor, 0)
+    portfolio, together = Portfolio([*digits("ten", "low", "parity"), ink]), counted(monkeypatch)
+    assert len(made(Outputs).discover(portfolio, graph_of(portfolio))) == 9
+    assert sorted(together) == [2, 2, 2, 3]  # into each of the digits, and into the ink
+
+
+def test_a_model_that_fails_with_others_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    portfolio = digits("ten", "low", "parity")
+
+    def broken(self: Passes, models: Any, inputs: Any) -> Any:
+        raise MemoryError("too much")
+
+    plain = {(e.source, e.target): e.estimates for e in made().discover(portfolio, graph_of(portfolio))}
+    monkeypatch.setattr(Passes, "received", broken)
+    graph = graph_of(portfolio)
+    edges = made().discover(portfolio, graph)
+    for edge in edges:
+        assert edge.estimates["explained"] == pytest.approx(plain[edge.source, edge.target]["explained"], rel=1e-5)
+
+    class Refuses(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.trunk, self.head = model.trunk, model.head
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if len(inputs) > 2:
+                raise ValueError("no more than two at once")
+            found: torch.Tensor = self.head(self.trunk(inputs))
+            return found
+
+    portfolio["low"].model = Refuses(portfolio["low"].model)  # type: ignore[arg-type]
+    component_ = made()
+    assert {e.source for e in component_.discover(portfolio, graph)} == {"ten", "parity"}
+    assert "ValueError: no more than two at once" in graph.impossible["low", "ten"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import numpy as np
@@ -14,8 +14,10 @@ import crosstask_estimators as package
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
-from crosstask.graph import Evidence, TransferGraph
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.training import fit
+from crosstask.options import component, option, state
+from crosstask.points.discovery import Discoverer
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
@@ -199,3 +201,47 @@ def test_estimators_that_cannot_say_anything_are_left_out_of_the_mean() -> None:
     bare = Portfolio([Task(descriptor=TaskDescriptor(task_id=t)) for t in "ab"])
     with pytest.raises(DataError, match=r"no pair of portfolio .* can be estimated: task 'a' has no trained model"):
         made(MeanZ, context).discover(bare, TransferGraph())
+
+
+@component
+class Lengths(Discoverer):
+    """No estimator of a pass: it says something of the names, and leaves out who has a short one."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    least: int = option(3, ge=0, help="letters of a source's name")
+    skipped: list[tuple[str, str, str]] = state(factory=list)
+
+    def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
+        pairs = list(portfolio.pairs())
+        self.skipped = [(s.task_id, t.task_id, "too short") for s, t in pairs if len(s.task_id) < self.least]
+        return [
+            TransferEdge(source=s.task_id, target=t.task_id, transfer_coefficient=0.0, estimates={"letters": float(n)})
+            for s, t in pairs
+            if (n := len(s.task_id)) >= self.least
+        ]
+
+
+@component
+class Twice(LogME):
+    """An estimator with a way of its own to go about the pairs."""
+
+    known_as: ClassVar[str] = "twice"
+
+    def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
+        return [attrs.evolve(edge, estimates={"twice": 2 * edge.estimates["twice"]})
+                for edge in super().discover(portfolio, graph)]  # fmt: skip
+
+
+def test_the_mean_of_estimators_and_of_others() -> None:
+    portfolio, context = digits("ten", "low", "parity"), LocalContext(registry=_registry())
+    graph = graph_of(portfolio)
+    component_ = made(MeanZ, context, estimators=(LogME(), Lengths(least=4), Twice()))
+    edges = {(e.source, e.target): e.estimates for e in component_.discover(portfolio, graph)}
+    assert {pair: e.get("letters") for pair, e in edges.items() if pair[1] == "ten"} == {
+        ("low", "ten"): None, ("parity", "ten"): 6.0
+    }  # fmt: skip
+    for known in edges.values():
+        assert known["twice"] == 2 * known["logme"]
+    assert component_.skipped == []
+    with pytest.raises(DataError, match=r"no pair of portfolio .* can be estimated: too short"):
+        made(MeanZ, context, estimators=(Lengths(least=9),)).discover(portfolio, graph)

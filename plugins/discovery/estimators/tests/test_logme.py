@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from scipy.stats import multivariate_normal
 
 from crosstask_discovery.testing import labelled
@@ -72,3 +72,27 @@ def test_labels_that_the_features_fit_without_error() -> None:
     perfect = logme(np.eye(2)[labels], labels)
     assert np.isfinite(perfect)
     assert perfect > logme(np.eye(2)[labels] + 0.1 * np.random.default_rng(0).normal(size=(40, 2)), labels)
+
+
+@pytest.mark.parametrize(("samples", "width", "noise"), [(60, 8, 1.0), (30, 90, 2.0), (40, 12, 8.0), (40, 3, 0.05)])
+def test_the_search_in_one_variable_against_scipy(samples: int, width: int, noise: float) -> None:
+    """The evidence with the best beta for every ratio alpha / beta, from the covariance itself; a bounded search."""
+    features, labels = labelled(samples, width, classes=3, noise=noise)
+    kernel = (features @ features.T) / np.abs(features).max() ** 2
+    largest = np.linalg.eigvalsh(kernel)[-1]
+    found = []
+    for c in range(3):
+        y = (labels == c).astype(float)
+
+        def cost(log_ratio: float, y: np.ndarray = y) -> float:
+            covariance = np.eye(samples) + kernel / (np.exp(log_ratio) * largest)
+            beta = samples / (y @ np.linalg.solve(covariance, y))
+            return float(np.linalg.slogdet(covariance)[1] / samples - np.log(beta))
+
+        grid = np.log(np.logspace(-8, 8, 161))
+        best = grid[np.argmin([cost(u) for u in grid])]
+        ends = max(best - 0.5, grid[0]), min(best + 0.5, grid[-1])
+        near = minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-10})
+        lowest = min(near.fun, cost(grid[0]), cost(grid[-1]))
+        found.append(-0.5 * (np.log(2 * np.pi) + 1 + lowest))
+    assert logme(features, labels) == pytest.approx(np.mean(found), abs=1e-10)

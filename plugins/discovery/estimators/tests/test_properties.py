@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstask.errors import DataError
+from crosstask_discovery.arrays import View
 from crosstask_discovery.testing import labelled
 from crosstask_estimators.cka import cka
 from crosstask_estimators.gbc import gbc
@@ -89,6 +90,16 @@ def test_float32_tensors_are_computed_in_float64(estimate: Callable[[Any, Any], 
     exact = estimate(tensors[0].detach().double().numpy(), labels)
     assert estimate(*tensors) == exact
     assert estimate(tensors[0].bfloat16(), labels) == pytest.approx(exact, rel=0.05, abs=0.02)
+
+
+@every
+def test_a_view_that_others_have_looked_at(estimate: Callable[[Any, Any], float]) -> None:
+    """Estimators share decompositions: the order in which they come is nothing to any of them."""
+    features, labels = labelled(30, 9)
+    looked = View(features)
+    for other in ESTIMATORS.values():
+        other(looked, labels)
+    assert estimate(looked, labels) == estimate(features, labels)
 
 
 @every

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crosstask_gnn.additive import additive
-from crosstask_gnn.low_rank import low_rank
+from crosstask_gnn.low_rank import low_rank, low_ranks
 from crosstask_gnn.pairs import Pairs
 from crosstask_gnn.soft_impute import soft_impute
 
@@ -90,3 +90,22 @@ def test_many_tasks_and_the_same_seed() -> None:
     found = low_rank(pairs, seed=4)
     assert np.sqrt(np.mean((found.mean - true)[mask] ** 2)) < 0.05
     assert np.array_equal(found.mean, low_rank(pairs, seed=4).mean)
+
+
+def test_together_they_are_what_each_is_alone() -> None:
+    """Of several, some with other ranks, priors or standard errors, one with next to nothing: to the last digits."""
+    parts, priors = [], []
+    for seed in range(4):
+        true, seen = world(seed, 2, n=14)
+        known = np.where(hidden(seed, 14, 0.5), np.nan, seen)
+        known[:, : 9 * (seed == 1)] = np.nan  # five targets only: rank 4 at most
+        parts.append(Pairs.of(known, np.full((14, 14), 0.1) if seed == 2 else None))
+        priors.append(0.5 * true if seed == 3 else None)
+    parts.append(Pairs.of(np.full((14, 14), np.nan)))
+    priors.append(None)
+    for each, pairs, prior in zip(low_ranks(parts, priors), parts, priors, strict=True):
+        alone = low_rank(pairs, prior)
+        assert each.mean == pytest.approx(alone.mean, abs=1e-12)
+        assert each.variance == pytest.approx(alone.variance, rel=1e-9)
+        assert each.noise == pytest.approx(alone.noise, rel=1e-9)
+    assert low_ranks([]) == []

@@ -14,7 +14,7 @@ from crosstask_gnn.additive import additive
 from crosstask_gnn.mean_z import mean_z
 from crosstask_gnn.mixed import Design, Variances, mixed
 from crosstask_gnn.pairs import mean_score, within_targets
-from crosstask_gnn.soft_impute import complete, soft_impute
+from crosstask_gnn.soft_impute import complete, completions, soft_impute
 from crosstask_gnn.source_mean import source_mean, target_mean
 
 
@@ -67,6 +67,14 @@ def test_large_matrices_are_started_from_their_leading_singular_vectors() -> Non
     expected = np.linalg.svd(values)
     assert size[:5] == pytest.approx(expected[1][:5], rel=1e-6)
     assert np.abs((left[:, :5] * size[:5]) @ right[:5] - (expected[0][:, :5] * size[:5]) @ expected[2][:5]).max() < 1e-4
+
+
+def test_several_penalties_at_once_are_each_alone() -> None:
+    rng = np.random.default_rng(4)
+    values, seen = rng.normal(size=(9, 7)), rng.random((9, 7)) < 0.6
+    together = completions(values, seen, [0.1, 1.0, 4.0])
+    for penalty, made in zip([0.1, 1.0, 4.0], together, strict=True):
+        assert made == pytest.approx(complete(values, seen, penalty), abs=1e-12)
 
 
 def test_soft_impute_finds_a_low_rank_matrix_that_additive_cannot() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
+import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,6 +21,7 @@ from crosstask.registry import Registry
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digits, graph_of, part_of, transfer_world
 from crosstask_gnn import TaskRelationshipGraph
+from crosstask_gnn import task_relationship_graph as module
 from crosstask_gnn.plugin import PLUGIN
 
 SMALL = {"task_embedding_dim": 32, "hidden_dim": 32, "members": 1, "steps": 40, "folds": 3}
@@ -244,3 +250,51 @@ def test_on_digits() -> None:
     told = {pair: edge.transfer_coefficient for pair, edge in found.items()}
     assert told["ten", "parity"] > told["noise", "parity"]
     assert told["ten", "parity"] > told["low", "noise"], "there is nothing to gain for labels drawn at random"
+
+
+def taught_later(seed: int = 0) -> TaskRelationshipGraph:
+    truth, estimates, _ = transfer_world(6, seed=1)
+    portfolio, made, registry = described(6), discoverer(), Registry()
+    registry.register(PLUGIN)
+    made.bind(LocalContext(seed=seed, registry=registry))
+    made.discover(portfolio, filled(portfolio, part_of(truth, 0.5), estimates))
+    return made
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
+def test_a_copy_that_is_asked_outside_of_the_run_has_its_embeddings(copied: Callable[[object], object]) -> None:
+    """The network is taught when embeddings are asked for: a copy, which leaves its run behind, drew other weights."""
+    made = taught_later(seed=5)
+    other = copied(made)
+    torch.testing.assert_close(other.embeddings, made.embeddings, rtol=0, atol=0)  # type: ignore[attr-defined]
+
+
+def test_whoever_asks_while_the_network_is_taught_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, teach = threading.Event(), module.teach
+
+    def slowly(*given: object) -> object:
+        begun.set()
+        time.sleep(0.3)
+        return teach(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "teach", slowly)
+    made, found = taught_later(), []
+    thread = threading.Thread(target=lambda: found.append(made.embeddings))
+    thread.start()
+    assert begun.wait(30)
+    meanwhile = made.embeddings
+    thread.join()
+    assert meanwhile is not None
+    assert meanwhile is found[0]
+
+
+def test_a_lesson_that_failed_is_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*given: object) -> object:
+        raise MemoryError
+
+    made = taught_later()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "teach", fails)
+        with pytest.raises(MemoryError):
+            _ = made.embeddings
+    assert made.embeddings is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import pytest
 import structlog
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crosstask.components import Context
 from crosstask.context import LocalContext
@@ -16,6 +18,8 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.executors import ProcessExecutor
 from crosstask.graph import Evidence, RelationType
+from crosstask.learning import together
+from crosstask.learning.modules import know
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import weights_digest
 from crosstask.options import component
@@ -28,7 +32,6 @@ from crosstask.store import open_store
 from crosstask.tasks import Portfolio, Task
 from crosstask_discovery.testing import digit_task, digits, graph_of, images
 from crosstask_probe import Probe
-from crosstask_probe import probe as place
 from crosstask_probe.plugin import PLUGIN
 from crosstask_probe.probe import BUDGET, measure_alone, most_promising
 
@@ -143,7 +146,7 @@ def test_each_seed_draws_its_own_samples_and_shots_count_per_class() -> None:
     class Watching(Fakes):
         def jobs(self, jobs: Any) -> Any:
             jobs = list(jobs)
-            seen.extend(job.args[1].targets for job in jobs if job.function is measure_alone)
+            seen.extend(job.args[1][0].targets for job in jobs if job.function is measure_alone)
             return super().jobs(jobs)
 
     made = probe(Watching(), shots=3, seeds=3, steps=1)
@@ -475,22 +478,78 @@ def test_pairs_that_go_together_measure_what_each_measures_alone(method: str, mo
         return {(e.source, e.target): e.transfer_coefficient for e in found}
 
     with structlog.testing.capture_logs() as events:
-        together = edges()
+        in_fleets = edges()
     assert not [event for event in events if "one by one" in event["event"]]
-    monkeypatch.setattr(place, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "today")))
+    monkeypatch.setattr(together, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "today")))
     with structlog.testing.capture_logs() as events:
         alone = edges()
     told = [(event["event"], event["count"], event["reasons"]) for event in events if "one by one" in event["event"]]
     assert told == [("controls trained one by one", 6, ["today"]), ("pairs trained one by one", 6, ["today"])]
-    assert together == pytest.approx(alone, abs=0.01)
-    assert sorted(together, key=lambda pair: together[pair]) == sorted(alone, key=lambda pair: alone[pair])
+    assert in_fleets == pytest.approx(alone, abs=0.01)
+    assert sorted(in_fleets, key=lambda pair: in_fleets[pair]) == sorted(alone, key=lambda pair: alone[pair])
+
+
+class Mixing(nn.Module):
+    """With a weight that nothing draws; `gain` is its spread."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(64, 8) * gain), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head((inputs.flatten(1) @ self.weight).tanh())
+        return found
+
+
+def made_by(gain: float) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        made = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3))
+        with torch.no_grad():
+            for weight in made.parameters():
+                weight.mul_(gain)
+        return made
+
+    return build
+
+
+@pytest.mark.parametrize("kind", ["spread", "factory", "head"])
+def test_which_source_comes_first_decides_nothing(kind: str) -> None:
+    """Where the sources' architecture is one, but other models are drawn of each."""
+
+    def tasks() -> dict[str, Task]:
+        found = {}
+        for number, task in enumerate(digits("ten", "parity", "noise")):
+            torch.manual_seed(number)
+            gain = (1.0, 0.01, 4.0)[number]
+            if kind == "spread":
+                task.model = Mixing(gain)
+            elif kind == "factory":
+                task.model = made_by(gain)()
+                know(task.model, build=made_by(gain))
+            else:
+                head = nn.Sequential(nn.Linear(8, 2 + 3 * number), nn.Tanh(), nn.Linear(2 + 3 * number, 3))
+                task.model = nn.Sequential(OrderedDict(flat=nn.Flatten(), body=nn.Linear(64, 8), head=head))
+            found[task.task_id] = task
+        return found
+
+    def edges(portfolio: Portfolio) -> dict[Any, tuple[float, float]]:
+        made = probe(LocalContext(registry=methods()), method="fine_tune", learning_rate=1e-2)
+        found = made.discover(portfolio, graph_of(portfolio))
+        return {(e.source, e.target): (e.transfer_coefficient, e.score) for e in found}
+
+    first, last = edges(Portfolio(tasks().values())), edges(Portfolio(list(tasks().values())[::-1]))
+    assert len(first) == 6
+    for pair, figures in first.items():
+        assert figures == pytest.approx(last[pair], abs=1e-6)
+        alone = edges(Portfolio(tasks().values()).restricted([pair]))
+        assert figures == pytest.approx(alone[pair], abs=1e-6)
 
 
 def test_curves_are_measured_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     gains = []
     for alone in (False, True):
         if alone:
-            monkeypatch.setattr(place, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "")))
+            monkeypatch.setattr(together, "muster", lambda members, *more: ([], dict.fromkeys(range(len(members)), "")))
         for curves in (True, False):
             context, portfolio = LocalContext(registry=methods()), world().restricted([("ten", "parity")])
             (edge,) = probe(context, curves=curves).discover(portfolio, graph_of(portfolio))
@@ -509,7 +568,7 @@ def test_what_fails_together_is_tried_alone(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("not together")
 
     expected = probe(LocalContext(registry=methods())).discover(world(), graph_of(world()))
-    monkeypatch.setattr(place, "train_fleet", fails)
+    monkeypatch.setattr(together, "train_fleet", fails)
     found = probe(LocalContext(registry=methods())).discover(world(), graph_of(world()))
     assert [e.transfer_coefficient for e in found] == pytest.approx(
         [e.transfer_coefficient for e in expected], abs=0.01
@@ -524,3 +583,24 @@ def test_a_loss_that_diverges_in_a_fleet_leaves_out_its_pairs_only() -> None:
     edges = made.discover(portfolio, graph_of(portfolio))
     assert {e.target for e in edges} == {"ten", "noise"}
     assert all("the training loss is nan at step 1" in why for *_, why in made.skipped)
+
+
+def test_a_transfer_that_diverges_in_a_fleet_leaves_out_its_pair_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a source whose features are too large for single precision; from scratch there is nothing wrong with it."""
+    said = []
+    for alone in (False, True):
+        portfolio = world()
+        with torch.no_grad():
+            portfolio["noise"].model.trunk[1].weight.fill_(3e38)
+        if alone:
+            monkeypatch.setattr(together, "muster", lambda members, *_: ([], dict.fromkeys(range(len(members)), "")))
+        made, graph = probe(LocalContext(registry=methods()), method="fine_tune"), graph_of(portfolio)
+        edges = made.discover(portfolio, graph)
+        assert {(e.source, e.target) for e in edges} == {(s, t) for s in ("ten", "parity") for t in portfolio.ids} - {
+            ("ten", "ten"), ("parity", "parity")
+        }  # fmt: skip
+        assert not graph.impossible
+        said.append(made.skipped)
+    assert said[0] == said[1]
+    assert [(source, target) for source, target, _ in said[0]] == [("noise", "ten"), ("noise", "parity")]
+    assert all("the training loss is nan at step 1" in why for *_, why in said[0])

@@ -15,8 +15,8 @@ from crosstask.learning.modules import seeded
 from crosstask.points.balancer import Balancer
 from crosstask.records import Budget
 from crosstask_fed_gradients import FedGradients
-from crosstask_federation import Gathered, Plan, Rounds, State
-from crosstask_federation.testing import digits_at
+from crosstask_federation import Gathered, Plan, Rounds, State, put
+from crosstask_federation.testing import Counting, digits_at
 
 WHOLE = Budget(batch_size=10_000)
 
@@ -98,3 +98,13 @@ def test_a_batch_is_drawn_and_statistics_are_averaged() -> None:
     assert found.state.shared["buffers/2.num_batches_tracked"].dtype == torch.long
     other, _ = course(FedGradients(), WHOLE, norm=True, rounds=2)
     assert not torch.equal(found.state.shared["weights/1.weight"], other.state.shared["weights/1.weight"])
+
+
+def test_what_a_module_keeps_besides_tensors_stays_at_its_site() -> None:
+    sites = {task.task_id: task for task in digits_at(2, train=60, test=20)}
+    model = nn.Sequential(Counting(), nn.Linear(64, 10))
+    plan = Plan(FedGradients(), Budget(batch_size=16, steps=3), rounds=3, evaluate_every=3)
+    found = Rounds(LocalContext(), plan, sites, dict.fromkeys(sites, model), 0, "test").run()
+    for name in sites:
+        put(model, found.kept[name])
+        assert model[0].seen == 3, "one gradient in each round"  # type: ignore[union-attr]

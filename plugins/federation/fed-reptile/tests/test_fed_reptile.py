@@ -16,7 +16,8 @@ from crosstask.learning.modules import seeded
 from crosstask.records import Budget
 from crosstask.tasks import Task
 from crosstask_fed_reptile import FedReptile, PerFedAvg
-from crosstask_federation import Federation, Gathered, Plan, Rounds, Site, State
+from crosstask_federation import Federation, Gathered, Plan, Rounds, Site, State, put
+from crosstask_federation.testing import Counting, digits_at
 
 
 @pytest.fixture
@@ -96,3 +97,14 @@ def test_sites_of_other_classes_are_served_better_by_a_model_of_their_own() -> N
     assert adapted > 0.75
     assert adapted > accuracy(Unadapted()) + 0.05
     assert accuracy(PerFedAvg(adapt_steps=5)) > 0.6
+
+
+def test_what_a_module_keeps_besides_tensors_stays_at_its_site() -> None:
+    model = nn.Sequential(Counting(), nn.Linear(64, 10))
+    sites = {task.task_id: task for task in digits_at(2, train=60, test=20)}
+    budget = Budget(batch_size=16, steps=3, learning_rate=0.1)
+    plan = Plan(PerFedAvg(), budget, rounds=2, evaluate_every=2)
+    found = Rounds(LocalContext(), plan, sites, dict.fromkeys(sites, model), 0, "test").run()
+    for name in sites:
+        put(model, found.kept[name])
+        assert model[0].seen == 2 * 3 * 2, "two gradients in each step"  # type: ignore[union-attr]

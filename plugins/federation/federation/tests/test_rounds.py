@@ -355,6 +355,72 @@ def test_tied_weights_are_sent_once_frozen_ones_never() -> None:
     assert model.two.weight[0, 0] == 2
 
 
+class Counting(nn.Module):
+    """Keeps besides its weights, in training, how many batches it saw, a tensor and a name."""
+
+    def __init__(self, width: int = 2, outputs: int = 2) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, outputs)
+        self.seen, self.largest, self.note = 0, torch.zeros(width, dtype=torch.float64), "fresh"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            self.seen, self.note = self.seen + 1, "trained"
+            self.largest = torch.maximum(self.largest, inputs.double().amax(0))
+        return self.head(inputs)
+
+    def get_extra_state(self) -> Any:
+        return {"seen": self.seen, "largest": self.largest, "note": self.note}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.seen, self.largest, self.note = state["seen"], state["largest"], state["note"]
+
+
+class Odd(Counting):
+    """Whose extra state is no plain data."""
+
+    def get_extra_state(self) -> Any:
+        return {1, 2}
+
+
+class Bare(Counting):
+    """Whose extra state is a tensor."""
+
+    def get_extra_state(self) -> Any:
+        return self.largest
+
+    def set_extra_state(self, state: Any) -> None:
+        self.largest = state
+
+
+def test_extra_state_stays_and_comes_back() -> None:
+    for kind in (Counting, Bare):
+        model = nn.Sequential(kind()).train()
+        model(torch.tensor([[1.5, -2.0], [0.5, 3.0]]))
+        shared, kept = state_of(model)
+        assert sorted(shared) == ["weights/0.head.bias", "weights/0.head.weight"]
+        again = put(nn.Sequential(kind()), {**shared, **kept})
+        assert again[0].largest.tolist() == [1.5, 3.0]
+        assert again[0].largest.dtype == torch.float64
+        assert (again[0].seen, again[0].note) == ((1, "trained") if kind is Counting else (0, "fresh"))
+        put(kind(), state_of(kind())[1])  # of a module that is the whole network
+    with pytest.raises(DataError, match=r"'_extra_state' of Odd \(get_extra_state\) is no plain data: a site cannot"):
+        state_of(Odd())
+
+
+def test_sites_count_on_from_round_to_round() -> None:
+    made = rounds(rounds=3)
+    with seeded(0):
+        made.networks = dict.fromkeys(made.names, nn.Sequential(nn.Flatten(), Counting(64, 10)))
+    course = made.run()
+    for name in made.names:
+        model = put(nn.Sequential(nn.Flatten(), Counting(64, 10)), course.kept[name])[1]
+        assert model.seen == 3 * STEP.steps
+        assert bool((model.largest <= made.work[name].data("train").inputs.flatten(1).double().amax(0)).all())
+    assert not any("extra" in name for name in course.state.shared), "it never leaves a site"
+    assert same(course, Course.read(course.plain(), course.tensors(made.names), made.names))
+
+
 def test_what_stays_is_kept_and_not_shared() -> None:
     shared, kept = state_of(Tied(), ("batch_norm", "head"))
     assert sorted(shared) == ["weights/one.bias", "weights/one.weight"]

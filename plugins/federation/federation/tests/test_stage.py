@@ -269,6 +269,33 @@ def test_sites_share_what_they_measured_and_it_is_pooled() -> None:
     assert SharedEdges.summary(attrs.evolve(result, lost={"x": "y"}))["sites_lost"] == 1
 
 
+def test_a_second_stage_adds_to_what_the_first_measured() -> None:
+    """One of two sites and one of three give the edge that DerSimonian & Laird (1986) have of all five."""
+    budget = attrs.evolve(QUICK, samples=40)
+    with engine(digits("published"), digits("own"), seeds=2, budget=budget) as made:
+        stated = {"sources": ["published"], "tasks": ["own"]}
+        parts = [edges(made, **stated, split={"sites": count}) for count in (2, 3)]
+        known = made.graph.edge("published", "own")
+        again = edges(made, **stated, split={"sites": 2})
+        after = made.graph.edge("published", "own")
+    assert known is not None
+    assert known.found_by == "shared_edges"
+    found = [edge.coefficient.mean for part in parts for edge in part.edges]
+    assert sorted(each.transfer_coefficient for each in known.measurements) == sorted(found)
+    values = [each.transfer_coefficient for each in known.measurements]
+    weights = [each.standard_error**-2 for each in known.measurements]
+    centre = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+    q = sum(w * (v - centre) ** 2 for w, v in zip(weights, values, strict=True))
+    between = max(0.0, (q - 4) / (sum(weights) - sum(w**2 for w in weights) / sum(weights)))
+    wide = [1 / (1 / w + between) for w in weights]
+    pooled = sum(w * v for w, v in zip(wide, values, strict=True)) / sum(wide)
+    assert known.transfer_coefficient == pytest.approx(pooled, rel=1e-9)
+    assert again.merged == parts[0].merged, "each stage's own record says what it measured"
+    assert after is not None
+    assert len(after.measurements) == 5, "the same figures count once"
+    assert after.transfer_coefficient == pytest.approx(pooled, rel=1e-9)
+
+
 def test_a_site_that_cannot_measure_is_told_and_all_of_them_end_the_run() -> None:
     odd = Task(
         descriptor=TaskDescriptor(task_id="odd", input_shape=(3,), output_dim=2),

@@ -276,7 +276,7 @@ def test_a_mask_that_does_not_fit_is_told(mask: Any, told: str) -> None:
         ({"ink": {"task_type": "clasification"}}, "'ink': task_type 'clasification' is unknown; did you mean"),
         ({"ink": {"output_dim": "3"}}, "output_dim must be an integer"),
         ({"ink": {"hidden_dims": [0]}}, "hidden_dims must be >= 1"),
-        ({"ink": 3}, "'ink' must be a TaskConfig, got 3"),
+        ({"ink": 3}, "'ink' must be a TaskConfig, or a table of its options \\(output_dim"),
     ],
 )
 def test_wrong_task_configs_are_told(kind: str, configs: Any, told: str) -> None:

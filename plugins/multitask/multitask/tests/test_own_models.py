@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from crosstask import Budget, DataError, ModelSpec, TransferEngine
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
+from crosstask.learning.architecture import architecture
 from crosstask.learning.modules import Headless
 from crosstask.learning.own_models import prepare_model
-from crosstask.learning.transferring import architecture
 from crosstask.points.balancer import Balancer
 from crosstask.tasks import Task
 from crosstask.testing import reference_registry

@@ -164,14 +164,21 @@ def wide(task_id: str) -> Task:
     return made
 
 
+def untested(task_id: str) -> Task:
+    made = blobs(task_id)
+    return Task(descriptor=made.descriptor, train=made.train)
+
+
 REFUSED: dict[str, tuple[dict[str, Any], Portfolio, str]] = {
     "no such task": ({"tasks": ["task0", "tsk1"]}, some(), "tasks: no task 'tsk1' .*; did you mean 'task1'"),
     "one task": ({"tasks": ["task0"]}, some(), "tasks: joint training needs at least two tasks, got 'task0' alone"),
     "a task twice": ({"tasks": ["task0", "task0"]}, some(), "tasks: 'task0' is named twice"),
     "no data": ({"tasks": ["task0", "x"]}, some(bare("x", 2)), "tasks: task 'x' has no training data"),
+    "no test data": ({"tasks": ["task0", "x"]}, some(untested("x")), "tasks: task 'x' has no test data"),
     "held back": ({"tasks": ["task0", "x"]}, some(unseen=[blobs("x")]), "tasks: task 'x' is held back as unseen"),
     "shapes": ({"tasks": ["task0", "x"]}, some(wide("x")), r"input shapes cannot share a trunk: \[\(2,\), \(5,\)\]"),
-    "too few": ({}, Portfolio([blobs("a"), wide("x"), bare("y", 2)]), "at least two tasks that have training data"),
+    "too few": ({}, Portfolio([blobs("a"), wide("x"), bare("y", 2)]), "at least two tasks that have training and"),
+    "too few with test data": ({}, Portfolio([blobs("a"), untested("x")]), "that have training and test data"),
     "no such start": ({"tasks": IDS[:2], "start": "tsk1"}, some(), "start: no task 'tsk1' .*; did you mean"),
     "a start without model": ({"tasks": IDS[:2], "start": "x"}, some(bare("x", 2)), "start: task 'x' has neither"),
     "a start of another shape": (

@@ -82,3 +82,19 @@ def test_a_state_with_numbers_that_are_none_is_refused(make: Any) -> None:
     inside["vector"] = [[math.nan, 0.0]]
     with pytest.raises(PluginError, match="vector holds numbers that are not finite"):
         make().load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [LinUCB, DiscountedLinUCB])
+def test_a_state_goes_on_with_the_ridge_of_who_loads_it(kind: Any) -> None:
+    """Whatever the ridge was before: the prior is an option, not something that was learned."""
+    rng, states, routers = np.random.default_rng(3), kind(ridge=2.0), kind(ridge=0.5)
+    for _ in range(40):
+        x, tool, reward = rng.standard_normal(3), TOOLS[int(rng.integers(3))], float(rng.random())
+        states.update(x, tool, reward)
+        routers.update(x, tool, reward)
+    went_on = kind(ridge=0.5)
+    went_on.load_state_dict(json.loads(json.dumps(states.state_dict())))
+    for _ in range(5):
+        x = rng.standard_normal(4)  # a number more, too
+        np.testing.assert_allclose(went_on.choose(x, TOOLS).estimates, routers.choose(x, TOOLS).estimates, rtol=1e-9)
+        assert went_on.choose(x, TOOLS).tool == routers.choose(x, TOOLS).tool

@@ -309,6 +309,19 @@ def test_results_that_do_not_fit_are_refused_and_teach_nothing(results: Any, tol
     assert json.dumps(made.state_dict()) == before
 
 
+def test_what_is_refused_leaves_nothing_behind() -> None:
+    """Also where the first of several results could have been learned from, and of the task no type and no features."""
+    made, tools = learner(), example_tools()
+    before, (one, two) = json.dumps(made.state_dict()), list(tools)[:2]
+    results = {one: {"success": 1.0, "cost": 1.0}, two: {"success": 1.0, "cost": 1e102}}
+    with pytest.raises(DataError, match="cost is too large to learn from"):
+        made.learn_from_execution(LOOKUP, results)
+    assert json.dumps(made.state_dict()) == before
+    with pytest.raises(DataError, match="cost_per_use is too large"):
+        made.add_tool(ToolProfile("dear", ToolType.SEARCH, cost_per_use=1e105))
+    assert json.dumps(made.state_dict()) == before
+
+
 def test_tools_come_and_go() -> None:
     made = learner({"a": ToolProfile("a", ToolType.SEARCH, 0.1, 0.3)})
     made.learn_from_execution(LOOKUP, {"tool_id": "a", "success": 0.0})
@@ -402,7 +415,7 @@ def test_forecasts_are_ridge_regression_around_the_profile() -> None:
     for row, value in zip(x, y, strict=True):
         made.learn(row, float(value))
     rows, values = np.vstack([x, math.sqrt(1.5) * np.eye(3)]), np.append(y - 2.0, np.zeros(3))
-    weights, *_ = np.linalg.lstsq(rows, values)  # ridge as least squares with rows of its own
+    weights, *_ = np.linalg.lstsq(rows, values, rcond=None)  # ridge as least squares with rows of its own
     new = np.array([0.3, 0.1, -0.4])
     assert made.expected(new)[0] == pytest.approx(2.0 + float(new @ weights), rel=1e-9)
 

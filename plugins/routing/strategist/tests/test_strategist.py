@@ -185,13 +185,15 @@ def test_the_better_one_is_recommended_with_its_gain_and_the_usual_kept_where_it
     assert (found.strategy, found.usual, found.evidence) == ("new", "plain", 6)
     assert found.gain.low < 0.2 < found.gain.high + 0.02
     assert found.cost.mean == 100
-    assert found.text.startswith("As transfer method 6 settings of earlier runs speak for 'new': +0.199 (")
+    assert found.text.startswith(
+        "As transfer method 6 settings that runs of this store tried speak for 'new': +0.199 ("
+    )
     unsure = [transferred(f"t{n}", name, 0.5 + more) for n, by in enumerate((0.3, -0.1, 0.2, -0.1, 0.0, 0.1))
               for name, more in (("plain", 0.0), ("new", by))]  # fmt: skip
     assert "speak, without being sure, for 'new'" in advised(descriptor("other"), unsure).text
     kept = advised(descriptor("other"), history(-0.2))
     assert (kept.strategy, kept.gain) == ("plain", None)
-    assert "nothing in 6 settings of earlier runs speaks clearly for another" in kept.text
+    assert "nothing in 6 settings that runs of this store tried speaks clearly for another" in kept.text
     assert advised(descriptor("other"), history(0.2)[:4]).strategy == "plain", "two tasks say little"
     assert advised(descriptor("other"), history(0.001)).strategy == "plain", "too little to change for"
 
@@ -208,19 +210,16 @@ def test_balancers_have_no_cost_that_is_known() -> None:
 
 
 def test_where_nothing_is_known_it_says_so() -> None:
-    assert (
-        "No earlier run of this store says which transfer method suits by accuracy" in advised(descriptor("x"), []).text
-    )
+    assert "No run of this store says which transfer method suits by accuracy" in advised(descriptor("x"), []).text
     other = advised(descriptor("x"), history(0.2), usual="another")
     assert (other.strategy, other.evidence) == ("another", 0)
-    assert (
-        "Earlier runs tried no 'another', the usual transfer method, but 'new' 6 times, 'plain' 6 times" in other.text
-    )
+    said = "Runs of this store tried no 'another', the usual transfer method, but 'new' 6 times, 'plain' 6 times"
+    assert said in other.text
     silent = advised(TaskDescriptor(task_id="x"), history(0.2))
     assert "the descriptor does not say its samples, inputs and outputs" in silent.text
 
 
-def test_the_engine_recommends_from_the_store_of_earlier_runs(tmp_path: Any) -> None:
+def test_the_engine_recommends_from_its_store_and_calls_none_of_it_earlier_that_is_its_own(tmp_path: Any) -> None:
     registry = reference_registry(poor="transfer")
     (record,) = (r for r in registry.records if r.name == "reference")
     assert record.plugin is not None
@@ -242,4 +241,6 @@ def test_the_engine_recommends_from_the_store_of_earlier_runs(tmp_path: Any) -> 
         advice = engine.advise("task 0", share=0)
     assert [s.evidence for s in advice.strategies] == [1, 0, 0]
     assert "As transfer method the usual 'reference'" in advice.text
-    assert any("No earlier run of this store says which balancer suits" in each.text for each in advice.strategies)
+    assert "nothing in 1 setting that runs of this store tried speaks clearly" in advice.text
+    assert "earlier" not in advice.text  # the store was empty
+    assert any("No run of this store says which balancer suits" in each.text for each in advice.strategies)

@@ -127,3 +127,14 @@ def test_everywhere_says_what_the_process_says(categorical: np.ndarray, monkeypa
         mean, deviation = known.predict(process, first)
         assert mean == pytest.approx(process.predict(grid)[0], abs=1e-9)
         assert deviation == pytest.approx(process.predict(grid)[1], abs=1e-7)
+
+
+def test_a_space_of_choices_among_very_many_is_predicted_as_a_whole() -> None:
+    """More values than are kept one by one: there the whole was a product of matrices that do not fit."""
+    rng = np.random.default_rng(0)
+    every = np.stack([np.repeat(np.arange(1200) / 1200, 2), np.tile([0.25, 0.75], 1200)], axis=1)
+    seen, values = every[rng.choice(len(every), 12, replace=False)], rng.normal(size=12)
+    process = GaussianProcess(np.array([True, True]))
+    process.condition(seen, values)
+    for got, expected in zip(Everywhere(every).predict(process, 8), process.predict(every), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from typing import Any
 
+import attrs
 import pytest
 
 from crosstask.context import LocalContext
 from crosstask.errors import DataError, RunError
 from crosstask.executors import ProcessExecutor
+from crosstask.learning.models import ModelSpec
+from crosstask.learning.objectives import Metric
+from crosstask.learning.together import in_fleet
 from crosstask.options import component, structure, unstructure
 from crosstask.records import Budget
 from crosstask.registry import Registry
@@ -60,6 +66,25 @@ def test_model_search_judges_the_winner_against_the_default_and_never_shows_the_
         [a - b for a, b in zip(result.score.values, result.default_score.values, strict=True)]
     )
     assert structure(json.loads(json.dumps(unstructure(result))), SearchResult, "result") == result
+
+
+def test_intervals_are_not_cut_to_what_shares_can_be() -> None:
+    """Of a metric where less is better: scores lie below zero, Student's interval with two degrees of freedom."""
+
+    def errors(outputs: Any, targets: Any) -> Any:
+        return 100 * (outputs.argmax(1) != targets).double().mean()
+
+    task = attrs.evolve(small_task("moons"), metric=Metric(errors, name="errors", low=0.0, higher_is_better=False))
+    budget = Budget(steps=3, batch_size=4, learning_rate=1e-2)
+    with Run(Registry()) as run:
+        result = run_model_search(run, ReferenceSearch(), ModelSpace(max_layers=1, widths=(4, 64)), task, budget, 2)
+    assert result.metric == "neg_errors"
+    for found, most in ((result.score, 0.0), (result.default_score, 0.0), (result.gain, math.inf)):
+        assert found is not None
+        spread = statistics.stdev(found.values)
+        assert spread > 0
+        mean, half = statistics.mean(found.values), 4.303 * spread / 3**0.5
+        assert (found.low, found.high) == pytest.approx((mean - half, min(mean + half, most)))
 
 
 def test_model_search_is_the_same_in_processes() -> None:
@@ -128,3 +153,40 @@ def test_judgements_that_fail_do_not_lose_the_search(monkeypatch: pytest.MonkeyP
     assert result.default_score is not None
     assert result.judgement_errors == tuple(f"the best, seed {n}: MemoryError: no room to judge" for n in (0, 1))
     assert structure(json.loads(json.dumps(unstructure(result))), SearchResult, "result") == result
+
+
+def test_judgements_go_in_fleets_and_are_those_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds of a network together, budgets of two rates too; scores are those of the loop, patience looks where it may.
+    One whose network ends the process is judged alone.
+    """
+    from crosstask_search import networks
+
+    task = small_task("moons")
+    budget = Budget(steps=30, batch_size=16, learning_rate=0.02, evaluate_every=5, patience=2)
+    candidates = [(ModelSpec(hidden=(8,)), budget), (ModelSpec(hidden=(8,)), attrs.evolve(budget, learning_rate=0.05))]
+    context = LocalContext()
+    expected = [
+        [
+            networks._trained_score(spec, task, own, context.seed_for("judge", "moons", n), "test", "cpu")
+            for n in range(3)
+        ]
+        for spec, own in candidates
+    ]
+    seen: list[int] = []
+
+    def counted(count: int, *more: Any, **named: Any) -> Any:
+        seen.append(count)
+        return in_fleet(count, *more, **named)
+
+    monkeypatch.setattr(networks, "in_fleet", counted)
+    scores, errors = networks._judged(context, candidates, task, 3, "test")
+    assert (seen, errors) == ([6], [])
+    for found, wanted in zip(scores, expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+    quits = ModelSpec(kind=f"{__name__}:quits", arguments={"width": 4})
+    _, errors = networks._judged(context, [(quits, Budget(steps=2)), candidates[0]], task, 2, "test")
+    assert errors == [f"the best, seed {n}: SystemExit: never" for n in (0, 1)]
+
+
+def quits(input_shape: tuple[int, ...], output_dim: int, *, width: int) -> Any:
+    raise SystemExit("never")

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from crosstask.errors import DataError
+from crosstask.testing import full_disk
 from crosstask_omniglot import arrays as module
 from crosstask_omniglot import load_arrays
 from crosstask_omniglot.arrays import FILE, reduced
@@ -163,3 +164,16 @@ def test_reducing_keeps_the_ink() -> None:
     images = np.random.default_rng(0).random((3, 105, 105))
     small = reduced(images, 28)
     assert np.allclose(small.mean(axis=(1, 2)), images.mean(axis=(1, 2)))
+
+
+def test_on_a_full_disk_nothing_half_written_stays(publisher: str, nowhere: Path) -> None:
+    with full_disk(100), pytest.raises(DataError, match=r"cannot write .*\.zip: .* bytes free, [\d,]+ needed\)"):
+        load_arrays(publisher=publisher)
+    assert not list(nowhere.iterdir())
+    load_arrays(publisher=publisher)
+    file = nowhere / FILE
+    most = file.stat().st_size - 100
+    file.unlink()
+    with full_disk(most), pytest.raises(DataError, match=rf"cannot write .*{FILE}: .* free, more than [\d,]+ needed\)"):
+        load_arrays(publisher=publisher)
+    assert all(each.suffix == ".zip" for each in nowhere.iterdir()), "what was loaded as a whole is kept"

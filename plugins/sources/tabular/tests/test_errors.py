@@ -112,7 +112,7 @@ WRONG_KEYS: dict[str, str] = {
     "split = { values = { train = 1 } }": TASK + "split: `values` needs `column`",
     "split = { column = 'fold', values = { tests = 1 } }": TASK + "split: values: unknown split 'tests'",
     "split = { group = 'name', stratify = 'city' }": TASK + "split: rows are kept together by `group` or spread by",
-    "split = 0.2": TASK + "split must be a SplitRule, got 0.2",
+    "split = 0.2": TASK + r"split must be a SplitRule, or a table of its options \(column, values, ",
     "descriptor = { skill = ['x'] }": TASK + "descriptor: unknown option 'skill'; did you mean 'skills'",
     "descriptor = { skills = 'x' }": TASK + "descriptor: skills must be a list, got 'x'",
     "descriptor = { complexity = 2 }": TASK + "descriptor: complexity must be >= 0 and <= 1",

@@ -205,3 +205,21 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
         merge_lora([tmp_path, tmp_path])
     with pytest.raises(DataError, match="DoRA"):
         read_lora(write_lora(adapter(0, 2, 2.0, use_dora=True), tmp_path / "dora"))
+
+
+@pytest.mark.parametrize("weights", [[float("nan"), 1.0], [float("inf"), 1.0], ["a", "b"]])
+def test_weights_that_are_no_finite_numbers_are_refused(weights: Any) -> None:
+    with pytest.raises(DataError, match="weights must be finite numbers"):
+        merge_modules([nn.Linear(2, 2), nn.Linear(2, 2)], weights=weights)
+
+
+def test_large_weights_are_shares_too() -> None:
+    models = [nn.Linear(2, 2) for _ in range(2)]
+    mean = (models[0].weight + models[1].weight) / 2
+    assert torch.allclose(merge_modules(models, weights=[1e308, 1e308]).weight, mean)  # type: ignore[arg-type]
+
+
+def test_a_deep_index_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="no index of a checkpoint that can be read"):
+        merge([tmp_path, tmp_path], tmp_path / "out")

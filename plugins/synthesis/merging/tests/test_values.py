@@ -350,3 +350,58 @@ def test_merging_leaves_what_it_was_given_alone() -> None:
         merge_modules(models, "task_arithmetic", base=type(models[0])(0))
         for state, model in zip(before, models, strict=True):
             assert str(state) == str(model.state_dict())
+
+
+class Tied(nn.Module):
+    """As language models are: the last layer's weight is the embedding's."""
+
+    def __init__(self, seed: int, tie: bool = True) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.words = nn.Embedding(6, 4)
+            self.layer = nn.Linear(4, 4)
+            self.out = nn.Linear(4, 6)
+        if tie:
+            self.out.weight = self.words.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.out(self.layer(self.words(x.long())[:, 0]))
+        return answer
+
+    def information(self) -> dict[str, Tensor]:
+        """Made up, of the kind that `fisher_diagonal` gives: a tied weight has it once."""
+        return {name: value.detach().abs() + 0.1 for name, value in self.named_parameters()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tied_weight_is_one_weight_in_memory_as_in_files(tmp_path: Path, method: str) -> None:
+    models, base = [Tied(n) for n in range(3)], Tied(9)
+    inputs = torch.arange(6.0)[:, None]
+    given: dict[str, Any] = {}
+    if method == "regmean":
+        given["grams"] = [grams_of(model, inputs) for model in models]
+    if method == "fisher_merge":
+        given["fishers"] = [model.information() for model in models]
+    probe = copy.deepcopy(base)
+
+    def score(state: Mapping[str, Tensor]) -> float:
+        probe.load_state_dict({"out.weight": state["words.weight"], **state})  # by all names, when it is in memory
+        return -float(probe(inputs).detach().square().mean())
+
+    if method in ("greedy_soup", "evolutionary"):
+        given["score"] = score
+    paths = []
+    for n, model in enumerate([*models, base]):
+        paths.append(tmp_path / f"{n}.safetensors")
+        save_file({k: v for k, v in model.state_dict().items() if k != "out.weight"}, paths[-1])
+    made: Any = merge_modules(models, method, base=base, **METHODS[method], **given)
+    assert made.out.weight is made.words.weight
+    merge(paths[:3], tmp_path / "m.safetensors", method, base=paths[3], **METHODS[method], **given)
+    for name, tensor in load_file(tmp_path / "m.safetensors").items():
+        assert torch.equal(made.state_dict()[name], tensor), name
+
+
+def test_a_weight_that_is_tied_in_one_model_only_is_refused() -> None:
+    with pytest.raises(DataError, match=r"model 0 has no 'out.weight' of its own: it is tied to 'words.weight'"):
+        merge_modules([Tied(0), Tied(1, tie=False)])

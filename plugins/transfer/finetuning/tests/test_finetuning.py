@@ -104,12 +104,13 @@ def test_feature_extraction_equals_a_linear_model_on_the_features() -> None:
 
 @each_method
 def test_no_method_exceeds_its_budget(method: type[Transfer], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = trained().model  # its own steps are not counted
     for steps in (1, 2, 7, 20):
         spent: list[int] = []
         for kind in (torch.optim.Adam, torch.optim.SGD):
             monkeypatch.setattr(kind, "step", _counting(kind.step, spent))
-        model = copy.deepcopy(trained().model)
-        history = learn(method(), model, trained().model, digits("dim"), steps=steps)
+        model = copy.deepcopy(source)
+        history = learn(method(), model, source, digits("dim"), steps=steps)
         monkeypatch.undo()
         assert len(spent) == len(history.losses) == history.steps[-1] == steps
         assert history.steps == sorted(set(history.steps))
@@ -396,6 +397,32 @@ def test_a_head_on_features_learns_what_it_learns_on_the_whole_model(more: dict[
     assert (found.steps, found.values, found.stopped) == (expected.steps, expected.values, expected.stopped)
     torch.testing.assert_close(first.head.weight, second.head.weight, rtol=1e-4, atol=1e-6)
     assert same(state(first.trunk), state(second.trunk))
+
+
+class Cast(nn.Module):
+    """A network of another precision than the data."""
+
+    def __init__(self, kind: torch.dtype) -> None:
+        super().__init__()
+        self.kind, self.trunk, self.head = kind, nn.Linear(64, 12, dtype=kind), nn.Linear(12, 10, dtype=kind)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = self.head(self.trunk(inputs.flatten(1).to(self.kind)).relu())
+        return out.float()
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+def test_a_head_of_another_precision_than_the_datas(kind: torch.dtype) -> None:
+    """It learns over its own features, not over those that data in single precision would be."""
+    task, budget = digits("dim"), Budget(steps=30, samples=50, evaluate_every=30)
+    torch.manual_seed(0)
+    first = Cast(kind)
+    second, trunk = copy.deepcopy(first), state(first.trunk)
+    found = fit_head(first, task, budget, torch.Generator().manual_seed(1), 30)
+    expected = fit_part(second, [second.head], task, budget, torch.Generator().manual_seed(1), 30)
+    assert found.losses == expected.losses
+    assert found.losses[-1] < found.losses[0]
+    assert same(trunk, state(first.trunk))
 
 
 def test_when_features_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,12 @@ from crosstask.context import LocalContext
 from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning import together as together_module
+from crosstask.learning.averaging import mean_weights
 from crosstask.learning.fleets import Phase
 from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.modules import Headless, know
+from crosstask.learning.own_models import prepare_model
 from crosstask.learning.training import evaluate, fit, predict
 from crosstask.learning.transferring import fresh_model, measure_transfer
 from crosstask.options import component, structure, unstructure
@@ -35,10 +38,9 @@ from crosstask_multi_source import (
     Soup,
     train_jointly,
 )
-from crosstask_multi_source import work as work_module
 from crosstask_multi_source.best_of import called, compared
-from crosstask_multi_source.methods import agreement, likeness, mean_weights
-from crosstask_multi_source.networks import Mean, _rebuilt, linear_head, mean_of
+from crosstask_multi_source.methods import agreement, likeness
+from crosstask_multi_source.networks import Mean, linear_head, mean_of, side_by_side
 from crosstask_multi_source.work import Work, choose_sources, learned_nothing
 
 FEW = Budget(steps=10, batch_size=8, learning_rate=1e-2, evaluate_every=10)
@@ -77,12 +79,33 @@ class Normed(nn.Module):
         return self.answer(self.body(inputs))
 
 
-def own(name: str = "moons") -> Task:
+class Wide(Normed):
+    """Whose constructor must be told something."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body, self.answer = nn.Linear(2, width), nn.Linear(width, 2)
+
+
+class Early(nn.Module):
+    """Whose head is declared first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(6, 2)
+        self.body = nn.Linear(2, 6)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.out(self.body(inputs).relu())
+
+
+def own(name: str = "moons", model: nn.Module | None = None, **known: Any) -> Task:
     torch.manual_seed(3)
     task = small_task(name)
-    task.model = Normed()
+    task.model = Normed() if model is None else model
+    prepare_model(task)
     fit(task.model, task, FEW, torch.Generator().manual_seed(0), curve_split=None)
-    know(task.model, build=Normed)
+    know(task.model, **known)
     return task
 
 
@@ -150,7 +173,7 @@ def test_of_one_source_it_is_the_single_transfer(method: Any) -> None:
     assert found.score == single.score == found.single_score
     assert found.scratch_score == single.scratch_score
     assert found.cost == found.single_cost
-    assert any("sources were asked for, there is 1" in note for note in found.notes)
+    assert any("sources there is 1" in note for note in found.notes)
     assert measure_transfer(made, source, target, FEW, 2, "test").score == single.score, "and as a method of a pair"
 
 
@@ -390,7 +413,7 @@ def test_sources_that_hurt_and_controls_are_left_out_and_the_best_stands_first()
     assert notes == [
         "left out, for they hurt: turned",
         "left out, for they learned nothing of their own task: shuffled",
-        "3 sources were asked for, there are 2",
+        "of at most 3 sources there are 2",
     ]
     graph.add(edge("turned", "quarters", -0.3, -0.7, 0.1))
     assert [t.task_id for t in choose_sources(tasks, target, graph, 3)[0]] == ["moons", "halves", "turned"]
@@ -485,6 +508,17 @@ def test_without_measurements_the_best_single_source_is_found_on_the_same_data()
     assert one.candidates[1].reason == "with these sources it is the single transfer"
 
 
+def test_of_two_candidates_of_one_name_the_better_is_what_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = iter((0.0, 1.0, 2.0))  # of the single source, the first, the second
+    monkeypatch.setattr("crosstask_multi_source.best_of.compared", lambda *_: (next(gains), 0.1))
+    tasks, target = plane("halves", "moons"), small_task("quarters")
+    twice = (Ensemble(), Ensemble(distill=True))
+    found = several(BestOf(method="reference", candidates=twice, folds=2), tasks, target, seeds=1)
+    assert found.chosen.endswith("Ensemble")  # as a component that nobody registered is called
+    assert type(found.model) is type(tasks[0].model)  # the distilled one
+    assert found.cost.steps == 3 * FEW.steps
+
+
 def test_what_cannot_be_judged_is_told() -> None:
     tasks, target = plane("halves", "moons"), small_task("quarters")
     bare = target.over(train=target.data("train"), test=target.data("test"))
@@ -545,7 +579,7 @@ def test_trainings_in_fleets_are_those_of_the_method_and_are_made_once(monkeypat
     fleet = [m for models in other.learn([other.single(t) for t in tasks], draws) for m in models]
     for one, two in zip(alone, fleet, strict=True):
         torch.testing.assert_close(one.state_dict(), two.state_dict(), rtol=1e-3, atol=1e-4)
-    monkeypatch.setattr(work_module, "train_fleet", lambda members: 1 / 0)
+    monkeypatch.setattr(together_module, "train_fleet", lambda members, **_: 1 / 0)
     third = work(tasks, target)
     third.method = InPhases()
     single = [m for models in third.learn([third.single(t) for t in tasks], third.draws([1, 2])) for m in models]
@@ -555,11 +589,13 @@ def test_trainings_in_fleets_are_those_of_the_method_and_are_made_once(monkeypat
     assert again[0][0] is fleet[0]
 
 
-@pytest.mark.parametrize("kind", ["specification", "factory"])
+@pytest.mark.parametrize("kind", ["specification", "factory", "class"])
 def test_a_network_of_several_goes_through_a_file(kind: str, tmp_path: Any) -> None:
-    tasks = plane("halves", "moons") if kind == "specification" else [*plane("halves"), own()]
+    tasks = [*plane("halves"), own(**({"build": Normed} if kind == "factory" else {}))]
+    if kind == "specification":
+        tasks = plane("halves", "moons")
     target = small_task("quarters")
-    for method in (Concat(method="reference"), Ensemble(method="reference")):
+    for method in (Concat(method="reference"), Ensemble(method="reference"), ConcatJoint(method="reference")):
         found = several(method, tasks, target, seeds=1)
         path = save_model(found.model, tmp_path / f"{type(method).__name__}.safetensors")
         inputs = target.data("test").inputs
@@ -574,11 +610,42 @@ def test_a_network_of_several_goes_through_a_file(kind: str, tmp_path: Any) -> N
     assert further.cost.parameters > found.cost.parameters, "a network of several is a source like another"
 
 
+def test_networks_of_ones_own_with_a_head_in_any_place_need_nothing_but_trust(tmp_path: Any) -> None:
+    torch.manual_seed(1)
+    tasks, target = [own("moons", Early()), own("halves")], small_task("quarters")
+    inputs = target.data("test").inputs
+    for method in (Joint(method="reference"), ConcatJoint(method="reference"), Concat(method="reference")):
+        found = several(method, tasks, target, seeds=1)
+        path = save_model(found.model, tmp_path / "several.safetensors")
+        torch.testing.assert_close(predict(load_model(path, trust=True), inputs), predict(found.model, inputs))
+
+
+def test_of_what_nobody_else_can_make_it_is_said_what_to_give(tmp_path: Any) -> None:
+    class Hidden(Normed):
+        pass
+
+    target = small_task("quarters")
+    inputs = target.data("test").inputs
+    for odd, name in ((Wide(3), "Wide"), (Hidden(), "Hidden")):
+        tasks = [*plane("halves"), own("moons", odd)]
+        found = several(Concat(method="reference"), tasks, target, seeds=1)
+        path = save_model(found.model, tmp_path / "several.safetensors")
+        told = rf"into=SideBySide\(\[Network\(...\), {name}\(...\)\], \[16, {3 if name == 'Wide' else 5}\], 4\)"
+        for trust in (False, True):
+            with pytest.raises(DataError, match=told):
+                load_model(path, trust=trust)
+        into = SideBySide([copy.deepcopy(t.model) for t in tasks], [16, 3 if name == "Wide" else 5], 4)  # type: ignore[misc]
+        torch.testing.assert_close(predict(load_model(path, into=into), inputs), predict(found.model, inputs))
+    path = save_model(Mean([Normed(), Wide(3)]), tmp_path / "mean.safetensors")
+    with pytest.raises(DataError, match=r"into=Mean\(\[Normed\(...\), Wide\(...\)\]\)"):
+        load_model(path, trust=True)
+
+
 def test_a_part_that_cannot_be_made_again_is_told() -> None:
-    with pytest.raises(DataError, match="nowhere:Nothing cannot make its part"):
-        _rebuilt({"factory": "nowhere:Nothing", "outputs": None})
+    parts = [{"factory": "nowhere:Nothing", "outputs": None}]
+    with pytest.raises(DataError, match="trunk 0: nowhere:Nothing cannot make its model"):
+        side_by_side((1,), 4, parts=parts, widths=[5])
     assert linear_head(nn.Sequential(nn.ReLU())) is None
-    assert isinstance(_rebuilt({"factory": f"{__name__}:Normed", "outputs": None}), Normed)
 
 
 def test_what_is_learned_is_of_the_type_of_the_first_source() -> None:
@@ -587,3 +654,24 @@ def test_what_is_learned_is_of_the_type_of_the_first_source() -> None:
     model = SideBySide([task.model for task in tasks], [16, 16], 4)  # type: ignore[misc]
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert model(target.data("test").inputs.double()).dtype == torch.float64
+
+
+class Widened(nn.Module):
+    """In half precision, but for its inputs and its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.answer = nn.Linear(2, 5, dtype=torch.bfloat16), nn.Linear(5, 2, dtype=torch.bfloat16)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.answer(self.body(inputs.bfloat16()).relu())
+        return logits.float()
+
+
+def test_trunks_that_widen_what_they_answer() -> None:
+    sources, inputs = [own(model=Widened()), own("halves", Widened())], small_task("quarters").data("test").inputs
+    one = mean_of([task.model for task in sources], inputs[:4])  # type: ignore[misc]
+    assert isinstance(one, SideBySide)
+    assert {p.dtype for p in one.parameters()} == {torch.bfloat16}
+    expected = sum(predict(task.model, inputs) for task in sources) / 2  # type: ignore[arg-type]
+    torch.testing.assert_close(predict(one, inputs).float(), expected, rtol=0.05, atol=0.05)

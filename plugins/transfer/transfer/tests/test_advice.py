@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import attrs
@@ -11,8 +12,11 @@ from torch import nn
 
 from crosstask import Advice as Advised
 from crosstask import Budget, DataError, Interval, ModelSpec, StrategyAdvice, Task, TaskDescriptor, TransferEngine
-from crosstask.advising import RIDGES, left_one_out
-from crosstask.graph import TransferGraph
+from crosstask.advising import RIDGES, _of_folds, advise, left_one_out
+from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.metrics import confidence_interval
+from crosstask.learning.objectives import METRICS
+from crosstask.parts import Choice
 from crosstask_transfer.advice import Advice
 
 FEW = Budget(steps=30, batch_size=16, learning_rate=0.01)
@@ -41,6 +45,27 @@ def test_left_one_out_is_what_refitting_without_each_sample_gives() -> None:
     got = float((found.double() - torch.as_tensor(wanted)).square().mean())
     assert got == pytest.approx(min(errors), rel=1e-5)
     assert float((found.argmax(1) == targets).float().mean()) > 0.8
+
+
+def test_a_label_that_no_sample_has_does_not_give_the_others_away() -> None:
+    """Its mean is no number, and no ridge had a least error: what came out was what was to be found."""
+    generator = torch.Generator().manual_seed(0)
+    features, targets = torch.randn(40, 5, generator=generator), torch.rand(40, 3, generator=generator).round()
+    task = Task(descriptor=TaskDescriptor(task_id="t", task_type="multilabel", output_dim=3))
+    bare = torch.cat([targets[:, :2], torch.full((40, 1), float("nan"))], dim=1)
+    zero = torch.cat([targets[:, :2], torch.zeros(40, 1)], dim=1)  # as easy to say: the others decide on the ridge
+    found = left_one_out(features, bare, task)
+    torch.testing.assert_close(found, left_one_out(features, zero, task))
+    assert float(((found[:, :2] > 0) == (targets[:, :2] > 0.5)).float().mean()) < 0.8  # labels are drawn at random
+
+
+def test_only_a_share_of_samples_has_the_interval_of_one() -> None:
+    """By hand: Agresti and Coull of 15 of 20, (15 + 2)/24 and its error; R² and the like by Student over the folds."""
+    found = _of_folds([0.7, 0.8], METRICS["accuracy"], 20)
+    half = 1.96 * (17 / 24 * 7 / 24 / 24) ** 0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((0.75, 17 / 24 - half, 17 / 24 + half))
+    for name in ("r2", "auroc", "f1"):
+        assert _of_folds([0.7, 0.8], METRICS[name], 20) == confidence_interval([0.7, 0.8], (0.0, 1.0))
 
 
 def world(**options: Any) -> TransferEngine:
@@ -85,10 +110,168 @@ def test_the_source_with_the_same_features_is_advised() -> None:
         again = engine.advise("target")
         assert again.rows[0].evidence == "measured on the test split, 2 seeds"
         assert again.rows[0].expected == measured.score
+        engine.budget = attrs.evolve(FEW, steps=31)
+        later = {row.source: row for row in engine.advise("target", share=0).rows}
+        assert later["same"].expected is None, "what was measured with another budget says nothing of this one"
+        engine.budget = FEW
+        other = {
+            row.source: row
+            for row in engine.advise("target", Choice(use="lp_ft", options={"head_share": 0.7}), share=0).rows
+        }
+        assert other["same"].expected is None, "nor what was measured with other options"
+        assert engine.advise("target", share=0).rows[0].expected == measured.score
+        model = engine.portfolio["same"].model
+        engine.portfolio["same"].model = copy.deepcopy(model).requires_grad_(True)
+        assert engine.advise("target", share=0).rows[0].expected == measured.score, "the same weights"
+        with torch.no_grad():
+            engine.portfolio["same"].model.head.weight.mul_(2)
+        later = {row.source: row for row in engine.advise("target", share=0).rows}
+        assert later["same"].expected is None, "nor what was measured of another model of that name"
+        engine.portfolio["same"].model = model
         with pytest.raises(DataError, match="no task 'tarket'"):
             engine.advise("tarket")
         with pytest.raises(DataError, match="share must be between 0 and 1"):
             engine.advise("target", share=2)
+
+
+def test_a_measurement_says_more_than_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a transfer or an edge, also where the features promise nothing."""
+    with world() as engine:
+        monkeypatch.setattr("crosstask.advising._screened", lambda *_: 0.4)
+        monkeypatch.setattr("crosstask.advising._untrained", lambda *_: 0.5)
+        assert engine.advise("target", share=0).source is None
+        edge = TransferEdge(
+            source="same", target="target", transfer_coefficient=0.4, evidence=Evidence.MEASURED, found_by="probe"
+        )
+        engine.graph.add(edge)
+        advice = engine.advise("target", share=0)
+        assert {row.source: row.helps for row in advice.rows} == {"same": True, "other": False}
+        assert advice.source == "same"
+        measured = engine.transfer_knowledge("other", "target")
+        rows = {row.source: row for row in engine.advise("target", share=0).rows}
+        assert rows["other"].helps is (measured.performance_gain.mean > 0)
+
+
+def test_what_was_measured_to_lose_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the gain in the metric: near the best score the coefficient of a loss may be above zero. Nor is it the next
+    best, and neither is what is not to be used.
+    """
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        engine.train()
+        looks = {"same": 0.9, "other": 0.3}
+        models = {id(engine.portfolio[name].model): name for name in looks}
+        monkeypatch.setattr("crosstask.advising._screened", lambda model, *_: looks[models[id(model)]])
+        monkeypatch.setattr("crosstask.advising._untrained", lambda *_: 0.5)
+        monkeypatch.setattr("crosstask.engine.seems_untrained", lambda task: None)
+        advice = engine.advise("target", share=0)
+        assert (advice.source, "other" in advice.avoid, "Next best" in advice.text) == ("same", True, False)
+        looks["other"] = 0.48  # within a standard error of 60 samples: √(.25/60) = .065
+        assert "Next best: 'other'." in engine.advise("target", share=0).text
+        measured = engine.transfer_knowledge("other", "target")
+        level = Interval(mean=0.93, low=0.9, high=0.96)
+        loss = attrs.evolve(measured, score=level, performance_gain=Interval(mean=-0.01, low=-0.05, high=0.03),
+                            coefficient=Interval(mean=0.03, low=-0.1, high=0.2))  # fmt: skip
+        method, target = engine.method(None), engine.portfolio["target"]
+
+        def advised(*rows: Any) -> Advised:
+            known = [(engine.portfolio[name], result, edge) for name, result, edge in rows]
+            return advise(engine.run, method, target, known, {}, FEW, 2, 0.0)
+
+        alone = advised(("other", loss, None))
+        assert (alone.source, alone.rows[0].helps) == (None, False)
+        assert alone.text == (
+            "No source is known to help 'target': train from scratch. A transfer from 'other' gained nothing over that "
+            "(accuracy 0.930, measured on the test split, 2 seeds)."
+        )
+        both = advised(("other", loss, None), ("same", None, None))
+        assert [row.source for row in both.rows] == ["same", "other"], "features that promise come before a loss"
+        assert (both.source, "Next best" in both.text) == ("same", False)
+        looks["same"] = 0.4
+        neither = advised(("other", loss, None), ("same", None, None))
+        assert neither.source is None
+        assert "those of 'same', tell no more" in neither.text
+        assert "A transfer from 'other' gained nothing" in neither.text
+        found = TransferEdge(source="other", target="target", transfer_coefficient=0.02, accuracy_gain=-0.01,
+                             evidence=Evidence.MEASURED, found_by="probe")  # fmt: skip
+        by_edge = advised(("other", None, found))
+        assert by_edge.source is None
+        assert by_edge.text.endswith("gained nothing over that (measured by discovery: coefficient +0.02).")
+
+
+def test_a_source_that_learned_nothing_helps_beyond_doubt_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chance puts it first among sources of which none helps much. A model that the user gave is a source all the same:
+    a head may be new, and what is below it not.
+    """
+    why = "its model is hardly better than chance on its own task"
+    told = {"target": "target", "evidence": Evidence.MEASURED, "found_by": "probe", "best_strategy": "lp_ft"}
+    asked, looks = [], {"look": 0.55}
+    monkeypatch.setattr("crosstask.engine.seems_untrained", lambda task: asked.append(task.task_id) or "so it seems")
+    monkeypatch.setattr("crosstask.advising._screened", lambda *_: looks["look"])
+    monkeypatch.setattr("crosstask.advising._untrained", lambda *_: 0.5)
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        x = torch.randn(200, 20, generator=torch.Generator().manual_seed(3))
+        task = Task(descriptor="given", train=(x, (x[:, 4] > 0).long()))
+        engine.register_task(task, nn.Sequential(nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 2)))
+        alone = TransferEdge(source="other", transfer_coefficient=0.1, accuracy_gain=0.01, accuracy_gain_low=-0.02,
+                             accuracy_gain_high=0.04, **told)  # fmt: skip
+        engine.graph.add(alone)
+        worse = TransferEdge(source="given", transfer_coefficient=-0.1, accuracy_gain=-0.1, **told)
+        engine.graph.add(worse)
+        asked.clear()
+        advice = engine.advise("target", share=0)
+        assert asked == ["same", "other"]
+        assert {name: advice.avoid[name] for name in ("same", "other")} == {"same": why, "other": why}
+        assert advice.rows[0].source == "given"
+        assert advice.source is None, "neither what was measured to lose nor what learned nothing"
+        engine.portfolio.remove("given")
+        engine.graph.remove_task("given")
+        assert f"train from scratch. 'same' is not to be used: {why}." in engine.advise("target", share=0).text
+        looks["look"] = 0.7  # beyond a standard error of 60 samples, √(.25/60) = .065
+        assert engine.advise("target", share=0).source == "same", "features that tell more than untrained ones"
+        looks["look"] = 0.5
+        sure = attrs.evolve(alone, accuracy_gain=0.05, accuracy_gain_low=0.01, accuracy_gain_high=0.09)
+        engine.graph.add(sure)
+        assert engine.advise("target", share=0).source == "other"
+        measured = engine.transfer_knowledge("same", "target")
+        given = [(engine.portfolio["same"], measured, None)]
+        for low, source in ((-0.01, None), (0.01, "same")):
+            gain = Interval(mean=0.02, low=low, high=0.05)
+            known = [(task, attrs.evolve(result, performance_gain=gain), edge) for task, result, edge in given]
+            method, target = engine.method(None), engine.portfolio["target"]
+            assert advise(engine.run, method, target, known, {}, FEW, 2, 0.0, ["same"]).source == source
+
+
+def test_what_discovery_measured_is_expected_as_it_was_measured() -> None:
+    """The score itself, where the edge has it and it was with this method: gains near zero tell no score."""
+    told = {"target": "target", "evidence": Evidence.MEASURED, "found_by": "probe", "best_strategy": "lp_ft"}
+    with world() as engine:
+        engine.graph.add(
+            TransferEdge(source="same", transfer_coefficient=0.02, accuracy_gain=0.05, score=0.7, score_low=0.6,
+                         score_high=0.8, **told)
+        )  # fmt: skip
+        row = engine.advise("target", share=0).rows[0]
+        assert (row.source, row.expected, row.evidence) == (
+            "same", Interval(mean=0.7, low=0.6, high=0.8), "measured by discovery"
+        )  # fmt: skip
+        row = next(r for r in engine.advise("target", "fine_tuning", share=0).rows if r.source == "same")
+        assert (row.expected, row.evidence) == (None, "measured by discovery with lp_ft: coefficient +0.02")
+        engine.graph.add(TransferEdge(source="other", transfer_coefficient=0.3, accuracy_gain=0.1, **told))
+        row = next(r for r in engine.advise("target", share=0).rows if r.source == "other")
+        assert (row.expected, row.evidence) == (None, "measured by discovery: coefficient +0.30")
+
+
+def test_folds_are_learned_with_patience_as_transfers_are() -> None:
+    with world() as engine:
+        target = engine.portfolio["target"]
+        x = torch.randn(40, 20, generator=torch.Generator().manual_seed(5))
+        engine.portfolio.remove("target")
+        engine.graph.remove_task("target")
+        validation = x, (x[:, 0] * x[:, 1] > 0).long()
+        engine.register_task(target.over(train=target.data("train"), test=target.data("test"), validation=validation))
+        engine.budget = attrs.evolve(FEW, patience=1, evaluate_every=5)
+        assert engine.advise("target", share=0.5).expected is not None
 
 
 def test_where_nothing_fits_or_helps_it_says_so() -> None:
@@ -120,13 +303,15 @@ def test_the_stage_gives_the_first_section() -> None:
 
 def test_strategies_are_shown_where_there_are_any() -> None:
     level, gain = Interval(mean=0.8, low=0.7, high=0.9), Interval(mean=0.05, low=0.01, high=0.09)
-    known = StrategyAdvice(kind="transfer", strategy="l2_sp", usual="lp_ft", expected=level, gain=gain, evidence=7)
+    known = StrategyAdvice(kind="transfer", strategy="l2_sp", usual="lp_ft", expected=level, gain=gain, evidence=7,
+                           cost=Interval(mean=1240.0, low=960.0, high=1500.4))  # fmt: skip
     silent = StrategyAdvice(kind="balancer", strategy="rgb", usual="rgb")
     told = Advised(target="t", source=None, strategy="lp_ft", metric="accuracy", strategies=(known, silent))
     (section,) = Advice.sections(told, TransferGraph())
-    assert "Strategies, by what earlier runs came to" in section.html
+    assert "Strategies, by what runs of this store came to" in section.html
     assert "+0.05" in section.html
-    assert Advice.summary(told)["advised_transfer"] == "l2_sp (by 7 settings of earlier runs)"
+    assert "1,240 [960, 1,500]" in section.html, "steps are whole"
+    assert Advice.summary(told)["advised_transfer"] == "l2_sp (by 7 settings that were tried so far)"
     assert "advised_balancer" not in Advice.summary(told)
     (section,) = Advice.sections(attrs.evolve(told, strategies=()), TransferGraph())
     assert "Strategies" not in section.html

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from crosstask import Evidence, Registry, RunRecord, TaskDescriptor, TransferEdge, TransferGraph
 from crosstask.errors import DataError
+from crosstask.options import unstructure
+from crosstask.recipe import load_recipe
 from crosstask.testing import installed, invoke, reference_registry
 from crosstask_transfer.cli import command
 from crosstask_transfer.cli_advise import command as advise
@@ -54,7 +58,7 @@ def test_a_task_that_is_not_there(recipe: str) -> None:
         invoke(command, "mons", "turned", "--recipe", recipe)
 
 
-def test_advice_as_json_and_as_a_table(recipe: str) -> None:
+def test_advice_as_json_and_as_a_table(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = json.loads(invoke(advise, "turned", "--recipe", recipe, "--out", "o", "--json"))
     assert made["target"] == "turned"
     assert 0 < made["spent"] <= 0.25
@@ -63,3 +67,24 @@ def test_advice_as_json_and_as_a_table(recipe: str) -> None:
     assert made["rows"][0]["source"] in told
     assert [each["kind"] for each in made["strategies"]] == ["transfer", "balancer", "synthesis"]
     assert "Recommended" in told
+    monkeypatch.setenv("COLUMNS", "70")
+    narrow = invoke(advise, "turned", "--share", "0", "--recipe", recipe, "--out", "o").splitlines()
+    (row,) = [line for line in narrow if line.startswith("│ transfer")]
+    assert ("referenc " in row, "…" in row) == (True, False), "names are whole, on two lines if need be"
+
+
+def test_what_a_run_of_the_folder_has_measured_counts_where_the_settings_are_the_same(recipe: str) -> None:
+    asked = ["turned", "--recipe", recipe, "--out", "o", "--share", "0", "--json"]
+    source = json.loads(invoke(advise, *asked))["rows"][0]["source"]
+    graph = TransferGraph([TaskDescriptor(task_id=name) for name in (source, "turned")])
+    measured = {"transfer_coefficient": 0.5, "evidence": Evidence.MEASURED, "score": 0.9}
+    graph.add(TransferEdge(source=source, target="turned", **measured))
+    graph.export(Path("o") / "graph.json")
+    told = unstructure(load_recipe(recipe, Registry.installed()).recipe)
+    record = RunRecord(run_id="a", name="small", seed=told["seed"], started="2026-01-01T00:00:00+00:00", recipe=told)
+    (Path("o") / "run.json").write_text(json.dumps(unstructure(record)))
+    row = json.loads(invoke(advise, *asked))["rows"][0]
+    assert (row["source"], row["expected"]["mean"], row["evidence"]) == (source, 0.9, "measured by discovery")
+    found = CliRunner().invoke(advise, [*asked, "--set", "train.steps=21", "--set", "seeds=3"])
+    assert found.stderr == "what was measured in o is not used: it was with another train, seeds\n"
+    assert "measured by discovery" not in found.stdout

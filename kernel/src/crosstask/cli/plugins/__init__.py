@@ -12,6 +12,7 @@ _COMMANDS = {
     "points": "Every extension point, the kernel's and those of plugins, with where it comes from.",
     "info": "What a plugin or component is: options, documentation, source, licence.",
     "why": "Why a plugin or component can or cannot be used.",
+    "search": "What to install for a component, point, recipe or command, by name or by words.",
     "doctor": "What was found where, what is wrong with it, and what to do.",
     "check": "Check that a plugin or component does what its contract says.",
     "new": "Write a new plugin: a small working one of any extension point, a recipe, or a whole family.",

@@ -18,8 +18,10 @@ def command(folder: Path, output: Path | None, as_json: bool) -> None:
 
     `pip install -r FILE` installs them, and `crosstask run --frozen FILE` refuses to run with others.
     """
+    from crosstask.errors import RunError
     from crosstask.frozen import freeze
     from crosstask.job import load_run
+    from crosstask.writing import atomic
 
     record = load_run(folder)
     if as_json:
@@ -27,5 +29,6 @@ def command(folder: Path, output: Path | None, as_json: bool) -> None:
     elif output is None:
         say(freeze(record), nl=False)
     else:
-        output.write_text(freeze(record), encoding="utf-8")
+        with atomic(output, kind=RunError) as part:
+            part.write_text(freeze(record), encoding="utf-8")
         say(f"wrote {output}")

@@ -34,6 +34,7 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
     """Every (plugin, component) that `name` may mean; a plugin that offers nothing readable comes with None."""
     from crosstask.errors import UnknownComponentError, nearest
     from crosstask.manifest import DEFAULT
+    from crosstask.registry import packages
 
     point, _, last = name.partition("/")
     if last == DEFAULT:
@@ -45,7 +46,7 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
         if record.plugin is None and name in (record.name, record.distribution):
             found.append((record, None))
         for extension in record.plugin.extensions if record.plugin else ():
-            known.add(extension.name)
+            known.add(extension.key if last else extension.name)
             if name in (record.name, record.distribution, extension.name, extension.key):
                 found += [(record, extension)]
     if not found and (components := registry.names(name)):
@@ -53,6 +54,11 @@ def offers(registry: Registry, name: str) -> list[tuple[PluginRecord, Extension 
             f"{name!r} is an extension point; name one of its components: {', '.join(components)}"
         )
     if not found:
+        ours = [(key, key.partition("/")[2], by, by.removeprefix("crosstask-")) for key, by in packages().items()]
+        if brings := {names[2] for names in ours if name in names}:
+            raise UnknownComponentError(
+                f"{name!r} is not installed; pip install {' or '.join(sorted(brings))} brings it"
+            )
         raise UnknownComponentError(f"no plugin or component named {name!r}{nearest(name, known)}")
     return found
 

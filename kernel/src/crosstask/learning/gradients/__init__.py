@@ -4,6 +4,7 @@ All of it is exact; a balancer that only looks at losses costs one backward pass
 """
 
 from crosstask.learning.gradients.base import MatrixGradients, TaskGradients
+from crosstask.learning.gradients.batches import AccumulatedLosses
 from crosstask.learning.gradients.checks import GradientOverflowError
 from crosstask.learning.gradients.collective import Group
 from crosstask.learning.gradients.conflicts import ConflictMonitor, conflict_metrics
@@ -11,6 +12,7 @@ from crosstask.learning.gradients.engine import LossGradients, Mode, gradients_o
 from crosstask.learning.gradients.graph import shared_leaves
 
 __all__ = [
+    "AccumulatedLosses",
     "ConflictMonitor",
     "GradientOverflowError",
     "Group",

@@ -24,6 +24,8 @@ class Group:
         used = group is not False and distributed.is_available() and distributed.is_initialized()
         self.size = distributed.get_world_size(self.group) if used else 1
         self.rank = distributed.get_rank(self.group) if used else 0
+        on_gpu = used and distributed.get_backend(self.group) == "nccl"  # which sends nothing that is on the CPU
+        self._device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over the ranks, in place."""
@@ -31,6 +33,37 @@ class Group:
             distributed.all_reduce(tensor, group=self.group)
             tensor /= self.size
         return tensor
+
+    def means(self, tensors: dict[nn.Parameter, Tensor]) -> dict[nn.Parameter, Tensor]:
+        """The means over the ranks, of one data type, in one message."""
+        if self.size == 1 or not tensors:
+            return tensors
+        flat = self.mean(torch.cat([tensor.reshape(-1) for tensor in tensors.values()]))
+        return dict(zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors.values()]), strict=True))
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors [n, …] of all ranks, equally long, one below the other [ranks * n, …]."""
+        if self.size == 1:
+            return tensor
+        found = tensor.new_empty(self.size * len(tensor), *tensor.shape[1:])
+        distributed.all_gather(list(found.chunk(self.size)), tensor.contiguous(), group=self.group)
+        return found
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on some rank."""
+        return here if self.size == 1 else bool(self._highest([int(here)])[0])
+
+    def agrees(self, numbers: Sequence[int]) -> bool:
+        """Whether every rank has the same numbers; how many they are may differ, too."""
+        return self.size == 1 or self._same([hash(tuple(numbers))])  # of whole numbers it is the same in every process
+
+    def _same(self, numbers: Sequence[int]) -> bool:
+        return self._highest([*numbers, *(-n for n in numbers)]) == [*numbers, *(-n for n in numbers)]
+
+    def _highest(self, numbers: Sequence[int]) -> list[int]:
+        found = torch.tensor(numbers, device=self._device)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.group)
+        return found.tolist()
 
     def sharded(self, parameters: Sequence[nn.Parameter]) -> bool:
         """Whether some parameters are in parts on several ranks, or are what FSDP2 gathered of such for this step.
@@ -52,10 +85,7 @@ class Group:
         """RunError unless every rank has the same numbers (of losses, of parameters)."""
         if self.size == 1:
             return
-        mine = torch.tensor([*numbers, *(-n for n in numbers)])
-        highest = mine.clone()
-        distributed.all_reduce(highest, distributed.ReduceOp.MAX, group=self.group)
-        if not torch.equal(highest, mine):
+        if not self._same(numbers):
             raise RunError(
                 f"ranks differ in what they balance (here {numbers[0]} losses and {numbers[1]} shared values): "
                 "give every rank the same losses, and the same `shared` and `task_specific` parameters"

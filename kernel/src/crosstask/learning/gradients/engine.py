@@ -87,6 +87,11 @@ class LossGradients(TaskGradients):
                     "the losses were stacked into one tensor, whose graph says nothing about which loss reaches what: "
                     "give them as a list, or name the `shared` parameters"
                 )
+            if self.graph.is_led_through_one_node():
+                raise RunError(
+                    "DistributedDataParallel leads all losses through one node here, so that each seems to reach every "
+                    "parameter: make it without find_unused_parameters and static_graph, or name `shared` parameters"
+                )
             found = shared_leaves(self.losses, self.graph)[0]
         else:
             found = list(dict.fromkeys(p for p in self._given if p.requires_grad))
@@ -168,9 +173,11 @@ class LossGradients(TaskGradients):
         if self._gramian is None:
             buffer = self._collected()
             self._gramian = self._over_ranks(inner_products(buffer))
-            for layer in self._layers:
-                self._gramian += layer.gramian()
-            if lost(self._gramian, functools.partial(self._rows_of, buffer)):
+            if self._layers:
+                parts = functools.reduce(torch.add, (layer.gramian() for layer in self._layers))
+                self._gramian += self.group.mean(parts) / self.group.size
+            is_lost = lost(self._gramian, functools.partial(self._rows_of, buffer))
+            if self.group.any(is_lost) if self._layers else is_lost:  # each rank sees its own rows of layers only
                 self._gramian = self._over_ranks(inner_products(self.matrix.double()))
         self._check(self._gramian)
         return self._gramian
@@ -186,9 +193,13 @@ class LossGradients(TaskGradients):
         if self.features:
             return self._over_ranks(buffer @ vector)
         found = buffer @ self._take(vector, self._formed)
-        for gradients in self._layers:
-            weight, bias = gradients.layer.weight, gradients.layer.bias
-            found += gradients.dot(self._part(vector, weight), None if bias is None else self._part(vector, bias))
+        if self._layers:
+            of_layers = torch.zeros_like(found)
+            for gradients in self._layers:
+                weight, bias = gradients.layer.weight, gradients.layer.bias
+                on_bias = None if bias is None else self._part(vector, bias)
+                of_layers += gradients.dot(self._part(vector, weight), on_bias)
+            found += self.group.mean(of_layers)
         return found
 
     def assemble(self, weights: Tensor | None, vector: Tensor | None) -> Tensor:
@@ -205,11 +216,11 @@ class LossGradients(TaskGradients):
         for parameter in self._formed:
             total[self._spans[parameter]] = combined[offset : offset + parameter.numel()]
             offset += parameter.numel()
+        parts: dict[nn.Parameter, Tensor] = {}
         for gradients in self._layers:
-            on_weight, on_bias = gradients.assemble(weights)
-            total[self._spans[gradients.layer.weight]] = on_weight.flatten()
-            if gradients.layer.bias is not None:
-                total[self._spans[gradients.layer.bias]] = on_bias
+            parts.update(gradients.of_parameters(*gradients.assemble(weights)))
+        for parameter, part in self.group.means(parts).items():
+            total[self._spans[parameter]] = part.flatten()
         return total if vector is None else total.add_(vector)
 
     # --- The update
@@ -310,11 +321,14 @@ class LossGradients(TaskGradients):
 
     def _choose(self) -> list[LayerGradients]:
         """The layers whose gradients are not to be formed."""
-        # Ranks would have to exchange activations: there the gradients are formed, and their mean is taken.
-        if self.mode in ("matrix", "batched") or self.group.size > 1:
+        if self.mode in ("matrix", "batched"):
             return []
-        found = [LayerGradients(x, self.tasks, self.dtype) for x in self.graph.linear_layers(self.shared)]
-        return [x for x in found if self.mode == "layers" or x.cost() < x.cost_of_forming()]
+        found = [LayerGradients(x, self.tasks, self.dtype, self.group) for x in self.graph.linear_layers(self.shared)]
+        found = [x for x in found if self.mode == "layers" or x.cost() < x.cost_of_forming()]
+        # Ranks exchange rows, for which these must be as many, of the same layers; where they are not (each may have
+        # asked another of two alike ones), gradients are formed and meant
+        places = {p: place for place, p in enumerate(self.shared)}
+        return found if self.group.agrees([n for x in found for n in (places[x.layer.weight], *x.shape)]) else []
 
     def _collect(self, layers: list[LayerGradients]) -> Tensor:
         inside = {p for x in layers for p in (x.layer.weight, x.layer.bias) if p is not None}
@@ -360,12 +374,12 @@ class LossGradients(TaskGradients):
         for parameter in self._formed:
             full[:, self._spans[parameter]] = buffer[:, offset : offset + parameter.numel()]
             offset += parameter.numel()
-        for gradients in self._layers:
-            for task in range(self.tasks):
-                on_weight, on_bias = gradients.form(task)
-                full[task, self._spans[gradients.layer.weight]] = on_weight.flatten()
-                if gradients.layer.bias is not None:
-                    full[task, self._spans[gradients.layer.bias]] = on_bias
+        for task in range(self.tasks):
+            parts: dict[nn.Parameter, Tensor] = {}
+            for gradients in self._layers:
+                parts.update(gradients.of_parameters(*gradients.form(task)))
+            for parameter, part in self.group.means(parts).items():
+                full[task, self._spans[parameter]] = part.flatten()
         self._buffer, self._layers, self._formed = full, [], self.shared
         return full
 

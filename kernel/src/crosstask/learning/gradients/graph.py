@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 Node = Any  # torch.autograd.graph.Node declares neither `next_functions` nor `_saved_*` for type checkers
@@ -80,6 +80,15 @@ class Graph:
         """Bit mask of the losses that depend on a parameter."""
         node = self.leaves.get(parameter)
         return 0 if node is None else self.reach[node]
+
+    def is_led_through_one_node(self) -> bool:
+        """Whether what DistributedDataParallel returns was led through a node of its own, as it does to look for unused
+        parameters: above it nothing is known of which loss reaches what.
+        """
+        if not distributed.is_available() or not distributed.is_initialized():
+            return False
+        found = (node for node in self._edges if type(node).__name__ == "_DDPSinkBackward")
+        return any(self.reach[node].bit_count() > 1 for node in found)
 
     def fork(self) -> GradientEdge | None:
         """The one place where the graphs of all losses meet: the shared representation. None if there are several."""

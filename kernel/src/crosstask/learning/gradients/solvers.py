@@ -49,8 +49,11 @@ def to_array(values: Tensor) -> Array:
 
 
 def to_tensor(values: Array, like: Tensor) -> Tensor:
-    """`values` with the dtype and on the device of `like`."""
-    return torch.as_tensor(values).to(like)
+    """`values` with the dtype and on the device of `like`. What is beyond that type is its largest number: 1/|g| of a
+    gradient whose length is subnormal is, and infinity times the zeros in it would be no number.
+    """
+    most = torch.finfo(like.dtype).max
+    return torch.as_tensor(np.clip(values, -most, most)).to(like)
 
 
 def norms_of(gramian: Array) -> Array:

@@ -54,7 +54,8 @@ class SourceKit(Kit):
         for task in [*portfolio, *portfolio.unseen]:
             told = task.descriptor
             if task.has_data("train"):
-                expect(told.input_shape, f"{self.name}: task {task.task_id!r} does not say its input_shape")
+                shape = told.input_shape or told.input_shapes
+                expect(shape, f"{self.name}: task {task.task_id!r} does not say its input_shape")
                 expect(told.output_dim, f"{self.name}: task {task.task_id!r} does not say its output_dim")
                 count = len(task.data("train"))
                 expect(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from crosstask.errors import OptionError, StoreError
 from crosstask.options import options_of, structure
+from crosstask.writing import atomic
 from crosstask_adapters.config import AdapterConfig
 
 FORMAT = 1
@@ -32,13 +32,18 @@ class Index:
     """Digests of the base (`base_weights.base_digests`)."""
 
 
-def write_index(folder: Path, index: Index) -> None:
-    """Write `adapters.json`, whole or not at all. StoreError if it cannot be written."""
+def write_adapters(folder: Path, states: Mapping[str, Mapping[str, Tensor]], index: Index) -> None:
+    """Write `adapters.json` and the tensors of each adapter, all of them or none. StoreError if they cannot be."""
     told: dict[str, Any] = {"format": FORMAT, "base": index.base, "adapters": {}}
     for name, config in index.configs.items():
         told["adapters"][name] = {"config": options_of(config), "enabled": name in index.enabled}
-    text = json.dumps(told, indent=1) + "\n"
-    _write(folder / INDEX, lambda path: path.write_text(text, "utf-8"))
+    with contextlib.ExitStack() as files:
+        # entered first, it is named last, when all that it names is there
+        files.enter_context(atomic(folder / INDEX)).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+        for name, state in states.items():
+            size = sum(tensor.nbytes for tensor in state.values())
+            path = files.enter_context(atomic(folder / f"{name}.safetensors", "adapter", needed=size))
+            save_file(dict(state), path)
 
 
 def read_index(folder: Path) -> Index:
@@ -61,11 +66,6 @@ def read_index(folder: Path) -> Index:
         raise StoreError(f"cannot read adapters from {folder}: {type(error).__name__}: {error}") from None
 
 
-def write_state(folder: Path, name: str, state: Mapping[str, Tensor]) -> None:
-    """Write the tensors of one adapter. StoreError if they cannot be written."""
-    _write(folder / f"{name}.safetensors", functools.partial(save_file, dict(state)))
-
-
 def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of one adapter. StoreError if they cannot be read."""
     path = folder / f"{name}.safetensors"
@@ -73,14 +73,3 @@ def read_state(folder: Path, name: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise StoreError(f"cannot read adapter {name!r} from {path}: {error}") from None
-
-
-def _write(target: Path, write: Callable[[Path], object]) -> None:
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(target)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error}") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from crosstask_adapters.attached import Attached
 from crosstask_adapters.base_weights import base_digests, base_modules, check_base
 from crosstask_adapters.by_sample import answer_by_sample
 from crosstask_adapters.config import AdapterConfig, AdapterType, component_name
-from crosstask_adapters.files import Index, read_index, read_state, write_index, write_state
+from crosstask_adapters.files import Index, read_index, read_state, write_adapters
 from crosstask_adapters.handle import LayersHandle
 from crosstask_adapters.layer_adapter import OwnWeights
 from crosstask_adapters.own_adapter import BaseAdapter, attach_own, takes
@@ -265,24 +265,20 @@ class AdapterModel(nn.Module):
         """Write these adapters (default: all), nothing of the base: `adapters.json`, and `<name>.safetensors` for each.
 
         The base is recorded by digests, so that `load` refuses another. DataError for a `BaseAdapter`: files name
-        components, and this is none.
+        components, and this is none; StoreError if they cannot be written, and then none is.
         """
-        target = Path(folder)
         chosen = {name: self._entries[name] for name in (self._named(names) if names else self._entries)}
         if own := next((name for name, entry in chosen.items() if entry.own), None):
             raise DataError(
                 f"adapter {own!r} is a module of your own, which no component names, so that `load` could not make it: "
                 f"keep `model.handle({own!r}).state()`, or make it a component of point `adapter`"
             )
-        target.mkdir(parents=True, exist_ok=True)
-        for name, entry in chosen.items():
-            write_state(target, name, entry.state())
         index = Index(
             configs={name: entry.config for name, entry in chosen.items()},
             enabled=tuple(name for name, entry in chosen.items() if entry.enabled),
             base=base_digests(self.base),
         )
-        write_index(target, index)
+        write_adapters(Path(folder), {name: entry.state() for name, entry in chosen.items()}, index)
 
     @classmethod
     def load(

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, StoreError, nearest
+from crosstask.writing import atomic
 from crosstask_adapters import AdapterConfig, AdapterModel, LayersHandle, check_names
 from crosstask_lora.lora import (
     AttentionLowRank,
@@ -78,13 +79,12 @@ def save_peft(model: AdapterModel, folder: str | Path, name: str = "default", *,
         "inference_mode": True,
     }
     target = Path(folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        # Cloned: tied weights share memory, which safetensors refuses.
-        save_file({k: t.detach().contiguous().clone() for k, t in tensors.items()}, target / WEIGHTS, {"format": "pt"})
-        (target / CONFIG).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write a PEFT adapter to {target}: {error}") from None
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    with atomic(target / CONFIG, "PEFT adapter") as settings:
+        settings.write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        with atomic(target / WEIGHTS, "PEFT adapter", needed=size) as weights:
+            # Cloned: tied weights share memory, which safetensors refuses.
+            save_file({k: t.detach().contiguous().clone() for k, t in tensors.items()}, weights, {"format": "pt"})
 
 
 def load_peft(model: AdapterModel, folder: str | Path, name: str = "default", *, out_proj_twice: bool = True) -> None:

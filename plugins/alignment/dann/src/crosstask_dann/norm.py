@@ -20,6 +20,7 @@ class DomainNorm(nn.Module):
     means: Tensor
     """Running means [n_domains + 1, width]; the last of all rows, whatever their domain."""
     variances: Tensor
+    """Running variances, likewise."""
 
     def __init__(self, width: int, n_domains: int, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()

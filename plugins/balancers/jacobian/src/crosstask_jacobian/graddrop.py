@@ -11,7 +11,7 @@ from crosstask import component, option, state
 from crosstask.learning.gradients import TaskGradients
 from crosstask.points.balancer import Balancer, Direction
 
-BLOCK = 2**14
+BLOCK = 2**15
 """Parameters done at once on a CPU."""
 
 
@@ -29,6 +29,7 @@ class GradDrop(Balancer):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"permutation_invariant", "scale_equivariant", "stochastic"})
+    results_version: ClassVar[int] = 2
 
     leak: float = option(0.0, help="part of the plain sum that is let through", ge=0, le=1)
 
@@ -45,13 +46,16 @@ class GradDrop(Balancer):
 def drop(matrix: Tensor, draw: Tensor, leak: float) -> Tensor:
     """The update [D] for gradients [T, D] and uniform draws [D], block by block so that a block stays in the cache."""
     made = torch.empty_like(matrix[0])
-    ones = torch.ones_like(matrix[:, 0])
-    width = BLOCK if matrix.device.type == "cpu" else matrix.shape[1]
+    halves = torch.full_like(matrix[:, 0], 0.5)
+    width = min(BLOCK, matrix.shape[1]) if matrix.device.type == "cpu" else matrix.shape[1]
+    sizes = torch.empty_like(matrix[:, :width])  # in the same places for all blocks, which stay in the cache
     for start in range(0, matrix.shape[1], max(width, 1)):
         block = slice(start, start + width)
         part = matrix[:, block]
-        total, size = ones @ part, ones @ part.abs()
-        positive = total + size > 2 * draw[block] * size  # P > draw, without 0/0
-        kept = torch.where(positive, total + size, total - size) / 2
-        made[block] = torch.lerp(kept, total, leak) if leak else kept
+        total, size = halves @ part, halves @ torch.abs(part, out=sizes[:, : part.shape[1]])
+        # total + size is the sum of the positive ones, total - size of the others. P > draw where this is below 0:
+        sign = torch.mul(draw[block] * 2 - 1, size).sub_(total)  # without 0/0
+        kept = torch.sub(total, torch.copysign(size, sign, out=sign), out=made[block])
+        if leak:
+            kept.lerp_(2 * total, leak)
     return made

@@ -23,6 +23,7 @@ from crosstask.errors import nearest, of_kind
 from crosstask.learning.model_files import load_model
 from crosstask.options import structure
 from crosstask.points.distillation import Distilled
+from crosstask.writing import atomic, unwritten
 from crosstask_bundles.archive import MOST_BYTES, Entry, chunks, read_layout, write_archive
 from crosstask_bundles.errors import BundleError
 from crosstask_bundles.manifest import LICENCE, MANIFEST, SIGNATURE, SUMS, BundledWeights, TransferManifest, digest
@@ -87,7 +88,9 @@ class Bundle:
     def _module(self, weights: BundledWeights, into: nn.Module | None, trust: bool) -> nn.Module:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.safetensors"
-            file.write_bytes(self.read(weights.member))
+            data = self.read(weights.member)
+            with atomic(file, needed=len(data), kind=BundleError) as part:
+                part.write_bytes(data)
             return load_model(file, into=into, trust=trust)
 
     def knowledge(self) -> list[Distilled]:
@@ -99,7 +102,7 @@ class Bundle:
 
     def extract(self, folder: str | Path) -> list[Path]:
         """Write the manifest and every member into a folder. What is there with the same bytes stays; BundleError, and
-        nothing written, where something else is.
+        nothing written, where something else is, or the disk is full.
         """
         root = Path(structure(folder, Path, "where a bundle is unpacked"))
         wanted = {MANIFEST: self._head, **{n: self.read(n) for n in sorted(self.manifest.members)}}
@@ -109,13 +112,18 @@ class Bundle:
                 raise BundleError(f"{file} leads out of {root}: a link is there")
             if file.exists() and (not file.is_file() or file.read_bytes() != data):
                 raise BundleError(f"{file} is there already, and is not what the bundle holds: name another folder")
+        missing = {name: data for name, data in wanted.items() if not (root / name).exists()}
+        made: list[Path] = []
         try:
-            for name, data in wanted.items():
-                if not (root / name).exists():
-                    (root / name).parent.mkdir(parents=True, exist_ok=True)
-                    _write_new(root / name, data)
+            for name, data in missing.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                _write_new(root / name, data)
+                made.append(root / name)
         except OSError as error:
-            raise BundleError(f"cannot write into {root}: {error.strerror or error}") from None
+            for file in made:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+            raise BundleError(unwritten(error, root, "into", sum(map(len, missing.values())))) from None
         return [root / name for name in wanted]
 
 
@@ -199,7 +207,7 @@ def _place(data: bytes, target: Path, *, verify: bool = False) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_new(target, data, verify=verify)
     except OSError as error:
-        raise BundleError(f"cannot write {target}: {error.strerror or error}") from None
+        raise BundleError(unwritten(error, target, needed=len(data))) from None
 
 
 def _named_as(part: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ import attrs
 
 from crosstask.errors import CrosstaskError
 from crosstask.options import option, record, structure, unstructure
+from crosstask.writing import atomic
 from crosstask_bundles.bundle import Bundle
 from crosstask_bundles.errors import BundleError
 from crosstask_bundles.strict import read_json
@@ -105,12 +106,8 @@ def add_to_index(path: Path, bundle: Bundle, file: Path) -> None:
         if any(each.file == row.file for each in rows):
             return
         text = json.dumps({"schema": INDEX, "bundles": unstructure([*rows, row])}, indent=1, allow_nan=False)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with atomic(path, "index", kind=BundleError) as part:
             part.write_text(text + "\n", encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -46,8 +46,9 @@ class Curriculum(Stage):
             raise RecipeError(f"target: {error}") from None
         if self.target not in portfolio:
             raise RecipeError(f"target: task {self.target!r} is held back as unseen: it is not learned from")
-        if not goal.has_data():
-            raise RecipeError(f"target: task {self.target!r} has no training data")
+        for split, called in (("train", "training"), ("test", "test")):
+            if not goal.has_data(split):
+                raise RecipeError(f"target: task {self.target!r} has no {called} data")
         needed = nx.ancestors(portfolio.prerequisite_graph(), self.target)
         if len(needed) + 1 > self.max_tasks:
             raise RecipeError(

@@ -6,6 +6,7 @@ features, on the order of the samples or on the names of the labels.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,40 @@ from crosstask.errors import DataError
 Matrix = NDArray[np.float64]
 """[N, D], in double precision."""
 Labels = NDArray[np.int64]
+
+
+class View:
+    """Features [N, D] as estimators look at them: what several of them need of the same features is computed once.
+
+    DataError as in `matrix`.
+    """
+
+    def __init__(self, features: Any) -> None:
+        self.rows = scaled(matrix(features))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def centred(self) -> Matrix:
+        """`centred` of the scaled features."""
+        return centred(self.rows)
+
+    @functools.cached_property
+    def spectrum(self) -> tuple[Matrix, Matrix]:
+        """`left_spectrum` of the centred ones."""
+        return left_spectrum(self.centred)
+
+    @functools.cached_property
+    def kernel(self) -> Matrix:
+        """[N, N]: the inner products of the centred ones."""
+        made: Matrix = self.centred @ self.centred.T
+        return made
+
+
+def view(features: Any) -> View:
+    """A view of features, or the one that was given."""
+    return features if isinstance(features, View) else View(features)
 
 
 def matrix(values: Any, what: str = "features") -> Matrix:
@@ -36,8 +71,8 @@ def features_and_labels(features: Any, labels: Any) -> tuple[Matrix, Labels]:
 
     DataError if the lengths differ or the labels are no integers.
     """
-    rows = scaled(matrix(features))
-    return rows, class_numbers(labels, len(rows))
+    seen = view(features)
+    return seen.rows, class_numbers(labels, len(seen))
 
 
 def class_numbers(labels: Any, count: int) -> Labels:

@@ -8,22 +8,26 @@ A new estimator is a function of features and labels, and a class that hands the
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.components import Context
 from crosstask.descriptors import MultiInput, TensorData
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
-from crosstask.learning.features import received
+from crosstask.learning.features import Passes, received
 from crosstask.learning.transferring import drawn, key_of, unfit_pair, weights_digest
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
 from crosstask.reading import DENSE, UNKNOWN
 from crosstask.tasks import Portfolio, Task
+from crosstask_discovery.arrays import View
 from crosstask_discovery.calibration import Scores, calibrated, with_known
 from crosstask_discovery.pairs import (
     LeftOut,
@@ -58,6 +62,11 @@ class Seen:
     """[N] labels, [N, K] values of a regression, or 0 and 1 of several labels."""
     weights: str
     """The identity of the source's weights, for keys of what is made of them."""
+
+    @functools.cached_property
+    def view(self) -> View:
+        """The features as the functions of estimators take them: what several of them need is computed once."""
+        return View(self.features)
 
     @property
     def logits(self) -> Tensor:
@@ -103,36 +112,21 @@ class Estimator(Discoverer):
     )
     keep: bool = option(True, help="keep the features in the store, for other estimators and later runs")
     skipped: list[LeftOut] = state(factory=list)
-    _digests: dict[int, str] = attrs.field(factory=dict, init=False, repr=False)
+    _looks: Looks | None = attrs.field(default=None, init=False, repr=False)
 
     @abstractmethod
     def estimate(self, seen: Seen) -> float:
         """The raw value, higher for better transfer. DataError for what cannot be estimated."""
 
     def discover(self, portfolio: Portfolio, graph: TransferGraph) -> list[TransferEdge]:
-        raw: Scores = {}
-        self.skipped, self._digests = [], {}
-        tasks: dict[str, Task] = {}
-        for source, target in portfolio.pairs():
-            reason = self._unfit(source, target, portfolio)
-            if reason is None:
-                try:
-                    raw[source.task_id, target.task_id] = self._estimated(self.see(source, target))
-                    tasks |= {source.task_id: source, target.task_id: target}
-                except UnusableModelError as error:
-                    reason = str(error)
-                    rule_out(graph, source, target, reason)
-                except DataError as error:
-                    reason = str(error)
-            if reason is not None:
-                self.skipped.append((source.task_id, target.task_id, reason))
+        (raw,) = raw_estimates([self], portfolio, graph)
         if self.skipped and not raw:
             refuse_none(portfolio, self.skipped, "estimated")
         tell_left_out(self, self.skipped)
         told = calibrated(with_known(raw, graph, self.known_as), graph, self.scale)
         return [
             edge_between(
-                tasks[s].descriptor, tasks[t].descriptor, told[s, t].coefficient, told[s, t].uncertainty,
+                portfolio[s].descriptor, portfolio[t].descriptor, told[s, t].coefficient, told[s, t].uncertainty,
                 evidence=Evidence.ESTIMATED, found_by=self.known_as, estimates={self.known_as: raw[s, t]},
             )
             for s, t in raw
@@ -164,40 +158,14 @@ class Estimator(Discoverer):
         One forward pass; kept in the store, and read from there if it was done before. DataError without a model,
         UnusableModelError for one that cannot take these inputs.
         """
-        if source.model is None:
-            raise DataError(f"task {source.task_id!r} has no trained model")
-        sample = self._sample(target, samples).data("train")
-        if id(source) not in self._digests:
-            self._digests[id(source)] = weights_digest(source.model)
-        seed = self.context.seed_for("estimators", target.task_id)
-        dense = target.descriptor.task_type in DENSE
-        how = ("places", MOST_PLACES) if dense else ()
-        key = key_of("features", *how, self._digests[id(source)], target.fingerprint(), len(sample), seed)
-        known = self.context.recall("features", key) if self.keep else None
-        if known is not None:
-            found = dict(known.tensors)
-        else:
-            with using_model(source, target):
-                if dense:
-                    found = features_of_places(source.model, sample, target, torch.Generator().manual_seed(seed))
-                else:
-                    features, outputs = features_and_outputs(source.model, sample.inputs)
-                    found = {"features": features, "outputs": outputs}
-            if self.keep:
-                made = {"source": source.task_id, "target": target.task_id, "samples": len(sample)}
-                self.context.remember("features", key, made, found)
-        labels = found.get("targets", sample.targets)
-        weights = self._digests[id(source)]
-        return Seen(source, target, sample.inputs, found["features"], found["outputs"], labels, weights)
+        looks = self._looks or Looks(self.context, self.keep, together=False)
+        return looks.see(source, target, self._count(target) if samples is None else samples)
 
-    def _sample(self, target: Task, samples: int | None = None) -> Task:
-        """The target with the training samples that are looked at, the same for all its sources and all estimators."""
-        count = samples_of(target.descriptor, self.samples, self.shots) if samples is None else samples
-        return drawn(target, count, self.context.seed_for("estimators", target.task_id))
+    def _count(self, target: Task) -> int | None:
+        return samples_of(target.descriptor, self.samples, self.shots)
 
-    def _unfit(self, source: Task, target: Task, portfolio: Portfolio) -> str | None:
-        if reason := unfit_pair(source, target, portfolio):
-            return reason
+    def _unfit(self, source: Task, target: Task) -> str | None:
+        """Why a pair whose model fits the target cannot be estimated; None if it can."""
         kind = target.descriptor.task_type
         allowed = ["classification"]
         if self.regression:
@@ -210,6 +178,176 @@ class Estimator(Discoverer):
         if self.source_classes and source.descriptor.task_type not in ("classification", *DENSE):
             return f"task {source.task_id!r} is of type {source.descriptor.task_type!r}, not classification"
         return None
+
+
+def raw_estimates(estimators: Sequence[Estimator], portfolio: Portfolio, graph: TransferGraph) -> list[Scores]:
+    """The raw values of each estimator for the pairs of a portfolio, in their order. What one cannot estimate is in its
+    `skipped`; where no model can be used, in the graph.
+
+    Target by target and pair by pair, so that estimators share what they see (see `Looks`), and no more than a few
+    pairs are held at a time.
+    """
+    pairs = list(portfolio.pairs())
+    order = {(s.task_id, t.task_id): number for number, (s, t) in enumerate(pairs)}
+    sources: dict[str, list[Task]] = {}
+    for source, target in pairs:
+        sources.setdefault(target.task_id, []).append(source)
+    shared: dict[tuple[int, bool], Looks] = {}
+    for each in estimators:
+        key = id(each.context), each.keep
+        each.skipped, each._looks = [], shared.setdefault(key, Looks(each.context, each.keep))
+    found: list[Scores] = [{} for _ in estimators]
+    try:
+        for name, waiting in sources.items():
+            target = portfolio[name]
+            unfit = {source.task_id: unfit_pair(source, target, portfolio) for source in waiting}
+            reasons = {
+                (id(each), source.task_id): unfit[source.task_id] or each._unfit(source, target)
+                for each in estimators
+                for source in waiting
+            }
+            for looks in shared.values():
+                own = [id(each) for each in estimators if each._looks is looks]
+                asked = [source for source in waiting if any(reasons[each, source.task_id] is None for each in own)]
+                looks.turn_to(target, asked)
+            for source in waiting:
+                for each, values in zip(estimators, found, strict=True):
+                    reason = reasons[id(each), source.task_id]
+                    if reason is None:
+                        try:
+                            values[source.task_id, name] = each._estimated(each.see(source, target))
+                        except UnusableModelError as error:
+                            reason = str(error)
+                            rule_out(graph, source, target, reason)
+                        except DataError as error:
+                            reason = str(error)
+                    if reason is not None:
+                        each.skipped.append((source.task_id, name, reason))
+                for looks in shared.values():
+                    looks.done_with(source)
+    finally:
+        for each in estimators:
+            each._looks = None
+    for each in estimators:
+        each.skipped.sort(key=lambda told: order[told[0], told[1]])
+    return [dict(sorted(values.items(), key=lambda item: order[item[0]])) for values in found]
+
+
+class Looks:
+    """What several estimators see of pairs, each seen once: of one target after the other. Its samples are drawn once,
+    and go through a source's model and those of its architecture that are still to come together, if so wanted.
+    """
+
+    def __init__(self, context: Context, keep: bool, together: bool = True) -> None:
+        self.context, self.keep = context, keep
+        self._passes = Passes() if together else None
+        self._digests: dict[int, tuple[nn.Module, str]] = {}
+        self._target: Task | None = None
+        self._waiting: list[Task] = []
+        self._samples: dict[tuple[str, int | None], TensorData] = {}
+        self._seen: dict[tuple[str, str, int | None], Seen | DataError] = {}
+        self._ahead: dict[tuple[str, int | None], tuple[Tensor, Tensor]] = {}
+
+    def turn_to(self, target: Task, sources: Sequence[Task]) -> None:
+        """Begin with another target, for which these sources will be asked in this order."""
+        self._target, self._waiting = target, list(sources)
+        self._samples.clear()
+        self._seen.clear()
+        self._ahead.clear()
+
+    def done_with(self, source: Task) -> None:
+        """Forget what was seen of a source: its pair with the present target is estimated."""
+        self._waiting = [each for each in self._waiting if each is not source]
+        self._seen = {key: found for key, found in self._seen.items() if key[0] != source.task_id}
+        self._ahead = {key: found for key, found in self._ahead.items() if key[0] != source.task_id}
+
+    def see(self, source: Task, target: Task, count: int | None) -> Seen:
+        """What the source's model makes of so many training samples of the target; see `Estimator.see`."""
+        key = source.task_id, target.task_id, count
+        if key not in self._seen:
+            try:
+                self._seen[key] = self._look(source, target, count)
+            except DataError as error:
+                self._seen[key] = error
+        found = self._seen[key]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def _look(self, source: Task, target: Task, count: int | None) -> Seen:
+        if source.model is None:
+            raise DataError(f"task {source.task_id!r} has no trained model")
+        sample = self._sample(target, count)
+        dense = target.descriptor.task_type in DENSE
+        key = self._key(source, target, sample)
+        known = self.context.recall("features", key) if self.keep else None
+        if known is not None:
+            found = dict(known.tensors)
+        else:
+            with using_model(source, target):
+                if dense:
+                    generator = torch.Generator().manual_seed(self._seed(target))
+                    found = features_of_places(source.model, sample, target, generator)
+                else:
+                    features, outputs = self._passed(source, target, sample, count)
+                    found = {"features": features, "outputs": outputs}
+            if self.keep:
+                made = {"source": source.task_id, "target": target.task_id, "samples": len(sample)}
+                self.context.remember("features", key, made, found)
+        labels = found.get("targets", sample.targets)
+        return Seen(source, target, sample.inputs, found["features"], found["outputs"], labels, self._digest(source))
+
+    def _passed(self, source: Task, target: Task, sample: TensorData, count: int | None) -> tuple[Tensor, Tensor]:
+        """Features and outputs; of those that can go with it, too, if they are to come and not known yet."""
+        if (source.task_id, count) in self._ahead and target is self._target:
+            return self._ahead.pop((source.task_id, count))
+        assert source.model is not None
+        if self._passes is None:
+            return features_and_outputs(source.model, sample.inputs)
+        together = [source]
+        room = self._passes.room(source.model, sample.inputs)
+        for other in self._waiting if target is self._target else ():
+            if len(together) >= room:
+                break
+            if (
+                other is not source
+                and other.model is not None
+                and self._passes.alike(source.model, other.model, sample.inputs)
+                and not (self.keep and self._known(other, target, sample))
+            ):
+                together.append(other)
+        try:
+            passed = self._passes.received([each.model for each in together if each.model is not None], sample.inputs)
+        except Exception:  # of a model's own code, or memory: what is wrong is said of each alone
+            return features_and_outputs(source.model, sample.inputs)
+        own, *others = [(features.flatten(1).cpu(), outputs.flatten(1).cpu()) for features, outputs in passed]
+        self._ahead |= {(each.task_id, count): found for each, found in zip(together[1:], others, strict=True)}
+        return own
+
+    def _known(self, source: Task, target: Task, sample: TensorData) -> bool:
+        return self.context.recall("features", self._key(source, target, sample), claim=False) is not None
+
+    def _key(self, source: Task, target: Task, sample: TensorData) -> str:
+        how = ("places", MOST_PLACES) if target.descriptor.task_type in DENSE else ()
+        seed = self._seed(target)
+        return key_of("features", *how, self._digest(source), target.fingerprint(), len(sample), seed)
+
+    def _seed(self, target: Task) -> int:
+        return self.context.seed_for("estimators", target.task_id)
+
+    def _digest(self, source: Task) -> str:
+        model = source.model
+        assert model is not None
+        if id(model) not in self._digests:
+            self._digests[id(model)] = model, weights_digest(model)
+        return self._digests[id(model)][1]
+
+    def _sample(self, target: Task, count: int | None) -> TensorData:
+        """The training samples that are looked at, the same for all sources and all estimators."""
+        key = target.task_id, count
+        if key not in self._samples:
+            self._samples[key] = drawn(target, count, self._seed(target)).data("train")
+        return self._samples[key]
 
 
 def features_and_outputs(

@@ -8,7 +8,7 @@ import numpy as np
 
 from crosstask.errors import DataError
 from crosstask.options import component, option
-from crosstask_discovery.arrays import Matrix, centred, matrix, scaled, targets
+from crosstask_discovery.arrays import Matrix, targets, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 
@@ -19,14 +19,14 @@ def cka(one: Any, other: Any, unbiased: bool = True) -> float:
     With `unbiased`, HSIC is Song et al.'s (2012, equation 5), whose expectation is 0 for views that have nothing to do
     with one another, whatever their number of features; it needs four samples. At most 1; 0 where a view does not vary.
     """
-    ours, theirs = scaled(matrix(one)), scaled(matrix(other))
+    ours, theirs = view(one), view(other)
     if len(ours) != len(theirs):
         raise DataError(f"two views of the same samples are needed, got {len(ours)} and {len(theirs)} rows")
     if unbiased and len(ours) < 4:
         raise DataError(f"unbiased CKA needs at least four samples, got {len(ours)}")
-    ours, theirs = centred(ours), centred(theirs)
-    kernels = ours @ ours.T, theirs @ theirs.T
-    measure = _unbiased_hsic if unbiased else _hsic
+    measure, kernels = _hsic, (ours.kernel, theirs.kernel)
+    if unbiased:
+        measure, kernels = _unbiased_hsic, (_hollow(ours.kernel), _hollow(theirs.kernel))
     common, own, others = measure(*kernels), measure(kernels[0], kernels[0]), measure(kernels[1], kernels[1])
     # A view whose own HSIC is at most 0 has no more structure than noise of its size.
     return float(common / np.sqrt(own * others)) if own > 0 and others > 0 else 0.0
@@ -34,17 +34,20 @@ def cka(one: Any, other: Any, unbiased: bool = True) -> float:
 
 def _hsic(ours: Matrix, theirs: Matrix) -> float:
     """HSIC of centred kernels, but for a factor that cancels."""
-    return float((ours * theirs).sum())
+    return float(np.vdot(ours, theirs))
+
+
+def _hollow(kernel: Matrix) -> Matrix:
+    made = kernel.copy()
+    np.fill_diagonal(made, 0.0)
+    return made
 
 
 def _unbiased_hsic(ours: Matrix, theirs: Matrix) -> float:
-    count = len(ours)
-    ours, theirs = ours.copy(), theirs.copy()
-    np.fill_diagonal(ours, 0.0)
-    np.fill_diagonal(theirs, 0.0)
-    rows = ours.sum(axis=1), theirs.sum(axis=1)
+    """Of kernels whose diagonals are 0."""
+    count, rows = len(ours), (ours.sum(axis=1), theirs.sum(axis=1))
     middle = rows[0].sum() * rows[1].sum() / ((count - 1) * (count - 2))
-    return float((ours * theirs).sum() + middle - 2 * (rows[0] @ rows[1]) / (count - 2))
+    return float(np.vdot(ours, theirs) + middle - 2 * (rows[0] @ rows[1]) / (count - 2))
 
 
 @component
@@ -63,5 +66,5 @@ class CKA(Estimator):
         if self.against == "model":
             if seen.target.model is None:
                 raise DataError(f"task {seen.target.task_id!r} has no trained model to compare features with")
-            return cka(seen.features, self.see(seen.target, seen.target).features, self.unbiased)
-        return cka(seen.features, targets(seen.targets, len(seen.features))[0], self.unbiased)
+            return cka(seen.view, self.see(seen.target, seen.target).view, self.unbiased)
+        return cka(seen.view, targets(seen.targets, len(seen.features))[0], self.unbiased)

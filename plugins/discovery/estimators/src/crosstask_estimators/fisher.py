@@ -6,13 +6,14 @@ import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.fisher import fisher_diagonal
-from crosstask.learning.modules import Head, head_found, head_keys, know
+from crosstask.learning.modules import Head, head_found, head_keys, know, seeded
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
@@ -62,7 +63,8 @@ def fitted_head(features: Tensor, labels: Tensor, penalty: float = 0.1) -> nn.Li
     weights = moved.T @ np.linalg.solve(kernel, wanted - wanted.mean(axis=0))
     spread = (moved @ weights).std()
     weights = weights * (2 / spread if spread > 0 else 1.0)
-    head = nn.utils.skip_init(nn.Linear, rows.shape[1], wanted.shape[1]).to(features)  # no random numbers
+    with seeded(0):  # what is drawn is not used
+        head = nn.Linear(rows.shape[1], wanted.shape[1]).to(features)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weights.T))
         head.bias.copy_(torch.from_numpy(np.log(wanted.mean(axis=0)) - level @ weights))
@@ -104,12 +106,16 @@ class Fisher(Estimator):
     places: ClassVar[bool] = False
 
     source_samples: int | None = option(None, ge=2, help="training samples of the source (default: as of the target)")
+    _own: dict[tuple[str, str, str], Matrix] = attrs.field(factory=dict, init=False, repr=False)
 
     def estimate(self, seen: Seen) -> float:
         if not seen.source.has_data("train"):
             raise DataError(f"task {seen.source.task_id!r} has no train data to embed it by")
-        own = self.see(seen.source, seen.source, self.source_samples)
-        return fisher_similarity(self._embedded(seen), self._embedded(own))
+        ours = self._embedded(seen)
+        key = (seen.source.task_id, seen.weights, seen.source.fingerprint())
+        if key not in self._own:
+            self._own[key] = self._embedded(self.see(seen.source, seen.source, self.source_samples))
+        return fisher_similarity(ours, self._own[key])
 
     def _embedded(self, seen: Seen) -> Matrix:
         model = seen.source.model

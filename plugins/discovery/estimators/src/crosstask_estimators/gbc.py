@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_discovery.arrays import centred, features_and_labels, left_spectrum, one_hot
+from crosstask_discovery.arrays import class_numbers, one_hot, view
 from crosstask_discovery.estimator import Estimator, Seen
+
+AT_ONCE = 2**16
+"""Differences of means of classes that are looked at together."""
 
 
 def gbc(features: Any, labels: Any, dimensions: int = 64, covariance: str = "spherical") -> float:
@@ -19,10 +22,11 @@ def gbc(features: Any, labels: Any, dimensions: int = 64, covariance: str = "sph
     At most 0, which is best; 0 for a single class. To the variances of a class 1 % of the mean variance within all
     classes is added, so that a class with one sample, or one that does not vary, has a distance too.
     """
-    rows, numbers = features_and_labels(features, labels)
+    looked = view(features)
+    numbers = class_numbers(labels, len(looked))
     if numbers.max() == 0:
         return 0.0
-    left, squares = left_spectrum(centred(rows))
+    left, squares = looked.spectrum
     chosen = np.argsort(squares)[::-1][:dimensions]
     if len(chosen) == 0:  # features that do not vary: the classes overlap wholly
         return -float(int(numbers.max()) * (int(numbers.max()) + 1))
@@ -36,13 +40,15 @@ def gbc(features: Any, labels: Any, dimensions: int = 64, covariance: str = "sph
     floor = 0.01 * (variances * sizes).sum() / (len(rows) * rows.shape[1])
     variances = variances + max(floor, 1e-12 * squares.max() / len(rows))
     logs = np.log(variances).sum(axis=1)
-    total = 0.0
-    for number in range(len(means)):  # one class against all: [C, d] at a time
-        both = (variances[number] + variances) / 2
-        distance = ((means[number] - means) ** 2 / both).sum(axis=1) / 8
-        distance += (np.log(both).sum(axis=1) - (logs[number] + logs) / 2) / 2
+    total, step = 0.0, max(1, AT_ONCE // variances.size)
+    for start in range(0, len(means), step):  # some classes against all: [c, C, d]
+        part = slice(start, start + step)
+        both = (variances[part, None] + variances) / 2
+        distance = ((means[part, None] - means) ** 2 / both).sum(axis=2) / 8
+        distance += (np.log(both).sum(axis=2) - (logs[part, None] + logs) / 2) / 2
         overlap = np.exp(-distance)
-        total += overlap.sum() - overlap[number]
+        overlap[np.arange(len(overlap)), np.arange(len(overlap)) + start] = 0.0  # with itself
+        total += overlap.sum()
     return -float(total)
 
 
@@ -56,4 +62,4 @@ class GBC(Estimator):
     covariance: str = option("spherical", choices=("spherical", "diagonal"), help="shape of a class")
 
     def estimate(self, seen: Seen) -> float:
-        return gbc(seen.features, seen.targets, self.dimensions, self.covariance)
+        return gbc(seen.view, seen.targets, self.dimensions, self.covariance)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_discovery.arrays import centred, features_and_labels, left_spectrum, one_hot
+from crosstask_discovery.arrays import class_numbers, one_hot, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 
@@ -18,9 +18,9 @@ def hscore(features: Any, labels: Any) -> float:
     At least 0, higher is better; 0 for a single class, or features that do not vary. All in the space that the N rows
     span: features that are constant, or more features than samples, need no pseudo-inverse.
     """
-    rows, numbers = features_and_labels(features, labels)
-    rows = centred(rows)
-    left, squares = left_spectrum(rows)
+    looked = view(features)
+    rows, numbers = looked.centred, class_numbers(labels, len(looked))
+    left, squares = looked.spectrum
     if len(squares) == 0 or numbers.max() == 0:
         return 0.0
     count, width = rows.shape
@@ -52,4 +52,4 @@ class HScore(Estimator):
     known_as: ClassVar[str] = "hscore"
 
     def estimate(self, seen: Seen) -> float:
-        return hscore(seen.features, seen.targets)
+        return hscore(seen.view, seen.targets)

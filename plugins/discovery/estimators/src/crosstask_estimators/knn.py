@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_discovery.arrays import centred, matrix, scaled, targets
+from crosstask_discovery.arrays import targets, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 
@@ -18,13 +18,13 @@ def knn(features: Any, labels: Any, neighbours: int = 3) -> float:
     Between 0 and 1 for labels; 0 for a single class, a single sample or targets that do not vary. Neighbours at the
     same distance as the last one count in proportion.
     """
-    rows = centred(scaled(matrix(features)))
-    wanted, classes = targets(labels, len(rows))
-    if len(rows) < 2 or (wanted == wanted[0]).all():
+    looked = view(features)
+    wanted, classes = targets(labels, len(looked))
+    if len(looked) < 2 or (wanted == wanted[0]).all():
         return 0.0
-    count = min(neighbours, len(rows) - 1)
-    lengths = (rows**2).sum(axis=1)
-    distances = np.maximum(lengths[:, None] + lengths - 2 * rows @ rows.T, 0.0)
+    count = min(neighbours, len(looked) - 1)
+    lengths = looked.kernel.diagonal()
+    distances = np.maximum(lengths[:, None] + lengths - 2 * looked.kernel, 0.0)
     np.fill_diagonal(distances, np.inf)
     last = np.partition(distances, count - 1, axis=1)[:, count - 1 : count]
     slack = 1e-12 * lengths.max()  # rounding of the distances
@@ -49,4 +49,4 @@ class KNN(Estimator):
     neighbours: int = option(3, ge=1, help="how many neighbours")
 
     def estimate(self, seen: Seen) -> float:
-        return knn(seen.features, seen.targets, self.neighbours)
+        return knn(seen.view, seen.targets, self.neighbours)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_discovery.arrays import Matrix, left_spectrum, matrix, scaled, targets
+from crosstask_discovery.arrays import Matrix, left_spectrum, targets, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 _GRID = np.log(np.logspace(-8, 8, 81))  # of alpha / beta, relative to the largest squared singular value
@@ -22,7 +22,7 @@ def logme(features: Any, labels: Any) -> float:
     maximum even where the fixed-point iteration of the paper oscillates. The ratio is kept within 1e±8 of the largest
     squared singular value: where the features fit the labels without error the evidence has no maximum.
     """
-    rows = scaled(matrix(features))
+    rows = view(features).rows
     wanted, classes = targets(labels, len(rows))
     if classes and wanted.shape[1] < 2:
         return 0.0
@@ -36,23 +36,44 @@ def logme(features: Any, labels: Any) -> float:
     outside = np.maximum((wanted**2).sum(axis=0) - inside.sum(axis=0), 0.0)
     largest = squares.max(initial=0.0) or 1.0
 
-    def cost(log_ratio: Matrix) -> Matrix:
-        """log of the best 1/beta plus the log determinant per sample, for ratios [R, K]."""
-        ratio = np.exp(log_ratio)[:, None] * largest
-        spread = np.log1p(squares[:, None] / ratio).sum(axis=1) / count
-        unexplained = (inside * ratio / (ratio + squares[:, None])).sum(axis=1) + outside
-        return np.log(unexplained / count) + spread
-
-    tried = cost(np.repeat(_GRID[:, None], wanted.shape[1], axis=1))
+    # On the grid all columns have the same ratios.
+    ratios = np.exp(_GRID) * largest
+    spread = np.log1p(squares / ratios[:, None]).sum(axis=1) / count
+    unexplained = (ratios[:, None] / (ratios[:, None] + squares)) @ inside + outside  # [R, K]
+    tried = np.log(unexplained / count) + spread[:, None]
     best = tried.argmin(axis=0)
     low, high = _GRID[np.maximum(best - 1, 0)], _GRID[np.minimum(best + 1, len(_GRID) - 1)]
-    golden = (np.sqrt(5) - 1) / 2
-    for _ in range(40):  # golden section, all columns at once: 0.618^40 of a grid step
-        left_try, right_try = high - golden * (high - low), low + golden * (high - low)
-        go_left = cost(left_try[None])[0] < cost(right_try[None])[0]
-        low, high = np.where(go_left, low, left_try), np.where(go_left, right_try, high)
-    found = np.minimum(cost(((low + high) / 2)[None])[0], tried.min(axis=0))
+    found = np.minimum(_least(squares / largest, inside, outside, count, low, high, _GRID[best]), tried.min(axis=0))
     return float(-0.5 * (np.log(2 * np.pi) + 1 + found).mean())
+
+
+def _least(
+    squares: Matrix, inside: Matrix, outside: Matrix, count: int, low: Matrix, high: Matrix, point: Matrix
+) -> Matrix:
+    """[K]: the least cost between `low` and `high`: the log of the best 1/beta plus the log determinant per sample.
+
+    Where its derivative by the log of the ratio is 0: by Newton's method from `point`, and by bisection where that
+    would leave what is known to hold it.
+    """
+    for _ in range(60):
+        ratio = np.exp(point)
+        total = ratio + squares[:, None]
+        kept, lost = ratio / total, squares[:, None] / total
+        moved = kept * lost  # the derivative of `kept`, and of -`lost`
+        unexplained = (inside * kept).sum(axis=0) + outside
+        first = (inside * moved).sum(axis=0) / unexplained
+        slope = first - lost.sum(axis=0) / count
+        curve = (inside * moved * (lost - kept)).sum(axis=0) / unexplained - first**2 + moved.sum(axis=0) / count
+        low, high = np.where(slope > 0, low, point), np.where(slope > 0, point, high)
+        newton = point - np.divide(slope, curve, out=np.full_like(slope, np.inf), where=curve > 0)
+        following = np.where((low <= newton) & (newton <= high), newton, (low + high) / 2)
+        step, point = np.abs(following - point).max(), following
+        if step < 1e-9:  # the cost is flat there: it is off by the square of this
+            break
+    ratio = np.exp(point)
+    unexplained = (inside * ratio / (ratio + squares[:, None])).sum(axis=0) + outside
+    found: Matrix = np.log(unexplained / count) + np.log1p(squares[:, None] / ratio).sum(axis=0) / count
+    return found
 
 
 @component
@@ -63,4 +84,4 @@ class LogME(Estimator):
     regression: ClassVar[bool] = True
 
     def estimate(self, seen: Seen) -> float:
-        return logme(seen.features, seen.targets)
+        return logme(seen.view, seen.targets)

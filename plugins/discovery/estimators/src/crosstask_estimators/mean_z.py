@@ -11,6 +11,7 @@ from crosstask.parts import Choice, Part, part
 from crosstask.points.discovery import Discoverer
 from crosstask.tasks import Portfolio
 from crosstask_discovery.calibration import Scores, calibrated, with_known, within_targets
+from crosstask_discovery.estimator import Estimator, raw_estimates
 from crosstask_discovery.pairs import LeftOut, edge_between, refuse_none, tell_left_out
 
 OWN = ("logme", "leep", "nce", "hscore", "transrate", "gbc", "cka", "knn", "ridge", "fisher")
@@ -48,14 +49,23 @@ class MeanZ(Discoverer):
         skipped: dict[tuple[str, str], str] = {}
         self.skipped = []
         failures: list[str] = []
-        for estimator in self.made_of("estimators"):
+        estimators = self.made_of("estimators")
+        ours = [each for each in estimators if type(each).discover is Estimator.discover]
+        raw = dict(zip(map(id, ours), raw_estimates(ours, portfolio, graph), strict=True))
+        for estimator in estimators:
             try:
-                found = estimator.discover(portfolio, graph)
+                if id(estimator) in raw:
+                    found = {pair: {estimator.known_as: value} for pair, value in raw[id(estimator)].items()}
+                    if estimator.skipped and not found:
+                        refuse_none(portfolio, estimator.skipped, "estimated")
+                    tell_left_out(estimator, estimator.skipped)
+                else:
+                    found = {(e.source, e.target): e.estimates for e in estimator.discover(portfolio, graph)}
             except DataError as error:
                 failures.append(str(error))
                 continue
-            for edge in found:
-                estimates.setdefault((edge.source, edge.target), {}).update(edge.estimates)
+            for pair, values in found.items():
+                estimates.setdefault(pair, {}).update(values)
             skipped |= {(s, t): reason for s, t, reason in getattr(estimator, "skipped", ())}
         self.skipped = [(*pair, reason) for pair, reason in skipped.items() if pair not in estimates]
         if failures and not estimates:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component
-from crosstask_discovery.arrays import Matrix, centred, left_spectrum, matrix, scaled, targets
+from crosstask_discovery.arrays import Matrix, centred, left_spectrum, targets, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 PENALTIES = tuple(float(p) for p in np.logspace(-4, 3, 15))
@@ -21,16 +21,23 @@ def ridge(features: Any, labels: Any) -> float:
 
     0 for a single class, targets that do not vary, or fewer than three samples.
     """
-    rows = scaled(matrix(features))
-    wanted, _ = targets(labels, len(rows))
-    if len(rows) < 3 or (wanted == wanted[0]).all():
+    looked = view(features)
+    count = len(looked)
+    wanted, _ = targets(labels, count)
+    if count < 3 or (wanted == wanted[0]).all():
         return 0.0
     moved = wanted - wanted.mean(axis=0)
-    alone = ((moved * len(rows) / (len(rows) - 1)) ** 2).sum()
-    left, squares = left_spectrum(centred(rows))
+    alone = ((moved * count / (count - 1)) ** 2).sum()
+    left, squares = looked.spectrum
     if len(squares) == 0:
         return 0.0
-    errors = [(_left_out(left, squares, moved, p * squares.sum() / len(rows)) ** 2).sum() for p in PENALTIES]
+    kept = squares / (squares + np.array(PENALTIES)[:, None] * squares.sum() / count)  # [penalties, r]
+    others = np.maximum(1 - 1 / count - left**2 @ kept.T, 1e-12).T  # [penalties, N]: 1 less the leverages
+    inside = left.T @ moved
+    errors = [
+        (((moved - left @ (own[:, None] * inside)) / rest[:, None]) ** 2).sum()
+        for own, rest in zip(kept, others, strict=True)
+    ]
     return float(1 - min(errors) / alone)
 
 
@@ -59,4 +66,4 @@ class Ridge(Estimator):
     regression: ClassVar[bool] = True
 
     def estimate(self, seen: Seen) -> float:
-        return ridge(seen.features, seen.targets)
+        return ridge(seen.view, seen.targets)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from crosstask.options import component, option
-from crosstask_discovery.arrays import Matrix, centred, features_and_labels, left_spectrum
+from crosstask_discovery.arrays import Matrix, class_numbers, view
 from crosstask_discovery.estimator import Estimator, Seen
 
 
@@ -18,13 +18,13 @@ def transrate(features: Any, labels: Any, epsilon: float = 1e-4) -> float:
     Features are centred and divided by their root mean squared length, so that the score does not depend on their
     scale. At least 0, higher is better; 0 for a single class, or features that do not vary.
     """
-    rows, numbers = features_and_labels(features, labels)
-    rows = centred(rows)
+    looked = view(features)
+    rows, numbers = looked.centred, class_numbers(labels, len(looked))
     length = np.sqrt((rows**2).sum() / len(rows))
     if length == 0 or numbers.max() == 0:
         return 0.0
     rows = rows / length
-    total = _rate(rows, epsilon)
+    total = 0.5 * np.log1p(looked.spectrum[1] / (length**2 * len(rows) * epsilon)).sum()
     for number in range(int(numbers.max()) + 1):
         own = rows[numbers == number]
         total -= len(own) / len(rows) * _rate(own, epsilon)
@@ -32,8 +32,11 @@ def transrate(features: Any, labels: Any, epsilon: float = 1e-4) -> float:
 
 
 def _rate(rows: Matrix, epsilon: float) -> float:
-    _, squares = left_spectrum(rows)
-    return float(0.5 * np.log1p(squares / (len(rows) * epsilon)).sum())
+    """½ log det(I + Zᵀ Z / (N ε)), in the smaller of the two spaces."""
+    inner = rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows
+    inner /= len(rows) * epsilon
+    inner[np.diag_indices(len(inner))] += 1.0
+    return float(np.log(np.linalg.cholesky(inner).diagonal()).sum())
 
 
 @component
@@ -45,4 +48,4 @@ class TransRate(Estimator):
     epsilon: float = option(1e-4, gt=0, help="squared distortion of the code")
 
     def estimate(self, seen: Seen) -> float:
-        return transrate(seen.features, seen.targets, self.epsilon)
+        return transrate(seen.view, seen.targets, self.epsilon)

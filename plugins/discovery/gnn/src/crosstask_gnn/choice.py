@@ -9,7 +9,7 @@ import numpy as np
 
 from crosstask.learning.metrics import student_quantile
 from crosstask_gnn.additive import additive
-from crosstask_gnn.low_rank import low_rank
+from crosstask_gnn.low_rank import low_rank, low_ranks
 from crosstask_gnn.mean_z import mean_z
 from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.pairs import Array, Mask, Pairs
@@ -20,13 +20,15 @@ from crosstask_gnn.training import Base, Forecast, Labels, Shape, enough, foreca
 FEWEST = 8
 """Measured pairs below which nothing can be left out to choose by."""
 
+LOW_RANK = "low-rank"
+
 SIMPLE = {
     "source mean": source_mean,
     "target mean": target_mean,
     "additive": additive,
     "soft-impute": soft_impute,
     "mean z": mean_z,
-    "low-rank": lambda pairs: low_rank(pairs).mean,
+    LOW_RANK: lambda pairs: low_rank(pairs).mean,
 }
 """Predictors that look at one kind of evidence each."""
 
@@ -68,6 +70,7 @@ class Prediction:
 
     @property
     def fallback(self) -> bool:
+        """Whether the networks had no part in the answer, for targets with measurements."""
         return self.warm.fallback
 
 
@@ -166,11 +169,13 @@ class _Contest:
     def of(cls, pairs: Pairs, folds: list[Mask], design: Design, whole_targets: bool = False) -> _Contest:
         fits = [mixed(pairs.without(fold), design=design) for fold in folds]
         made = cls(pairs, folds, fits, [Base.plain(fit) for fit in fits], {}, {}, {}, whole_targets)
+        parts = [pairs.without(fold) for fold in folds]
         for name, method in SIMPLE.items():
-            made.enter(name, np.stack([method(pairs.without(fold)) for fold in folds]))
+            answers = [each.mean for each in low_ranks(parts)] if name == LOW_RANK else [method(part) for part in parts]
+            made.enter(name, np.stack(answers))
         made.enter(MIXED, np.stack([fit.mean for fit in fits]))
         if enough(pairs):
-            bases = [Base.completed(pairs.without(fold), fit) for fold, fit in zip(folds, fits, strict=True)]
+            bases = Base.all_completed(parts, fits)
             made.enter(COMPLETED, np.stack([base.mean for base in bases]))
             if made.complete:
                 made.bases = bases

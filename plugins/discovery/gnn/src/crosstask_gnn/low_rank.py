@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 import numpy as np
 
-from crosstask_gnn.pairs import Array, Pairs
+from crosstask_gnn.pairs import Array, Mask, Pairs
 
 
 @attrs.frozen(eq=False)
@@ -31,82 +33,149 @@ def low_rank(
     What a measurement states as its standard error is noise on top. `prior` [n, n] is what other evidence says, 0 by
     default. The answer is the mean of `starts` fits, whose disagreement is part of the variance.
     """
-    seen = pairs.measured
-    base = np.zeros(seen.shape) if prior is None else prior
-    if seen.sum() < 3:
-        level = float((pairs.known - base)[seen].mean()) if seen.any() else 0.0
-        return Completed(base + level, np.full(seen.shape, 0.04), 0.04)
-    rest = np.where(seen, pairs.known - base, 0.0)
-    stated = np.where(seen, np.nan_to_num(pairs.error) ** 2, 0.0)
-    if pairs.count > 200:  # of large matrices the last digits are not worth the time
-        starts, rounds = 1, 30
-    most = max(1, min(rank, *(int(m.any(axis).sum()) - 1 for axis, m in enumerate((seen, seen)))))
-    rng = np.random.default_rng(seed)
-    fits = [_fit(rest, seen, stated, most, rounds, rng, wide=bool(number % 2)) for number in range(starts)]
-    likely = np.exp([fit.bound - max(fit.bound for fit in fits) for fit in fits])
-    shares = likely / likely.sum()
-    mean = np.sum([share * fit.mean for share, fit in zip(shares, fits, strict=True)], axis=0)
-    variance = np.sum(
-        [share * (fit.variance + (fit.mean - mean) ** 2) for share, fit in zip(shares, fits, strict=True)], axis=0
-    )
-    return Completed(base + mean, variance, float(shares @ [fit.noise for fit in fits]))
+    return low_ranks([pairs], [prior], rank=rank, starts=starts, rounds=rounds, seed=seed)[0]
 
 
-def _fit(
-    values: Array, seen: Array, stated: Array, rank: int, rounds: int, rng: np.random.Generator, *, wide: bool
-) -> Completed:
-    n, m = values.shape
-    told = seen.astype(np.float64)
-    scale = float(values[seen].std()) or 1e-3
-    noise = 0.5 * scale**2
-    mean = float(values[seen].mean())
-    rows, columns = np.zeros(n), np.zeros(m)
-    rows_var, columns_var = np.full(n, 0.1 * scale**2), np.full(m, 0.1 * scale**2)
-    row_prior = column_prior = scale**2
-    left, right = _start(values, seen, rank, rng, wide=wide)
-    left_cov = np.repeat(0.1 * np.eye(rank)[None], n, 0)
-    right_cov = np.repeat(0.01 * scale**2 * np.eye(rank)[None], m, 0)
-    relevance = np.maximum((right**2).mean(0), 1e-4 * scale**2)
+def low_ranks(
+    parts: Sequence[Pairs], priors: Sequence[Array | None] | None = None, *, rank: int = 8, starts: int = 3,
+    rounds: int = 150, seed: int = 0,
+) -> list[Completed]:  # fmt: skip
+    """What `low_rank` says of each, all of the same tasks (the folds of a cross-validation, say): fitted together."""
+    found: dict[int, Completed] = {}
+    waiting: dict[int, list[tuple[int, Array, _Fit]]] = {}
+    for number, (pairs, prior) in enumerate(zip(parts, priors or [None] * len(parts), strict=True)):
+        seen = pairs.measured
+        base = np.zeros(seen.shape) if prior is None else prior
+        if seen.sum() < 3:
+            level = float((pairs.known - base)[seen].mean()) if seen.any() else 0.0
+            found[number] = Completed(base + level, np.full(seen.shape, 0.04), 0.04)
+            continue
+        rest = np.where(seen, pairs.known - base, 0.0)
+        stated = np.where(seen, np.nan_to_num(pairs.error) ** 2, 0.0)
+        # of large matrices the last digits are not worth the time
+        few, rounds = (1, min(rounds, 30)) if pairs.count > 200 else (starts, rounds)
+        most = max(1, min(rank, *(int(m.any(axis).sum()) - 1 for axis, m in enumerate((seen, seen)))))
+        rng = np.random.default_rng(seed)
+        own = [_Fit.begun(rest, seen, stated, most, rng, wide=bool(start % 2)) for start in range(few)]
+        waiting.setdefault(most, []).extend((number, base, fit) for fit in own)
+    done: dict[int, list[tuple[Array, Completed]]] = {}
+    for together in waiting.values():
+        for (number, base, _), fit in zip(together, _fitted([fit for *_, fit in together], rounds), strict=True):
+            done.setdefault(number, []).append((base, fit))
+    for number, each in done.items():
+        fits = [fit for _, fit in each]
+        likely = np.exp([fit.bound - max(fit.bound for fit in fits) for fit in fits])
+        shares = likely / likely.sum()
+        mean = np.sum([share * fit.mean for share, fit in zip(shares, fits, strict=True)], axis=0)
+        variance = np.sum(
+            [share * (fit.variance + (fit.mean - mean) ** 2) for share, fit in zip(shares, fits, strict=True)], axis=0
+        )
+        found[number] = Completed(each[0][0] + mean, variance, float(shares @ [fit.noise for fit in fits]))
+    return [found[number] for number in range(len(parts))]
+
+
+@attrs.frozen(eq=False)
+class _Fit:
+    """Where a fit begins: `values` [n, m], `told` [n, m] (1 where there is one, else 0), the variances `stated` [n, m],
+    and `scale`, `noise` and `mean` [1] of the values; factors [n, k] and [m, k].
+    """
+
+    values: Array
+    told: Array
+    stated: Array
+    scale: Array
+    noise: Array
+    mean: Array
+    left: Array
+    right: Array
+
+    @classmethod
+    def begun(
+        cls, values: Array, seen: Mask, stated: Array, rank: int, rng: np.random.Generator, *, wide: bool
+    ) -> _Fit:
+        scale = float(values[seen].std()) or 1e-3
+        left, right = _start(values, seen, rank, rng, wide=wide)
+        own = np.array([scale, 0.5 * scale**2, values[seen].mean()])
+        return cls(values, seen.astype(np.float64), stated, own[0:1], own[1:2], own[2:3], left, right)
+
+
+def _fitted(fits: Sequence[_Fit], rounds: int) -> list[Completed]:
+    """Each goes on until its own product stands still, whatever the others do."""
+    fields = [np.stack(column) for column in zip(*(attrs.astuple(fit, recurse=False) for fit in fits), strict=True)]
+    values, told, stated, scale, noise, mean, left, right = fields
+    count, n, m = values.shape
+    rank = left.shape[2]
+    scale, noise, mean = (x[..., None] for x in (scale, noise, mean))
+    square, eye = scale**2, np.eye(rank)
+    rows, columns = np.zeros((count, n, 1)), np.zeros((count, 1, m))
+    rows_var, columns_var = np.repeat(0.1 * square, n, 1), np.repeat(0.1 * square, m, 2)
+    row_prior, column_prior = square, square
+    left_cov = np.broadcast_to(0.1 * eye, (count, n, rank, rank))
+    right_cov = np.broadcast_to(0.01 * square[..., None] * eye, (count, m, rank, rank))
+    relevance = np.maximum((right**2).mean(1, keepdims=True), 1e-4 * square)
+    product = left @ right.swapaxes(1, 2)
+    going = np.arange(count)
+    found: dict[int, Completed] = {}
     for number in range(rounds):
         weights = told / (noise + stated)
-        before = left @ right.T
+        before = product
         centred = values - mean - columns - before
-        precision = weights.sum(1) + 1 / row_prior
-        rows, rows_var = (weights * centred).sum(1) / precision, 1 / precision
-        centred = values - mean - rows[:, None] - before
-        precision = weights.sum(0) + 1 / column_prior
-        columns, columns_var = (weights * centred).sum(0) / precision, 1 / precision
-        mean = float((weights * (values - rows[:, None] - columns - before)).sum() / weights.sum())
-        centred = values - mean - rows[:, None] - columns
-        left, left_cov = _factor(centred, weights, right, right_cov, np.ones(rank))
-        right, right_cov = _factor(centred.T, weights.T, left, left_cov, relevance)
+        precision = weights.sum(2, keepdims=True) + 1 / row_prior
+        rows, rows_var = (weights * centred).sum(2, keepdims=True) / precision, 1 / precision
+        centred = values - mean - rows - before
+        precision = weights.sum(1, keepdims=True) + 1 / column_prior
+        columns, columns_var = (weights * centred).sum(1, keepdims=True) / precision, 1 / precision
+        rest = (weights * (values - rows - columns - before)).sum((1, 2), keepdims=True)
+        mean = rest / weights.sum((1, 2), keepdims=True)
+        centred = values - mean - rows - columns
+        left, left_cov = _factor(centred, weights, right, right_cov, np.ones((1, 1, rank)))
+        right, right_cov = _factor(centred.swapaxes(1, 2), weights.swapaxes(1, 2), left, left_cov, relevance)
         left, left_cov, right, right_cov = _rotated(left, left_cov, right, right_cov)
-        relevance = np.maximum((right**2).mean(0) + np.einsum("jkk->k", right_cov) / m, 1e-8 * scale**2)
+        spread_right = np.diagonal(right_cov, axis1=2, axis2=3).sum(1)[:, None]
+        relevance = np.maximum((right**2).mean(1, keepdims=True) + spread_right / m, 1e-8 * square)
         if number >= 5:  # the effects first
-            row_prior = max(float((rows**2 + rows_var)[told.any(1)].mean()), 1e-8 * scale**2)
-            column_prior = max(float((columns**2 + columns_var)[told.any(0)].mean()), 1e-8 * scale**2)
-        spread = _spread(left, left_cov, right, right_cov)
-        uncertain = rows_var[:, None] + columns_var + spread
-        product = left @ right.T
-        squares = (values - mean - rows[:, None] - columns - product) ** 2 + uncertain
+            row_prior = np.maximum(_mean_where(rows**2 + rows_var, told.max(2, keepdims=True)), 1e-8 * square)
+            column_prior = np.maximum(_mean_where(columns**2 + columns_var, told.max(1, keepdims=True)), 1e-8 * square)
+        product = left @ right.swapaxes(1, 2)
+        uncertain = rows_var + columns_var + _spread(left, left_cov, right, right_cov)
+        squares = (values - mean - rows - columns - product) ** 2 + uncertain
         share = told / (noise + stated) ** 2
         # What is left beyond what the measurements state of themselves, with a weak prior at a tenth of the variance.
-        noise = float(((share * (squares - stated)).sum() + 0.2 * share.max()  * 0.1 * scale**2)
-                      / (share.sum() + 0.2 * share.max()))  # fmt: skip
-        noise = max(noise, 1e-6 * scale**2, 1e-12)
-        if number > 10 and float(np.abs(product - before).max()) < 1e-4 * scale:
+        weak = 0.2 * share.max((1, 2), keepdims=True)
+        noise = (share * (squares - stated)).sum((1, 2), keepdims=True) + weak * 0.1 * square
+        noise = np.maximum(noise / (share.sum((1, 2), keepdims=True) + weak), np.maximum(1e-6 * square, 1e-12))
+        still = (np.abs(product - before).max((1, 2)) < 1e-4 * scale[:, 0, 0]) & (number > 10)
+        still |= number == rounds - 1
+        if not still.any():
+            continue
+        bound = -0.5 * (told * (np.log(noise + stated) + squares / (noise + stated))).sum((1, 2))
+        bound -= _divergence(left, left_cov, np.ones((1, 1, rank))) + _divergence(right, right_cov, relevance)
+        bound -= _divergence(rows, rows_var[..., None], row_prior)
+        bound -= _divergence(columns.swapaxes(1, 2), columns_var.swapaxes(1, 2)[..., None], column_prior)
+        unsure = uncertain + np.where(told.any(2, keepdims=True), 0, row_prior - rows_var)
+        unsure = unsure + np.where(told.any(1, keepdims=True), 0, column_prior - columns_var) + noise
+        says = mean + rows + columns + product
+        for at in np.flatnonzero(still):
+            found[int(going[at])] = Completed(says[at], unsure[at], float(noise[at, 0, 0]), float(bound[at]))
+        on = ~still
+        going = going[on]
+        if not len(going):
             break
-    bound = -0.5 * float((told * (np.log(noise + stated) + squares / (noise + stated))).sum())
-    bound -= _divergence(left, left_cov, np.ones(rank)) + _divergence(right, right_cov, relevance)
-    for effects, spreads, prior in ((rows, rows_var, row_prior), (columns, columns_var, column_prior)):
-        bound -= _divergence(effects[:, None], spreads[:, None, None], np.array([prior]))
-    empty_rows, empty_columns = ~told.any(1), ~told.any(0)
-    uncertain = uncertain + np.where(empty_rows, row_prior - rows_var, 0)[:, None]
-    uncertain = uncertain + np.where(empty_columns, column_prior - columns_var, 0)
-    return Completed(mean + rows[:, None] + columns + left @ right.T, uncertain + noise, noise, bound)
+        values, told, stated, scale, square, noise, mean = (
+            x[on] for x in (values, told, stated, scale, square, noise, mean)
+        )
+        left, left_cov, right, right_cov, product = (x[on] for x in (left, left_cov, right, right_cov, product))
+        row_prior, column_prior, relevance, columns = (x[on] for x in (row_prior, column_prior, relevance, columns))
+    return [found[number] for number in range(count)]
 
 
-def _start(values: Array, seen: Array, rank: int, rng: np.random.Generator, *, wide: bool) -> tuple[Array, Array]:
+def _mean_where(values: Array, there: Array) -> Array:
+    """[B, 1, 1] of the values where `there` is 1, and not 0."""
+    mean: Array = (there * values).sum((1, 2), keepdims=True) / there.sum((1, 2), keepdims=True)
+    return mean
+
+
+def _start(values: Array, seen: Mask, rank: int, rng: np.random.Generator, *, wide: bool) -> tuple[Array, Array]:
     """From the leading singular vectors of what is known beyond the effects, or at random around them."""
     count = np.maximum(seen.sum(1), 1), np.maximum(seen.sum(0), 1)
     mean = values[seen].mean()
@@ -123,42 +192,51 @@ def _start(values: Array, seen: Array, rank: int, rng: np.random.Generator, *, w
 
 
 def _factor(centred: Array, weights: Array, other: Array, other_cov: Array, prior: Array) -> tuple[Array, Array]:
-    """Posterior means [n, k] and covariances [n, k, k] of one side's factors, given the other side's."""
-    k = other.shape[1]
-    moments = (other[:, :, None] * other[:, None, :] + other_cov).reshape(len(other), -1)
-    precision = (weights @ moments).reshape(-1, k, k) + np.diag(1 / prior)
+    """Posterior means [B, n, k] and covariances [B, n, k, k] of one side's factors, given the other side's."""
+    count, n, k = len(weights), weights.shape[1], other.shape[2]
+    moments = (other[..., :, None] * other[..., None, :] + other_cov).reshape(count, -1, k * k)
+    precision = (weights @ moments).reshape(count, n, k, k) + np.eye(k) / prior[..., None]
     covariance = np.linalg.inv(precision)
-    found = np.einsum("nkl,nl->nk", covariance, (weights * centred) @ other)
+    found = (covariance @ ((weights * centred) @ other)[..., None])[..., 0]
     return found, covariance
 
 
-def _divergence(means: Array, covariances: Array, prior: Array) -> float:
-    """Of normal distributions from independent ones about 0 with the variances `prior`, summed (Kullback, Leibler)."""
-    squares = means**2 + np.einsum("nkk->nk", covariances)
-    inner = (squares / prior - 1 + np.log(prior)).sum() - np.linalg.slogdet(covariances)[1].sum()
-    return 0.5 * float(inner)
+def _divergence(means: Array, covariances: Array, prior: Array) -> Array:
+    """[B] of normal distributions from independent ones about 0 with the variances `prior` [B, 1, k], summed (Kullback,
+    Leibler).
+    """
+    squares = means**2 + np.diagonal(covariances, axis1=2, axis2=3)
+    inner = (squares / prior - 1 + np.log(prior)).sum((1, 2)) - np.linalg.slogdet(covariances)[1].sum(1)
+    half: Array = 0.5 * inner
+    return half
 
 
 def _rotated(left: Array, left_cov: Array, right: Array, right_cov: Array) -> tuple[Array, Array, Array, Array]:
     """The same products with the left side's second moment the identity and the right side's diagonal: the direction
     in which the bound rises slowly otherwise (Ilin, Raiko 2010, section 4.2).
     """
-    moment = (left.T @ left + left_cov.sum(0)) / len(left)
+    moment = (left.swapaxes(1, 2) @ left + left_cov.sum(1)) / left.shape[1]
     values, vectors = np.linalg.eigh(moment)
-    values = np.maximum(values, 1e-12)
+    values = np.maximum(values, 1e-12)[:, None]
     root, inverse = vectors * np.sqrt(values), vectors / np.sqrt(values)
-    other = root.T @ (right.T @ right + right_cov.sum(0)) @ root
-    turn = np.linalg.eigh(other)[1][:, ::-1]
+    other = root.swapaxes(1, 2) @ (right.swapaxes(1, 2) @ right + right_cov.sum(1)) @ root
+    turn = np.linalg.eigh(other)[1][..., ::-1]
     a, b = inverse @ turn, root @ turn
-    return (left @ a, np.einsum("kl,nkm,mo->nlo", a, left_cov, a, optimize=True),
-            right @ b, np.einsum("kl,nkm,mo->nlo", b, right_cov, b, optimize=True))  # fmt: skip
+    return left @ a, _turned(left_cov, a), right @ b, _turned(right_cov, b)
+
+
+def _turned(covariances: Array, by: Array) -> Array:
+    """[B, n, k, k] of what is multiplied by [B, k, k] from the right."""
+    turned: Array = by.swapaxes(1, 2)[:, None] @ covariances @ by[:, None]
+    return turned
 
 
 def _spread(left: Array, left_cov: Array, right: Array, right_cov: Array) -> Array:
-    """[n, m] variance of the products of the factors."""
-    k = left.shape[1]
-    outer_left = (left[:, :, None] * left[:, None, :]).reshape(len(left), k * k)
-    outer_right = (right[:, :, None] * right[:, None, :]).reshape(len(right), k * k)
-    flat_left, flat_right = left_cov.reshape(len(left), -1), right_cov.reshape(len(right), -1)
-    spread: Array = outer_left @ flat_right.T + flat_left @ (outer_right + flat_right).T
+    """[B, n, m] variance of the products of the factors."""
+    count, k = len(left), left.shape[2]
+    outer_left = (left[..., :, None] * left[..., None, :]).reshape(count, -1, k * k)
+    outer_right = (right[..., :, None] * right[..., None, :]).reshape(count, -1, k * k)
+    flat_left, flat_right = left_cov.reshape(count, -1, k * k), right_cov.reshape(count, -1, k * k)
+    flat_right = flat_right.swapaxes(1, 2)
+    spread: Array = outer_left @ flat_right + flat_left @ (outer_right.swapaxes(1, 2) + flat_right)
     return spread

@@ -166,18 +166,18 @@ def relations_of(tasks: Sequence[Task], graph: TransferGraph, types: int = len(R
 
 
 def teach(
-    network: RelationshipNetwork, tasks: Sequence[Task], graph: TransferGraph, features: Array, transfer: Array,
+    network: RelationshipNetwork, evidence: tuple[Tensor, Tensor], features: Array, transfer: Array,
     difficulty: Array, learning_rate: float, seed: int, steps: int = 150, at_once: int = 4096,
 ) -> Tensor:  # fmt: skip
-    """Train `network` to say `transfer` [source, target] and `difficulty` [n] (NaN where unknown) of these tasks, from
-    their features [n, d] and the graph's evidence; the tasks' embeddings [n, E] on the CPU.
+    """Train `network` to say `transfer` [source, target] and `difficulty` [n] (NaN where unknown) of n tasks, from
+    their features [n, d] and the evidence of `relations_of`; the tasks' embeddings [n, E] on the CPU.
 
     Of more than `at_once` pairs each step looks at a sample; of more than 150 tasks fewer steps are made.
     """
-    n, device = len(tasks), network.enter.weight.device
+    n, device = len(features), network.enter.weight.device
     steps = steps if n <= 150 else steps // 3 if n <= 400 else steps // 6
     nodes = torch.tensor(standardised(features, axis=0), dtype=torch.float32, device=device)
-    adjacency, types = (x.to(device) for x in relations_of(tasks, graph, network.relations))
+    adjacency, types = (x.to(device) for x in evidence)
     wanted = torch.tensor(np.nan_to_num(transfer), dtype=torch.float32, device=device)
     known = torch.tensor(np.flatnonzero(~np.isnan(difficulty)), device=device)
     hard = torch.tensor(np.nan_to_num(difficulty), dtype=torch.float32, device=device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from crosstask_gnn.additive import additive
@@ -30,11 +32,9 @@ def soft_impute(pairs: Pairs, seed: int = 0) -> Array:
     scale = _largest(rest)
     if scale < 1e-9:
         return base
-    errors = []
     rounds = 40 if pairs.count <= 200 else 12  # of large matrices the last digits are not worth the time
-    for share in PENALTIES:
-        guess = start + complete(rest, seen & ~hidden, share * scale, rounds=rounds)
-        errors.append(float(((guess - pairs.known)[hidden] ** 2).sum()))
+    tried = completions(rest, seen & ~hidden, [share * scale for share in PENALTIES], rounds=rounds)
+    errors = [float(((start + guess - pairs.known)[hidden] ** 2).sum()) for guess in tried]
     errors.append(float(((start - pairs.known)[hidden] ** 2).sum()))  # nothing but the effects
     best = int(np.argmin(errors))
     if best == len(PENALTIES):
@@ -49,21 +49,33 @@ def complete(values: Array, seen: Mask, penalty: float, rank: int = 12, rounds: 
     By its factors: Z = A B' with (|A|^2 + |B|^2) / 2 for the nuclear norm, which is the same where the solution's rank
     is at most `rank` (Hastie et al. 2015, theorem 3); rows of A given B, and of B given A, are ridge regressions.
     """
+    made: Array = completions(values, seen, [penalty], rank, rounds)[0]
+    return made
+
+
+def completions(values: Array, seen: Mask, penalties: Sequence[float], rank: int = 12, rounds: int = 40) -> Array:
+    """[p, n, m]: `complete` for several penalties at once, each until its own factors stand still."""
     rank = min(rank, *values.shape)
-    left, size, right = _leading(np.where(seen, values, 0.0), rank)
+    filled = np.where(seen, values, 0.0)
+    left, size, right = _leading(filled, rank)
+    penalty = np.array(penalties)[:, None, None]
     root = np.sqrt(np.maximum(size[:rank] - penalty, 1e-3 * size[0] + 1e-12))
     a, b = left[:, :rank] * root, right[:rank].T * root
     weights = seen.astype(np.float64)
-    filled = np.where(seen, values, 0.0)
-    ridge = penalty * np.eye(rank)
-    for _ in range(rounds):
+    ridge = penalty[..., None] * np.eye(rank)
+    products = np.empty((len(penalty), *values.shape))
+    going = np.arange(len(penalty))
+    for number in range(rounds):
         before = a
         a = _ridge_rows(filled, weights, b, ridge)
         b = _ridge_rows(filled.T, weights.T, a, ridge)
-        if np.abs(a - before).max() < 1e-5 * max(np.abs(a).max(), 1e-12):
+        moved = np.abs(a - before).max((1, 2))
+        still = (moved < 1e-5 * np.maximum(np.abs(a).max((1, 2)), 1e-12)) | (number == rounds - 1)
+        products[going[still]] = a[still] @ b[still].swapaxes(1, 2)
+        a, b, ridge, going = (x[~still] for x in (a, b, ridge, going))
+        if not len(going):
             break
-    product: Array = a @ b.T
-    return product
+    return products
 
 
 def _largest(values: Array) -> float:
@@ -85,8 +97,9 @@ def _leading(values: Array, rank: int) -> tuple[Array, Array, Array]:
 
 
 def _ridge_rows(values: Array, weights: Array, factor: Array, ridge: Array) -> Array:
-    n, rank = len(values), factor.shape[1]
-    squares = (factor[:, :, None] * factor[:, None, :]).reshape(len(factor), -1)
-    grams = (weights @ squares).reshape(n, rank, rank) + ridge
+    """[p, n, r] from values and weights [n, m], the other side's factors [p, m, r] and ridges [p, 1, r, r]."""
+    count, m, rank = factor.shape
+    squares = (factor[..., :, None] * factor[..., None, :]).reshape(count, m, rank * rank)
+    grams = (weights @ squares).reshape(count, len(values), rank, rank) + ridge
     solved: Array = np.linalg.solve(grams, (values @ factor)[..., None])[..., 0]
     return solved

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Self, overload
 
@@ -28,7 +29,7 @@ from crosstask_gnn.choice import Prediction, predict
 from crosstask_gnn.features import task_features
 from crosstask_gnn.ordering import novelty, ordered
 from crosstask_gnn.pairs import Array, Pairs
-from crosstask_gnn.relations import Answer, RelationshipNetwork, teach
+from crosstask_gnn.relations import Answer, RelationshipNetwork, relations_of, teach
 from crosstask_gnn.training import Labels, Shape
 
 TYPES = list(RelationType)
@@ -71,7 +72,6 @@ class TaskRelationshipGraph(Discoverer):
     tasks: list[str] = state(factory=list)
     mean: Tensor | None = state(None)
     std: Tensor | None = state(None)
-    embeddings: Tensor | None = state(None)
     relations: Tensor | None = state(None)
     difficulty: Tensor | None = state(None)
     chosen: dict[str, float] = state(factory=dict)
@@ -79,18 +79,38 @@ class TaskRelationshipGraph(Discoverer):
     errors: dict[str, float] = state(factory=dict)
     note: str = state("")
     _network: RelationshipNetwork | None = attrs.field(default=None, init=False, repr=False)
+    _embeddings: Tensor | None = attrs.field(default=None, init=False, repr=False)
+    _lesson: tuple[Any, ...] | None = attrs.field(default=None, init=False, repr=False)
 
     # A torch module ---------------------------------------------------------------------------------------------------
 
     @property
+    def embeddings(self) -> Tensor | None:
+        """Of the tasks of the last `discover` [n, task_embedding_dim], in the order of `tasks`."""
+        with _TEACHING:  # who asks meanwhile waits, and does not get those of the `discover` before
+            while (asked := self._lesson) is not None:  # who discovers again and again, as `active`, asks for the last
+                drawn, *lesson = asked
+                network = self._untaught(drawn).to(self.context.device)
+                self._network, self._embeddings = network, teach(network, *lesson)
+                if self._lesson is asked:
+                    self._lesson = None
+        return self._embeddings
+
+    @property
     def network(self) -> RelationshipNetwork:
-        """The network that a call asks. Its first weights depend on the seed of the run (0 outside of one) alone."""
+        """The network that a call asks. Its first weights depend on the seed of the run (0 outside of one) alone; the
+        last `discover` taught it.
+        """
+        _ = self.embeddings
         if self._network is None:
-            with seeded(self.context.seed_for("gnn", "network") % 2**31):
-                self._network = RelationshipNetwork(
-                    self.task_embedding_dim, self.hidden_dim, self.num_relation_types, self.num_layers
-                )
+            self._network = self._untaught(self.context.seed_for("gnn", "network") % 2**31)
         return self._network
+
+    def _untaught(self, seed: int) -> RelationshipNetwork:
+        with seeded(seed):
+            return RelationshipNetwork(
+                self.task_embedding_dim, self.hidden_dim, self.num_relation_types, self.num_layers
+            )
 
     def __call__(self, task_features: Tensor, adjacency_matrix: Tensor, relation_types: Tensor) -> Answer:
         """(embeddings [n, task_embedding_dim], transfer [source, target] in -1 to 1, difficulties [n] in 0 to 1) of
@@ -128,18 +148,23 @@ class TaskRelationshipGraph(Discoverer):
 
     def state_dict(self) -> dict[str, Any]:
         """What was predicted, and the network's tensors under `network.…`, once there is a network."""
+        made = {"embeddings": self.embeddings}  # first: it may be now that the network is taught
         tensors = {} if self._network is None else self._network.state_dict()
-        return super().state_dict() | {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+        return super().state_dict() | made | {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned; refuses a dict of another shape."""
         tensors = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+        self._lesson = None  # what is loaded stands
         if tensors:
             try:
                 self.network.load_state_dict(tensors)
             except RuntimeError as error:
                 raise DataError(f"{self.origin}: the network's state does not fit its options: {error}") from None
-        super().load_state_dict({name: value for name, value in state.items() if not name.startswith(_PREFIX)})
+        own = {name: value for name, value in state.items() if not name.startswith(_PREFIX)}
+        embeddings = own.pop("embeddings", None)
+        super().load_state_dict(own)
+        self._embeddings = embeddings
 
     # Discovery --------------------------------------------------------------------------------------------------------
 
@@ -351,13 +376,12 @@ class TaskRelationshipGraph(Discoverer):
         logger().info(self.note or "predicted", discoverer=self.origin, **told)
 
     def _embed(self, tasks: list[Task], pairs: Pairs, graph: TransferGraph, difficulty: Array) -> None:
-        """Teach a new network what was found; the tasks' embeddings are what it makes of them."""
+        """What a new network will be taught: what was found. The tasks' embeddings are what it makes of them."""
         assert self.mean is not None
-        self._network = None
-        self.network.to(self.context.device)
         seed = self.context.seed_for("gnn", "embeddings") % 2**31
-        found = teach(self.network, tasks, graph, pairs.nodes, self.mean.numpy(), difficulty, self.learning_rate, seed)
-        self.embeddings = found
+        evidence = relations_of(tasks, graph, self.num_relation_types)  # as it stands now
+        drawn = self.context.seed_for("gnn", "network") % 2**31  # of this run: a copy may be asked outside of it
+        self._lesson = drawn, evidence, pairs.nodes, self.mean.numpy(), difficulty, self.learning_rate, seed
 
     def _from_estimates(
         self, portfolio: Portfolio, graph: TransferGraph, tasks: list[Task],
@@ -395,6 +419,7 @@ class TaskRelationshipGraph(Discoverer):
 
 
 _PREFIX = "network."
+_TEACHING = threading.RLock()
 
 
 def _helping(mean: Array, goal: int, max_tasks: int | None, minimum: float) -> list[int]:

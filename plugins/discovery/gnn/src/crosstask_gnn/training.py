@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from crosstask.graph import RelationType
 from crosstask.learning.modules import seeded
-from crosstask_gnn.low_rank import low_rank
+from crosstask_gnn.low_rank import low_ranks
 from crosstask_gnn.mixed import Design, Fitted, mixed
 from crosstask_gnn.network import Networks, Sight
 from crosstask_gnn.pairs import Array, Mask, Pairs, standardised, within_targets
@@ -52,6 +52,7 @@ class Labels:
 
     @classmethod
     def none(cls, count: int) -> Labels:
+        """Of `count` tasks, of which nothing is known."""
         return cls(np.full((count, count), -1), np.full(count, np.nan))
 
 
@@ -81,10 +82,16 @@ class Base:
         return cls(fit.mean, fit.variances.noise)
 
     @classmethod
-    def completed(cls, pairs: Pairs, fit: Fitted, *, quick: bool = False) -> Base:
-        """The mixed model, completed by one of low rank in what it leaves. `quick`: one start, few rounds."""
-        found = low_rank(pairs, fit.mean, starts=1, rounds=25) if quick else low_rank(pairs, fit.mean)
-        return cls(found.mean, found.noise)
+    def completed(cls, pairs: Pairs, fit: Fitted) -> Base:
+        """The mixed model, completed by one of low rank in what it leaves."""
+        return cls.all_completed([pairs], [fit])[0]
+
+    @classmethod
+    def all_completed(cls, parts: Sequence[Pairs], fits: Sequence[Fitted], *, quick: bool = False) -> list[Base]:
+        """Several at once, of the same tasks. `quick`: one start, few rounds."""
+        means = [fit.mean for fit in fits]
+        found = low_ranks(parts, means, starts=1, rounds=25) if quick else low_ranks(parts, means)
+        return [cls(each.mean, each.noise) for each in found]
 
 
 def enough(pairs: Pairs) -> bool:
@@ -143,30 +150,21 @@ def _train(
         relations=shape.relations, layers=shape.layers, generator=generator,
     ).to(device)  # fmt: skip
     optimizer = torch.optim.AdamW(networks.parameters(), lr=shape.learning_rate, weight_decay=0.02, fused=True)
-    known = torch.tensor(np.nan_to_num(pairs.known), dtype=torch.float32, device=device)
-    types = torch.tensor(labels.relations, device=device)
+    course = _Course.of(view, folds, library, labels, shape.members, device)
+    noise = view.noise[:, None]
     with seeded(seed):  # dropout draws from the global numbers
         for step in range(shape.steps):
             for group in optimizer.param_groups:  # warm up, then down to a tenth
                 rate = min(1.0, (step + 1) / 10) * (1 - 0.9 * step / shape.steps)
                 group["lr"] = shape.learning_rate * rate
-            lessons = [library[fold][rng.integers(len(library[fold]))] for fold in copies]
-            sight = view.sight(
-                [pairs.measured & ~folds[fold] & ~x.hidden for fold, x in zip(copies, lessons, strict=True)],
-                [x.base for x in lessons],
-            )
-            source, target, weight = _asked([x.hidden for x in lessons], device)
+            sight, wanted = course.at([course.starts[fold] + int(rng.integers(len(library[fold]))) for fold in copies])
+            source, target, weight, base = wanted.source, wanted.target, wanted.weight, wanted.base
             h = networks.tasks(sight)
             added, logits = networks.pairs(h, sight, source, target)
-            base = torch.tensor(np.stack([x.base for x in lessons]), dtype=torch.float32, device=device)
-            base = base[torch.arange(len(copies), device=device)[:, None], source, target]
-            noise = view.noise[:, None]
-            wanted = known[source, target] - base
             logits = logits + type_logits(base + noise * added.detach(), noise)
-            missed = functional.smooth_l1_loss(added, wanted / noise, reduction="none", beta=2.0)
-            sure = view.sure[torch.arange(len(copies), device=device)[:, None], source, target]
-            loss = (weight * (sure * missed + SHRINKAGE * added.square())).sum()
-            loss = loss + 0.1 * _type_loss(logits, types[source, target], weight)
+            missed = functional.smooth_l1_loss(added, wanted.wanted, reduction="none", beta=2.0)
+            loss = (weight * (wanted.sure * missed + SHRINKAGE * added.square())).sum()
+            loss = loss + 0.1 * _type_loss(logits, wanted.types, weight)
             loss = loss + 0.1 * _difficulty_loss(networks.hardness(h), labels.difficulty)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -209,13 +207,15 @@ class _View:
         self.sure = 1 / (1 + (stated / self.noise[:, None, None]) ** 2)
         """[B, n, n] how much a measurement tells, by its standard error: 1 for one without any."""
 
-    def sight(self, visible: Sequence[Mask], base: Sequence[Array]) -> Sight:
-        scale = self.noise[:, None, None]
+    def sight(self, visible: Sequence[Mask], base: Sequence[Array], copies: Sequence[int] | None = None) -> Sight:
+        """What each network sees; `copies`: what so many of them in this order would."""
+        at = slice(None) if copies is None else torch.tensor(copies, device=self.device)
+        scale, sure = self.noise[at, None, None], self.sure[at]
         seen = torch.tensor(np.stack(visible), dtype=torch.float32, device=self.device)
         bases = torch.tensor(np.stack(base), dtype=torch.float32, device=self.device)
         known = torch.tensor(np.nan_to_num(self.pairs.known), dtype=torch.float32, device=self.device)
         centred = (bases - bases.mean((1, 2), keepdim=True)) / (2 * scale)
-        told = seen * self.sure
+        told = seen * sure
         return Sight(self.nodes, self.estimates, told * (known - bases) / scale, told, centred)
 
     @torch.no_grad()
@@ -237,6 +237,69 @@ class _View:
             torch.cat(types, 1).numpy(),
             networks.hardness(h).sigmoid().cpu().numpy(),
         )
+
+
+@attrs.frozen(eq=False)
+class _Asked:
+    """Pairs that are asked for, [B, m] each: their ends, weights in the loss, base, what would be right to add to it in
+    units of the noise, how much its measurement tells, and relation types (-1: unknown).
+    """
+
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    base: Tensor
+    wanted: Tensor
+    sure: Tensor
+    types: Tensor
+
+
+@attrs.frozen(eq=False)
+class _Course:
+    """All lessons of all folds as tensors, one after the other; those of a fold begin at its place in `starts`."""
+
+    starts: list[int]
+    counts: list[int]
+    sight: Sight
+    asked: _Asked
+
+    @classmethod
+    def of(
+        cls, view: _View, folds: Sequence[Mask], library: Sequence[list[Lesson]], labels: Labels, members: int,
+        device: str,
+    ) -> _Course:  # fmt: skip
+        measured = view.pairs.measured
+        numbers = [fold for fold, lessons in enumerate(library) for _ in lessons]
+        lessons = [lesson for each in library for lesson in each]
+        copies = [fold * members for fold in numbers]  # all members of a fold have the same noise
+        sight = view.sight(
+            [measured & ~folds[fold] & ~x.hidden for fold, x in zip(numbers, lessons, strict=True)],
+            [x.base for x in lessons],
+            copies,
+        )
+        source, target, weight = _asked([x.hidden for x in lessons], device)
+        rows = torch.arange(len(lessons), device=device)[:, None]
+        base = torch.tensor(np.stack([x.base for x in lessons]), dtype=torch.float32, device=device)
+        base = base[rows, source, target]
+        known = torch.tensor(np.nan_to_num(view.pairs.known), dtype=torch.float32, device=device)[source, target]
+        place = torch.tensor(copies, device=device)
+        types = torch.tensor(labels.relations, device=device)[source, target]
+        sure = view.sure[place[:, None], source, target]
+        asked = _Asked(source, target, weight, base, (known - base) / view.noise[place, None], sure, types)
+        sizes = [len(each) for each in library]
+        starts = [sum(sizes[:fold]) for fold in range(len(sizes))]
+        return cls(starts, [int(lesson.hidden.sum()) for lesson in lessons], sight, asked)
+
+    def at(self, rows: Sequence[int]) -> tuple[Sight, _Asked]:
+        """One lesson for each network."""
+        most = max(self.counts[row] for row in rows)
+        place = torch.tensor(rows, device=self.asked.source.device)
+        whole = self.sight
+        sight = attrs.evolve(
+            whole, residual=whole.residual[place], visible=whole.visible[place], base=whole.base[place]
+        )
+        fields = attrs.asdict(self.asked, recurse=False)
+        return sight, _Asked(**{name: tensor[place, :most] for name, tensor in fields.items()})
 
 
 def type_logits(mean: Tensor, spread: Tensor) -> Tensor:
@@ -270,14 +333,12 @@ def lessons(
         if number % 4 == 3:
             hidden = seen & (rng.random(pairs.count) < 0.4)
         if hidden.any() and (seen & ~hidden).any():
-            found.append(_lesson(pairs, hidden, fit, design, complete))
-    return found or [_lesson(pairs, seen, fit, design, complete)]
-
-
-def _lesson(pairs: Pairs, hidden: Mask, fit: Fitted, design: Design, complete: bool) -> Lesson:
-    rest = pairs.without(hidden)
-    plain = mixed(rest, fit.variances, design, spread=False)
-    return Lesson(hidden, Base.completed(rest, plain, quick=True).mean if complete else plain.mean)
+            found.append(hidden)
+    found = found or [seen]
+    rests = [pairs.without(hidden) for hidden in found]
+    plain = [mixed(rest, fit.variances, design, spread=False) for rest in rests]
+    bases = Base.all_completed(rests, plain, quick=True) if complete else [Base.plain(each) for each in plain]
+    return [Lesson(hidden, base.mean) for hidden, base in zip(found, bases, strict=True)]
 
 
 def _asked(hidden: Sequence[Mask], device: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,16 +12,17 @@ from crosstask.components import Job
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
-from crosstask.learning.fleets import Member, Phase, Trained, muster, phases_of, train_fleet
+from crosstask.learning.fleets import Member, Phase, phases_of
 from crosstask.learning.metrics import standard_error
-from crosstask.learning.modules import head_of
+from crosstask.learning.together import and_others, grouped, in_fleet
 from crosstask.learning.transferring import (
-    architecture,
+    Receiver,
     drawn,
     fresh_model,
+    fresh_text,
     key_of,
+    outcome_of,
     read_scratch,
-    received,
     same_classes,
     scratch,
     scratch_key,
@@ -173,10 +174,12 @@ class Probe(Discoverer):
 
     def _measure(self, method: Transfer, pairs: list[Pair]) -> list[TransferResult | Failed]:
         """One result per pair, those remembered from before included, or why there is none."""
-        controls = self._controls(pairs)
+        sources = {source.task_id: _model(source) for source, _ in pairs}
+        built = {name: fresh_text(model) for name, model in sources.items()}
+        controls = self._controls(pairs, built)
         results: dict[int, TransferResult | Failed] = {}
         waiting: dict[int, str] = {}
-        digests = {s.task_id: weights_digest(_model(s)) for s, _ in pairs}
+        digests = {name: (weights_digest(model), built[name]) for name, model in sources.items()}
         for number, (source, target) in enumerate(pairs):
             failed = next((control for control in controls[number] if isinstance(control, Failed)), None)
             if failed is not None:  # from scratch there is no method that could be at fault
@@ -228,29 +231,33 @@ class Probe(Discoverer):
             phases = phases_of(method, budget) or ()
             members.append(Member(_model(source), light_target[0], budget, phases))
         labels = [f"{source.task_id} -> {target.task_id}" for source, target in pairs.values()]
-        if not all(member.phases for member in members):
-            reasons = dict.fromkeys(range(len(members)), f"{method.origin} trains in a way of its own")
-            fleets: list[list[int]] = []
-        else:
-            fleets, reasons = muster(members, self.context.workers, self.repeats)
+        groups, reasons = grouped(members, self.context.workers, self.repeats, who=method.origin)
         self._tell_alone("pairs", reasons)
-        jobs = [Job(measure_alone, (method, made[place]), label=labels[place]) for place in reasons]
-        order = [[numbers[place]] for place in reasons]
-        for fleet in fleets:
-            args = (method, [made[place] for place in fleet])
-            jobs.append(Job(measure_together, args, label=_and_others([labels[place] for place in fleet])))
-            order.append([numbers[place] for place in fleet])
-        return jobs, order
+        jobs = [
+            Job(
+                measure_alone if group[0] in reasons else measure_together,
+                (method, [made[place] for place in group]),
+                label=and_others([labels[place] for place in group]),
+            )
+            for group in groups
+        ]
+        return jobs, [[numbers[place] for place in group] for group in groups]
 
-    def _controls(self, pairs: list[Pair]) -> list[list[Outcome | Failed]]:
-        """From-scratch outcomes for each pair, one per seed; pairs of one target and architecture share them."""
+    def _controls(self, pairs: list[Pair], built: dict[str, str]) -> list[list[Outcome | Failed]]:
+        """From-scratch outcomes for each pair, one per seed; pairs of one target share them where by `built` (of each
+        source, its `fresh_text`) one network is drawn.
+        """
         keys: list[list[str]] = []
         found: dict[str, Outcome | Failed] = {}
         waiting: dict[str, tuple[Task, Member]] = {}
+        told: dict[tuple[str, str], list[str]] = {}
         for source, target in pairs:
             model, budget = _model(source), self.budget(target)
             seeds = scratch_seeds(self.context, target, self.repeats)
-            keys.append([scratch_key(model, target, budget, seed, self.split) for seed in seeds])
+            whose = built[source.task_id], target.task_id
+            if whose not in told:
+                told[whose] = [scratch_key(whose[0], target, budget, seed, self.split) for seed in seeds]
+            keys.append(told[whose])
             for key, seed in zip(keys[-1], seeds, strict=True):
                 if key in found or key in waiting:
                     continue
@@ -261,17 +268,16 @@ class Probe(Discoverer):
                     light = drawn(without_model(target, self._splits(budget)), budget.samples, seed)
                     waiting[key] = target, Member(model, light, budget, (Phase(budget.steps),), seed)
         members = [member for _, member in waiting.values()]
-        fleets, reasons = muster(members, self.context.workers)
+        groups, reasons = grouped(members, self.context.workers)
         self._tell_alone("controls", reasons)
-        jobs, order = [], []
-        for fleet in [*([place] for place in reasons), *fleets]:
-            own = [members[place] for place in fleet]
-            label = _and_others([f"{member.task.task_id} from scratch" for member in own])
-            jobs.append(Job(scratch_together if len(own) > 1 else scratch_alone, (own, self.split), label=label))
-            order.append(fleet)
+        jobs = []
+        for group in groups:
+            own = [members[place] for place in group]
+            label = and_others([f"{member.task.task_id} from scratch" for member in own])
+            jobs.append(Job(scratch_alone if group[0] in reasons else scratch_together, (own, self.split), label=label))
         names = list(waiting)
         for index, outcomes in self.context.jobs(jobs):
-            for place, outcome in zip(order[index], outcomes, strict=True):
+            for place, outcome in zip(groups[index], outcomes, strict=True):
                 key = names[place]
                 found[key] = outcome
                 if isinstance(outcome, Failed):
@@ -317,6 +323,9 @@ class Probe(Discoverer):
             accuracy_gain=result.performance_gain.mean,
             accuracy_gain_low=result.performance_gain.low,
             accuracy_gain_high=result.performance_gain.high,
+            score=result.score.mean,
+            score_low=result.score.low,
+            score_high=result.score.high,
             convergence_speed_gain=result.convergence_speed_gain,
             speed_capped=result.speed_capped,
             best_strategy=SHORT_NAMES.get(self.method, self.method),
@@ -375,9 +384,9 @@ Measured = tuple[list[Outcome], list[str], list[str]]
 """Of a pair: outcomes per seed, names of the weights kept and of those drawn anew."""
 
 
-def measure_alone(method: Transfer, pair: Measurement) -> list[Measured | Failed]:
-    """One pair, as a job, seed by seed."""
-    return [attempt(_measure_pair, method, pair)]
+def measure_alone(method: Transfer, pairs: list[Measurement]) -> list[Measured | Failed]:
+    """Pairs, as a job, one by one and seed by seed."""
+    return [attempt(_measure_pair, method, pair) for pair in pairs]
 
 
 def _measure_pair(method: Transfer, pair: Measurement) -> Measured:
@@ -394,30 +403,33 @@ def _measure_pair(method: Transfer, pair: Measurement) -> Measured:
 
 def measure_together(method: Transfer, pairs: list[Measurement]) -> list[Measured | Failed]:
     """Several pairs, as a job, all trainings at once."""
-    try:
-        fresh: dict[Any, nn.Module] = {}
-        members, names = [], []
-        for pair in pairs:
-            phases = phases_of(method, pair.budget) or ()
-            # what is drawn for a linear head depends on the layers before it, not on their weights
-            kind = architecture(pair.model) if type(head_of(pair.model)) is nn.Linear else id(pair.model)
-            for task, seed in zip(pair.targets, pair.seeds, strict=True):
-                key = kind, task.descriptor.output_dim, seed
-                if key not in fresh:
-                    fresh[key] = fresh_model(pair.model, task, seed)
-                state, copied, left = received(pair.model, fresh[key], task, pair.keep_head)
-                members.append(Member(fresh[key], task, pair.budget, phases, seed, state))
-            names.append((copied, left))
-        trained = iter(train_fleet(members, curve_split="validation" if pairs[0].curves else None,
-                                   score_split=pairs[0].split))  # fmt: skip
-    except Exception:  # one of them is not as it looked: each by itself, so that it is known which
-        return [found for pair in pairs for found in measure_alone(method, pair)]
+    fresh: dict[Any, Receiver] = {}
+    names: dict[int, tuple[list[str], list[str]]] = {}
+    kinds = {number: fresh_text(model) for number, model in {id(p.model): p.model for p in pairs}.items()}
+    places = [(number, seed) for number, pair in enumerate(pairs) for seed in range(len(pair.seeds))]
+
+    def member(place: int) -> Member:
+        number, at = places[place]
+        pair = pairs[number]
+        task, seed = pair.targets[at], pair.seeds[at]
+        key = kinds[id(pair.model)], task.descriptor.output_dim, seed
+        if key not in fresh:
+            fresh[key] = Receiver(fresh_model(pair.model, task, seed))
+        state, copied, left = fresh[key].begun(pair.model, task, pair.keep_head)
+        names[number] = copied, left
+        return Member(fresh[key].model, task, pair.budget, phases_of(method, pair.budget) or (), seed, state)
+
+    curves, split = "validation" if pairs[0].curves else None, pairs[0].split
+    trained = iter(in_fleet(len(places), member, outcome_of, _failed, curve_split=curves, score_split=split))
     results: list[Measured | Failed] = []
-    for pair, (copied, left) in zip(pairs, names, strict=True):
+    for number, pair in enumerate(pairs):
         own = [next(trained) for _ in pair.seeds]
-        wrong = next((each for each in own if isinstance(each, CrosstaskError)), None)
-        runs = [_outcome(each) for each in own if isinstance(each, Trained)]
-        results.append((runs, copied, left) if wrong is None else _failed(wrong))
+        wrong = next((each for each in own if isinstance(each, Failed)), None)
+        runs = [each for each in own if each is not None and not isinstance(each, Failed)]
+        if wrong is not None:
+            results.append(wrong)
+        else:
+            results += [(runs, *names[number])] if len(runs) == len(own) else measure_alone(method, [pair])
     return results
 
 
@@ -428,22 +440,13 @@ def scratch_alone(members: list[Member], split: str) -> list[Outcome | Failed]:
 
 def scratch_together(members: list[Member], split: str) -> list[Outcome | Failed]:
     """Controls, as a job, all at once."""
-    try:
-        fresh = [attrs.evolve(each, model=fresh_model(each.model, each.task, each.seed)) for each in members]
-        trained = train_fleet(fresh, curve_split="validation", score_split=split)
-    except Exception:
-        return scratch_alone(members, split)
-    return [_outcome(each) if isinstance(each, Trained) else _failed(each) for each in trained]
 
+    def fresh(number: int) -> Member:
+        each = members[number]
+        return attrs.evolve(each, model=fresh_model(each.model, each.task, each.seed))
 
-def _outcome(trained: Trained) -> Outcome:
-    assert trained.score is not None  # a split was named
-    return trained.score, trained.history.curve()
-
-
-def _and_others(labels: list[str]) -> str:
-    """A label for a job that does the work of several."""
-    return labels[0] + (f" and {len(labels) - 1} more" if len(labels) > 1 else "")
+    found = in_fleet(len(members), fresh, outcome_of, _failed, curve_split="validation", score_split=split)
+    return [outcome or scratch_alone([each], split)[0] for each, outcome in zip(members, found, strict=True)]
 
 
 def _model(task: Task) -> nn.Module:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
+from crosstask.learning.architecture import architecture
 from crosstask.learning.modules import head_keys
-from crosstask.learning.transferring import architecture
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.records import Budget, MetaKnowledge

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
+from crosstask.learning.architecture import architecture
 from crosstask.learning.data import batches
 from crosstask.learning.inputs import kind_of, shape_of
 from crosstask.learning.modules import Headless, head_keys, redraw, seeded
 from crosstask.learning.own_models import copied
 from crosstask.learning.training import device_of, predict
-from crosstask.learning.transferring import architecture
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge

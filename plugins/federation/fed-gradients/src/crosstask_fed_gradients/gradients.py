@@ -56,8 +56,9 @@ class FedGradients(Federation):
             name: torch.zeros_like(p) if gradient is None else gradient
             for (name, p), gradient in zip(weights.items(), found, strict=True)
         }
-        buffers = {n: t for n, t in state_of(network)[0].items() if n.startswith("buffers/")}
-        return Local(named("gradients", gradients) | buffers | {"loss/mean": loss.detach().double()})
+        shared, kept = state_of(network)
+        buffers = {n: t for n, t in shared.items() if n.startswith("buffers/")}
+        return Local(named("gradients", gradients) | buffers | {"loss/mean": loss.detach().double()}, kept)
 
     @torch.no_grad()
     def merge(self, state: State, gathered: Gathered) -> State:

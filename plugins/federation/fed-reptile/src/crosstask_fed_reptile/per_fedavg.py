@@ -50,7 +50,7 @@ class PerFedAvg(Federation):
             with torch.no_grad():
                 for weight, gradient in zip(weights, found, strict=True):
                     weight.sub_(site.budget.learning_rate * gradient)
-        return Local(state_of(network)[0])
+        return Local(*state_of(network))
 
     def merge(self, state: State, gathered: Gathered) -> State:
         return State(like(gathered.total, state.shared))

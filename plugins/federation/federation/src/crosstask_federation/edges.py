@@ -33,7 +33,7 @@ class SharedEdges(Stage):
     scratch; only the edges leave it, and are merged into one graph (`TransferGraph.merge`), which goes into the run's.
 
     Sites are tasks, or parts of one: then each pair is measured as often as there are sites, and the merged edge is
-    pooled by their uncertainty.
+    pooled by their uncertainty. What an earlier such stage measured of a pair stays: the run's edge is pooled of both.
     """
 
     Result: ClassVar[type] = SharedEdgesResult
@@ -88,7 +88,7 @@ class SharedEdges(Stage):
             found[place] = answer
             self.context.tell("stage_progress", stage="shared_edges", detail=f"{of[place][1]} at site {of[place][0]}")
         result, graph = self._merged(engine, method.origin, sites, of, [found[place] for place in range(len(of))])
-        for edge in graph.all_edges():
+        for edge in _with_earlier(graph, engine.graph).all_edges():
             engine.graph.add(edge)
         self.context.tell("stage_finished", stage="shared_edges", result=result)
         return Outcome(result)
@@ -155,6 +155,16 @@ class SharedEdges(Stage):
         return [edges_section(result)]
 
 
+def _with_earlier(found: TransferGraph, known: TransferGraph) -> TransferGraph:
+    """What was found, pooled with what sites had measured of the same pairs before."""
+    before = TransferGraph(found.task(task_id) for task_id in found.task_ids)
+    for edge in found.edges():
+        for each in known.evidence(edge.source, edge.target):
+            if each.measured and each.found_by == edge.found_by:
+                before.add(each)
+    return before.merge(found).graph
+
+
 def measure_at(
     method: Transfer, descriptor: TaskDescriptor, model: nn.Module, task: Task, budget: Budget, seeds: int, seed: int,
     device: str,
@@ -177,6 +187,7 @@ def _edge(result: TransferResult, source: TaskDescriptor, target: TaskDescriptor
         evidence=Evidence.MEASURED, found_by="shared_edges", origin=site, site=site,
         relation=relation_type(coefficient.mean, source, target), uncertainty=standard_error(coefficient),
         low=coefficient.low, high=coefficient.high, accuracy_gain=gain.mean, accuracy_gain_low=gain.low,
-        accuracy_gain_high=gain.high, convergence_speed_gain=result.convergence_speed_gain,
+        accuracy_gain_high=gain.high, score=result.score.mean, score_low=result.score.low, score_high=result.score.high,
+        convergence_speed_gain=result.convergence_speed_gain,
         speed_capped=result.speed_capped,
     )  # fmt: skip

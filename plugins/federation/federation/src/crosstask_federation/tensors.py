@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from crosstask.errors import DataError
+from crosstask.errors import DataError, StoreError
+from crosstask.learning.checkpoint import pack, unpack
 from crosstask.learning.modules import head_keys
 
 Tensors: TypeAlias = dict[str, Tensor]
@@ -44,13 +46,17 @@ def state_of(network: nn.Module, local: Sequence[str] = ()) -> tuple[Tensors, Te
     `buffers` (that are saved with it).
 
     A tensor with several names, as of tied weights, is there once, under the first. Frozen weights are the same
-    everywhere and not sent.
+    everywhere and not sent. What modules keep besides tensors (`get_extra_state`) is nothing that has a mean: it stays,
+    by the form `extra`. DataError if it is no plain data.
     """
     stays = local_keys(network, local)
     shared: Tensors = {}
     kept: Tensors = {}
     seen: set[int] = set()
     for name, tensor in network.state_dict(keep_vars=True).items():
+        if _is_extra(name):
+            kept |= _packed(name, tensor, network)
+            continue
         if not isinstance(tensor, Tensor) or id(tensor) in seen:
             continue
         seen.add(id(tensor))
@@ -65,15 +71,36 @@ def _copied(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().clone()
 
 
+def _is_extra(name: str) -> bool:
+    return name.rpartition(".")[2] == "_extra_state"
+
+
+def _packed(name: str, value: Any, network: nn.Module) -> Tensors:
+    """A module's extra state: JSON as bytes, and the tensors in it under their numbers."""
+    inside: Tensors = {}
+    try:
+        text = json.dumps(pack(value, name, inside))
+    except StoreError:
+        told = f"{name!r} of {type(network).__name__} (get_extra_state) is no plain data"
+        raise DataError(f"{told}: a site cannot keep it from round to round") from None
+    made = {f"extra/{name}": torch.tensor(list(text.encode()), dtype=torch.uint8)}
+    return made | {f"extra/{name}/{number}": _copied(tensor) for number, tensor in inside.items()}
+
+
 @torch.no_grad()
 def put(network: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Give a network these `weights` and `buffers`, in place, as precise as its own are; whole numbers are rounded.
+    """Give a network these `weights` and `buffers`, in place, as precise as its own are; whole numbers are rounded; and
+    its modules their `extra` state.
 
     DataError for a name or a shape that it has not.
     """
     own = network.state_dict(keep_vars=True)
     for key, tensor in tensors.items():
         form, _, name = key.partition("/")
+        if form == "extra" and _is_extra(name):
+            inside = {n.removeprefix(f"{key}/"): t for n, t in tensors.items() if n.startswith(f"{key}/")}
+            value = unpack(json.loads(bytes(tensor.tolist())), inside.__getitem__)
+            network.get_submodule(name.rpartition(".")[0]).set_extra_state(value)
         if form not in ("weights", "buffers"):
             continue
         if name not in own or own[name].shape != tensor.shape:

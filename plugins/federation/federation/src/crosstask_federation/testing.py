@@ -85,6 +85,24 @@ REFERENCE = Plugin(
 """For a registry of references: `crosstask.testing.reference_registry(REFERENCE)`."""
 
 
+class Counting(nn.Flatten):
+    """Keeps how often it was called in training, as extra state of its own."""
+
+    seen = 0
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.seen += self.training
+        return super().forward(inputs)
+
+    def get_extra_state(self) -> int:
+        """How often."""
+        return self.seen
+
+    def set_extra_state(self, state: int) -> None:
+        """What another kept."""
+        self.seen = state
+
+
 @functools.cache
 def _images() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits  # deferred: only these tasks need it

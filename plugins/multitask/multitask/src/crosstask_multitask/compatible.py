@@ -17,8 +17,10 @@ def inputs_of(task: Task) -> tuple[object, ...]:
 
 
 def same_inputs(portfolio: Portfolio) -> list[Task]:
-    """The tasks with training data whose inputs have the shape that most of them have; in the portfolio's order."""
-    able = [task for task in portfolio if task.has_data()]
+    """The tasks with training and test data whose inputs have the shape that most of them have; in the portfolio's
+    order.
+    """
+    able = [task for task in portfolio if task.has_data() and task.has_data("test")]
     shapes = [inputs_of(task) for task in able]
     common = max(shapes, key=shapes.count, default=())
     return [task for task in able if inputs_of(task) == common]

@@ -10,11 +10,12 @@ from torch import nn
 
 from crosstask.errors import DataError, OptionError, RecipeError
 from crosstask.graph import TransferGraph
+from crosstask.learning.architecture import architecture
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import seeded
 from crosstask.learning.objectives import chance, metric_of
-from crosstask.learning.transferring import architecture, fresh_model, key_of, scratch_scores
+from crosstask.learning.transferring import controls, fresh_model, key_of
 from crosstask.logs import logger
 from crosstask.options import component, option, structure, unstructure
 from crosstask.parts import Part, Reference, part, reference
@@ -91,12 +92,13 @@ class Multitask(Stage):
         if len(chosen) == 1:
             raise RecipeError(f"tasks: {NEEDED}, got {chosen[0].task_id!r} alone")
         for task in chosen:
-            if not task.has_data():
-                raise RecipeError(f"tasks: task {task.task_id!r} has no training data")
+            for split, called in (("train", "training"), ("test", "test")):
+                if not task.has_data(split):
+                    raise RecipeError(f"tasks: task {task.task_id!r} has no {called} data")
         if not chosen:
             chosen = same_inputs(portfolio)
             if len(chosen) < 2:
-                raise RecipeError(f"tasks: {NEEDED} that have training data with inputs of one shape")
+                raise RecipeError(f"tasks: {NEEDED} that have training and test data with inputs of one shape")
             if self.before is not None and "discovery" not in self.before:
                 raise RecipeError(
                     f"tasks: {NEEDED}; none are named, and there is no discovery before this stage that could find out "
@@ -209,11 +211,9 @@ class Multitask(Stage):
     def _alone(self, engine: Engine, tasks: list[Task], origin: Origin) -> dict[str, float]:
         """Each task's score after training it alone, with as many samples as the joint training gave it."""
         budget = attrs.evolve(self.budget, batch_size=max(1, self.budget.batch_size // len(tasks)))
-        found = {}
-        for task in tasks:
-            own = origin.alone(task).to(self.context.device)
-            found[task.task_id] = scratch_scores(self.context, own, task, budget, 1, "test")[0][0]
-        return found
+        wanted = [(origin.alone(task).to(self.context.device), task) for task in tasks]
+        found = controls(self.context, wanted, budget, 1, "test")
+        return {task.task_id: score for task, ((score, _),) in zip(tasks, found, strict=True)}
 
     def _result(
         self, engine: Engine, trainer: MultiTaskTrainer, joint: _Joint, alone: dict[str, float]

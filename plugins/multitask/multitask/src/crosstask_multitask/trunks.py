@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
+from crosstask.learning.architecture import architecture
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import Headless, forward, origin_of
 from crosstask.learning.own_models import own_network
-from crosstask.learning.transferring import architecture, fresh_model, weights_digest
+from crosstask.learning.transferring import fresh_model, weights_digest
 from crosstask.options import options_of
 from crosstask.tasks import Task
 from crosstask_multitask.heads import features_of, head_for

@@ -290,4 +290,4 @@ def _stayed(points: Sequence[int], values: Sequence[float], level: float | None)
 
 def _seed(seed: int, place: int) -> int:
     """Of the n-th evaluation: other episodes each time, and none that training sees."""
-    return int(np.random.SeedSequence([seed % 2**64, 1, place]).generate_state(1, np.uint64)[0] >> 2)
+    return int(np.random.SeedSequence([seed % 2**64, 1, place]).generate_state(1, np.uint64)[0]) >> 2

@@ -23,6 +23,7 @@ from crosstask.options import build, structure, unstructure
 from crosstask.parts import Choice
 from crosstask.registry import Registry
 from crosstask.store import Store, open_store
+from crosstask_routing.contexts import LARGEST
 from crosstask_routing.contract import Array, Router
 from crosstask_routing.forecasts import KINDS, Forecast
 from crosstask_routing.plans import PATHS, check_graph, ends_of, length, paths, together
@@ -110,6 +111,9 @@ class ToolMetaLearner:
             raise DataError(f"the tool {profile.tool_id!r} stands under the name {name!r}")
         if profile.tool_id in self.tools:
             raise DataError(f"there is a tool {profile.tool_id!r} already; remove it first")
+        for kind in ("cost_per_use", "latency"):
+            if not self._small(getattr(profile, kind)):
+                raise DataError(f"tool {profile.tool_id!r}: {kind} is too large, got {getattr(profile, kind)}")
         self.tools[profile.tool_id] = profile
         priors = (profile.reliability, profile.cost_per_use, profile.latency)
         self._forecasts[profile.tool_id] = {
@@ -250,6 +254,10 @@ class ToolMetaLearner:
             )  # fmt: skip
         return tuple(sorted(found, key=lambda each: -each.value))
 
+    def _small(self, value: float) -> bool:
+        """Whether a router and the forecasts take a cost or latency (or a reward with it) as a number."""
+        return abs(value) * max(1.0, self.cost_weight, self.latency_weight) < LARGEST / 4
+
     def _value(self, success: float, cost: float, latency: float) -> float:
         return success - self.cost_weight * cost - self.latency_weight * latency
 
@@ -262,10 +270,12 @@ class ToolMetaLearner:
         A result whose cost is not given cost what the profile says; a latency that is not given is not learned from.
         The execution succeeded where all its tools did (in a sequence) or one of them did.
         """
-        x = self._context(task)
+        if not isinstance(task, TaskProfile):
+            raise DataError(f"a task is a TaskProfile, got a {type(task).__name__}")
         outcomes = [self._outcome(entry) for entry in _entries(execution_results)]
         if not outcomes:
             raise DataError(f"task {task.task_id!r}: there are no results to learn from")
+        x = self._context(task)  # takes note of the task's type and features
         rewards: dict[str, float] = {}
         surprises: dict[str, float] = {}
         for outcome in outcomes:
@@ -314,6 +324,8 @@ class ToolMetaLearner:
             value = getattr(found, name)
             if value is not None and not math.isfinite(value):
                 raise DataError(f"result of {found.tool_id!r}: {name} must be finite, got {value}")
+            if value is not None and not self._small(value):
+                raise DataError(f"result of {found.tool_id!r}: {name} is too large to learn from, got {value}")
         return found
 
     # The context ------------------------------------------------------------------------------------------------------

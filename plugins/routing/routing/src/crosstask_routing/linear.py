@@ -115,11 +115,11 @@ class Arms:
     def state(self) -> dict[str, Any]:
         """All of it as plain JSON: floats survive that to the last digit."""
         arrays = {name: getattr(self, name).tolist() for name in ("gram", "inverse", "vector", "theta", "counts")}
-        return {"names": list(self.names), "width": self.width, **arrays}
+        return {"names": list(self.names), "width": self.width, "ridge": self.ridge, **arrays}
 
     @classmethod
     def of(cls, state: Any, ridge: float, who: str) -> Arms:
-        """What `state` said. PluginError for anything else."""
+        """What `state` said, with this `ridge` as the prior. PluginError for anything else."""
         made = cls(ridge, who)
         try:
             made.names, made.width = [str(name) for name in state["names"]], int(state["width"])
@@ -132,6 +132,13 @@ class Arms:
                 if not np.isfinite(read).all():
                     raise ValueError(f"{field} holds numbers that are not finite")
                 setattr(made, field, read)
+            before = float(state.get("ridge", ridge))
+            if not 0 < before < np.inf:
+                raise ValueError(f"ridge is {before}")
+            if before != ridge:  # the prior is in the sums: this one's instead
+                made.gram += (ridge - before) * np.eye(width)
+                for row in range(count):
+                    made.refresh(row)
         except (KeyError, TypeError, ValueError) as error:
             raise PluginError(f"{who}: this is not the state of such a router: {error}") from None
         return made

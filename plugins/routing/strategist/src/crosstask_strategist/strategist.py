@@ -21,7 +21,7 @@ CALLED = {"transfer": "transfer method", "balancer": "balancer", "synthesis": "w
 
 @component
 class LearnedStrategist(Strategist):
-    """The strategy that earlier runs speak for on tasks like this one.
+    """The strategy that the runs of a store, this one too, speak for on tasks like this one.
 
     It reads what the store keeps: finished transfers, joint trainings and syntheses, judged by this task's metric.
     Differences between strategies that were tried in the same setting (the same source, target, samples, steps) are
@@ -73,7 +73,7 @@ class LearnedStrategist(Strategist):
             why = "the descriptor does not say its samples, inputs and outputs"
             return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=f"No {called} is recommended: {why}.")
         if not trials:
-            text = f"No earlier run of this store says which {called} suits by {metric}: the usual {usual!r}."
+            text = f"No run of this store says which {called} suits by {metric}: the usual {usual!r}."
             return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=text)
         contrasts, counts = Contrasts.fitted(trials), _counts(trials)
         best, gain = usual, None
@@ -81,7 +81,7 @@ class LearnedStrategist(Strategist):
             best, gain = self._best(contrasts, usual, features)
         own = [trial for trial in trials if trial.strategy == best]
         if not own:
-            text = f"Earlier runs tried no {usual!r}, the usual {called}, but {_listed(counts)}: it stays."
+            text = f"Runs of this store tried no {usual!r}, the usual {called}, but {_listed(counts)}: it stays."
             return StrategyAdvice(kind=kind, strategy=usual, usual=usual, text=text)
         advice = StrategyAdvice(
             kind=kind, strategy=best, usual=usual, expected=expected_score(own, features, limits), gain=gain,
@@ -111,7 +111,7 @@ class LearnedStrategist(Strategist):
 def _with_text(advice: StrategyAdvice, called: str, metric: str) -> StrategyAdvice:
     expected, count = advice.expected, advice.evidence
     assert expected is not None
-    rests = f"{count} setting{'s' if count != 1 else ''} of earlier runs"
+    rests = f"{count} setting{'s' if count != 1 else ''} that runs of this store tried"
     figures = f"{metric} {expected.mean:.3f} ({expected.low:.3f} to {expected.high:.3f})"
     if advice.strategy == advice.usual:
         text = f"As {called} the usual {advice.usual!r}, {figures}: nothing in {rests} speaks clearly for another."

@@ -121,6 +121,7 @@ class AdaptiveOptimizer:
         return self.base.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's."""
         self.base.zero_grad(set_to_none=set_to_none)
         self._note_gradients()  # zeros are no gradient
 

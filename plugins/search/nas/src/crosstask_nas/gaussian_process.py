@@ -205,7 +205,7 @@ class Everywhere:
 
     def _cross(self, process: GaussianProcess, others: Array) -> Array:
         """Covariances of `others` [M, D] and the rows: [M, N]."""
-        if not process.categorical.all():
+        if not process.categorical.all() or not len(self._named):
             size = max(1, _BLOCK // (len(others) * self._rows.shape[1]))
             parts = [process.covariances(self._rows[i : i + size], others) for i in range(0, len(self._rows), size)]
             return np.ascontiguousarray(np.concatenate(parts).T)
@@ -223,6 +223,6 @@ def _one_hot(rows: Array) -> tuple[Array, list[Array]]:
     """(which value each row has [S, N], the values of every column)."""
     x = np.where(np.isnan(rows), -1.0, rows)
     levels = [np.unique(x[:, d]) for d in range(x.shape[1])]
-    if sum(map(len, levels)) > 1000:  # ranges of whole numbers: their distances count
+    if sum(map(len, levels)) > 1000:  # ranges of whole numbers, or choices among very many: their distances count
         return np.empty((0, len(rows))), levels
     return np.concatenate([x[None, :, d] == each[:, None] for d, each in enumerate(levels)]).astype(np.float64), levels

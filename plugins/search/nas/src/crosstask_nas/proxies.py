@@ -79,6 +79,7 @@ PROXIES: dict[str, Proxy] = {
     "synflow": synflow,
     "activations": activations,
 }
+"""What can be said of a network without training it, by name."""
 
 
 def require_proxy(proxy: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 import torch
@@ -12,9 +13,11 @@ import torch
 from crosstask.components import Context, Job
 from crosstask.errors import RunError
 from crosstask.graph import TransferGraph
+from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.objectives import metric_name
+from crosstask.learning.objectives import metric_name, metric_of
+from crosstask.learning.together import and_others, grouped, in_fleet
 from crosstask.learning.training import evaluate as score_of
 from crosstask.learning.training import fit
 from crosstask.learning.transferring import drawn, key_of, without_model
@@ -84,6 +87,7 @@ def run_model_search(
     plain = default or ModelSpec(), budget
     (scores, controls), errors = _judged(context, [chosen, plain], task, seeds, split)
     both = [a - b for a, b in zip(scores, controls, strict=True) if math.isfinite(a - b)]
+    metric = metric_of(task)
     result = attrs.evolve(
         result,
         warm_starts=tuple(w for w in starts if space.contains(w.point)),
@@ -93,9 +97,9 @@ def run_model_search(
         model=unstructure(chosen[0]),
         default_model=unstructure(plain[0]),
         budget=chosen[1],
-        score=_interval(scores, (0, 1)),
-        default_score=_interval(controls, (0, 1)),
-        gain=_interval(both, (-1, 1)),
+        score=_interval(scores, metric.range),
+        default_score=_interval(controls, metric.range),
+        gain=_interval(both, metric.gains),
         judgement_errors=tuple(errors),
     )
     remember_search(context, models, result)
@@ -119,22 +123,30 @@ class _ModelTrial:
 
 
 def _trained_score(spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str) -> float:
+    member = _member(spec, task, budget, seed, device)
+    fit(member.model, member.task, budget, torch.Generator().manual_seed(seed), curve_split=None)
+    return score_of(member.model, member.task, split)
+
+
+def _member(spec: ModelSpec, task: Task, budget: Budget, seed: int, device: str) -> Member:
+    """The same training, as a member of a fleet."""
     task = drawn(task, budget.samples, seed)
-    model = spec.build(task.descriptor, seed).to(device)
-    fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-    return score_of(model, task, split)
+    return Member(spec.build(task.descriptor, seed).to(device), task, budget, (Phase(budget.steps),), seed)
 
 
 def _interval(scores: Sequence[float], limits: tuple[float, float]) -> Interval | None:
-    """Of those that there are."""
+    """Of those that there are; `limits` are what the metric can give."""
     found = [score for score in scores if math.isfinite(score)]
     return confidence_interval(found, limits) if found else None
 
 
-def _judgement(
-    spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str
-) -> tuple[float | None, str | None]:
-    """(score, None), or (None, what failed)."""
+Wanted = tuple[ModelSpec, Task, Budget, int]
+"""A network, what it learns, with what budget, from which seed."""
+Judgement = tuple[float | None, str | None]
+"""(score, None), or (None, what failed)."""
+
+
+def _judgement(spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str) -> Judgement:
     try:
         return measured(_trained_score, spec, task, budget, seed, split, device), None
     except BaseException as raised:
@@ -143,29 +155,77 @@ def _judgement(
         return None, what_failed(raised)
 
 
+def _judgements(wanted: Sequence[Wanted], split: str, device: str, together: bool) -> list[Judgement]:
+    """Some, as a job: in a fleet, or, where that is not right or fails, one by one."""
+    found: list[Judgement | None] = [None] * len(wanted)
+    if together:
+        with _not_interrupted():
+            found = in_fleet(len(wanted), lambda n: _member(*wanted[n], device), _scored, score_split=split)
+    return [known or _judgement(*one, split, device) for known, one in zip(found, wanted, strict=True)]
+
+
+def _scored(member: Member, trained: Trained) -> Judgement:
+    return trained.score, None
+
+
+@contextlib.contextmanager
+def _not_interrupted() -> Iterator[None]:
+    """Inside, networks of the user's own may even try to end the process."""
+    try:
+        yield
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
+
+
+def _groups(wanted: Sequence[Wanted], device: str) -> Iterator[tuple[list[int], bool]]:
+    """Numbers of those that one job judges, and whether in a fleet: seeds of a network, and budgets of one rate each.
+
+    They are the same whatever the executor, and so are the scores.
+    """
+    members, able = [], []
+    for number, one in enumerate(wanted):
+        with _not_interrupted():  # what cannot be built says so when it is judged
+            members.append(_member(*one, device))
+            able.append(number)
+    groups, reasons = grouped(members)
+    yield from (([number], False) for number in range(len(wanted)) if number not in able)
+    for group in groups:
+        yield [able[place] for place in group], group[0] not in reasons
+
+
 def _judged(
     context: Context, candidates: Sequence[tuple[ModelSpec, Budget]], task: Task, seeds: int, split: str
 ) -> tuple[list[list[float]], list[str]]:
     """Scores of each candidate, one per seed, NaN where it failed, and why. Remembered: a later search need not train
     the default again.
     """
-    judged = without_model(task, ("train", split))
-    scores, errors = [[math.nan] * seeds for _ in candidates], []
-    jobs, waiting = [], []
+    scores, errors = [[math.nan] * seeds for _ in candidates], {}
+    wanted: list[Wanted] = []
+    waiting: list[tuple[int, int, str]] = []
     for (row, (spec, budget)), number in itertools.product(enumerate(candidates), range(seeds)):
+        needed = ("train", split, *(("validation",) if budget.patience is not None else ()))
+        judged = without_model(task, tuple(dict.fromkeys(needed)))
         seed = context.seed_for("judge", task.task_id, number)
-        key = key_of("judged", spec, judged.fingerprint(), budget, seed, split)
+        key = key_of("judged", "in fleets", spec, judged.fingerprint(), budget, seed, split)
         known = context.recall("trials", key)
         if known is None:
-            jobs.append(Job(_judgement, (spec, judged, budget, seed, split, context.device), label=task.task_id))
+            wanted.append((spec, judged, budget, seed))
             waiting.append((row, number, key))
         else:
             scores[row][number] = float(known.payload["score"])
-    for index, (score, error) in context.jobs(jobs):
-        row, number, key = waiting[index]
-        if score is None:
-            errors.append(f"{('the best', 'the default')[row]}, seed {number}: {error}")
-            continue
-        scores[row][number] = score
-        context.remember("trials", key, {"task": task.task_id, "split": split, "score": score})
-    return scores, errors
+    groups = list(_groups(wanted, context.device))
+    jobs = [
+        Job(_judgements, ([wanted[place] for place in group], split, context.device, together),
+            label=and_others([task.task_id] * len(group)))
+        for group, together in groups
+    ]  # fmt: skip
+    for index, found in context.jobs(jobs):
+        for place, (score, error) in zip(groups[index][0], found, strict=True):
+            row, number, key = waiting[place]
+            if score is None:
+                errors[row, number] = f"{('the best', 'the default')[row]}, seed {number}: {error}"
+                continue
+            scores[row][number] = score
+            context.remember("trials", key, {"task": task.task_id, "split": split, "score": score})
+    return scores, [errors[place] for place in sorted(errors)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import urllib.request
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.errors import DataError
+from crosstask.writing import atomic
 
 FILE = "omniglot28.npz"
 SIDE = 28
@@ -142,9 +142,8 @@ def _download(path: Path, publisher: str) -> None:
     for name, digest in ZIPS.items():
         _fetch(f"{publisher}/{name}", digest, path.parent / name)
     arrays = read_zips([path.parent / name for name in ZIPS])
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=FILE, delete=False) as file:
+    with atomic(path, kind=DataError) as part, part.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    Path(file.name).replace(path)
 
 
 def _fetch(url: str, digest: str, path: Path) -> None:
@@ -158,9 +157,8 @@ def _fetch(url: str, digest: str, path: Path) -> None:
     got = hashlib.sha256(content).hexdigest()
     if got != digest:
         raise DataError(f"{url}: the file has SHA-256 {got}, expected {digest}; it was not kept. {_advice()}")
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
+    with atomic(path, needed=len(content), kind=DataError) as part:
+        part.write_bytes(content)
 
 
 def read_zips(paths: list[Path]) -> dict[str, NDArray[Any]]:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
+from crosstask.learning.architecture import architecture
 from crosstask.learning.modules import head_keys, load_matching
 from crosstask.learning.training import evaluate, fit
-from crosstask.learning.transferring import architecture, receive
+from crosstask.learning.transferring import receive
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.records import Budget, Interval, Provenance

@@ -12,9 +12,9 @@ from torch.nn.utils import skip_init
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
+from crosstask.learning.architecture import architecture
 from crosstask.learning.modules import Headless, head_keys
 from crosstask.learning.training import device_of, predict
-from crosstask.learning.transferring import architecture
 from crosstask.tasks import Task
 from crosstask_knowledge_composition.stitching import stitch
 from crosstask_synthesis.batchnorm import is_statistic

@@ -6,6 +6,7 @@ import copy
 import functools
 import importlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from crosstask.errors import DataError, OptionError, nearest
 from crosstask.options import build, unstructure
+from crosstask_merging.checkpoints import order_of, write_checkpoint
 from crosstask_merging.grams import grams_of
 from crosstask_merging.merger import Ingredients, Merger
 from crosstask_merging.plugin import PLUGIN
-from crosstask_merging.weights import Weights, check_alike, extra_state, load, ordered, weights_of, write
+from crosstask_merging.shards import is_checkpoint
+from crosstask_merging.weights import OnDisk, Weights, check_alike, load, ordered, weights_of, whole, write
 from crosstask_synthesis.batchnorm import has_statistics, reestimate
 
 Source = str | Path | nn.Module | Mapping[str, Tensor]
@@ -38,6 +41,10 @@ def merge(
 ) -> Path:
     """Merge safetensors files into the file `out`, tensor by tensor: one tensor of each of a few models is in memory.
 
+    A path may also be a folder that `save_pretrained` wrote, or the index of one whose weights are in several files.
+    From folders a folder is made (unless `out` is a `.safetensors`): its weights divided among files as those of the
+    first model, with an index, and with the first model's settings and tokeniser.
+
     `method` is a name with its `options`, or a component; by default `regmean` if there are `grams` (one per model, see
     `grams_of`), else `uniform_soup`. `weights` are divided by their sum. The file's metadata say from what it was made.
     DataError with the list of what differs, or with what the method needs.
@@ -47,14 +54,23 @@ def merge(
     start = weights_of(base) if base is not None else None
     given = Ingredients(models, _shares(weights, len(models)), start, _all(grams), _all(fishers), score)
     check_alike(models, start)
-    index = ordered(models[0].index)
-    tensors = chosen.merged(given, list(index))
     told = {
         "method": _name(chosen), "options": unstructure(chosen.options()), "models": [str(p) for p in paths],
         "weights": list(given.weights), "base": None if base is None else str(base),
     }  # fmt: skip
-    write(Path(out), index, tensors, {"crosstask": json.dumps(told)})
-    return Path(out)
+    metadata = {"format": "pt", "crosstask": json.dumps(told)}  # transformers reads no file without the format
+    first, target = models[0], Path(out)
+    if isinstance(first, OnDisk) and is_checkpoint(first.path) and target.suffix != ".safetensors":
+        files: dict[str, list[str]] = {}
+        for name, file in first.files.items():
+            files.setdefault(file.name, []).append(name)
+        tensors = chosen.merged(given, order_of(files, first.index))
+        like = first.path if first.path.is_dir() else first.path.parent
+        write_checkpoint(target, files, first.index, tensors, metadata, like)
+    else:
+        index = ordered(first.index)
+        write(target, index, chosen.merged(given, list(index)), metadata)
+    return target
 
 
 def merge_modules(
@@ -80,8 +96,8 @@ def merge_modules(
         raise DataError(f"{len(own)} tensors of inputs for {len(models)} models")
     if grams is None and own is not None and "grams" in chosen.needs:
         grams = [grams_of(model, seen) for model, seen in zip(models, own, strict=True)]
-    if score is not None and models and (extra := extra_state(models[0])):
-        score = functools.partial(_score_with, score, extra)
+    if score is not None and models:
+        score = functools.partial(_score_with, score, models[0])
     sources = [weights_of(model, f"model {number}") for number, model in enumerate(models)]
     start = None if base is None else weights_of(base, "base")
     given = Ingredients(sources, _shares(weights, len(models)), start, _all(grams), _all(fishers), score)
@@ -93,11 +109,9 @@ def merge_modules(
     return made
 
 
-def _score_with(
-    score: Callable[[Mapping[str, Tensor]], float], extra: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> float:
+def _score_with(score: Callable[[Mapping[str, Tensor]], float], model: nn.Module, state: Mapping[str, Tensor]) -> float:
     """The score of tensors, and of what else the module's `load_state_dict` expects."""
-    return score({**state, **extra})
+    return score(whole(model, state))
 
 
 def _all(sources: Sequence[Source] | None) -> list[Weights] | None:
@@ -109,9 +123,13 @@ def _shares(weights: Sequence[float] | None, count: int) -> list[float]:
         return [1 / max(1, count)] * count
     if len(weights) != count:
         raise DataError(f"{len(weights)} weights for {count} models")
-    total = sum(weights)
-    if total <= 0 or min(weights) < 0:
+    if not all(isinstance(weight, int | float) and math.isfinite(weight) for weight in weights):
+        raise DataError(f"weights must be finite numbers, got {list(weights)}")
+    if min(weights, default=0) < 0 or not any(weights):
         raise DataError(f"weights must not be negative and not all zero, got {list(weights)}")
+    largest = max(weights)
+    weights = [weight / largest for weight in weights]  # the sum of large ones would be infinite
+    total = sum(weights)
     return [weight / total for weight in weights]
 
 

@@ -17,7 +17,8 @@ class GreedySoup(Merger):
 
     From the best on, each model is added if the score of the mean does not fall; the score is minus the mean loss on
     the members' validation data, or for files the function given. Two models are in memory while it is measured. The
-    provenance's weights are those of the models that were taken.
+    provenance's weights are those of the models that were taken. It merges tensor by tensor, from files too;
+    `crosstask.learning.averaging.greedy_mean` is the same for modules in memory.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"score"})

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from crosstask.errors import DataError
+from crosstask.writing import atomic
 
 _A, _B = (".lora_A", ".lora_embedding_A"), (".lora_B", ".lora_embedding_B")
 
@@ -52,9 +53,12 @@ def read_lora(folder: str | Path) -> LoRA:
 def write_lora(adapter: LoRA, folder: str | Path) -> Path:
     """Write a folder that `read_lora` and PEFT read."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(adapter.config, indent=2), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in adapter.tensors.items()}, folder / "adapter_model.safetensors")
+    tensors = {name: tensor.contiguous() for name, tensor in adapter.tensors.items()}
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    with atomic(folder / "adapter_config.json", "merged adapters") as config:
+        config.write_text(json.dumps(adapter.config, indent=2), encoding="utf-8")
+        with atomic(folder / "adapter_model.safetensors", "merged adapters", needed=size) as weights:
+            save_file(tensors, weights)
     return folder
 
 

@@ -57,7 +57,7 @@ class RegMean(Merger):
             found: Tensor = prepared.pop(name)
             return found
         index = given.models[0].index
-        if index[name].dtype.is_complex:
+        if f"{layer}.weight" not in index or index[name].dtype.is_complex:  # a bias beside a weight tied to another's
             return given.mean(name)
         biased = f"{layer}.bias" in index
         shape = index[f"{layer}.weight"].shape

@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -16,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
+from crosstask.writing import atomic
+from crosstask_merging.shards import shards_of
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -47,6 +50,8 @@ class Weights(ABC):
 
     name: str
     index: dict[str, Kind]
+    tied: Mapping[str, str] = MappingProxyType({})
+    """Names that are but another's: they are not in the index."""
 
     @abstractmethod
     def get(self, name: str) -> Tensor:
@@ -54,12 +59,14 @@ class Weights(ABC):
 
 
 class InMemory(Weights):
-    """The tensors of a module or of a dict."""
+    """The tensors of a module or of a dict; of a module's tied weights the first, as files have them: each is one."""
 
     def __init__(self, model: nn.Module | Mapping[str, Tensor], name: str = "model") -> None:
         state = model.state_dict() if isinstance(model, nn.Module) else model
         self.name = name
-        self._state = {k: v.detach() for k, v in state.items() if isinstance(v, Tensor) and not is_extra(k)}
+        self.tied = tied(state) if isinstance(model, nn.Module) else {}
+        own = ((key, value) for key, value in state.items() if key not in self.tied and not is_extra(key))
+        self._state = {key: value.detach() for key, value in own if isinstance(value, Tensor)}
         self.index = {key: Kind(tuple(value.shape), value.dtype) for key, value in self._state.items()}
 
     def get(self, name: str) -> Tensor:
@@ -67,47 +74,64 @@ class InMemory(Weights):
 
 
 class OnDisk(Weights):
-    """A safetensors file. It is opened for each tensor anew: pages of a mapping that stays open stay in memory."""
+    """A safetensors file, or several of one checkpoint: `shards` are the files, with the names of the tensors to take
+    from each (None: all). A file is opened for each tensor anew: pages of a mapping that stays open stay in memory.
+    """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, shards: Mapping[Path, Sequence[str] | None] | None = None) -> None:
         self.path = Path(path)
         self.name = str(path)
         self.index = {}
-        with self._open() as file:
-            for key in file.keys():  # noqa: SIM118 -- the handle is no dict and cannot be iterated
-                part = file.get_slice(key)
-                kind = part.get_dtype()
-                if kind not in DTYPES:
-                    raise DataError(f"{path}: tensor {key!r} is of type {kind}, which cannot be merged")
-                self.index[key] = Kind(tuple(part.get_shape()), DTYPES[kind])
+        self.files: dict[str, Path] = {}
+        """Which file each tensor is in."""
+        for shard, wanted in (shards or {self.path: None}).items():
+            with _open(shard) as file:
+                held = dict.fromkeys(file.keys())
+                for key in held if wanted is None else wanted:
+                    if key not in held:
+                        raise DataError(f"{path}: {key!r} is not in {shard.name}, where the index says it is")
+                    part = file.get_slice(key)
+                    kind = part.get_dtype()
+                    if kind not in DTYPES:
+                        raise DataError(f"{path}: tensor {key!r} is of type {kind}, which cannot be merged")
+                    self.index[key] = Kind(tuple(part.get_shape()), DTYPES[kind])
+                    self.files[key] = shard
 
     def get(self, name: str) -> Tensor:
-        with self._open() as file:
+        with _open(self.files[name]) as file:
             found: Tensor = file.get_tensor(name)
             return found
 
-    def _open(self) -> Any:
-        try:
-            return safe_open(self.path, framework="pt")
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"{self.path}: not a safetensors file that can be read: {error}") from None
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: not a safetensors file that can be read: {error}") from None
 
 
 def weights_of(source: Weights | nn.Module | Mapping[str, Tensor] | str | Path, name: str = "model") -> Weights:
     """Any of these as `Weights`."""
     if isinstance(source, Weights):
         return source
-    return OnDisk(source) if isinstance(source, str | Path) else InMemory(source, name)
+    if isinstance(source, str | Path):
+        return OnDisk(source, shards_of(Path(source)))
+    return InMemory(source, name)
 
 
 def differences(models: Sequence[Weights]) -> list[str]:
     """What keeps models from being merged: a line for each tensor that one lacks or has in another shape or type."""
     first, *rest = models
     found = []
+
+    def lacks(model: Weights, key: str) -> str:
+        same = model.tied.get(key)
+        return f"{model.name} has no {key!r}{f' of its own: it is tied to {same!r}' if same else ''}"
+
     for other in rest:
         mine, its = ([key for key in model.index if not is_extra(key)] for model in (first, other))
-        found += [f"{other.name} has no {key!r}" for key in mine if key not in other.index]
-        found += [f"{first.name} has no {key!r} (of {other.name})" for key in its if key not in first.index]
+        found += [lacks(other, key) for key in mine if key not in other.index]
+        found += [f"{lacks(first, key)} (of {other.name})" for key in its if key not in first.index]
         for key in mine:
             kind = first.index[key]
             if key in other.index and other.index[key] != kind:
@@ -150,31 +174,39 @@ def check_alike(models: Sequence[Weights], base: Weights | None = None) -> None:
 def write(
     path: Path, index: Mapping[str, Kind], tensors: Iterable[tuple[str, Tensor]], told: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file tensor by tensor, in the order of `index`; `told` becomes its metadata.
+    """Write a safetensors file tensor by tensor, in the order of `index`; `told` becomes its metadata. The file appears
+    when it is whole. StoreError if it cannot be written.
+    """
+    with atomic(path, "merged weights", needed=sum(map(size_of, index.values()))) as part:
+        write_file(part, index, tensors, told)
+
+
+def write_file(
+    path: Path, index: Mapping[str, Kind], tensors: Iterable[tuple[str, Tensor]], told: Mapping[str, str]
+) -> None:
+    """`write` to a file that is there at once.
 
     The library's own writer wants all tensors at once. The format: the header's length in 8 bytes, a JSON header with
-    the place of each tensor, then their bytes (https://huggingface.co/docs/safetensors). The file appears when it is
-    whole.
+    the place of each tensor, then their bytes (https://huggingface.co/docs/safetensors).
     """
     header: dict[str, Any] = {"__metadata__": dict(told)}
     place = 0
     for name, kind in index.items():
-        size = math.prod(kind.shape) * kind.dtype.itemsize
+        size = size_of(kind)
         header[name] = {"dtype": _NAMES[kind.dtype], "shape": list(kind.shape), "data_offsets": [place, place + size]}
         place += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for (name, tensor), wanted in zip(tensors, index, strict=True):
-                assert name == wanted
-                file.write(_bytes(tensor.to(index[name].dtype)))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, tensor), wanted in zip(tensors, index, strict=True):
+            assert name == wanted
+            file.write(_bytes(tensor.to(index[name].dtype)))
+
+
+def size_of(kind: Kind) -> int:
+    """Bytes of a tensor."""
+    return math.prod(kind.shape) * kind.dtype.itemsize
 
 
 def _bytes(tensor: Tensor) -> Any:
@@ -187,6 +219,25 @@ def ordered(index: Mapping[str, Kind]) -> dict[str, Kind]:
     return dict(sorted(index.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
 
 
+def tied(state: Mapping[str, Any]) -> dict[str, str]:
+    """The names of tensors that are wholly in the memory of one before them, with the name of that one."""
+    first: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.numel() and value.layout == torch.strided and not value.is_meta:
+            place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+            if (same := first.setdefault(place, name)) != name:
+                found[name] = same
+    return found
+
+
+def whole(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Merged tensors as the module's `load_state_dict` expects them: tied ones by all their names, its extra state."""
+    also = tied(model.state_dict())
+    again = {name: tensors[same] for name, same in also.items() if name not in tensors and same in tensors}
+    return {**tensors, **again, **extra_state(model)}
+
+
 def extra_state(model: nn.Module) -> dict[str, Any]:
     """What a module's `state_dict` holds besides tensors."""
     return {k: v for k, v in model.state_dict().items() if is_extra(k) or not isinstance(v, Tensor)}
@@ -194,7 +245,7 @@ def extra_state(model: nn.Module) -> dict[str, Any]:
 
 def load(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put merged tensors into a module, which keeps its own extra state."""
-    model.load_state_dict({**tensors, **extra_state(model)})
+    model.load_state_dict(whole(model, tensors))
 
 
 def each(weights: Weights) -> Iterator[tuple[str, Tensor]]:

@@ -23,11 +23,14 @@ def command(
         outcome = engine.run_stage("synthesis", task=task, **chosen)
     from safetensors.torch import save_file
 
+    from crosstask.writing import atomic
+
     result = outcome.record
     path = wanted.out / f"{file_name(task)}.safetensors"
     # Cloned, because safetensors refuses tensors that share memory.
     state = outcome.artifacts["model"].state_dict()
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
+    with atomic(path, "weights", needed=sum(tensor.nbytes for tensor in state.values())) as part:
+        save_file({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, part)
     if wanted.as_json:
         emit_json(result)
         return

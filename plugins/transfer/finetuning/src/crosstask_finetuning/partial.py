@@ -88,7 +88,8 @@ MOST = 2**27
 
 def features_for(model: nn.Module, task: Task, budget: Budget, steps: int) -> Task | None:
     """The task over what the head of `model` receives. None where features must be computed at every step (see
-    `crosstask.learning.features.inseparable`), are too many to keep, or fewer samples would be seen without.
+    `crosstask.learning.features.inseparable`), are too many to keep, are of a type that data are not kept in, or fewer
+    samples would be seen without.
     """
     train = task.data("train").head(budget.samples)
     data = {"train": train}
@@ -109,4 +110,5 @@ def features_for(model: nn.Module, task: Task, budget: Budget, steps: int) -> Ta
         kept[split] = TensorData(features, part.targets)
     made = task.over(**kept)
     made.descriptor = attrs.evolve(task.descriptor, input_shape=tuple(first.shape[1:]), input_shapes={})
-    return made
+    # a head in double or half precision cannot take what data are kept in
+    return made if made.data("train").inputs.dtype == first.dtype else None

@@ -34,9 +34,12 @@ Judged = list[tuple[Tensor, Tensor]]
 
 @attrs.frozen(eq=False)
 class Tried:
-    """A candidate's models for each draw that it is judged on, and what they answered."""
+    """A candidate's models for each draw that it is judged on, and what they answered. `method`: of a single source
+    none.
+    """
 
     name: str
+    method: MultiSource | None
     starts: list[Start]
     modules: list[nn.Module]
     judged: Judged
@@ -145,12 +148,11 @@ class BestOf(MultiSource):
                 modules.append(module)
                 outputs.append(predict(module, draw.task.data("validation").inputs))
             judged.append((torch.cat(outputs), torch.cat([d.task.data("validation").targets for d in own])))
-        return Tried(name, starts, modules, judged, more)
+        return Tried(name, method, starts, modules, judged, more)
 
     def _final(self, winner: Tried, work: Work, draws: Sequence[Draw]) -> tuple[list[nn.Module], Cost]:
         """The winner learned from all samples of each draw."""
-        method = next((m for m in several(self, "candidates") if called(m) == winner.name), None)
-        learned = work.learn(winner.starts, draws)
+        method, learned = winner.method, work.learn(winner.starts, draws)  # by name there may be several
         if method is None:
             return [models[0] for models in learned], Cost()
         made = [method.joined(models, work, draw) for models, draw in zip(learned, draws, strict=True)]

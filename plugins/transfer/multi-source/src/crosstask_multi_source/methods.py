@@ -14,12 +14,14 @@ from torch.nn import functional
 from crosstask.components import Component
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
+from crosstask.learning.architecture import architecture
+from crosstask.learning.averaging import greedy_mean, mean_weights
 from crosstask.learning.metrics import confidence_interval
-from crosstask.learning.modules import head_keys, load_matching
+from crosstask.learning.modules import head_keys
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.own_models import copied
 from crosstask.learning.training import History, evaluate, fit, predict
-from crosstask.learning.transferring import architecture, scratch_scores, scratch_seeds
+from crosstask.learning.transferring import scratch_scores, scratch_seeds
 from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.transfer import Transfer
@@ -274,7 +276,8 @@ ALIKE = 0.5
 
 @component
 class Soup(MultiSource):
-    """The weights of single transfers averaged: the greedy soup of Wortsman et al. (2022, algorithm 1).
+    """The weights of single transfers averaged: the greedy soup of Wortsman et al. (2022, recipe 1), made by
+    `crosstask.learning.averaging.greedy_mean`, as `adapt` makes it of the sources that it is given.
 
     Models are added in the order of their scores on the target's validation data, and stay where the mean is no worse
     there; without validation data all are averaged. It is for sources of one architecture that began from the same
@@ -298,14 +301,8 @@ class Soup(MultiSource):
     def joined(self, models: Sequence[nn.Module], work: Work, draw: Draw) -> tuple[nn.Module, Cost, str]:
         if len(models) == 1 or not draw.task.has_data("validation"):
             return mean_weights(models), Cost(), "" if len(models) == 1 else "no validation data: all were averaged"
-        scored = sorted(range(len(models)), key=lambda n: -evaluate(models[n], draw.task, "validation"))
-        taken, level = [models[scored[0]]], evaluate(models[scored[0]], draw.task, "validation")
-        for number in scored[1:]:
-            value = evaluate(mean_weights([*taken, models[number]]), draw.task, "validation")
-            if value >= level:
-                taken.append(models[number])
-                level = value
-        return mean_weights(taken), Cost(), ""
+        made, _ = greedy_mean(models, lambda model: evaluate(model, draw.task, "validation"))
+        return made, Cost(), ""
 
 
 def likeness(one: nn.Module, other: nn.Module) -> float:
@@ -317,17 +314,3 @@ def likeness(one: nn.Module, other: nn.Module) -> float:
         return 1.0
     a, b = (torch.cat([pair[k].detach().double().cpu().flatten() for pair in pairs]) for k in (0, 1))
     return float(functional.cosine_similarity(a, b, dim=0))
-
-
-def mean_weights(models: Sequence[nn.Module]) -> nn.Module:
-    """A model whose weights and statistics are the means of these models', which are of one architecture."""
-    if len(models) == 1:
-        return models[0]
-    made, states = copied(models[0]), [model.state_dict() for model in models]
-    mean = {
-        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
-        for name, value in states[0].items()
-        if isinstance(value, Tensor) and value.is_floating_point()
-    }
-    load_matching(made, mean)
-    return made

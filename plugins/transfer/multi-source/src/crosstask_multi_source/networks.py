@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput, TaskDescriptor
-from crosstask.errors import DataError, told
+from crosstask.errors import DataError
 from crosstask.learning.features import inseparable, received
-from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Head, Headless, forward, head_of, know, origin_of, replace_head, seeded
-from crosstask.options import structure, unstructure
+from crosstask.learning.model_files import how_made, made_again, needs_its_owner
+from crosstask.learning.modules import Head, Headless, forward, head_of, know, seeded
 
 
 class SideBySide(nn.Module):
@@ -27,6 +25,7 @@ class SideBySide(nn.Module):
 
     whole_inputs = True
     scales: Tensor
+    """What each block is multiplied by [trunks]."""
 
     def __init__(
         self, models: Sequence[nn.Module], widths: Sequence[int], outputs: int, scales: Sequence[float] = ()
@@ -38,8 +37,10 @@ class SideBySide(nn.Module):
         with seeded(0):
             self.head = nn.Linear(sum(widths), outputs, device=kind.device, dtype=kind.dtype)
         know(self, head=Head("head"))
-        parts = [_how(model) for model in models]
-        if all(part is not None for part in parts):  # a file can then say how it is made
+        if any(map(needs_its_owner, models)):
+            know(self, into=f"SideBySide([{_classes(models)}], {list(widths)}, {outputs})")
+        else:  # a file can then say how it is made
+            parts = [how_made(model) for model in models]
             spec = {"kind": f"{__name__}:side_by_side", "arguments": {"parts": parts, "widths": list(widths)}}
             shapes = TaskDescriptor(task_id="side by side", input_shape=(1,), output_dim=outputs)
             know(self, made={"spec": spec, "descriptor": shapes.to_json()})
@@ -47,7 +48,8 @@ class SideBySide(nn.Module):
     def features(self, inputs: Tensor | MultiInput) -> Tensor:
         """What the head receives [N, F1 + F2 + …]."""
         found = [forward(trunk, inputs) for trunk in self.trunks]
-        return torch.cat([part * scale for part, scale in zip(found, self.scales.unbind(), strict=True)], dim=1)
+        parts = [part * scale for part, scale in zip(found, self.scales.unbind(), strict=True)]
+        return torch.cat(parts, dim=1).to(self.scales.dtype)  # a model may widen what it answers
 
     def forward(self, inputs: Tensor | MultiInput) -> Tensor:
         logits: Tensor = self.head(self.features(inputs))
@@ -63,6 +65,7 @@ class Mean(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(copy.deepcopy(model) for model in models)
         know(self, head=Head(None, unknown="the mean of whole models has none; distil it into one model"))
+        know(self, into=f"Mean([{_classes(models)}])")
 
     def forward(self, inputs: Tensor | MultiInput) -> Tensor:
         return torch.stack([forward(model, inputs) for model in self.models]).mean(0)
@@ -118,37 +121,13 @@ def _bias(head: nn.Linear) -> Tensor:
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def _how(model: nn.Module) -> dict[str, Any] | None:
-    """How a model is made, as plain data; None where only its owner can make it."""
-    origin, head = origin_of(model), linear_head(model)
-    outputs = None if head is None else head.out_features
-    if origin.made is not None:
-        return {"made": unstructure(origin.made), "outputs": outputs}
-    if origin.build is not None and "<" not in getattr(origin.build, "__qualname__", "<"):
-        return {"factory": f"{origin.build.__module__}:{origin.build.__qualname__}", "outputs": outputs}
-    return None
+def _classes(models: Sequence[nn.Module]) -> str:
+    """`Net(...), Other(...)`: the models that whoever has their classes must make."""
+    return ", ".join(f"{type(model).__name__}(...)" for model in models)
 
 
 def side_by_side(
     input_shape: object, output_dim: int, *, parts: Sequence[Mapping[str, Any]], widths: Sequence[int]
 ) -> nn.Module:
     """The network that a file tells of, with fresh weights."""
-    return SideBySide([_rebuilt(part) for part in parts], widths, output_dim)
-
-
-def _rebuilt(part: Mapping[str, Any]) -> nn.Module:
-    if "made" in part:
-        spec = structure(part["made"]["spec"], ModelSpec, "a part's model")
-        model = spec.build(TaskDescriptor.from_json(part["made"]["descriptor"]), 0)
-    else:
-        module, _, name = part["factory"].partition(":")
-        try:
-            made: Any = importlib.import_module(module)
-            for each in name.split("."):
-                made = getattr(made, each)
-            model = made()
-        except Exception as error:  # the user's own code
-            raise DataError(f"{part['factory']} cannot make its part: {told(error)}") from error
-    if part["outputs"] is not None:
-        replace_head(model, part["outputs"], 0)
-    return model
+    return SideBySide([made_again(dict(part), f"trunk {n}") for n, part in enumerate(parts)], widths, output_dim)

@@ -21,8 +21,9 @@ from crosstask_multi_source.records import MultiSourceReport, MultiSourceResult
 class MultiSourceStage(Stage):
     """Learns targets from several sources at once, with the recipe's budget, beside the best single source and scratch.
 
-    Sources are those that the graph knows to help, or those that are named, the best first. What is chosen is chosen on
-    the targets' own training and validation data. The model of the first target is provided as `model`.
+    Sources are the best by the graph, none that it knows to hurt, or those that are named, the best first. What is
+    chosen is chosen on the targets' own training and validation data. The model of the first target is provided as
+    `model`.
     """
 
     Result: ClassVar[type] = MultiSourceReport

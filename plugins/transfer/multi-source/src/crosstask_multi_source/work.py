@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from crosstask.components import Context, Job
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.fleets import Member, muster, phases_of, train_fleet
+from crosstask.learning.architecture import architecture
+from crosstask.learning.fleets import Member, phases_of
 from crosstask.learning.modules import load_matching
 from crosstask.learning.objectives import chance
 from crosstask.learning.own_models import arrays_of
+from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
-    architecture,
     drawn,
     key_of,
     receive,
@@ -63,8 +64,8 @@ def choose_sources(
 
     By the graph's coefficients, measured or predicted. Left out are those that hurt (`TransferEdge.hurts`: the interval
     of the coefficient, or without one the coefficient, lies below zero), and controls: sources that learned nothing of
-    their own task. Without a graph
-    the sources were named by the user: they stand in the user's order, and none but those beyond `most` is left out.
+    their own task. Without a graph the sources were named by the user: they stand in the user's order, and none but
+    those beyond `most` is left out.
     DataError if none is left.
     """
     notes: list[str] = []
@@ -77,13 +78,13 @@ def choose_sources(
             if left:
                 notes.append(f"left out, for {what}: {', '.join(left)}")
         chosen = [t for t in chosen if t.task_id not in (*hurting, *nothing)]
-        if not any(t.task_id in known for t in chosen):
+        if chosen and not any(t.task_id in known for t in chosen):
             notes.append(f"the graph knows no source of {target.task_id}: they stand in the portfolio's order")
         chosen.sort(key=lambda t: -graph.coefficient(t.task_id, target.task_id))  # stable
     if not chosen:
         raise DataError(f"no source for {target.task_id!r}: {'; '.join(notes) or 'none was given'}")
     if len(chosen) < most:
-        notes.append(f"{most} sources were asked for, there {'is' if len(chosen) == 1 else 'are'} {len(chosen)}")
+        notes.append(f"of at most {most} sources there {'is' if len(chosen) == 1 else 'are'} {len(chosen)}")
     return chosen[:most], notes
 
 
@@ -243,55 +244,36 @@ class Work:
         wanted = [(start, draw) for draw in draws for start in starts if (id(start), id(draw)) not in self._learned]
         wanted = list({(id(s), id(d)): (s, d) for s, d in wanted}.values())
         self._held.extend(start for start, _ in wanted)
-        digests = {id(start): weights_digest(start.model) for start, _ in wanted}
-        keys, missing = [], []
-        for number, (start, draw) in enumerate(wanted):
-            keys.append(key_of(
+        digests = {number: weights_digest(start.model) for number, start in {id(s): s for s, _ in wanted}.items()}
+        keys = [
+            key_of(
                 "learned", self.method.identity(), digests[id(start)], start.keep_head, draw.task.fingerprint(),
                 self.budget, draw.seed, *self.context.wrapping(),
-            ))  # fmt: skip
-            known = self.context.recall("models", keys[-1], claim=False)
-            if known is None:
-                missing.append(number)
-            else:
-                self._take(start, draw, known.tensors)
-        for number, tensors in self._train([wanted[number] for number in missing]):
-            start, draw = wanted[missing[number]]
-            made = {"what": "learned", "target": self.target.task_id, "sources": start.sources, "seed": draw.seed}
-            self.context.remember("models", keys[missing[number]], made, dict(tensors))
-            self._take(start, draw, tensors)
+            )
+            for start, draw in wanted
+        ]  # fmt: skip
+        quiet = self.budget
+        if quiet.patience is None:  # nobody reads the curves
+            quiet = attrs.evolve(quiet, evaluate_every=quiet.steps)
+        phases = phases_of(self.method, self.budget) or ()
+
+        def planned(numbers: Sequence[int]) -> list[Member]:
+            own = [wanted[number] for number in numbers]
+            return [Member(start.model, draw.task, quiet, phases, draw.seed) for start, draw in own]
+
+        def job(numbers: Sequence[int], together: bool) -> Job:
+            given = [_plain(*wanted[number]) for number in numbers]
+            args = (self.method, given, quiet, self.target.task_id)
+            return Job(_learn_together if together else _learn_alone, args, label=self.target.task_id)
+
+        for number, found in remembered(self.context, "models", keys, planned, job):
+            self._take(*wanted[number], found.tensors)
         return [[self._learned[id(start), id(draw)] for start in starts] for draw in draws]
 
     def _take(self, start: Start, draw: Draw, tensors: Mapping[str, Tensor]) -> None:
         model, _, _ = receive(start.model, draw.task, draw.seed, start.keep_head)
         load_matching(model, dict(tensors))
         self._learned[id(start), id(draw)] = model.eval()
-
-    def _train(self, pairs: Sequence[tuple[Start, Draw]]) -> Iterable[tuple[int, dict[str, Tensor]]]:
-        if not pairs:
-            return
-        phases = phases_of(self.method, self.budget)
-        quiet = self.budget
-        if quiet.patience is None:  # nobody reads the curves
-            quiet = attrs.evolve(quiet, evaluate_every=quiet.steps)
-        fleets: list[list[int]] = []
-        alone = list(range(len(pairs)))
-        if phases is not None:
-            members = [Member(start.model, draw.task, quiet, phases, draw.seed) for start, draw in pairs]
-            fleets, reasons = muster(members, self.context.workers)
-            alone = sorted(reasons)
-        groups = [*([number] for number in alone), *fleets]
-        jobs = [
-            Job(
-                _learn_job,
-                (self.method, [_plain(*pairs[n]) for n in group], quiet),
-                label=self.target.task_id,
-            )
-            for group in groups
-        ]
-        for index, found in self.context.jobs(jobs):
-            for number, arrays in zip(groups[index], found, strict=True):
-                yield number, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def cost(self, starts: Iterable[Start], trainings: int = 1, more: Cost | None = None) -> Cost:
         """What learning the target from each of these starts takes, so many times each, with what making them took, and
@@ -317,33 +299,51 @@ def total(costs: Iterable[Cost]) -> Cost:
     )
 
 
-def _plain(start: Start, draw: Draw) -> tuple[nn.Module, bool, Task, int]:
-    splits = ("train", "validation")
-    return start.model, start.keep_head, without_model(draw.task, splits), draw.seed
+@attrs.frozen(eq=False)
+class _Given:
+    """A start and a draw, as a job needs them."""
+
+    model: nn.Module
+    keep_head: bool
+    sources: tuple[str, ...]
+    task: Task
+    seed: int
+
+    def receiver(self) -> nn.Module:
+        return receive(self.model, self.task, self.seed, self.keep_head)[0]
+
+    def made(self, target: str) -> dict[str, Any]:
+        return {"what": "learned", "target": target, "sources": self.sources, "seed": self.seed}
+
+
+def _plain(start: Start, draw: Draw) -> _Given:
+    task = without_model(draw.task, ("train", "validation"))
+    return _Given(start.model, start.keep_head, start.sources, task, draw.seed)
 
 
 def _joint_job(model: nn.Module, tasks: list[Task], train: Budget, seed: int) -> dict[str, Any]:
     return arrays_of(train_jointly(model, tasks, train, seed))
 
 
-def _learn_job(
-    method: Transfer, given: list[tuple[nn.Module, bool, Task, int]], budget: Budget
-) -> list[dict[str, Any]]:
-    """Models learned from starts, as arrays: together, or one by one."""
-    if len(given) > 1:
-        phases = phases_of(method, budget) or ()
-        try:
-            members = [
-                Member(receive(model, task, seed, keep)[0], task, budget, phases, seed)
-                for model, keep, task, seed in given
-            ]
-            if not any(isinstance(found, CrosstaskError) for found in train_fleet(members)):
-                return [arrays_of(member.model) for member in members]
-        except Exception:  # one of them is not as it looked: each by itself, so that it is known which
-            pass
-    found = []
-    for model, keep, task, seed in given:
-        learner, _, _ = receive(model, task, seed, keep)
-        method.learn(learner, model, task, budget, torch.Generator().manual_seed(seed))
-        found.append(arrays_of(learner))
+def _learn_together(method: Transfer, given: list[_Given], budget: Budget, target: str) -> list[Kept | None]:
+    """Models learned from starts in a fleet, as a job."""
+    phases = phases_of(method, budget) or ()
+
+    def member(number: int) -> Member:
+        each = given[number]
+        return Member(each.receiver(), each.task, budget, phases, each.seed)
+
+    learned = in_fleet(len(given), member, lambda one, _: arrays_of(one.model))
+    return [
+        None if arrays is None else (each.made(target), arrays) for each, arrays in zip(given, learned, strict=True)
+    ]
+
+
+def _learn_alone(method: Transfer, given: list[_Given], budget: Budget, target: str) -> list[Kept]:
+    """Models learned from starts one by one, as a job."""
+    found: list[Kept] = []
+    for each in given:
+        learner = each.receiver()
+        method.learn(learner, each.model, each.task, budget, torch.Generator().manual_seed(each.seed))
+        found.append((each.made(target), arrays_of(learner)))
     return found

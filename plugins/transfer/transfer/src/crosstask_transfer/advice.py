@@ -47,7 +47,7 @@ class Advice(Stage):
             rows["expected_score"] = result.expected
         for each in result.strategies:
             if each.evidence:
-                rows[f"advised_{each.kind}"] = f"{each.strategy} (by {each.evidence} settings of earlier runs)"
+                rows[f"advised_{each.kind}"] = f"{each.strategy} (by {each.evidence} settings that were tried so far)"
         return rows
 
     @classmethod
@@ -74,21 +74,30 @@ class Advice(Stage):
 
 
 def _strategies(result: Advised) -> str:
-    """What earlier runs say of strategies; nothing where no strategist was asked."""
+    """What runs of the store say of strategies; nothing where no strategist was asked."""
     if not result.strategies:
         return ""
     from crosstask.report.page import escape, note, table  # deferred: it imports plotly
 
     cells = [
         (escape(each.kind), escape(each.strategy), escape(each.usual), str(each.evidence), _shown(each.expected),
-         _shown(each.gain, signed=True), _shown(each.cost))
+         _shown(each.gain, signed=True), whole(each.cost))
         for each in result.strategies
     ]  # fmt: skip
     head = ("Kind", "Recommended", "Usual", "Settings", f"Expected {escape(result.metric)}", "Gain", "Steps")
     hint = note(
-        "“Settings” are tasks with their numbers of samples in earlier runs of this store; “Gain” is over the usual."
+        "“Settings” are tasks with their numbers of samples that runs of this store tried, this run too; “Gain” is "
+        "over the usual."
     )
-    return table("Strategies, by what earlier runs came to", head, cells) + hint
+    return table("Strategies, by what runs of this store came to", head, cells) + hint
+
+
+def whole(value: Interval | None) -> str:
+    """A number of steps, with its interval where it has one."""
+    if value is None:
+        return "–"
+    ends = f" [{value.low:,.0f}, {value.high:,.0f}]" if value.high > value.low else ""
+    return f"{value.mean:,.0f}{ends}"
 
 
 def _shown(value: Interval | None, *, signed: bool = False) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Context, Job
-from crosstask.errors import CrosstaskError, DataError
+from crosstask.errors import DataError
 from crosstask.learning.features import received
-from crosstask.learning.fleets import Member, Phase, muster, phases_of, train_fleet
+from crosstask.learning.fleets import Member, Phase, phases_of
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.objectives import metric_of
+from crosstask.learning.together import every
 from crosstask.learning.training import evaluate, fit, predict
 from crosstask.learning.transferring import (
     drawn,
@@ -151,16 +152,19 @@ def retrained(
     """Transfers from the source trained on each of these choices of its samples, as a job."""
     data = source.data("train").head(train.samples)
     train = attrs.evolve(train, samples=None, patience=None)
-    members = [
-        Member(fresh_model(like, source, seed), source.over(train=data.take(index)), train, (Phase(train.steps),), seed)
-        for index in kept
-    ]
+    tasks = [source.over(train=data.take(index)) for index in kept]
 
-    def alone(member: Member) -> None:
-        fit(member.model, member.task, train, torch.Generator().manual_seed(seed), curve_split=None)
+    def member(number: int) -> Member:
+        return Member(fresh_model(like, source, seed), tasks[number], train, (Phase(train.steps),), seed)
 
-    _train(members, alone)
-    return transferred(method, [member.model for member in members], target, budget, seed, split, keep)
+    def alone(number: int) -> nn.Module:
+        made = fresh_model(like, source, seed)
+        fit(made, tasks[number], train, torch.Generator().manual_seed(seed), curve_split=None)
+        return made
+
+    planned = [Member(like, task, train, (Phase(train.steps),), seed) for task in tasks]
+    models = dict(every(planned, member, alone, lambda one, _: one.model))
+    return transferred(method, [models[number] for number in range(len(tasks))], target, budget, seed, split, keep)
 
 
 # Skills ---------------------------------------------------------------------------------------------------------------
@@ -298,33 +302,20 @@ def transferred(
     """One transfer from each of these sources, all with one seed: the same samples, batches and fresh head."""
     task = drawn(target, budget.samples, seed)
     budget = attrs.evolve(budget, evaluate_every=budget.steps, patience=None)  # nobody looks at the curve
-    phases = phases_of(method, budget)
-    whence = {}
-    members = []
-    for source in sources:
-        receiver, _, _ = receive(source, task, seed, keep)
-        whence[id(receiver)] = source
-        members.append(Member(receiver, task, budget, phases or (), seed))
+    phases = phases_of(method, budget) or ()
 
-    def alone(member: Member) -> None:
-        method.learn(member.model, whence[id(member.model)], task, budget, torch.Generator().manual_seed(seed))
+    def member(number: int) -> Member:
+        receiver, _, _ = receive(sources[number], task, seed, keep)
+        return Member(receiver, task, budget, phases, seed)
 
-    _train(members, alone)
-    return [_judged(member.model, task, split) for member in members]
+    def alone(number: int) -> Found:
+        learner = member(number).model
+        method.learn(learner, sources[number], task, budget, torch.Generator().manual_seed(seed))
+        return _judged(learner, task, split)
 
-
-def _train(members: Sequence[Member], alone: Callable[[Member], None]) -> None:
-    """In place; those of one kind together."""
-    reasons: dict[int, str] = dict.fromkeys(range(len(members)), "it trains in a way of its own")
-    fleets: list[list[int]] = []
-    if all(member.phases for member in members):
-        fleets, reasons = muster(members)
-    for fleet in fleets:
-        for result in train_fleet([members[place] for place in fleet]):
-            if isinstance(result, CrosstaskError):
-                raise result
-    for place in reasons:
-        alone(members[place])
+    planned = [Member(source, task, budget, phases, seed) for source in sources]
+    found = dict(every(planned, member, alone, lambda one, _: _judged(one.model, task, split)))
+    return [found[number] for number in range(len(sources))]
 
 
 def _judged(model: nn.Module, task: Task, split: str) -> Found:

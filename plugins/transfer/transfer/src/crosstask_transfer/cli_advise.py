@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import attrs
 import click
 
 from crosstask.cli.common import Wanted, emit_json, emit_table, say, shown, task_options
+from crosstask.options import unstructure
+
+if TYPE_CHECKING:
+    from crosstask.engine import TransferEngine
+    from crosstask.recipe import Recipe
 
 
 @click.command()
@@ -17,13 +25,20 @@ from crosstask.cli.common import Wanted, emit_json, emit_table, say, shown, task
 )  # fmt: skip
 @task_options
 def command(target: str, strategy: str | None, share: float, reference: str, wanted: Wanted) -> None:
-    """Say which task's model to learn TARGET from, with what score to expect, from what evidence."""
-    with wanted.engine(reference) as (engine, _):
+    """Say which task's model to learn TARGET from, with what score to expect, from what evidence.
+
+    What a run of the same recipe has measured in the folder counts.
+    """
+    with wanted.engine(reference) as (engine, recipe):
+        if told := _with_measured(engine, recipe, wanted.out):
+            click.echo(told, err=True)
         advice = engine.advise(target, strategy, share=share)
     if wanted.as_json:
         emit_json(advice)
         return
-    from rich.table import Table
+    from rich.table import Column, Table
+
+    from crosstask_transfer.advice import whole  # deferred: `--help` lists the command
 
     say(advice.text)
     table = Table("Source", f"Expected {advice.metric}", "Evidence", "Features alone")
@@ -35,8 +50,26 @@ def command(target: str, strategy: str | None, share: float, reference: str, wan
             table.add_row(name, "–", why, "–")
     emit_table(table)
     if advice.strategies:
-        table = Table("Strategy", "Recommended", "Usual", "Settings", f"Expected {advice.metric}", "Gain", "Steps")
+        names = [Column(name, overflow="fold") for name in ("Strategy", "Recommended", "Usual")]  # whole, to be copied
+        table = Table(*names, "Settings", f"Expected {advice.metric}", "Gain", "Steps")
         for each in advice.strategies:
-            figures = ("–" if v is None else shown(attrs.asdict(v)) for v in (each.expected, each.gain, each.cost))
-            table.add_row(each.kind, each.strategy, each.usual, str(each.evidence), *figures)
+            figures = ("–" if v is None else shown(attrs.asdict(v)) for v in (each.expected, each.gain))
+            table.add_row(each.kind, each.strategy, each.usual, str(each.evidence), *figures, whole(each.cost))
         emit_table(table)
+
+
+def _with_measured(engine: TransferEngine, recipe: Recipe, folder: Path) -> str:
+    """Take over what a run in this folder has measured; why not, where there is one and it has other settings."""
+    from crosstask.graph import TransferGraph  # deferred: `--help` lists the command
+    from crosstask.job import load_run
+
+    if not (folder / "run.json").exists() or not (folder / "graph.json").exists():
+        return ""
+    ours, theirs = unstructure(recipe), load_run(folder).recipe
+    other = [name for name in ("source", "model", "train", "budget", "seed", "seeds") if ours[name] != theirs.get(name)]
+    if other:
+        return f"what was measured in {folder} is not used: it was with another {', '.join(other)}"
+    for edge in TransferGraph.load(folder / "graph.json").edges():
+        if edge.measured and edge.source in engine.portfolio and edge.target in engine.portfolio:
+            engine.graph.add(edge)
+    return ""

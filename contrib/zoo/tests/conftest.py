@@ -1,0 +1,5 @@
+"""Nothing is fetched from a hub."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"

@@ -1,0 +1,56 @@
+"""Models whose weights are the means of others'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crosstask.learning.modules import load_matching
+from crosstask.learning.own_models import copied
+
+
+def alike(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have tensors of the same names and shapes, so that they have a mean."""
+    ours, theirs = ({n: v.shape for n, v in m.state_dict().items() if isinstance(v, Tensor)} for m in (one, other))
+    return ours == theirs
+
+
+def mean_weights(models: Sequence[nn.Module]) -> nn.Module:
+    """A model whose weights and statistics are the means of these models', which are `alike`: of one the model itself.
+    Means are taken in double precision; whole numbers are those of the first.
+    """
+    if len(models) == 1:
+        return models[0]
+    made, states = copied(models[0]), [model.state_dict() for model in models]
+    mean = {
+        name: torch.stack([state[name].to(value.device, _precise(value)) for state in states]).mean(0).to(value.dtype)
+        for name, value in states[0].items()
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+    }
+    load_matching(made, mean)
+    return made
+
+
+def _precise(tensor: Tensor) -> torch.dtype:
+    return torch.complex128 if tensor.is_complex() else torch.float64
+
+
+def greedy_mean(models: Sequence[nn.Module], score: Callable[[nn.Module], float]) -> tuple[nn.Module, list[int]]:
+    """(the mean of some of the models' weights, which ones): the best by `score`, and in the order of their scores each
+    with which the mean scores no worse (Wortsman et al. 2022, recipe 1). Those that are not `alike` the best are
+    passed over.
+
+    For models in memory of which each can be run; what merges files tensor by tensor keeps a running mean instead.
+    """
+    alone = [score(model) for model in models]
+    first, *others = sorted(range(len(models)), key=lambda number: -alone[number])
+    taken, made, level = [first], models[first], alone[first]
+    for number in others:
+        if not alike(models[number], models[first]):
+            continue
+        tried = mean_weights([*(models[n] for n in taken), models[number]])
+        if (value := score(tried)) >= level:
+            taken, made, level = [*taken, number], tried, value
+    return made, taken
