@@ -68,18 +68,18 @@ def smallest_kept(rows: Callable[[], Iterable[Iterable[Tensor]]], count: int, ke
     Exact in single precision: as integers, the bits of positive floats are in the order of their values. The first
     reading counts the upper halves of the bits, the second, of those with the right upper half, the lower ones.
     """
-    upper = torch.zeros(count, 1 << 16, dtype=torch.long)
+    table = torch.zeros(count, 1 << 16, dtype=torch.long)
     for row in rows():
         for number, part in enumerate(row):
-            upper[number] += torch.bincount(_bits(part) >> 16, minlength=1 << 16)
-    high = [_place(counts, keep) for counts in upper]
-    rest = [keep - int(counts[place + 1 :].sum()) for counts, place in zip(upper, high, strict=True)]
-    lower = torch.zeros(count, 1 << 16, dtype=torch.long)
+            table[number] += torch.bincount(_bits(part) >> 16, minlength=1 << 16)
+    high = [_place(counts, keep) for counts in table]
+    rest = [keep - int(counts[place + 1 :].sum()) for counts, place in zip(table, high, strict=True)]
+    table.zero_()  # not a second one: half a megabyte for each model is all that grows with their number
     for row in rows():
         for number, part in enumerate(row):
             bits = _bits(part)
-            lower[number] += torch.bincount(bits[bits >> 16 == high[number]] & 0xFFFF, minlength=1 << 16)
-    found = [h << 16 | _place(counts, k) for h, counts, k in zip(high, lower, rest, strict=True)]
+            table[number] += torch.bincount(bits[bits >> 16 == high[number]] & 0xFFFF, minlength=1 << 16)
+    found = [h << 16 | _place(counts, k) for h, counts, k in zip(high, table, rest, strict=True)]
     return torch.tensor(found, dtype=torch.int32).view(torch.float32).tolist()
 
 
