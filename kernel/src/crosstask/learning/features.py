@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Generator, Hashable, Iterable, Sequence
 from typing import Any
 
@@ -16,7 +14,7 @@ from crosstask.errors import DataError
 from crosstask.learning.architecture import architecture
 from crosstask.learning.batched import Batched
 from crosstask.learning.functional import kept_buffers
-from crosstask.learning.modules import Headless, evaluating, forward, head_found
+from crosstask.learning.modules import Headless, evaluating, forward, head_found, uncompiled
 from crosstask.learning.training import device_of
 
 TOGETHER = 8
@@ -31,14 +29,6 @@ LANE = 16
 """Samples come in multiples of it, and weights begin there: what is left of a lane is rounded by other instructions, so
 that what a model answers would depend on its place among the others.
 """
-
-
-def uncompiled() -> contextlib.AbstractContextManager[Any]:
-    """Inside, what torch.compile has made of models and functions is not used (from torch 2.6 on): hooks would not be
-    called in it.
-    """
-    compiles = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
-    return torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,14 @@ def _as_taken(model: nn.Module, inputs: Tensor) -> Tensor:
         return inputs
     kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     return inputs.to(kind)
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Inside, what torch.compile has made of models and functions is not used (from torch 2.6 on): hooks would not be
+    called in it.
+    """
+    compiles = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
 
 
 # The head -------------------------------------------------------------------------------------------------------------
@@ -376,6 +385,18 @@ def head_of(model: nn.Module) -> nn.Module:
     if found.module is None:
         return LooseHead(model, [name for name, _ in found.weights])
     return model.get_submodule(found.module)
+
+
+def last_layer(model: nn.Module) -> nn.Module | None:
+    """The linear or convolution layer that a model's answers come from, as far as anybody knows: the last one of its
+    head. None where the head is no module, or not known.
+    """
+    try:
+        found = head_found(model).module
+    except DataError:
+        return None
+    inside = [] if found is None else [each for each in model.get_submodule(found).modules() if _is_linear(each)]
+    return inside[-1] if inside else None
 
 
 def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Context, Job
+from crosstask.descriptors import TensorData
 from crosstask.errors import CrosstaskError, DataError, told
+from crosstask.learning.doubts import by_labels, probabilities, raw_values
 from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.functional import kept_buffers
 from crosstask.learning.metrics import moved
@@ -22,6 +24,7 @@ from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.together import Kept, and_others, in_fleet, remembered
 from crosstask.learning.training import device_of, evaluate, fit, misfit
 from crosstask.learning.transferring import fresh_model, key_of, without_model
+from crosstask.logs import logger
 from crosstask.records import Budget
 from crosstask.tasks import SPLITS, Task
 
@@ -76,26 +79,58 @@ def _look(model: nn.Module, task: Task) -> None:
 
 def seems_untrained(task: Task) -> str | None:
     """A sentence where a task's own model is hardly better than chance on the task's data (those of validation, test
-    or training, the first that there are); None where it is better, or nobody can say.
+    or training, the first that there are), where the model was given and answers with probabilities
+    (`crosstask.learning.doubts`), or where there is no better model and the task's values are far from standardised;
+    None where nothing of it is so, or nobody can say.
 
     One pass of at most `GLANCE` samples in evaluation mode. Networks that have learned nothing score around chance, not
     at it: what counts is a tenth of the way from there to the best score, and for shares twice their standard error, or
     half of the way. Nothing stays of it: no mode, buffer or random number is another afterwards; nothing is raised.
     """
+    said: list[str | None] = []
+    if task.model is None:
+        said.append(raw_values(task))
+    elif (seen := _glanced(task)) is not None:
+        model, made = task.model, origin_of(task.model)
+        # What was made here is asked after its training whether it has learned (`advise`), and nothing else
+        ending = None if made.made or made.built else _quietly(probabilities, task, model, seen[1])
+        said.append(ending)
+        # Where each label is yes or no by the sign of an answer, probabilities are at chance, whatever was learned
+        hardly = None if ending and by_labels(task) else _quietly(_hardly_better, task, *seen)
+        if hardly is not None:
+            said += [hardly, raw_values(task)]
+    told = [each for each in said if each]
+    return f"task {task.task_id!r}: {'; '.join(told)}" if told else None
+
+
+def _glanced(task: Task) -> tuple[str, TensorData] | None:
+    """Samples that a model is looked at with, and of which split they are."""
     split = next((each for each in ("validation", "test", "train") if task.has_data(each)), None)
     if task.model is None or split is None:
         return None
-    model, data = task.model, task.data(split)
-    count = GLANCE_OF_LARGE if sum(p.numel() for p in model.parameters()) > LARGE else GLANCE
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count]
-    part = data.take(chosen)
-    seen = task.over(train=task.data("train") if task.has_data() else part, test=part)
+    data = task.data(split)
+    count = GLANCE_OF_LARGE if sum(p.numel() for p in task.model.parameters()) > LARGE else GLANCE
+    return split, data.take(torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:count])
+
+
+def _quietly(look: Callable[..., str | None], *given: Any) -> str | None:
+    """What a look at a model finds; nothing where the user's own code fails, or there are too few samples for the
+    metric: who uses the model hears of it.
+    """
     try:
-        with seeded(0), evaluating(model), kept_buffers(model):
-            score = evaluate(model, seen)
-        nothing, metric = chance(seen), metric_of(task)
-    except Exception:  # the user's own code, or too few samples for the metric: who uses the model hears of it
+        return look(*given)
+    except Exception:
         return None
+
+
+def _hardly_better(task: Task, split: str, part: TensorData) -> str | None:
+    """Whether a model is hardly better than chance on some samples; see `seems_untrained`."""
+    model = task.model
+    assert model is not None
+    seen = task.over(train=task.data("train") if task.has_data() else part, test=part)
+    with seeded(0), evaluating(model), kept_buffers(model):
+        score = evaluate(model, seen)
+    nothing, metric = chance(seen), metric_of(task)
     if nothing is None:
         return None
     spread = 2 * math.sqrt(max(0.0, nothing * (1 - nothing)) / len(part)) if metric.range == (0, 1) else 0.0
@@ -103,8 +138,8 @@ def seems_untrained(task: Task) -> str | None:
     if score > moved(nothing, 0.1, metric.best) + spread or score >= moved(nothing, 0.5, metric.best):
         return None
     return (
-        f"task {task.task_id!r}: its model is hardly better than chance ({metric.told} {score:.3g} on {len(part)} "
-        f"{split} samples, chance {nothing:.3g}): if it has not learned the task, register the task without it"
+        f"its model is hardly better than chance ({metric.told} {score:.3g} on {len(part)} {split} samples, chance "
+        f"{nothing:.3g}): if it has not learned the task, register the task without it"
     )
 
 
@@ -187,6 +222,9 @@ def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budge
     for number, found in remembered(context, "models", keys, planned, job):
         task = waiting[number]
         task.model = restored(spec, task, seeds[number], found.tensors, context.device)
+        seen = _glanced(task) if task.build is not None or ":" in spec.kind else None
+        if seen is not None and (doubt := _quietly(probabilities, task, task.model, seen[1])):
+            logger().warning(f"task {task.task_id!r}: {doubt}")
         context.tell("stage_progress", stage="train", detail=task.task_id)
 
 
