@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +30,7 @@ from crosstask import (
     component,
     state,
 )
-from crosstask.adapting import of_several
+from crosstask.adapting import held_back, of_several
 from crosstask.learning.model_files import load_model, save_model
 from crosstask.learning.modules import forward, head_found, head_keys, know, locate_head, replace_head
 from crosstask.learning.training import evaluate
@@ -120,6 +121,111 @@ def test_what_the_score_of_an_adapted_model_is_of_is_said() -> None:
         bare = target.over(train=target.data("train"), test=target.data("test"))
         assert of_several([single, other], bare).notes[-1].endswith("on the test data, too good by this choice")
         assert of_several([single], bare).notes[-1] == "no validation data"
+
+
+def opposed(count: int = 40, **fields: Any) -> tuple[Task, dict[str, nn.Module]]:
+    """A target without validation data whose test labels are the opposite of what its training data say, and two
+    models: one that is right about the training data, and one that is wrong about all of them.
+    """
+    inputs = torch.randn(count, 2, generator=torch.Generator().manual_seed(3))
+    labels = (inputs[:, 0] > 0).long()
+    descriptor = TaskDescriptor(task_id="target", output_dim=2, classes=("left", "right"), **fields)
+    models = {}
+    for name, sign in (("right", 1.0), ("wrong", -1.0)):
+        models[name] = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        with torch.no_grad():
+            for parameter in models[name].parameters():
+                parameter.zero_()
+            models[name][0].weight.copy_(torch.eye(2))
+            models[name][1].weight[:, 0] = torch.tensor([-sign, sign])
+    return Task(descriptor=descriptor, train=(inputs, labels), test=(inputs, 1 - labels)), models
+
+
+def from_opposed(target: Task, models: dict[str, nn.Module], **options: Any) -> TransferEngine:
+    made = engine(budget=Budget(steps=1, batch_size=8, learning_rate=1e-6), **options)
+    for name, model in models.items():
+        task = Task(descriptor=attrs.evolve(target.descriptor, task_id=name), train=target.train, test=target.train)
+        made.register_task(task, model)
+    made.register_task(target)
+    return made
+
+
+def test_without_validation_data_what_is_held_back_decides_among_sources(tmp_path: Path) -> None:
+    store = tmp_path / "store.db"
+    target, models = opposed()
+    with from_opposed(target, models, store=store) as made:
+        found = made.adapt(["wrong", "right"], "target", "fake")
+        assert found.sources == ("right",), "though the other scores better on the test data"
+        assert found.score.mean == 0.0
+        assert found.notes[-1] == "best on a 5th of the training samples, held back for the choice: right"
+        whole = made.adapt("right", "target", "fake")
+        for name, tensor in whole.model.state_dict().items():
+            assert torch.equal(found.model.state_dict()[name], tensor), "it has learned from all samples"
+    with pytest.MonkeyPatch.context() as patch, from_opposed(*opposed(), store=store) as made:
+        patch.setattr("crosstask_fakes.components.fit", lambda *_, **__: pytest.fail("learned again"))
+        patch.setattr("crosstask.learning.together.train_fleet", lambda *_, **__: pytest.fail("learned again"))
+        assert made.adapt(["wrong", "right"], "target", "fake").notes == found.notes
+
+
+def test_what_is_held_back_is_held_back_from_all_sources_alike_and_for_every_seed() -> None:
+    target, models = opposed()
+    with from_opposed(target, models) as made:
+        made.train()
+        method, sources = made.method("fake"), [made.portfolio[name] for name in models]
+        trials = held_back(made.run, method, sources, target, made.budget, 2)
+        assert not isinstance(trials, str)
+        assert [len(own) for own, _ in trials] == [2, 2]
+        rows = []
+        for own, task in trials:
+            assert (len(task.data("train")), len(task.data("validation"))) == (32, 8)
+            kept, out = ({tuple(row) for row in task.data(split).inputs.tolist()} for split in ("train", "validation"))
+            assert not kept & out
+            rows.append(out)
+            assert [evaluate(model, task, "validation") for model in own] == [1.0, 0.0]
+        assert rows[0] != rows[1]
+        drawn = held_back(made.run, method, sources, target, attrs.evolve(made.budget, samples=10), 1)
+        assert not isinstance(drawn, str)
+        assert (len(drawn[0][1].data("train")), len(drawn[0][1].data("validation"))) == (8, 2)
+
+
+def test_where_nothing_can_be_held_back_the_choice_by_test_data_is_said() -> None:
+    def chosen(target: Task, models: dict[str, nn.Module], names: list[str]) -> tuple[tuple[str, ...], str]:
+        with from_opposed(target, models) as made:
+            found = made.adapt(names, "target", "fake")
+            return found.sources, found.notes[-1]
+
+    sources, note = chosen(*opposed(9), ["right", "wrong"])
+    assert sources == ("wrong",)
+    assert note == (
+        "no validation data, and 9 training samples, too few to hold some back: of the sources the one that scored "
+        "best on the test data, too good by this choice"
+    )
+    target, models = opposed()
+
+    def of_many(outputs: Tensor, targets: Tensor) -> Tensor:
+        if len(targets) < 20:
+            raise ValueError("too few")
+        return (outputs.argmax(1) == targets).float().mean()
+
+    target.metric = of_many
+    sources, note = chosen(target, models, ["right", "wrong"])
+    assert sources == ("wrong",)
+    assert "held back decide nothing (task 'target'" in note
+    assert "too few" in note
+    assert note.endswith("on the test data, too good by this choice")
+    assert chosen(*opposed(9), ["right", "right"]) == (("right",), "no validation data")
+
+
+def test_a_mean_that_what_is_held_back_speaks_for_says_so() -> None:
+    target, models = opposed()
+    models = {"one": models["right"], "two": copy.deepcopy(models["right"])}
+    with from_opposed(target, models) as made:
+        found = made.adapt(["one", "two"], "target", "fake")
+        assert found.sources == ("one", "two")
+        assert found.notes[-1] == (
+            "chosen by a 5th of the training samples, held back for the choice: mean of the weights from one, two: "
+            "0.000 on the test data, the score is one's"
+        )
 
 
 @component

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import torch
 from torch import nn
 
 from crosstask.components import Context, Job
-from crosstask.errors import DataError
-from crosstask.learning.averaging import greedy_mean
+from crosstask.curriculum_path import HELD_OUT, without_some
+from crosstask.errors import CrosstaskError, DataError
+from crosstask.learning.averaging import greedy, mean_weights
+from crosstask.learning.fleets import Member, phases_of
 from crosstask.learning.model_files import save_model
 from crosstask.learning.modules import load_matching
 from crosstask.learning.own_models import arrays_of, copied
+from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
     drawn,
@@ -24,8 +26,8 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch_seeds,
+    source_digest,
     unfit_pair,
-    weights_digest,
     without_model,
 )
 from crosstask.points.stage import Engine
@@ -69,7 +71,7 @@ def of_transfer(
     context: Context, method: Transfer, source: Task, target: Task, budget: Budget, result: TransferResult
 ) -> Adapted:
     """The module of a measured transfer, of its first seed: what was measured, learned once more if it is not kept."""
-    model = _learned(context, method, source, target, budget, scratch_seeds(context, target, 1)[0])
+    (model,) = _learned(context, method, [(source, target, scratch_seeds(context, target, 1)[0])], budget)
     return Adapted(
         model=model,
         target=target.task_id,
@@ -144,52 +146,150 @@ def of_sources(done: SeveralResult) -> Adapted:
     )
 
 
-def of_several(found: Sequence[Adapted], target: Task) -> Adapted:
-    """One model from those of several sources: the best on the validation data, and averaged with it whatever makes it
+Trial = tuple[Sequence[nn.Module], Task]
+"""A model from each source, and the task by whose validation data they are compared."""
+
+
+def of_several(found: Sequence[Adapted], target: Task, trials: Sequence[Trial] | str = "no validation data") -> Adapted:
+    """One model from those of several sources: the best on the data that decide, and averaged with it whatever makes it
     no worse there (`greedy_mean`), where the architectures are the same.
 
-    Without validation data it is the one whose transfer scored best, as it was measured: on the data that its score is
-    of, and a note says so.
+    These are the target's validation data, or without any what `held_back` gives. Where there is nothing to compare by
+    (a string says why) it is the one whose transfer scored best, as it was measured: on the data that its score is of,
+    and a note says so.
     """
-    if not target.has_data("validation"):
+    judge = "the validation data"
+    if target.has_data("validation"):
+        trials = [([each.model for each in found], target)]
+    elif isinstance(trials, str):
         best = max(found, key=lambda each: each.score.mean)
-        note = "no validation data: of the sources the one that scored best on the test data, too good by this choice"
-        return attrs.evolve(best, notes=(*best.notes, note if len(found) > 1 else "no validation data"))
-    mixture, taken = greedy_mean([each.model for each in found], lambda made: evaluate(made, target, "validation"))
-    best = found[taken[0]]
+        note = f"{trials}: of the sources the one that scored best on the test data, too good by this choice"
+        return attrs.evolve(best, notes=(*best.notes, note if len(found) > 1 else trials))
+    else:
+        judge = f"a {HELD_OUT}th of the training samples, held back for the choice"
+    taken = greedy([each.model for each in found], lambda numbers: _worth(trials, numbers))
+    best, mixture = found[taken[0]], mean_weights([found[number].model for number in taken])
     names = tuple(source for n in taken for source in found[n].sources)
-    note = f"best on the validation data: {names[0]}"
+    note = f"best on {judge}: {names[0]}"
     if len(taken) > 1:
         scored = evaluate(mixture, target, "test")
         note = f"mean of the weights from {', '.join(names)}: {scored:.3f} on the test data, the score is {names[0]}'s"
+        if not target.has_data("validation"):
+            note = f"chosen by {judge}: {note}"
     return attrs.evolve(best, model=copied(mixture), sources=names, notes=(*best.notes, note))
 
 
-def _learned(context: Context, method: Transfer, source: Task, target: Task, budget: Budget, seed: int) -> nn.Module:
-    assert source.model is not None
-    keep = same_classes(source.descriptor, target.descriptor)
-    key = key_of(
-        "adapted", method.identity(), weights_digest(source.model), target.fingerprint(), budget, seed, keep,
-        *context.wrapping(),
-    )  # fmt: skip
-    known = context.recall("models", key)
-    if known is None:
-        args = (method, source.model, without_model(target), budget, seed, keep)
-        ((_, arrays),) = context.jobs([Job(_learn_job, args, label=target.task_id)])
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        made = {"what": "adapted", "source": source.task_id, "target": target.task_id, "seed": seed}
-        context.remember("models", key, made, tensors)
-    else:
-        tensors = dict(known.tensors)
-    model = fresh_model(source.model, target, seed)
-    load_matching(model, tensors)
-    return model.eval()
+def _worth(trials: Sequence[Trial], numbers: Sequence[int]) -> float:
+    """The mean over the trials of what the mean of some sources' models scores."""
+    scores = [evaluate(mean_weights([models[n] for n in numbers]), task, "validation") for models, task in trials]
+    return sum(scores) / len(scores)
 
 
-def _learn_job(
-    method: Transfer, source: nn.Module, target: Task, budget: Budget, seed: int, keep: bool
-) -> dict[str, Any]:
-    task = drawn(target, budget.samples, seed)
-    learner, _, _ = receive(source, task, seed, keep)
-    method.learn(learner, source, task, budget, torch.Generator().manual_seed(seed))
-    return arrays_of(learner)
+def held_back(
+    context: Context, method: Transfer, sources: Sequence[Task], target: Task, budget: Budget, seeds: int
+) -> Sequence[Trial] | str:
+    """What several sources are compared by for a target without validation data: for every seed a part of its training
+    samples is held back, as by a curriculum's gate, and the target learned from each source without it. A string says
+    why that cannot be done, or would decide nothing.
+    """
+    if target.has_data("validation") or len(sources) < 2:
+        return "no validation data"
+    count = len(target.data("train").head(budget.samples))
+    if count < 2 * HELD_OUT:
+        return f"no validation data, and {count} training samples, too few to hold some back"
+    parts = [(without_some(drawn(target, budget.samples, n), n), n) for n in scratch_seeds(context, target, seeds)]
+    try:
+        made = _learned(context, method, [(source, *part) for part in parts for source in sources], budget)
+        trials = [(made[n * len(sources) : (n + 1) * len(sources)], task) for n, (task, _) in enumerate(parts)]
+        for number in range(len(sources)):  # a metric may have no value for a few samples
+            _worth(trials, [number])
+    except CrosstaskError as error:
+        return f"no validation data, and training samples that are held back decide nothing ({error})"
+    return trials
+
+
+_Wanted = tuple[Task, Task, int]
+"""A source, what is learned from it with the budget, and the seed."""
+
+
+def _learned(context: Context, method: Transfer, wanted: Sequence[_Wanted], budget: Budget) -> list[nn.Module]:
+    """What is learned from sources, in evaluation mode; in fleets where that is right, and each once."""
+    known = {id(source): source_digest(_model(source)) for source in {id(s): s for s, _, _ in wanted}.values()}
+    keeps = [same_classes(source.descriptor, task.descriptor) for source, task, _ in wanted]
+    keys = [
+        key_of(
+            "adapted", "in fleets", method.identity(), known[id(source)], task.fingerprint(), budget, seed, keep,
+            *context.wrapping(),
+        )
+        for (source, task, seed), keep in zip(wanted, keeps, strict=True)
+    ]  # fmt: skip
+    phases = phases_of(method, budget) or ()
+
+    def planned(numbers: Sequence[int]) -> list[Member]:
+        own = [wanted[number] for number in numbers]
+        return [Member(_model(source), task, budget, phases, seed) for source, task, seed in own]
+
+    def job(numbers: Sequence[int], together: bool) -> Job:
+        own = [(*wanted[number], keeps[number]) for number in numbers]
+        given = [
+            _Given(_model(source), source.task_id, without_model(task, ("train", "validation")), seed, keep)
+            for source, task, seed, keep in own
+        ]
+        args = (method, given, budget)
+        return Job(_learn_together if together else _learn_alone, args, label=wanted[numbers[0]][1].task_id)
+
+    made: dict[int, nn.Module] = {}
+    for number, kept in remembered(context, "models", keys, planned, job):
+        source, task, seed = wanted[number]
+        model = fresh_model(_model(source), task, seed)
+        load_matching(model, dict(kept.tensors))
+        made[number] = model.eval()
+    return [made[number] for number in range(len(wanted))]
+
+
+def _model(source: Task) -> nn.Module:
+    assert source.model is not None  # whoever wants to learn from it has seen to it
+    return source.model
+
+
+@attrs.frozen(eq=False)
+class _Given:
+    """A source and a target, as a job needs them."""
+
+    model: nn.Module
+    source: str
+    task: Task
+    seed: int
+    keep: bool
+
+    def begun(self, budget: Budget) -> tuple[nn.Module, Task]:
+        """(the learner, with what it learns from)."""
+        task = drawn(self.task, budget.samples, self.seed)
+        learner, _, _ = receive(self.model, task, self.seed, self.keep)
+        return learner, task
+
+    def kept(self, learner: nn.Module) -> Kept:
+        made = {"what": "adapted", "source": self.source, "target": self.task.task_id, "seed": self.seed}
+        return made, arrays_of(learner)
+
+
+def _learn_together(method: Transfer, given: list[_Given], budget: Budget) -> list[Kept | None]:
+    """Models learned from sources in a fleet, as a job."""
+    phases = phases_of(method, budget) or ()
+
+    def member(number: int) -> Member:
+        learner, task = given[number].begun(budget)
+        return Member(learner, task, budget, phases, given[number].seed)
+
+    learned = in_fleet(len(given), member, lambda one, _: one.model)
+    return [None if model is None else each.kept(model) for each, model in zip(given, learned, strict=True)]
+
+
+def _learn_alone(method: Transfer, given: list[_Given], budget: Budget) -> list[Kept]:
+    """Models learned from sources one by one, as a job."""
+    made: list[Kept] = []
+    for each in given:
+        learner, task = each.begun(budget)
+        method.learn(learner, each.model, task, budget, torch.Generator().manual_seed(each.seed))
+        made.append(each.kept(learner))
+    return made

@@ -16,7 +16,7 @@ from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
 from crosstask.learning.training import device_of, evaluate, predict
-from crosstask.learning.transferring import fresh_model, key_of, receive, same_classes, weights_digest, without_model
+from crosstask.learning.transferring import fresh_model, key_of, receive, same_classes, source_digest, without_model
 from crosstask.points.transfer import Transfer
 from crosstask.records import Advice, AdviceRow, Budget, Interval, TransferResult
 from crosstask.tasks import Task
@@ -309,9 +309,9 @@ def _tried(
     for c in finalists:
         model = c.source.model
         assert model is not None
-        keep = same_classes(c.source.descriptor, target.descriptor)
+        keep, made = same_classes(c.source.descriptor, target.descriptor), source_digest(model)
         for fold in range(folds):
-            key = key_of("fold", method.identity(), weights_digest(model), target.fingerprint(), budget, folds, fold,
+            key = key_of("fold", method.identity(), made, target.fingerprint(), budget, folds, fold,
                          keep, context.seed, *context.wrapping())  # fmt: skip
             known = context.recall("transfers", key, claim=False)
             if known is not None:

@@ -414,7 +414,7 @@ class _Reaches(_Trainings):
 
     def drawn(self, seed: int) -> Task:
         task = super().drawn(seed)
-        return _without_some(task, seed) if self.special else task
+        return without_some(task, seed) if self.special else task
 
     def together(self) -> list[Kept | None]:
         def kept(member: Member, trained: Trained) -> Kept:
@@ -442,7 +442,7 @@ def _alone(trainings: _Steps | _Reaches) -> list[Kept]:
     return [trainings.alone()]
 
 
-def _without_some(task: Task, seed: int) -> Task:
+def without_some(task: Task, seed: int) -> Task:
     """The task with a part of its training samples, drawn by the seed, as its validation data."""
     data = task.data("train")
     generator = torch.Generator().manual_seed(int(key_of("held out", seed)[:15], 16))

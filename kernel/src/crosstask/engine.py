@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import nn
 
-from crosstask.adapting import Adapted, from_several, of_curriculum, of_several, of_sources, of_transfer
+from crosstask.adapting import Adapted, from_several, held_back, of_curriculum, of_several, of_sources, of_transfer
 from crosstask.advising import advise
 from crosstask.components import Component
 from crosstask.curriculum_path import CurriculumPath
@@ -36,6 +36,7 @@ from crosstask.learning.transferring import (
     key_of,
     scratch_scores,
     scratch_seeds,
+    source_digest,
     unfit_pair,
     weights_digest,
 )
@@ -154,14 +155,18 @@ class TransferEngine(Engine):
         self.discoverers_named = discoverers is not None
         """Whether the user chose the discoverers; of the default ones those that cannot work are left out."""
         self.transfer_history: list[TransferResult] = []
-        self._measured: dict[str, TransferResult] = {}
         """Every transfer that `transfer_knowledge` has given, in order."""
+        self._measured: dict[str, TransferResult] = {}
         self.curricula: list[Curriculum] = []
         """Every curriculum that was planned."""
         self.meta_knowledge: list[Distilled] = []
         """Everything that was distilled."""
         self.given_models: dict[str, str] = {}
         """Digests of the models that users registered, by task; others are trained by this engine."""
+        self.brought: dict[str, str | None] = {}
+        """What the models are as sources with which tasks came, once somebody has asked. Besides those that users
+        registered these are such as an engine that was saved had trained in another way than this one would.
+        """
         self.notes: list[str] = []
         """What the log was told of tasks as they were registered: models that seem to have learned nothing."""
         self._finished = Finished()
@@ -231,7 +236,11 @@ class TransferEngine(Engine):
         how = [self.model, self.train_budget, self.budget, self.seed, self.seeds]
         method = self.method().identity() if self._transfers() else None
         order = [self.portfolio.ids, [t.task_id for t in self.portfolio.unseen]]
-        return [tasks, order, self.given_models, known, how, method, self.run.wrapping()]
+        for task in (*self.portfolio, *self.portfolio.unseen):
+            if task.model is not None and self.brought.get(task.task_id, "") is None:
+                # Once: of a factory that nobody knows it is another at every look
+                self.brought[task.task_id] = source_digest(task.model)
+        return [tasks, order, self.given_models, self.brought, known, how, method, self.run.wrapping()]
 
     def _transfers(self) -> bool:
         """Whether there is a usual transfer method: without one, stages that transfer nothing still work."""
@@ -277,6 +286,7 @@ class TransferEngine(Engine):
             self.graph.add_task(task.descriptor, task.content())
             if task.model is not None:
                 self.given_models[task.task_id] = weights_digest(task.model)
+                self.brought[task.task_id] = None
             self.run.log.debug("task registered", task=task.task_id, fingerprint=fingerprint)
             if self.store is not None:
                 self.store.put("tasks", fingerprint, task.descriptor.to_json(), run_id=self.run.run_id)
@@ -289,6 +299,7 @@ class TransferEngine(Engine):
             self.portfolio.remove(task.task_id)
             self.graph.remove_task(task.task_id)
             self.given_models.pop(task.task_id, None)
+            self.brought.pop(task.task_id, None)
             task.model = before
             raise
         doubts = [] if unseen else [seems_untrained(task)]
@@ -436,7 +447,7 @@ class TransferEngine(Engine):
         if reason := unfit_pair(source, target, self.portfolio, ("train", "test")):
             raise DataError(f"no transfer from {source_task!r} to {target_task!r}: {reason}")
         key = self._transfer_key(method, source, target, self.budget)
-        result = self._transfer(method, source, target, self.budget)
+        result = self._transfer(method, source, target, self.budget, key)
         if samples:
             gain, capped = self._sample_gain(method, source, target, result)
             result = attrs.evolve(result, sample_efficiency_gain=gain, sample_efficiency_capped=capped)
@@ -457,15 +468,14 @@ class TransferEngine(Engine):
     def _transfer_key(self, method: Transfer, source: Task, target: Task, budget: Budget) -> str:
         """What the measurement of a transfer follows from."""
         assert source.model is not None  # who asks has seen to it
-        # The weights themselves: a model that the user registered follows from no seed and no budget.
-        made = weights_digest(source.model)
+        # The model itself: one that the user registered follows from no seed and no budget, and has its own factory.
+        made = source_digest(source.model)
         return key_of(
             "transfer", "samples by seed", method.identity(), made, source.fingerprint(),
             target.fingerprint(), budget, self.seeds, self.seed, *self.run.wrapping(),
         )  # fmt: skip
 
-    def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget) -> TransferResult:
-        key = self._transfer_key(method, source, target, budget)
+    def _transfer(self, method: Transfer, source: Task, target: Task, budget: Budget, key: str) -> TransferResult:
         known = self.run.recall("transfers", key)
         if known is not None:
             found: TransferResult = structure(known.payload, TransferResult, "stored transfer")
@@ -486,7 +496,8 @@ class TransferEngine(Engine):
             if gain is None or available // divisor < 2:
                 break
             fewer = attrs.evolve(self.budget, samples=available // divisor)
-            if self._transfer(method, source, target, fewer).score.mean < full.scratch_score.mean:
+            key = self._transfer_key(method, source, target, fewer)
+            if self._transfer(method, source, target, fewer, key).score.mean < full.scratch_score.mean:
                 return gain, False
             gain = float(divisor)
         return gain, gain is not None
@@ -497,9 +508,11 @@ class TransferEngine(Engine):
         """A model for the target: `.model`, of its source's class, with what was measured of the way it was made.
 
         `source` is a task; several, of whose models the best on the target's validation data is taken, averaged with
-        others where that is no worse there; or a curriculum, which is run. A strategy with the capability `several`
-        makes one model of several sources (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes
-        the best by the graph, none that it knows to hurt. DataError if none of the sources fits.
+        others where that is no worse there; or a curriculum, which is run. Without validation data a fifth of the
+        training samples decides, without which the target is learned from each source once more; the answer has
+        learned from all of them. A strategy with the capability `several` makes one model of several sources
+        (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes the best by the graph, none that it
+        knows to hurt. DataError if none of the sources fits.
         """
         if isinstance(source, Curriculum):
             return of_curriculum(self.run_curriculum(source, strategy))
@@ -516,6 +529,7 @@ class TransferEngine(Engine):
         if len(names) > 1 and "several" in self.method(strategy).capabilities:
             return of_sources(from_several(self, self.method(strategy), target, names))
         found: list[Adapted] = []
+        fitting: list[Task] = []
         method, goal = self.method(strategy), self.portfolio[target]
         sources = [self.portfolio[name] for name in dict.fromkeys(names)]  # a wrong name is said before any is learned
         if any(given is goal for given in sources):
@@ -529,12 +543,13 @@ class TransferEngine(Engine):
                     raise
                 reasons.append(str(error))
                 continue
+            fitting.append(given)
             found.append(of_transfer(self.run, method, given, goal, self.budget, result))
         if not found:
             raise DataError(f"no source fits {target!r}: {'; '.join(reasons)}")
         if len(names) == 1:
             return found[0]
-        chosen = of_several(found, goal)
+        chosen = of_several(found, goal, held_back(self.run, method, fitting, goal, self.budget, self.seeds))
         return attrs.evolve(chosen, notes=(*chosen.notes, *reasons))
 
     def advise(self, target: str, transfer_strategy: Strategy = None, *, share: float = 0.25) -> Advice:
@@ -561,7 +576,8 @@ class TransferEngine(Engine):
                 avoid[source.task_id] = reason
             else:
                 # Not by its name: budget, options, data or model may be others than what was measured with.
-                known = self._measured.get(self._transfer_key(method, source, goal, self.budget))
+                measured = self._measured
+                known = measured.get(self._transfer_key(method, source, goal, self.budget)) if measured else None
                 candidates.append((source, known, self.graph.edge(source.task_id, target)))
                 if source.task_id not in self.given_models and seems_untrained(source):  # the user's own is a source
                     controls.append(source.task_id)
@@ -822,6 +838,8 @@ class TransferEngine(Engine):
             if task.task_id not in known:
                 self.portfolio.remove(task.task_id)
                 self.graph.remove_task(task.task_id)
+                self.given_models.pop(task.task_id, None)
+                self.brought.pop(task.task_id, None)
             raise
 
     def _synthesized(self, maker: Synthesizer, task: Task, inputs: torch.Tensor | None, expect: bool) -> nn.Module:

@@ -34,6 +34,7 @@ class Held(Protocol):
     seed: int
     seeds: int
     given_models: dict[str, str]
+    brought: dict[str, str | None]
     run: Any
 
     def register_task(
@@ -173,9 +174,10 @@ def open_engine(
         raise DataError(
             f"{root}: its networks are made by {spec.kind}, whose code is imported only with trust=True; or give model="
         )
+    train = structure(head["train"], Budget, "train")
     options = {
         "model": spec,
-        "train": structure(head["train"], Budget, "train"),
+        "train": train,
         "budget": structure(head["budget"], Budget, "budget"),
         "seed": head["seed"],
         "seeds": head["seeds"],
@@ -185,6 +187,11 @@ def open_engine(
     engine.portfolio.name = str(head.get("name", root.name))
     for told in head["tasks"]:
         _reopen(engine, root, told, tasks, models, trust)
+        if not told.get("given"):
+            task_id = told["descriptor"]["task_id"]
+            engine.given_models.pop(task_id, None)
+            if (engine.model, engine.train_budget, engine.seed) == (spec, train, head["seed"]):
+                engine.brought.pop(task_id, None)  # it would train this very model
     engine.graph = TransferGraph.load(root / "graph.json")
     return engine
 
@@ -215,8 +222,6 @@ def _reopen(
             how = f"or open the engine with models={{{task.task_id!r}: module}}"
             engine.run.log.warning("model left out", task=task.task_id, reason=str(error), hint=how)
     engine.register_task(task, unseen=bool(told.get("unseen")))
-    if not told.get("given"):
-        engine.given_models.pop(task.task_id, None)
 
 
 def _inside(root: Path, name: Any) -> Path:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, nearest
-from crosstask.learning.transferring import key_of, weights_digest
+from crosstask.learning.transferring import key_of, source_digest, weights_digest
 from crosstask.options import structure, unstructure
 from crosstask.points.stage import Engine, Outcome, Stage
 
@@ -122,11 +122,9 @@ def _given(stage: Stage) -> dict[str, Any]:
     fields = attrs.fields(cast(Any, type(stage))) if attrs.has(type(stage)) else ()
     found = {f.name: getattr(stage, f.name) for f in fields if f.init}
     tensors = {name: weights_digest(own) for name, value in found.items() if (own := _tensors_of(value))}
-    architectures = {
-        f"{name}: architecture": str(value) for name, value in found.items() if isinstance(value, nn.Module)
-    }
+    modules = {f"{name}: module": source_digest(value) for name, value in found.items() if isinstance(value, nn.Module)}
     specs = {f"{name}: code": value.__key__() for name, value in found.items() if hasattr(value, "__key__")}
-    return tensors | architectures | specs
+    return tensors | modules | specs
 
 
 def _check(stage: Stage, outcome: Outcome) -> None:

@@ -129,6 +129,8 @@ class Task:
             said = [fixed.to_json(), _said(self.loss), _said(self.metric)]
             if self.build is not None:
                 said.append(_said(self.build))
+            if self.head is not None:
+                said.append(["head", self.head])
             digest.update(json.dumps(said, sort_keys=True).encode())
             for split, data in read.items():
                 parts = getattr(data.inputs, "parts", None) or {"": data.inputs}

@@ -44,13 +44,20 @@ def greedy_mean(models: Sequence[nn.Module], score: Callable[[nn.Module], float]
 
     For models in memory of which each can be run; what merges files tensor by tensor keeps a running mean instead.
     """
-    alone = [score(model) for model in models]
+
+    def mean_of(numbers: Sequence[int]) -> nn.Module:
+        return mean_weights([models[n] for n in numbers])
+
+    taken = greedy(models, lambda numbers: score(mean_of(numbers)))
+    return mean_of(taken), taken
+
+
+def greedy(models: Sequence[nn.Module], score: Callable[[Sequence[int]], float]) -> list[int]:
+    """Which models `greedy_mean` takes, the best first; `score` is that of the mean of some, by their numbers."""
+    alone = [score([number]) for number in range(len(models))]
     first, *others = sorted(range(len(models)), key=lambda number: -alone[number])
-    taken, made, level = [first], models[first], alone[first]
+    taken, level = [first], alone[first]
     for number in others:
-        if not alike(models[number], models[first]):
-            continue
-        tried = mean_weights([*(models[n] for n in taken), models[number]])
-        if (value := score(tried)) >= level:
-            taken, made, level = [*taken, number], tried, value
-    return made, taken
+        if alike(models[number], models[first]) and (value := score([*taken, number])) >= level:
+            taken, level = [*taken, number], value
+    return taken

@@ -90,6 +90,14 @@ def weights_digest(model: nn.Module | Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def source_digest(model: nn.Module) -> str:
+    """Identity of a trained model as a source of transfers: its weights (`weights_digest`), and what determines the
+    fresh models, of its architecture, that take them over (`fresh_text`). Where nobody can say what its factory does it
+    is another at every call: for several keys of one piece of work it is asked for once.
+    """
+    return key_of(weights_digest(model), fresh_text(model))
+
+
 def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
     """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable;
     `crosstask.learning.modules.redraw` says how weights are drawn. DataError for a model that cannot be copied.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,8 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, RecipeError
 from crosstask.graph import TransferGraph
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import origin_of
+from crosstask.learning.own_models import prepare_model
 from crosstask.options import build, structure, unstructure
 from crosstask.records import Budget, Interval
 from crosstask.tasks import Portfolio, Task
@@ -200,3 +203,27 @@ def test_the_recipe_names_what_is_installed() -> None:
     made = build(Shift, recipe["shift"], "shift")
     assert made.radius > 0
     assert set(recipe["requires"]) == {"crosstask-digits", "crosstask-finetuning", "crosstask-mmd"}
+
+
+def test_what_is_measured_is_known_by_the_factory_of_the_source(tmp_path: Path) -> None:
+    def found(gain: float, store: str | None) -> ShiftResult:
+        source = digits("inverted")
+        source.build = functools.partial(_drawn, gain)
+        with engine(source, digits(), store=store, seeds=1, train=attrs.evolve(QUICK, steps=1)) as made:
+            torch.manual_seed(0)
+            made.portfolio["inverted"].model = after = _drawn(1.0)  # the same weights in all of them
+            prepare_model(made.portfolio["inverted"])
+            assert origin_of(after).build is source.build
+            return shifted(made, corruptions=["noise"], severities=[1], radius=0)
+
+    store = f"{tmp_path}/store.db"
+    first = found(1.0, store)
+    assert found(9.0, store) == found(9.0, None) != first
+
+
+def _drawn(gain: float) -> torch.nn.Module:
+    made = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(gain)
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from crosstask import Budget, DataError, ModelSpec, TransferEngine
 from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.architecture import architecture
-from crosstask.learning.modules import Headless
+from crosstask.learning.modules import Headless, know
 from crosstask.learning.own_models import prepare_model
 from crosstask.points.balancer import Balancer
 from crosstask.tasks import Task
 from crosstask.testing import reference_registry
 from crosstask_multitask import MultiTaskResult, MultiTaskTrainer, head_for
 from crosstask_multitask.testing import REFERENCE, Heads, ReferenceSharing
+from crosstask_multitask.trunks import of_architecture, of_module, of_task
 
 SHORT = Budget(steps=6, batch_size=16, learning_rate=0.01, evaluate_every=3)
 
@@ -242,3 +244,31 @@ def test_heads_for_features_of_every_form() -> None:
         head_for(Task(descriptor=words), torch.randn(2, 6))
     with pytest.raises(DataError, match=r"task 'classes': .* of shape \(2, F\), got \(2, 6, 3\)"):
         head_for(classes, torch.randn(2, 6, 3))
+
+
+@pytest.mark.parametrize("way", ["like", "start", "trunk"])
+def test_a_trunk_is_known_by_the_factory_of_its_network(way: str) -> None:
+    """By which it, or what it is compared with, is drawn."""
+
+    def identity(gain: float | None) -> Any:
+        torch.manual_seed(0)
+        first = task("a", Gated(3))
+        network = first.model if way != "trunk" else nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        assert network is not None
+        prepare_model(first)
+        if gain is not None:
+            know(network, build=functools.partial(_drawn, gain))
+        if way == "trunk":
+            return of_module(network, first, "it").identity
+        return (of_task(first) if way == "start" else of_architecture(network, first, 0)).identity
+
+    assert identity(1.0) == identity(1.0)
+    assert len({str(identity(gain)) for gain in (None, 1.0, 2.0)}) == 3
+
+
+def _drawn(gain: float) -> nn.Module:
+    made = Gated(3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(gain)
+    return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import attrs
@@ -675,3 +676,37 @@ def test_trunks_that_widen_what_they_answer() -> None:
     assert {p.dtype for p in one.parameters()} == {torch.bfloat16}
     expected = sum(predict(task.model, inputs) for task in sources) / 2  # type: ignore[arg-type]
     torch.testing.assert_close(predict(one, inputs).float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_starts_and_trainings_are_known_by_the_factories_of_their_sources() -> None:
+    """Networks of one architecture and of the same weights, of which fresh ones are drawn in other ways."""
+
+    def known(gain: float | None) -> set[str]:
+        sources, keys = plane("moons", "turned"), set()
+        for source in sources:
+            model = source.model
+            assert model is not None
+            if gain is not None:
+                know(model, build=functools.partial(_drawn, type(model), copy.deepcopy(model), gain))
+        made = work(sources, small_task("halves"))
+        recall = made.context.recall
+        made.context.recall = lambda kind, key, claim=True: keys.add(key) or recall(kind, key, claim)  # type: ignore[method-assign,func-returns-value]
+        made.learn([made.single(sources[0]), made.joint(sources)], made.draws([1]))
+        return keys
+
+    first = known(1.0)
+    assert len(first) == 3, "the joint start, and what is learned from each"
+    assert known(1.0) == first
+    assert not first & known(2.0)
+    assert not first & known(None)
+
+
+def _drawn(kind: type[nn.Module], like: nn.Module, gain: float) -> nn.Module:
+    made = copy.deepcopy(like)
+    assert isinstance(made, kind)
+    with torch.no_grad():
+        for layer in made.modules():
+            if isinstance(layer, nn.Linear):
+                layer.reset_parameters()
+                layer.weight.mul_(gain)
+    return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -12,9 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import head_of
+from crosstask.learning.modules import head_of, know
 from crosstask.learning.own_models import prepare_model
 from crosstask.learning.training import History, fit
 from crosstask.learning.transferring import measure_transfer
@@ -238,3 +240,32 @@ def test_scores_below_zero_and_models_with_several_inputs() -> None:
         assert block.lost_without.high - block.lost_without.mean == pytest.approx(
             statistics.stdev(block.lost_without.values) / 3**0.5 * 4.303
         )
+
+
+def test_ablations_are_known_by_the_factory_of_the_source() -> None:
+    """Whose layers are drawn anew by it."""
+
+    def found(gain: float, context: LocalContext) -> LayerAttribution:
+        source, target = pair(hidden=(16,))
+        assert source.model is not None
+        know(source.model, build=drawing(source.descriptor, gain))
+        method = Tune()
+        method.bind(context)
+        return explain(method, source, target)[1]
+
+    shared = LocalContext()
+    first = found(1.0, shared)
+    assert found(1.0, shared) == first
+    again = found(5.0, shared)
+    assert again == found(5.0, LocalContext()) != first
+
+
+def drawing(descriptor: TaskDescriptor, gain: float) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        made = ModelSpec(hidden=(16,)).build(descriptor, int(torch.randint(2**31, (1,))))
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.mul_(gain)
+        return made
+
+    return build

@@ -14,12 +14,14 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
+from crosstask.context import LocalContext
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
 from crosstask.errors import DataError, RecipeError, RunError
 from crosstask.graph import TransferGraph
 from crosstask.learning.fleets import Phase
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import know
 from crosstask.learning.training import History, fit
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
@@ -363,3 +365,37 @@ def test_what_is_shown_of_them() -> None:
                               blocks=(), causes=(found,))  # fmt: skip
     assert "What each layer brought from a to b" in layers._repr_html_()
     assert "No single layer carried it" in Explain.sections(layers, TransferGraph())[0].html
+
+
+@pytest.mark.parametrize("kind", ["classes", "skills"])
+def test_causes_are_known_by_the_factory_of_the_source(kind: str) -> None:
+    def keys(gain: float, name: str = "moons") -> set[str]:
+        source, seen = small_task("moons"), set()
+        source.descriptor = attrs.evolve(source.descriptor, task_id=name, required_skills=("telling apart",))
+        source.model = ModelSpec(hidden=(8,)).build(source.descriptor, 0)
+        know(source.model, build=functools.partial(_drawn, source.descriptor, gain))
+        method, target = Tune(), small_task("halves")
+        context = LocalContext()
+        context.remember = lambda of, key, *more: seen.add(key)  # type: ignore[method-assign,assignment]
+        method.bind(context)
+        few: dict[str, Any] = {"seeds": 2, "controls": 1}
+        budget = Budget(steps=2, batch_size=8)
+        if kind == "classes":
+            causes.class_causes(method, source, target, budget, budget, **few)
+        else:
+            causes.skill_causes(method, source, target, Portfolio([source, target]), budget, share=0.5, **few)
+        return seen
+
+    first = keys(1.0)
+    assert len(first) == 2
+    assert keys(1.0) == first
+    assert not first & keys(2.0)
+    assert not first & keys(1.0, "another"), "by its name the controls are drawn"
+
+
+def _drawn(descriptor: TaskDescriptor, gain: float) -> nn.Module:
+    made = ModelSpec(hidden=(8,)).build(descriptor, int(torch.randint(2**31, (1,))))
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(gain)
+    return made

@@ -26,8 +26,8 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch_seeds,
+    source_digest,
     unfit_pair,
-    weights_digest,
     without_model,
 )
 from crosstask.logs import logger
@@ -220,7 +220,7 @@ class Shift(Stage):
             for number, seed in enumerate(scratch_seeds(self.context, trial.target, engine.seeds)):
                 shift = self.context.seed_for("shift", trial.target.task_id, number)  # the same for all ways
                 key = key_of(
-                    "shift", self.results_version, trial.target.fingerprint(), weights_digest(trial.model),
+                    "shift", self.results_version, trial.target.fingerprint(), source_digest(trial.model),
                     trial.method.identity() if trial.method else name, trial.alignment and trial.alignment.identity(),
                     trial.weight, self._domain_print(engine, source, trial), source, trial.keep_head, trial.budget,
                     trial.shifts, trial.severities,

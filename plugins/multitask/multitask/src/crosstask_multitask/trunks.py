@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
-from crosstask.learning.architecture import architecture
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.modules import Headless, forward, origin_of
 from crosstask.learning.own_models import own_network
-from crosstask.learning.transferring import fresh_model, weights_digest
+from crosstask.learning.transferring import fresh_model, fresh_text, source_digest
 from crosstask.options import options_of
 from crosstask.tasks import Task
 from crosstask_multitask.heads import features_of, head_for
@@ -62,9 +61,8 @@ def of_task(task: Task) -> Origin:
     model = task.model
     if model is None:
         raise DataError(f"task {task.task_id!r} has neither a trained model nor training data to start from")
-    identity = [weights_digest(model), architecture(model)]
     trunk = Headless(model).requires_grad_(True)
-    return Origin(trunk, f"the model of task {task.task_id!r}", identity, lambda _: model)
+    return Origin(trunk, f"the model of task {task.task_id!r}", source_digest(model), lambda _: model)
 
 
 def own_network_of(task: Task, spec: ModelSpec, seed: int) -> nn.Module | None:
@@ -78,7 +76,7 @@ def own_network_of(task: Task, spec: ModelSpec, seed: int) -> nn.Module | None:
 def of_architecture(network: nn.Module, task: Task, seed: int) -> Origin:
     """The trunk of a network like this one, drawn anew."""
     trunk = Headless(fresh_model(network, task, seed))
-    return Origin(trunk, None, ["like", architecture(network)], lambda _: network)
+    return Origin(trunk, None, ["like", fresh_text(network)], lambda _: network)
 
 
 def of_module(module: nn.Module, task: Task, label: str) -> Origin:
@@ -101,4 +99,4 @@ def of_module(module: nn.Module, task: Task, label: str) -> Origin:
             return module
         return Headed(module, head_for(other, features))
 
-    return Origin(trunk, label, [weights_digest(module), str(module)], alone)
+    return Origin(trunk, label, source_digest(module), alone)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from crosstask.components import Context, Job
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.graph import TransferGraph
-from crosstask.learning.architecture import architecture
 from crosstask.learning.fleets import Member, phases_of
 from crosstask.learning.modules import load_matching
 from crosstask.learning.objectives import chance
@@ -21,10 +20,11 @@ from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
     drawn,
+    fresh_text,
     key_of,
     receive,
     same_classes,
-    weights_digest,
+    source_digest,
     without_model,
 )
 from crosstask.points.transfer import Transfer
@@ -152,7 +152,7 @@ class Work:
         assert model is not None
         seed = self.context.seed_for("joint", *sorted(names))
         prints = [s.fingerprint() for s in order]
-        key = key_of("joint", architecture(model), prints, self.train, seed)
+        key = key_of("joint", fresh_text(model), prints, self.train, seed)
         known = self.context.recall("models", key)
         receiver, _, _ = receive(model, order[0], seed, keep_head=False)
         if known is None:
@@ -244,7 +244,7 @@ class Work:
         wanted = [(start, draw) for draw in draws for start in starts if (id(start), id(draw)) not in self._learned]
         wanted = list({(id(s), id(d)): (s, d) for s, d in wanted}.values())
         self._held.extend(start for start, _ in wanted)
-        digests = {number: weights_digest(start.model) for number, start in {id(s): s for s, _ in wanted}.items()}
+        digests = {number: source_digest(start.model) for number, start in {id(s): s for s, _ in wanted}.items()}
         keys = [
             key_of(
                 "learned", self.method.identity(), digests[id(start)], start.keep_head, draw.task.fingerprint(),

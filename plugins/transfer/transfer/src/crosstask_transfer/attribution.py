@@ -32,7 +32,7 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch_seeds,
-    weights_digest,
+    source_digest,
     without_model,
 )
 from crosstask.points.transfer import Transfer
@@ -85,7 +85,7 @@ def attribute_layers(method: Transfer, source: Task, target: Task, result: Trans
     # A frozen head could not be fitted, which is what most methods begin with.
     wanted = [(block, how) for block in blocks for how in ("without", "alone", "frozen")
               if not (how == "frozen" and block == head_label(model))]  # fmt: skip
-    made, light = weights_digest(model), without_model(target, ("train", "validation", result.split))
+    made, light = source_digest(model), without_model(target, ("train", "validation", result.split))
     scores: dict[tuple[str, str, int], float] = {}
     jobs, waiting = [], []
     for block, how in wanted:

@@ -36,7 +36,7 @@ from crosstask.learning.transferring import (
     receive,
     same_classes,
     scratch_seeds,
-    weights_digest,
+    source_digest,
     without_model,
 )
 from crosstask.points.transfer import Transfer
@@ -91,7 +91,7 @@ def class_causes(
 
     lights = without_model(source, ("train",)), without_model(target, ("train", "validation", split))
     told = (
-        "class cause", method.identity(), source.fingerprint(), target.fingerprint(), weights_digest(made), train,
+        "class cause", method.identity(), source.fingerprint(), target.fingerprint(), source_digest(made), train,
         budget, split, keep, groups,
     )  # fmt: skip
     jobs, waiting = [], []
@@ -194,8 +194,8 @@ def skill_causes(
     taken = [serving[skill].topk(count).indices.sort().values for skill in skills]
     light = without_model(target, ("train", "validation", split))
     told = (
-        "skill cause", method.identity(), weights_digest(model), target.fingerprint(), budget, split, keep,
-        [units.tolist() for units in taken], names,
+        "skill cause", method.identity(), source_digest(model), source.task_id, target.fingerprint(), budget, split,
+        keep, [units.tolist() for units in taken], names,
     )  # fmt: skip
     scores: dict[int, dict[tuple[str, int, int], Found]] = {}
     jobs, waiting = [], []
