@@ -77,7 +77,8 @@ def test_without_the_sources_inputs_it_is_fine_tuning_and_says_so() -> None:
     source, target = pair()
     assert source.model is not None
     weights = []
-    for learn in (AlignedTransfer(alignment=Notes()).learn, None):
+    method = AlignedTransfer(alignment=Notes())
+    for learn in (method.learn, None):
         receiver, _, _ = receive(source.model, target, 0, True)
         generator = torch.Generator().manual_seed(0)
         if learn is None:
@@ -89,6 +90,9 @@ def test_without_the_sources_inputs_it_is_fine_tuning_and_says_so() -> None:
             assert told[0]["why"] == "only the source's model is known, not its inputs"
         weights.append([p.detach() for p in receiver.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    with structlog.testing.capture_logs() as told:
+        method.learn(receive(source.model, target, 1, True)[0], source.model, target, BUDGET, generator)
+    assert not told, "it was said of the first seed"
 
 
 def test_what_it_needs() -> None:

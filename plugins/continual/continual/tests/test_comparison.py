@@ -205,8 +205,15 @@ def test_three_steps_teach_nothing_and_the_record_says_so(capsys: pytest.Capture
     assert "task 'above six 0' has 3 steps in an epoch and 3 in all (600 samples in " in result.warnings[0]
     assert "nothing was learned" in result.warnings[-1]
     log = "".join(capsys.readouterr())
-    assert "few steps" in log
-    assert "nothing learned" in log
+    assert log.count("few steps") == 1
+    assert log.count("nothing learned") == 1
+    with pytest.warns(NothingLearnedWarning):
+        all_of_it, _ = run_continual(
+            LocalContext(), [], MODEL, unequal(), epochs=1, scenario="domain", batch_size=200, seeds=2
+        )
+    assert "".join(capsys.readouterr()).count("few steps") == 1  # of three trainings for each of two seeds
+    others = ", ".join(repr(task.task_id) for task in unequal()[1:])
+    assert [text.partition("; so for ")[2] for text in all_of_it.warnings] == [others, ""]
     more, _ = run_continual(LocalContext(), [], MODEL, unequal(), epochs=40, **given)
     assert not more.learned_nothing
     assert more.warnings == ()

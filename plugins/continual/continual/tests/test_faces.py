@@ -182,14 +182,18 @@ def _pair(task: Any) -> tuple[Tensor, Tensor]:
 
 
 def test_without_test_data_it_says_what_it_has_asked_for() -> None:
-    learner = ContinualLearner(network(2), batch_size=32)
+    learner = ContinualLearner(network(4), batch_size=32)
     learner.train_task(split(0), "first", 2)
     with pytest.warns(TrainingDataWarning, match="first: no test data came with the task"):
         found = learner.evaluate_all_tasks()
     assert found == learner.evaluate_all_tasks({"first": split(0)})
     assert learner.matrix == [[None]]
+    learner.train_task(split(1), "second", 2)
+    with pytest.warns(TrainingDataWarning, match="^second: no test data came with the task"):
+        learner.evaluate_all_tasks()  # what was said of the first is said
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        learner.evaluate_all_tasks()
         assert ContinualLearner(network(2)).evaluate_all_tasks() == {}
 
 
@@ -285,11 +289,17 @@ def test_an_unknown_strategy() -> None:
 
 
 def test_too_few_steps_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    learner = ContinualLearner(network(2), batch_size=128)
+    learner = ContinualLearner(network(6), batch_size=128)
     learner.train_task(split(0), "first", 1)
     told = learner.warnings[0]
     assert told.startswith("task 'first' has 2 steps in an epoch and 2 in all (")
     assert "few steps" in "".join(capsys.readouterr())
+    learner.train_task(split(1), "second", 1)
+    learner.train_task(split(2), "third", 1)
+    assert learner.warnings == [f"{told}; so for 'second', 'third'"]
+    assert "few steps" not in "".join(capsys.readouterr())
+    with pytest.raises(DataError, match="learned already"):
+        learner.train_task(split(2), "third", 1)
     more = ContinualLearner(network(2), batch_size=128)
     more.train_task(split(0), "first", 3)
     assert more.warnings == []

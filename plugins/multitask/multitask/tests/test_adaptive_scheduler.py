@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -70,6 +71,17 @@ def test_probabilities_are_renewed_every_so_many_updates() -> None:
     assert scheduler.get_task_probabilities() == first
     scheduler.update_statistics({"a": 5.0})
     assert list(scheduler.get_task_probabilities().values()) == pytest.approx(softmax(3.0, 0.0, 0.0))
+
+
+def test_a_loss_that_is_not_finite_is_said_once_of_each_task() -> None:
+    scheduler = AdaptiveTaskScheduler(TASKS, "loss_based")
+    with structlog.testing.capture_logs() as told:
+        for _ in range(5):
+            scheduler.update_statistics({"a": float("nan"), "b": float("inf"), "c": 1.0})
+    assert [(entry["event"], entry["task"]) for entry in told] == [
+        ("task_statistic_not_finite", "a"),
+        ("task_statistic_not_finite", "b"),
+    ]
 
 
 def test_looking_at_the_probabilities_changes_no_draw() -> None:

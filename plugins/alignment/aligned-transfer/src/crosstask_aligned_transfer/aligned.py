@@ -41,6 +41,7 @@ class AlignedTransfer(Transfer):
     weight: float = option(0.1, ge=0, help="of the term, beside the target's loss")
     before: Part | None = part("transfer", None, help="a method for the first steps, such as feature_extraction")
     before_share: float = option(0.5, ge=0, lt=1, help="its share of the steps")
+    _told: set[str] = attrs.field(factory=set, init=False, repr=False)
 
     def transfer(self, source: Task, target: Task, budget: Budget, seeds: int, split: str) -> TransferResult:
         if source.model is None:
@@ -59,9 +60,10 @@ class AlignedTransfer(Transfer):
     def learn(
         self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
     ) -> History:
-        logger().warning(
-            "not_aligned", task=task.task_id, method=self.origin, why="only the source's model is known, not its inputs"
-        )
+        if task.task_id not in self._told:
+            self._told.add(task.task_id)  # said once, not of every seed
+            why = "only the source's model is known, not its inputs"
+            logger().warning("not_aligned", task=task.task_id, method=self.origin, why=why)
         return self.continued(model, source, task, budget, generator, None)
 
     def continued(

@@ -82,6 +82,7 @@ def run_continual(
     for number in range(seeds):
         for kind in kinds:
             learner = job.learner(number, strategies if kind == "chosen" else ())
+            learner.quiet = first is not None  # the tasks have as many steps for all
             first = first or learner
             found[kind].append(job.joint(learner, number) if kind == "joint" else job.sequence(learner, number))
             context.tell("stage_progress", stage="continual", detail=f"{kind}, seed {number + 1} of {seeds}")

@@ -55,7 +55,8 @@ class ContinualLearner:
     step costs what plain training costs, and what the strategies do. `matrix` has one row for each task learned: the
     accuracy on it and all before it, on `split` (tasks without one: None); `before` the accuracy on each task when it
     came, `initial` that of the untrained model on it. `trained`: names of the weights that some task has trained.
-    `warnings`: what is to be known about the strategies, and about tasks with too few steps.
+    `warnings`: what is to be known about the strategies, and about tasks with too few steps, which the log says of the
+    first of them (with `quiet`, of none).
 
     A task that is refused, or whose training fails, leaves the learner, its model and its strategies as they were.
 
@@ -98,8 +99,11 @@ class ContinualLearner:
         self.initial: list[float | None] = []
         self.steps = 0
         self.trained: set[str] = set()
-        self.warnings = [told for s in self.strategies if (told := _unsuited(s, scenario))]
-        for told in self.warnings:
+        self.quiet = False
+        self._unsuited = [told for s in self.strategies if (told := _unsuited(s, scenario))]
+        self._few: list[tuple[str, str]] = []
+        self._unseen: set[str] = set()
+        for told in self._unsuited:
             warnings.warn(told, ScenarioWarning, stacklevel=2)
 
     def _resolve(self, strategy: Any, buffer_size: int | None) -> list[ContinualStrategy]:
@@ -164,7 +168,9 @@ class ContinualLearner:
             raise OptionError(f"num_epochs must be at least 1, got {num_epochs}")
         task = self._task(task_data, task_id, test_data, inputs, target)
         if len(self._tasks) < len(self._stored):
-            return self._known(task)
+            found = self._known(task)
+            self._check_steps(task, num_epochs)
+            return found
         if task.task_id in self.model.tasks:
             raise DataError(f"task {task.task_id!r} was learned already: give what comes again another task_id")
         self._check_inputs(task)
@@ -194,7 +200,7 @@ class ContinualLearner:
         """What fails inside has not happened: models, strategies and what was measured are as they were."""
         models = [(model, Snapshot(model), model.layout()) for model in (self.model, self._initial)]
         strategies = [(s, copy.deepcopy(s.state_dict())) for s in self.strategies]
-        lists: list[list[Any]] = [self._tasks, self._stored, self.matrix, self.before, self.initial, self.warnings]
+        lists: list[list[Any]] = [self._tasks, self._stored, self.matrix, self.before, self.initial, self._few]
         lengths, steps, trained = [len(each) for each in lists], self.steps, self.trained.copy()
         try:
             yield
@@ -209,6 +215,16 @@ class ContinualLearner:
             self.steps, self.trained = steps, trained
             raise
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is to be known about the strategies, and about the tasks with too few steps, all in one."""
+        found = list(self._unsuited)
+        if self._few:
+            _, told = self._few[0]
+            others = ", ".join(repr(name) for name, _ in self._few[1:])
+            found.append(f"{told}; so for {others}" if others else told)
+        return found
+
     def _check_steps(self, task: Task, epochs: int) -> None:
         count = len(task.data("train"))
         each = sum(1 for _ in _parts(count, self.batch_size, torch.Generator()))
@@ -218,8 +234,9 @@ class ContinualLearner:
                 f"batches of {self.batch_size}, {epochs} epochs): hardly anything can be learned; take smaller batches "
                 "or more epochs"
             )
-            logger().warning("few steps", task=task.task_id, steps=each * epochs, told=told)
-            self.warnings.append(told)
+            if not self._few and not self.quiet:
+                logger().warning("few steps", task=task.task_id, steps=each * epochs, told=told)
+            self._few.append((task.task_id, told))
 
     def train_together(self, tasks: Sequence[Task], num_epochs: int = 1) -> dict[str, float]:
         """Learn all tasks at once from their joined data (no strategy is asked): what sequences are compared with."""
@@ -250,8 +267,9 @@ class ContinualLearner:
         if test_data is not None:
             asked = [self._asked_for(name, data, inputs, target) for name, data in self._by_task(test_data)]
             return {task.task_id: self.model.accuracy(task, "test") for task in asked}
-        without = [t.task_id for t in self._tasks if not t.has_data(self.split)]
+        without = [t.task_id for t in self._tasks if not t.has_data(self.split) and t.task_id not in self._unseen]
         if without:
+            self._unseen.update(without)  # said once
             warnings.warn(
                 f"{', '.join(without)}: no {self.split} data came with the task, so that the accuracy is on what it "
                 "was trained on; give test_data here, or to train_task",

@@ -73,6 +73,7 @@ class AdaptiveTaskScheduler:
         self._rng = torch.Generator().manual_seed(seed)
         self._losses: dict[str, list[float]] = {name: [] for name in self.task_names}
         self._accuracies: dict[str, list[float]] = {name: [] for name in self.task_names}
+        self._not_finite: set[tuple[str, str]] = set()
         self._history = self._means()
 
     def _made(self, options: Mapping[str, Any], seed: int) -> Sampler:
@@ -126,7 +127,8 @@ class AdaptiveTaskScheduler:
             raise DataError(
                 f"{type(self).__name__}: the {what} of task {name!r} must be a number, got {given}"
             ) from None
-        if not math.isfinite(found):
+        if not math.isfinite(found) and (name, what) not in self._not_finite:
+            self._not_finite.add((name, what))  # said once, not in every step
             logger().warning("task_statistic_not_finite", task=name, what=what, value=found)
         return found
 
