@@ -63,6 +63,19 @@ class OwnCount(ReferenceSearch):
         return super().propose(space, trials if self.asked > 1 or len(trials) < 2 else trials[1:])
 
 
+@wrong.caught_by("check_blind_proposals")
+class LooksThoughItSaysNot(ReferenceSearch):
+    @property
+    def blind(self) -> float:
+        return 3
+
+    def propose(self, space: Any, trials: Any) -> dict[str, Any]:
+        if all(trial.status != "failed" for trial in trials):
+            return super().propose(space, trials)
+        rng = np.random.default_rng(self.context.seed_for("after a failure", len(trials)))
+        return dict(space.fresh(rng, {space.key(trial.point) for trial in trials}))
+
+
 @wrong.caught_by("check_begins_anew")
 class NeverForgets(ReferenceSearch):
     best: float = state(0.0)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch.nn import functional
 
 from crosstask.context import LocalContext
+from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError, RunError
 from crosstask.executors import ProcessExecutor
 from crosstask.learning.models import ModelSpec
@@ -20,6 +25,8 @@ from crosstask.options import component, structure, unstructure
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.run import Run
+from crosstask.store import open_store
+from crosstask.tasks import Task
 from crosstask.testing import small_task
 from crosstask_search.models import ModelSpace
 from crosstask_search.networks import run_model_search
@@ -190,3 +197,100 @@ def test_judgements_go_in_fleets_and_are_those_of_training_alone(monkeypatch: py
 
 def quits(input_shape: tuple[int, ...], output_dim: int, *, width: int) -> Any:
     raise SystemExit("never")
+
+
+class Doubled(torch.nn.Module):
+    """Data are kept in single precision: here they become double."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.double()
+
+
+def double_network(input_shape: tuple[int, ...], output_dim: int, *, width: int) -> Any:
+    from torch import nn
+
+    if width == 7:
+        raise ValueError("seven is not served")
+    layers = (nn.Linear(input_shape[0], width), nn.ReLU(), nn.Linear(width, output_dim))
+    return nn.Sequential(Doubled(), *layers).double()
+
+
+def digits() -> Task:
+    """scikit-learn's, judged by their loss."""
+    images, labels = load_digits(return_X_y=True)
+    inputs, targets = torch.tensor(images).float() / 16, torch.tensor(labels)
+    parts = {"train": slice(0, 600), "validation": slice(600, 900), "test": slice(900, 1200)}
+    loss = Metric(lambda o, t: float(functional.cross_entropy(o, t)), name="nll", higher_is_better=False)
+    descriptor = TaskDescriptor(task_id="digits", input_shape=(64,), output_dim=10)
+    return Task(
+        descriptor=descriptor, metric=loss, **{name: (inputs[own], targets[own]) for name, own in parts.items()}
+    )
+
+
+RATES = ModelSpace(
+    kind=f"{__name__}:double_network",
+    parameters={"width": Parameter(choices=(7, 8, 24))},
+    tune={
+        "learning_rate": Parameter(choices=(1e-3, 3e-3, 1e-2, 3e-2, 1e200)),
+        "batch_size": Parameter(choices=(16, 32)),
+    },
+)
+TRIALS = Budget(steps=25, optimizer="sgd", samples=300, evaluate_every=10)
+
+
+def fleets(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many each of the fleets to come has."""
+    from crosstask_search import networks
+
+    sizes: list[int] = []
+
+    def counted(count: int, *more: Any, **named: Any) -> Any:
+        sizes.append(count)
+        return in_fleet(count, *more, **named)
+
+    monkeypatch.setattr(networks, "in_fleet", counted)
+    return sizes
+
+
+def test_trials_go_in_fleets_and_are_those_of_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of one width and size of batches go together. A rate at which training diverges, and a width that cannot
+    be built, are failures of their own trials, with the reasons that they have alone.
+    """
+    found = run_model_search(LocalContext(), ReferenceSearch(), RATES, digits(), TRIALS, 30, seeds=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceSearch, "blind", 0.0)
+        alone = run_model_search(LocalContext(), ReferenceSearch(), RATES, digits(), TRIALS, 30, seeds=1)
+    sizes = fleets(monkeypatch)
+    run_model_search(LocalContext(), ReferenceSearch(), RATES, digits(), TRIALS, 30, seeds=1)
+    assert sizes == [5, 5, 5, 5]  # the winner and the default are judged alone: one seed each
+    assert [(t.point, t.status, t.error) for t in found.trials] == [(t.point, t.status, t.error) for t in alone.trials]
+    unbuilt = [t.error for t in found.trials if t.point["width"] == 7]
+    assert len(unbuilt) == 10
+    assert all(str(error).endswith("ValueError: seven is not served") for error in unbuilt)
+    diverged = [t.error for t in found.trials if t.point["learning_rate"] == 1e200 and t.point["width"] != 7]
+    assert len(diverged) == 4
+    assert all("the training loss is" in str(error) for error in diverged)
+    done = [(a.value, b.value) for a, b in zip(found.trials, alone.trials, strict=True) if a.status == "done"]
+    assert len(done) == 16
+    assert [a for a, _ in done] == pytest.approx([b for _, b in done], rel=1e-9, abs=1e-9)
+    assert found.curve.steps == alone.curve.steps
+
+
+def test_trials_are_kept_under_the_keys_that_they_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found one after the other is taken up, and the rest of a round goes together."""
+    sizes = fleets(monkeypatch)
+
+    def trials(count: int) -> list[Any]:
+        store = open_store(str(tmp_path / "store.db"))
+        with Run(Registry(), store=store) as run:
+            found = run_model_search(run, ReferenceSearch(), RATES, digits(), TRIALS, count, seeds=1)
+        store.close()
+        return [(t.point, t.value) for t in found.trials]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ReferenceSearch, "blind", 0.0)
+        first = trials(12)
+    assert sizes == []
+    assert trials(30)[:12] == first
+    able = 20 - sum(point["width"] != 7 for point, _ in first)
+    assert sum(sizes) == able

@@ -24,6 +24,9 @@ from crosstask_search.space import Point, SearchSpace
 _MOST = 2**31
 """Whole numbers of a range that Optuna is told as such: its samplers fail at numbers that no float tells apart."""
 
+_ASKED = 10
+"""How often TPE is asked for one proposal that is to be a new point."""
+
 
 @component
 class OptunaSearch(Search):
@@ -48,6 +51,11 @@ class OptunaSearch(Search):
     multivariate: bool | None = option(None, help="tpe: one estimator over all parameters, or one for each")
     repeats: bool = option(False, help="propose points again that were tried")
 
+    @property
+    def blind(self) -> float:
+        # what TPE was asked before for the same proposal counts as a trial, too
+        return self.initial if self.sampler == "gp" else max(0, self.initial - _ASKED + 1)
+
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         seed = self.context.seed_for("optuna", len(trials))
         tried = {space.key(trial.point) for trial in trials}
@@ -55,7 +63,7 @@ class OptunaSearch(Search):
         with quiet():
             study = optuna.create_study(direction="maximize", sampler=self._sampler(seed % 2**32, against))
             study.add_trials(self._told(space, trials, against))
-            for _ in range(10 if self.sampler == "tpe" else 2):
+            for _ in range(_ASKED if self.sampler == "tpe" else 2):
                 point = _asked(space, study)
                 if space.allows(point) and (self.repeats or space.key(point) not in tried):
                     return point

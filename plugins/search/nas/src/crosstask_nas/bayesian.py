@@ -69,6 +69,10 @@ class Bayesian(Search):
     _listed: _Listed | None = attrs.field(init=False, default=None, repr=False)
     _fitted: dict[str, tuple[Any, Array, int]] = attrs.field(init=False, factory=dict, repr=False)
 
+    @property
+    def blind(self) -> float:
+        return self.initial
+
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("bayesian", len(trials)))
         tried = {space.key(trial.point) for trial in trials}

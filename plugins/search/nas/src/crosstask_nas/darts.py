@@ -55,6 +55,10 @@ class Darts(Search):
     def search_begins(self, space: SearchSpace, task: Task | None, models: ModelSpace | None) -> None:
         self._task, self._models, self.learned = task, models, None
 
+    @property
+    def blind(self) -> float:
+        return math.inf
+
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         space.require_points()
         if self.learned is None:

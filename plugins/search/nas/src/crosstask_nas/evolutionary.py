@@ -33,6 +33,10 @@ class Evolutionary(Search):
     population: int = option(20, ge=2, help="how many trials can have children")
     tournament: int = option(5, ge=1, help="how many of them compete to have the next")
 
+    @property
+    def blind(self) -> float:
+        return self.population
+
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("evolutionary", len(trials)))
         tried = {space.key(trial.point) for trial in trials}

@@ -19,11 +19,22 @@ class Search(Component):
     `crosstask_search.run_search` asks and tells, evaluates, keeps the trials. Let proposals depend on the trials and on
     `self.context.seed_for(…, len(trials))` alone: then a search that was killed goes on as if it had not been.
 
+    `blind` says how many of the first proposals do not depend on what trials come to: networks that these name are
+    trained together where that is quicker.
+
     Capabilities: `no_repeats`: while a finite space has untried points, only those are proposed. `networks`: searches
     only networks, by training on the task itself, and needs `search_begins` with a task and models.
     """
 
     point: ClassVar[str] = "search"
+
+    @property
+    def blind(self) -> float:
+        """Proposals made with fewer trials than this, running or ended, are the same whatever these came to: the first
+        ones of a search that begins at random. `math.inf`: all. It is not asked of a class that has another `propose`
+        than the class that says it.
+        """
+        return 0
 
     @abstractmethod
     @hook(first=True, returns=dict)
@@ -41,3 +52,15 @@ class Search(Component):
         """A search is about to begin, or to go on. `task`, without test data, and `models`, which makes networks of
         points, are given where networks for a task are searched. Everything of an earlier search is to be forgotten.
         """
+
+
+def blind_of(search: Search) -> float:
+    """What a search says of its first proposals (`Search.blind`); 0 where its `propose` is of a class below the one
+    that says it, which need not know of it.
+    """
+    for cls in type(search).__mro__:
+        if "blind" in vars(cls):
+            return search.blind
+        if "propose" in vars(cls):
+            break
+    return 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -12,16 +13,24 @@ import attrs
 
 from crosstask.components import Context, Job
 from crosstask.errors import CrosstaskError, OptionError, StoreError
+from crosstask.learning.fleets import AT_ONCE
+from crosstask.learning.together import and_others
 from crosstask.learning.transferring import key_of
 from crosstask.options import structure, unstructure
 from crosstask.parts import Choice
 from crosstask.records import LearningCurve
 from crosstask.tasks import Task
-from crosstask_search.contract import Search
+from crosstask_search.contract import Search, blind_of
 from crosstask_search.models import ModelSpace
-from crosstask_search.objective import is_interrupt, measured, what_failed
+from crosstask_search.objective import Several, is_interrupt, measured, what_failed
 from crosstask_search.records import SearchResult, Trial, WarmStart
 from crosstask_search.space import Point, SearchSpace
+
+Outcome = tuple[int, float | None, str | None, float]
+"""(number, value, error, seconds) of a trial that has ended."""
+
+ENOUGH = 9
+"""Trials in a fleet that are not divided among workers: fewer gain clearly less."""
 
 
 def run_search(
@@ -47,10 +56,14 @@ def run_search(
     evaluated before is not evaluated again: the trial takes over what it came to. The search ends after `evaluations`
     trials, or when every point of the space has been evaluated.
 
-    With a `key`, which must name what `evaluate` measures, every trial is remembered as soon as it has ended, and a
-    search with the same key, space, component, options and seed goes on where an earlier one was stopped. `trials` are
-    those of an earlier search (`SearchResult.trials`), taken over as the first of the `evaluations`; those that had not
-    ended are left out.
+    Where `evaluate` is a `crosstask_search.objective.Several`, proposals that do not depend on what others come to
+    (`Search.blind`; in one process also `parallel` at a time) are evaluated in groups, with the trials of one after the
+    other.
+
+    With a `key`, which must name what `evaluate` measures, every trial is remembered as soon as it has ended, in such
+    groups with those before it, and a search with the same key, space, component, options and seed goes on where an
+    earlier one was stopped. `trials` are those of an earlier search (`SearchResult.trials`), taken over as the first of
+    the `evaluations`; those that had not ended are left out.
 
     `warm_starts` are tried first, those that the space does not contain left out. OptionError: a space without a valid
     point, a proposal or an earlier trial that is not in the space, an `evaluate` that cannot be sent to the processes
@@ -89,6 +102,12 @@ class _Running:
     key: str | None
     starts: list[WarmStart] = attrs.field(factory=list)
     trials: dict[int, Trial] = attrs.field(factory=dict)
+    outcomes: dict[int, Trial] = attrs.field(factory=dict)
+    """What ended before others of its round that come before it."""
+    rounds: dict[int, deque[int]] = attrs.field(factory=dict)
+    """By number of a trial: those of its round that are not told yet, in their order."""
+    sent: set[int] = attrs.field(factory=set)
+    """Numbers of those that are evaluated, or were."""
     ends: list[int] = attrs.field(factory=list)
     known: dict[tuple[Any, ...], Trial] = attrs.field(factory=dict)
     tried: set[tuple[Any, ...]] = attrs.field(factory=set)
@@ -97,6 +116,8 @@ class _Running:
     """What proposing a point has raised."""
     telling: bool = False
     """Whether an outcome is being kept and told, not waited for."""
+    at_once: int = 1
+    """Trials of a round whose proposals may depend on what earlier ones came to."""
 
     def _store_key(self, number: int) -> str:
         wrappers: list[Any] = self.context.wrapping()  # they may change what is proposed
@@ -123,11 +144,14 @@ class _Running:
 
     def work(self, at_once: int) -> None:
         """Evaluate what is to be evaluated, whatever becomes of the processes that do it."""
+        one_process = isinstance(self.evaluate, Several) and self.context.workers == 1
+        self.at_once = at_once if one_process else 1
         while True:
-            outcomes = iter(self.context.jobs(self.jobs(), at_once=at_once))
+            outcomes = iter(self.context.jobs(self.jobs(), at_once=1 if one_process else at_once))
             try:
                 while (outcome := next(outcomes, None)) is not None:
-                    self.ended(*outcome[1])
+                    for each in outcome[1]:
+                        self.ended(*each)
                 return
             except Exception as error:
                 # Of a job: the trial ended without an outcome, because its process was lost, or was never reached.
@@ -140,27 +164,31 @@ class _Running:
         """A job was lost, and with it all that were under way: each is tried once more alone, to see whose fault it
         was. Where only one was, that is known.
         """
-        if not any(trial.seconds for trial in self.trials.values()) and not _can_be_sent(self.evaluate):
+        ended = [*self.trials.values(), *self.outcomes.values()]
+        if not any(trial.seconds for trial in ended) and not _can_be_sent(self.evaluate):
             raise OptionError(
                 f"the objective cannot be sent to another process ({error}): define it with `def` at the top of a "
                 "module that can be imported, with functools.partial for what it needs besides, or use executor "
                 "'serial'"
             ) from error
-        lost = [trial for trial in self.trials.values() if trial.status == "running"]
+        lost = [trial for trial in self.trials.values() if trial.status == "running" and trial.number in self.sent]
+        lost = [trial for trial in lost if trial.number not in self.outcomes]
         if not lost:
             raise error
         for trial in lost:
             started, outcome = time.perf_counter(), None
             if len(lost) > 1:
                 try:
-                    ((_, outcome),) = self.context.jobs([self._job(trial)], at_once=1)
+                    ((_, (outcome,)),) = self.context.jobs([self._job([trial.number])], at_once=1)
                 except Exception as again:  # whatever an executor raises for a job that it could not do
                     error = again
             told = str(error) if isinstance(error, CrosstaskError) else what_failed(error)
             self.ended(*(outcome or (trial.number, None, told, time.perf_counter() - started)))
 
-    def _job(self, trial: Trial) -> Job:
-        return Job(_evaluate, (self.evaluate, trial.number, trial.point), label=f"trial {trial.number}")
+    def _job(self, numbers: Sequence[int], together: bool = False) -> Job:
+        points = [self.trials[number].point for number in numbers]
+        label = and_others([f"trial {number}" for number in numbers])
+        return Job(_together if together else _alone, (self.evaluate, numbers, points), label=label)
 
     def jobs(self) -> Iterator[Job]:
         """A job for each trial that must be evaluated; each is proposed when it can start."""
@@ -172,19 +200,53 @@ class _Running:
 
     def _jobs(self) -> Iterator[Job]:
         count = self.space.count()
-        for number in range(self.evaluations):
-            if number in self.trials:
-                continue
-            if count is not None and len(self.tried) >= count:
-                return
-            point = self._propose()
-            trial = self.trials[number] = Trial(number=number, point=point)
-            self.tried.add(self.space.key(point))
-            known = self.known.get(self.space.key(point))
-            if known is not None:
-                self._end(attrs.evolve(known, number=number, seconds=0.0))
-            else:
-                yield self._job(trial)
+        for own in self._rounds():
+            for number in own:
+                if number not in self.trials and (count is None or len(self.tried) < count):
+                    point = self._propose()
+                    self.trials[number] = Trial(number=number, point=point)
+                    self.tried.add(self.space.key(point))
+            own = [number for number in own if number in self.trials]
+            waiting = deque(number for number in own if self.trials[number].status == "running")
+            self.rounds |= dict.fromkeys(waiting, waiting)
+            self._tell(waiting)
+            for numbers, together in self._parts(own, waiting):
+                self.sent.update(numbers)
+                yield self._job(numbers, together)
+
+    def _rounds(self) -> Iterator[list[int]]:
+        """Numbers of trials that are proposed before one of them is evaluated. Nothing depends on where a search was
+        stopped.
+        """
+        ahead = 0.0
+        if isinstance(self.evaluate, Several) and not self.context.wrapping():  # wrappers may look at what trials say
+            ahead = blind_of(self.search)
+        start = 0
+        while start < self.evaluations:
+            stop = int(min(start + AT_ONCE, ahead)) if start < ahead else start + self.at_once
+            yield list(range(start, min(stop, self.evaluations)))
+            start = stop
+
+    def _parts(self, own: Sequence[int], waiting: Iterable[int]) -> list[tuple[list[int], bool]]:
+        """(numbers of a round that a job evaluates, whether together), in the order of their first.
+
+        The groups are those of the whole round, whatever of it is known, so that a trial comes to the same in a search
+        that was stopped.
+        """
+        first: dict[Any, int] = {}
+        for number in waiting:
+            first.setdefault(self.space.key(self.trials[number].point), number)
+        todo = {n for key, n in first.items() if key not in self.known} - self.sent
+        groups: list[list[int]] = []
+        if len(own) > 1 and todo and isinstance(self.evaluate, Several):
+            groups = self.evaluate.groups([self.trials[number].point for number in own])
+        parts: list[tuple[list[int], bool]] = []
+        for group in groups:
+            left = [number for number in sorted(own[place] for place in group) if number in todo]
+            todo.difference_update(left)
+            size = max(ENOUGH, -(-len(left) // self.context.workers))
+            parts += [(left[start : start + size], True) for start in range(0, len(left), size)]
+        return sorted([*parts, *(([number], False) for number in todo)])
 
     def _propose(self) -> Point:
         while self.starts:
@@ -201,8 +263,25 @@ class _Running:
         self.telling = True
         point = self.trials[number].point
         status = "done" if error is None else "failed"
-        self._end(Trial(number=number, point=point, status=status, value=value, error=error, seconds=seconds))
+        trial = Trial(number=number, point=point, status=status, value=value, error=error, seconds=seconds)
+        self.outcomes[number] = trial
+        self._tell(self.rounds[number])
         self.telling = False
+
+    def _tell(self, waiting: deque[int]) -> None:
+        """What is known of a round, in the order of its trials: none is kept before those that were proposed before it.
+        One whose point has been evaluated takes over what it came to.
+        """
+        while waiting:
+            number = waiting[0]
+            trial = self.outcomes.pop(number, None)
+            if trial is None:
+                known = self.known.get(self.space.key(self.trials[number].point))
+                if known is None or number in self.sent:
+                    return
+                trial = attrs.evolve(known, number=number, seconds=0.0)
+            waiting.popleft()
+            self._end(trial)
 
     def _end(self, trial: Trial) -> None:
         if self.key is not None:
@@ -251,10 +330,17 @@ def _curve(trials: Sequence[Trial]) -> LearningCurve:
     return LearningCurve(steps=tuple(steps), values=tuple(values))
 
 
-def _evaluate(
-    evaluate: Callable[[Point], float], number: int, point: Point
-) -> tuple[int, float | None, str | None, float]:
-    """(number, value, error, seconds) of one trial: a failure is a result."""
+def _together(evaluate: Several, numbers: Sequence[int], points: Sequence[Point]) -> list[Outcome]:
+    """Outcomes of a group."""
+    started = time.perf_counter()
+    found = evaluate.together([dict(point) for point in points])
+    each = (time.perf_counter() - started) / len(numbers)
+    return [(number, value, error, each) for number, (value, error) in zip(numbers, found, strict=True)]
+
+
+def _alone(evaluate: Callable[[Point], float], numbers: Sequence[int], points: Sequence[Point]) -> list[Outcome]:
+    """The outcome of one trial: a failure is a result."""
+    ((number, point),) = zip(numbers, points, strict=True)
     started = time.perf_counter()
     value, error = None, None
     try:
@@ -263,7 +349,7 @@ def _evaluate(
         if is_interrupt(raised):
             raise KeyboardInterrupt from raised
         error = what_failed(raised)
-    return number, value, error, time.perf_counter() - started
+    return [(number, value, error, time.perf_counter() - started)]
 
 
 def _can_be_sent(evaluate: Callable[[Point], float]) -> bool:

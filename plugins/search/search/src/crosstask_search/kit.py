@@ -13,6 +13,7 @@ from crosstask.tasks import Task
 from crosstask.testing.compare import difference, plain
 from crosstask.testing.kit import Call, Kit, claims, expect, refused
 from crosstask.testing.tasks import small_task
+from crosstask_search.contract import blind_of
 from crosstask_search.models import ModelSpace
 from crosstask_search.parameter import Parameter
 from crosstask_search.records import Trial
@@ -145,6 +146,34 @@ class SearchKit(Kit):
 
             found = difference(plain(trials[stop].point), plain(self.begun(space, resumed, trials[:stop])), "proposal")
             expect(found is None, f"{self.name} goes on otherwise after it was stopped: {found}")
+
+    def check_blind_proposals(self) -> None:
+        """As many proposals as `blind` says are the same while those before them run, and whatever they came to."""
+        ways: list[Callable[[Point], dict[str, Any]]] = [
+            lambda point: {},
+            lambda point: {"status": "done", "value": _objective(point)},
+            lambda point: {"status": "done", "value": -1e6 * _objective(point)},
+            lambda point: {"status": "failed", "error": "no"},
+        ]
+        for space in (self.space(), self.small()):
+            first, *others = [self._blind_proposals(space, told) for told in ways]
+            for other in others:
+                found = difference(first, other, "proposals")
+                expect(found is None, f"{self.name} says that it proposes blindly, and does not: {found}")
+
+    def _blind_proposals(self, space: SearchSpace, told: Callable[[Point], dict[str, Any]]) -> Any:
+        """Those that it says are blind, where `told` says what became of a trial."""
+
+        def use(component: Any, call: Call) -> Any:
+            trials: list[Trial] = []
+            for number in range(int(min(blind_of(component), 5 if self.networks else 12, space.count() or 12))):
+                point = call("propose", space=space, trials=list(trials))
+                trials.append(Trial(number=number, point=point, **told(point)))
+                if trials[-1].status != "running":
+                    call("observe", trial=trials[-1])
+            return plain([trial.point for trial in trials])
+
+        return self.begun(space, use)
 
     def check_begins_anew(self) -> None:
         """`search_begins` forgets an earlier search: afterwards it proposes as a new component does."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -28,7 +29,8 @@ from crosstask.tasks import Task
 from crosstask_search.contract import Search
 from crosstask_search.driver import run_search
 from crosstask_search.models import ModelSpace
-from crosstask_search.objective import is_interrupt, measured, what_failed
+from crosstask_search.objective import Judgement, Several, is_interrupt, measured, what_failed
+from crosstask_search.parameter import hashable
 from crosstask_search.records import SearchResult
 from crosstask_search.space import Point
 from crosstask_search.warm_starts import remember_search, warm_starts_for
@@ -56,8 +58,9 @@ def run_model_search(
     given), and both are judged on `split`: `score`, `default_score`, `gain`. With a graph, up to `warm` networks that
     were best on related tasks in earlier searches are tried first (`warm_starts_for`). Trials and judgements are jobs,
     and remembered. A judgement that fails, like a trial, does not end the search: a score is over the seeds that came
-    to one, the gain over those in which both did, and None where none did (`judgement_errors` says why). DataError if
-    the task lacks a split; RunError if every trial failed.
+    to one, the gain over those in which both did, and None where none did (`judgement_errors` says why). Trainings of
+    one network go together where the search does not wait for what they come to (`run_search`): trials with learning
+    rates of their own, and judgements. DataError if the task lacks a split; RunError if every trial failed.
     """
     seed = context.seed_for("search", task.task_id)
     for needed in ("train", "validation", split):
@@ -107,9 +110,15 @@ def run_model_search(
     return result
 
 
+Wanted = tuple[ModelSpec, Task, Budget, int]
+"""A network, what it learns, with what budget, from which seed."""
+
+
 @attrs.frozen
-class _ModelTrial:
-    """Trains the network of a point: what a process pool gets."""
+class _ModelTrial(Several):
+    """Trains the network of a point: what a process pool gets. Networks that are one but for the learning rate of their
+    trainings can go together.
+    """
 
     models: ModelSpace
     task: Task
@@ -118,8 +127,29 @@ class _ModelTrial:
     device: str
 
     def __call__(self, point: Point) -> float:
-        spec, budget = self.models.model(point), self.models.budget(point, self.budget)
-        return _trained_score(spec, self.task, budget, self.seed, "validation", self.device)
+        return _trained_score(*self._wanted(point), "validation", self.device)
+
+    def _wanted(self, point: Mapping[str, Any]) -> Wanted:
+        return self.models.model(point), self.task, self.models.budget(point, self.budget), self.seed
+
+    def groups(self, points: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        alike: dict[Any, list[int]] = {}
+        for place, point in enumerate(points):
+            rest = {name: v for name, v in point.items() if name != "learning_rate" or name not in self.models.tune}
+            alike.setdefault(tuple((name, hashable(rest[name])) for name in sorted(rest)), []).append(place)
+        found: list[list[int]] = []
+        for places in (several for several in alike.values() if len(several) > 1):
+            wanted, able = [], []
+            for place in places:
+                with _not_interrupted():  # a budget that there is not says so when it is tried
+                    wanted.append(self._wanted(points[place]))
+                    able.append(place)
+            parts = _groups(wanted, self.device)  # of one network at a time, which may be large
+            found += [[able[number] for number in group] for group, together in parts if together]
+        return found
+
+    def together(self, points: Sequence[Mapping[str, Any]]) -> list[Judgement]:
+        return _judgements([self._wanted(point) for point in points], "validation", self.device, True)
 
 
 def _trained_score(spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str) -> float:
@@ -138,12 +168,6 @@ def _interval(scores: Sequence[float], limits: tuple[float, float]) -> Interval 
     """Of those that there are; `limits` are what the metric can give."""
     found = [score for score in scores if math.isfinite(score)]
     return confidence_interval(found, limits) if found else None
-
-
-Wanted = tuple[ModelSpec, Task, Budget, int]
-"""A network, what it learns, with what budget, from which seed."""
-Judgement = tuple[float | None, str | None]
-"""(score, None), or (None, what failed)."""
 
 
 def _judgement(spec: ModelSpec, task: Task, budget: Budget, seed: int, split: str, device: str) -> Judgement:
@@ -183,10 +207,16 @@ def _groups(wanted: Sequence[Wanted], device: str) -> Iterator[tuple[list[int], 
 
     They are the same whatever the executor, and so are the scores.
     """
-    members, able = [], []
-    for number, one in enumerate(wanted):
+    members: list[Member] = []
+    built: dict[str, Member] = {}
+    able = []
+    for number, (spec, task, budget, seed) in enumerate(wanted):
         with _not_interrupted():  # what cannot be built says so when it is judged
-            members.append(_member(*one, device))
+            name = key_of(spec, task.task_id)
+            if name not in built:
+                built[name] = _member(spec, task, budget, seed, device)
+            given = drawn(task, budget.samples, seed)
+            members.append(attrs.evolve(built[name], task=given, budget=budget, seed=seed))
             able.append(number)
     groups, reasons = grouped(members)
     yield from (([number], False) for number in range(len(wanted)) if number not in able)

@@ -6,13 +6,33 @@ import asyncio
 import concurrent.futures
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crosstask.errors import CrosstaskError
 
 _LONGEST = 1000
 """Characters of an error that are kept."""
+
+Judgement = tuple[float | None, str | None]
+"""(score, None), or (None, what failed)."""
+
+
+class Several(ABC):
+    """An objective that can evaluate several points at once: what each comes to is what it would alone."""
+
+    @abstractmethod
+    def __call__(self, point: dict[str, Any]) -> float:
+        """What one comes to."""
+
+    @abstractmethod
+    def groups(self, points: Sequence[Mapping[str, Any]]) -> list[list[int]]:
+        """Which of some points, by their places, `together` is to get at once: no place twice. The others go alone."""
+
+    @abstractmethod
+    def together(self, points: Sequence[Mapping[str, Any]]) -> list[Judgement]:
+        """What each comes to. Only an interrupt is raised."""
 
 
 class NoScoreError(CrosstaskError, ValueError):

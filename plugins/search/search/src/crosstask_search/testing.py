@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -20,6 +21,10 @@ class ReferenceSearch(Search):
     """Random points that were not tried yet."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"no_repeats"})
+
+    @property
+    def blind(self) -> float:
+        return math.inf
 
     def propose(self, space: SearchSpace, trials: Sequence[Trial]) -> dict[str, Any]:
         rng = np.random.default_rng(self.context.seed_for("propose", len(trials)))
