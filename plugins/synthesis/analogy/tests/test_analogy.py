@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import attrs
@@ -14,8 +15,9 @@ from torch import nn
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
-from crosstask.errors import DataError
+from crosstask.errors import DataError, RunError
 from crosstask.graph import TransferEdge, TransferGraph
+from crosstask.learning import together
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.training import evaluate, fit
 from crosstask.records import Budget, SynthesisStrategy
@@ -160,3 +162,51 @@ def test_models_fine_tuned_from_one_are_used_as_they_are() -> None:
         fit(task.model, known[number], Budget(steps=200, learning_rate=3e-3), torch.Generator(), curve_split=None)
     with pytest.raises(DataError, match="share no basin"):
         AnalogyTransfer(refit=0).synthesize(new.descriptor, strangers, graph, None)
+
+
+class Doubled(nn.Module):
+    """Data are kept in single precision: here they become double."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.double()
+
+
+def strangers() -> tuple[list[Task], TaskDescriptor]:
+    """Digits, with models in double precision that are trained each for itself, and the task that nobody knows."""
+    *known, new = views()
+    made = []
+    for number, task in enumerate(known):
+        model = ModelSpec().build(task.descriptor, seed=number)
+        model.trunk.insert(0, Doubled())  # type: ignore[operator,union-attr]
+        made.append(task.over(train=task.data("train"), validation=task.data("validation")))
+        made[-1].model = model.double()
+    for task in made:
+        budget = Budget(steps=100, learning_rate=3e-3)
+        fit(task.model, task, budget, torch.Generator().manual_seed(0), curve_split=None)
+    return made, new.descriptor
+
+
+def test_b_and_c_are_fine_tuned_together_and_are_what_they_are_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, new = strangers()
+    sizes: list[int] = []
+    train = together.train_fleet
+    monkeypatch.setattr(together, "train_fleet", lambda members, **more: sizes.append(len(members)) or train(members))
+    found = AnalogyTransfer(refit=60).synthesize(new, known, TransferGraph([new]), None)
+    assert sizes == [2]
+    monkeypatch.setattr(together, "train_fleet", lambda members, **more: 1 / 0)
+    alone = AnalogyTransfer(refit=60).synthesize(new, known, TransferGraph([new]), None)
+    assert found.provenance == alone.provenance
+    for name, weight in alone.state_dict().items():
+        assert torch.allclose(found.state_dict()[name], weight, rtol=1e-9, atol=1e-9), name
+
+
+def test_one_that_cannot_be_fine_tuned_says_so() -> None:
+    """The loss of one is no number from the first step on: its error, and nothing of the other."""
+    known, new = strangers()
+    for task in known:
+        if task.task_id == "faint":
+            task.loss = lambda outputs, targets: outputs.sum() * math.nan
+    with pytest.raises(RunError, match="task 'faint': the training loss is nan at step 1"):
+        AnalogyTransfer(refit=60, analogy=("plain", "blurred", "faint")).synthesize(
+            new, known, TransferGraph([new]), None
+        )

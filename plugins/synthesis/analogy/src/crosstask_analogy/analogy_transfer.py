@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,9 @@ from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.architecture import architecture
+from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.modules import head_keys, load_matching
+from crosstask.learning.together import every
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import receive
 from crosstask.options import component, option
@@ -62,7 +64,7 @@ class AnalogyTransfer(Synthesizer):
         models = {t.task_id: t.model for t in (a, b, c)}
         if kept is not None and kept < self.basin:
             notes.insert(0, f"A, B and C share no basin (their mean keeps {kept:.0%}): B and C were fine-tuned from A")
-            models |= {t.task_id: self._refitted(a, t, kept) for t in (b, c)}
+            models |= self._refitted(a, (b, c), kept)
         weights = {name: m.state_dict() for name, m in models.items() if m is not None}
         assert owner.model is not None
         model = copy.deepcopy(models[owner.task_id] or owner.model)
@@ -127,20 +129,35 @@ class AnalogyTransfer(Synthesizer):
         wanted = ", ".join(new_task.classes[:8]) if new_task.classes else f"{new_task.output_dim} outputs"
         raise DataError(f"task {new_task.task_id!r}: no model has all of its outputs ({wanted}) to take the head from")
 
-    def _refitted(self, base: Task, task: Task, kept: float) -> nn.Module:
-        """The task's model, fine-tuned anew from the base's."""
-        if not self.refit or not task.has_data("train"):
-            raise DataError(
-                f"the models of {base.task_id!r} and {task.task_id!r} share no basin (the mean of the trunks keeps "
-                f"{kept:.0%} of the accuracy): fine-tune them from one model"
-                + ("" if task.has_data("train") else f"; {task.task_id!r} has no training data to do it here")
-            )
-        assert base.model is not None
-        seed = self.context.seed_for("analogy", base.task_id, task.task_id)
-        model, _, _ = receive(base.model, task, seed, base.descriptor.classes == task.descriptor.classes)
+    def _refitted(self, base: Task, tasks: Sequence[Task], kept: float) -> dict[str, nn.Module]:
+        """The tasks' models by name, fine-tuned anew from the base's, together where that is right."""
+        for task in tasks:
+            if not self.refit or not task.has_data("train"):
+                raise DataError(
+                    f"the models of {base.task_id!r} and {task.task_id!r} share no basin (the mean of the trunks keeps "
+                    f"{kept:.0%} of the accuracy): fine-tune them from one model"
+                    + ("" if task.has_data("train") else f"; {task.task_id!r} has no training data to do it here")
+                )
         budget = Budget(steps=self.refit, learning_rate=self.learning_rate)
-        fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-        return model
+
+        def member(number: int) -> Member:
+            task = tasks[number]
+            assert base.model is not None
+            seed = self.context.seed_for("analogy", base.task_id, task.task_id)
+            model, _, _ = receive(base.model, task, seed, base.descriptor.classes == task.descriptor.classes)
+            return Member(model, task, budget, (Phase(self.refit),), seed)
+
+        def alone(number: int) -> nn.Module:
+            one = members[number] = member(number)
+            fit(one.model, one.task, budget, torch.Generator().manual_seed(one.seed), curve_split=None)
+            return one.model
+
+        def found(one: Member, _: Trained) -> nn.Module:
+            return one.model
+
+        members = [member(number) for number in range(len(tasks))]
+        made = dict(every(members, members.__getitem__, alone, found))
+        return {task.task_id: made[number] for number, task in enumerate(tasks)}
 
 
 def _moved(a: State, b: State, c: State, strength: float, heads: bool, head: frozenset[str]) -> dict[str, Tensor]:
