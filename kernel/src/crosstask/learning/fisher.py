@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.modules import evaluating, forward
+from crosstask.learning.modules import evaluating, forward, uncompiled
 from crosstask.learning.training import device_of
 from crosstask.reading import UNKNOWN
 
@@ -108,7 +108,7 @@ def gradient_moments(
         if name not in known:
             raise OptionError(f"no parameter {name!r}{nearest(name, known)}")
     device = device_of(model)
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad(), uncompiled():
         head = torch.arange(min(len(inputs), 4))
         layers = _layers(model, names)
         seen = _checked(model, inputs[head].to(device), head, objectives, layers, known, names)

@@ -27,7 +27,7 @@ from crosstask.learning.batched import Batched, scattered
 from crosstask.learning.data import batch_table
 from crosstask.learning.features import inseparable
 from crosstask.learning.fleet_optimizer import FleetOptimizer, Learner, State
-from crosstask.learning.modules import Headless, evaluating, forward, head_name
+from crosstask.learning.modules import Headless, evaluating, forward, head_name, uncompiled
 from crosstask.learning.objectives import LOSSES, Objective, called, loss_of, metric_of
 from crosstask.learning.side_effects import Watched, effect_of, foreign, hooks_of, saves_otherwise, unmoved
 from crosstask.learning.training import (
@@ -302,7 +302,7 @@ def _largest(member: Member) -> int:
         for layer in model.modules()
     ]
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model), uncompiled():
             forward(model, inputs)
     finally:
         for handle in seen:

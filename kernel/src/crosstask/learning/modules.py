@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -101,6 +101,22 @@ def uncompiled() -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiles else contextlib.nullcontext()
 
 
+COMPILED = "_orig_mod"
+"""Where torch.compile keeps the module that it was given; it stands in the names of all that is inside."""
+
+
+def plain_name(name: str) -> str:
+    """The name of a module or weight without the traces of torch.compile."""
+    return ".".join(part for part in name.split(".") if part != COMPILED) if COMPILED in name else name
+
+
+def _outside(path: str) -> str:
+    """The place of a module in its parent: what torch.compile has made of it is replaced as a whole."""
+    while path == COMPILED or path.endswith(f".{COMPILED}"):
+        path = path.rpartition(".")[0]
+    return path
+
+
 # The head -------------------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +132,15 @@ class Head:
     unknown: str = ""
     """Why it could not be found; nothing then takes another layer for it."""
 
+    def moved(self, before: str, after: str) -> Head:
+        """The same in a module around it, or within: names that begin with `before` begin with `after`."""
+        module = f"{after}{self.module.removeprefix(before)}" if self.module else self.module
+        return attrs.evolve(
+            self,
+            module=module,
+            weights=tuple((f"{after}{name.removeprefix(before)}", dim) for name, dim in self.weights),
+        )
+
 
 @attrs.frozen
 class Origin:
@@ -130,13 +155,29 @@ class Origin:
 
 def origin_of(model: nn.Module) -> Origin:
     """What `know` has kept on a model."""
-    found = model.__dict__.get("_crosstask_origin")
-    return found if isinstance(found, Origin) else Origin()
+    inner, prefix = _compiled_from(model)
+    found = inner.__dict__.get("_crosstask_origin")
+    if not isinstance(found, Origin):
+        return Origin()
+    return attrs.evolve(found, head=found.head.moved("", prefix)) if prefix and found.head else found
 
 
 def know(model: nn.Module, **what: Any) -> None:
-    """Keep fields of an `Origin` on a model."""
-    model.__dict__["_crosstask_origin"] = attrs.evolve(origin_of(model), **what)
+    """Keep fields of an `Origin` on a model: of what torch.compile has made, on the model that it was made from, since
+    copies have nothing else.
+    """
+    inner, prefix = _compiled_from(model)
+    if prefix and what.get("head"):
+        what["head"] = what["head"].moved(prefix, "")
+    inner.__dict__["_crosstask_origin"] = attrs.evolve(origin_of(inner), **what)
+
+
+def _compiled_from(model: nn.Module) -> tuple[nn.Module, str]:
+    """(the model that torch.compile was given, what the names of its weights begin with); itself where it was not."""
+    prefix = ""
+    while type(model).__module__.startswith("torch._dynamo.") and COMPILED in model._modules:
+        model, prefix = model.get_submodule(COMPILED), f"{prefix}{COMPILED}."
+    return model, prefix
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -158,7 +199,7 @@ def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None
         found = _named_head(model, named)
     else:
         watch = _Watch(model)
-        with torch.no_grad(), evaluating(model), watch:
+        with torch.no_grad(), evaluating(model), uncompiled(), watch:
             outputs = forward(model, inputs)
         last = watch.found(outputs)
         if last is not None and last.unknown:
@@ -166,14 +207,26 @@ def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None
         elif last is None:
             found = Head(head_name(model))
         else:
-            inside = last.module is not None and (last.module == "head" or last.module.startswith("head."))
-            found = Head("head") if inside and "head" in dict(model.named_modules()) else last
+            path = "" if last.module is None else plain_name(last.module)
+            inside = path == "head" or path.startswith("head.")
+            found = Head(_by_plain_name(model)["head"]) if inside else last
     know(model, head=found)
+    return found
+
+
+def _by_plain_name(model: nn.Module) -> dict[str, str]:
+    """Names of modules by what they are without torch.compile; of one inside another that it has made, the outer."""
+    found: dict[str, str] = {}
+    for name, _ in model.named_modules():
+        found.setdefault(plain_name(name), name)
     return found
 
 
 def _named_head(model: nn.Module, name: str) -> Head:
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    if name not in modules and name not in parameters:
+        weights = {plain_name(each): each for each in parameters}
+        name = _by_plain_name(model).get(name) or weights.get(name) or name
     if name in modules:
         if not any(_is_linear(module) for module in modules[name].modules()):
             raise DataError(f"{type(model).__name__}.{name} has no linear or convolution layer: it cannot be a head")
@@ -278,7 +331,7 @@ class _Watch(TorchFunctionMode):
             path = f".{source}".partition(".parametrizations.")[0].lstrip(".")
         module = self.model.get_submodule(path) if path else self.model
         if _is_linear(module):
-            return Head(path)
+            return Head(_outside(path))
         return Head(None, ((source, dim),))
 
     def found(self, outputs: Tensor) -> Head | None:
@@ -313,10 +366,9 @@ class _Watch(TorchFunctionMode):
 
 
 def _static_head(model: nn.Module) -> str:
-    modules = dict(model.named_modules())
-    if "head" in modules:
-        return "head"
-    linear: list[str] = [name for name, module in modules.items() if _is_linear(module)]
+    if (head := _by_plain_name(model).get("head")) is not None:
+        return head
+    linear: list[str] = [_outside(name) for name, module in model.named_modules() if _is_linear(module)]
     if not linear:
         raise DataError(
             f"{type(model).__name__} has no module named 'head' and no linear layer: its head cannot be found; name it "
@@ -426,10 +478,10 @@ def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Module:
             if not inner:
                 raise DataError(f"the head {found.module!r} of {type(model).__name__} has no linear layer to replace")
             path, last = inner[-1]
-            whole = f"{found.module}.{path}" if path else found.module
+            whole = _outside(f"{found.module}.{path}" if path else found.module)
             for layer in old.modules():
                 reset = getattr(layer, "reset_parameters", None)
-                if layer is not last and callable(reset):
+                if layer is not last and callable(reset) and not _compiled_from(layer)[1]:
                     reset()
             new = _layer_like(last, output_dim)
             for place in _aliases(model, whole):
@@ -524,15 +576,16 @@ def redraw(model: nn.Module, seed: int) -> str:
             who = f"the factory of {type(model).__name__}"
             if not isinstance(made, nn.Module):
                 raise DataError(f"{who} returned a {type(made).__name__}, not a torch module")
-            theirs = dict(made.named_parameters())
-            drawn = head_keys(model)  # by the same seed, perhaps to the same values
-            moving = [n for n, p in before.items()
+            theirs = _by_plain_names(made.named_parameters())
+            own = _by_plain_names(before.items())
+            drawn = set(map(plain_name, head_keys(model)))  # by the same seed, perhaps to the same values
+            moving = [n for n, p in own.items()
                       if n in theirs and n not in drawn and p.numel() > 1 and float(p.float().std()) > 0]  # fmt: skip
 
             def stuck(fresh: nn.Module) -> bool:
-                theirs = dict(fresh.named_parameters())
+                theirs = _by_plain_names(fresh.named_parameters())
                 return bool(moving) and all(
-                    theirs[n].shape == before[n].shape and torch.equal(theirs[n], before[n]) for n in moving
+                    theirs[n].shape == own[n].shape and torch.equal(theirs[n], own[n]) for n in moving
                 )
 
             again = made is model or stuck(made)
@@ -564,6 +617,8 @@ def redraw(model: nn.Module, seed: int) -> str:
         for path, module in model.named_modules():
             if any(path == other or (other and path.startswith(f"{other}.")) for other in done):
                 continue
+            if _compiled_from(module)[1]:
+                continue  # what it was made of has its turn
             # torch's attention and transformers have the method under its private name
             reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
             if callable(reset):
@@ -595,6 +650,10 @@ def redraw(model: nn.Module, seed: int) -> str:
     return ", then ".join(said) if said else "nothing to draw"
 
 
+def _by_plain_names(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    return {plain_name(name): value for name, value in named}
+
+
 def _made_again(module: Any) -> nn.Module:
     return type(module)._from_config(copy.deepcopy(module.config))  # type: ignore[no-any-return]
 
@@ -615,9 +674,9 @@ def _take(model: nn.Module, made: nn.Module, who: str, *, whole: bool) -> bool:
     """Copy the weights of a fresh model into one of the same architecture, but for what has another shape (a head that
     was replaced, which has been drawn already).
     """
-    own, theirs = model.state_dict(keep_vars=True), made.state_dict()
+    own, theirs = _by_plain_names(model.state_dict(keep_vars=True).items()), _by_plain_names(made.state_dict().items())
     wrong = [k for k, v in own.items() if k not in theirs]
-    head = head_keys(model) if origin_of(model).head or whole else frozenset[str]()
+    head = set(map(plain_name, head_keys(model))) if origin_of(model).head or whole else set[str]()
     others = [k for k in own if k in theirs and own[k].shape != theirs[k].shape and k not in head]
     if wrong or others:
         if whole:

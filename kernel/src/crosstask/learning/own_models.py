@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -194,7 +195,7 @@ def arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
 def copied(model: nn.Module) -> nn.Module:
     """An independent copy, in evaluation mode, all weights trainable, with what is known of it."""
     made = copy.deepcopy(model).requires_grad_(True).eval()
-    made.__dict__["_crosstask_origin"] = origin_of(model)
+    know(made, **attrs.asdict(origin_of(model), recurse=False))
     return made
 
 

@@ -94,6 +94,17 @@ def test_the_term_moves_the_trunk_and_the_critic() -> None:
     assert all(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
 
 
+def test_features_of_a_compiled_model_are_those_of_the_model() -> None:
+    inputs, plain = task().data().inputs[:6], network()
+    compiled: Any = torch.compile(copy.deepcopy(plain), backend="eager")
+    try:
+        compiled(inputs)  # compiled before hooks are on it
+        with Features(plain) as ours, Features(compiled) as theirs:
+            torch.testing.assert_close(theirs.of(inputs), ours.of(inputs))
+    finally:
+        torch.compiler.reset()
+
+
 def test_labels_of_other_domains_and_the_mode_of_the_model_are_left_alone() -> None:
     made = network().eval()
     learned(ReferenceAlignment(), model=made)

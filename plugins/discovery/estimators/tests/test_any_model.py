@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -95,6 +96,54 @@ def test_the_same_estimates_as_of_one_tensor_and_a_head_that_is_a_module(kind: t
         assert all(abs(ours[pair] - theirs[pair]) < 0.1 for pair in ours)
         return
     assert ours == {pair: pytest.approx(value, rel=1e-4) for pair, value in theirs.items()}
+
+
+class Turned(nn.Module):
+    """The same network with its head declared before its trunk."""
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        self.answer, self.trunk = copy.deepcopy(whole.head), copy.deepcopy(whole.trunk)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.answer(self.trunk(inputs))
+        return found
+
+
+def turned(task: Task, how: str) -> Task:
+    """The task with such a network, compiled as `how` says after its head was looked for, or before it."""
+    made = task.over(**{name: task.data(name) for name in ("train", "validation")})
+    model: Any = Turned(task.model)
+    if how == "whole":
+        model = torch.compile(model, backend="eager")
+    elif how == "in place":
+        model.compile(backend="eager")
+    elif how != "plain":
+        setattr(model, how, torch.compile(getattr(model, how), backend="eager"))
+    model(made.data().inputs[:5])
+    made.model = model
+    prepare_model(made)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own
+@pytest.mark.parametrize("how", ["whole", "in place", "trunk", "answer"])
+def test_compiled_models_give_the_figures_of_the_models(how: str) -> None:
+    plain, compiled = (
+        Portfolio([turned(task, each) for task in digits("ten", "parity", "low")]) for each in ("plain", how)
+    )
+    try:
+        for kind in EVERY:
+            ours, theirs = raw(kind(), compiled), raw(kind(), plain)
+            assert ours == {pair: pytest.approx(value, rel=1e-5) for pair, value in theirs.items()}, kind
+        ours_alike, theirs_alike = (
+            ModelSimilarity().discover(portfolio, graph_of(portfolio)) for portfolio in (compiled, plain)
+        )
+        for one, other in zip(ours_alike, theirs_alike, strict=True):
+            assert one.estimates == pytest.approx(other.estimates)
+            assert one.shared_representations == pytest.approx(other.shared_representations)  # by the same names
+    finally:
+        torch.compiler.reset()
 
 
 def test_a_single_logit_stands_for_two_classes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -223,6 +224,17 @@ def test_grams_are_of_what_each_layer_receives() -> None:
     torch.testing.assert_close(grams["2"], whole.T @ whole / 300)
     with pytest.raises(DataError, match="at least one input"):
         grams_of(ONE, inputs[:0])
+
+
+def test_grams_of_a_compiled_model_are_those_of_the_model() -> None:
+    inputs = torch.randn(30, 4, dtype=torch.float64)
+    compiled: Any = torch.compile(copy.deepcopy(ONE), backend="eager")
+    try:
+        compiled(inputs)  # compiled before hooks are on it
+        found = {name.removeprefix("_orig_mod."): gram for name, gram in grams_of(compiled, inputs).items()}
+    finally:
+        torch.compiler.reset()
+    torch.testing.assert_close(found, grams_of(ONE, inputs))
 
 
 TARGET = 0.8 * vector(ONE) + 0.1 * vector(TWO) + 0.1 * vector(BASE)

@@ -322,6 +322,28 @@ def test_distillation_between_label_spaces_keeps_to_the_features() -> None:
     assert gaps[10.0] < 0.7 * gaps[0.0]
 
 
+def test_distillation_sees_the_features_of_compiled_models() -> None:
+    teacher, task = trained().model, digits("dim", (0, 1, 2))
+    students: list[Any] = []
+    try:
+        for compiled in (False, True):
+            student, given = copy.deepcopy(teacher), copy.deepcopy(teacher)
+            student.head = nn.Linear(64, 3)
+            with torch.no_grad():
+                student.head.weight.fill_(0.1)
+                student.head.bias.zero_()
+            if compiled:
+                student, given = torch.compile(student, backend="eager"), torch.compile(given, backend="eager")
+                for model in (student, given):
+                    model(task.data().inputs[:32])  # compiled before hooks are on it
+            learn(Distillation(weight=10.0), student, given, task, steps=6)
+            students.append(student)
+    finally:
+        torch.compiler.reset()
+    plain, other = (list(each.parameters()) for each in students)
+    torch.testing.assert_close(other, plain)
+
+
 def test_distillation_from_features_of_another_shape_is_refused() -> None:
     teacher, student = Normed(10), Normed(3)
     student.trunk.append(nn.Linear(32, 16))

@@ -13,7 +13,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.data import batches
 from crosstask.learning.inputs import joined, kind_of
-from crosstask.learning.modules import evaluating, forward, head_found
+from crosstask.learning.modules import evaluating, forward, head_found, uncompiled
 from crosstask.learning.training import History, device_of, fit
 from crosstask.records import Budget
 from crosstask.tasks import Task
@@ -39,9 +39,12 @@ class Features:
 
     def __enter__(self) -> Self:
         self._handle = self._head.register_forward_pre_hook(self._note, with_kwargs=True)
+        self._eager = uncompiled()
+        self._eager.__enter__()
         return self
 
     def __exit__(self, *failure: object) -> None:
+        self._eager.__exit__(None, None, None)
         self._handle.remove()
 
     def _note(self, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import seeded, uncompiled
 from crosstask_continual.heads import resize_head
 
 Layer = nn.Linear | nn.Conv2d
@@ -129,7 +129,8 @@ class ProgressiveNetwork(nn.Module):
                 brings = lateral[place - 1] if number and place else None
                 handles.append(column.get_submodule(name).register_forward_hook(_hook(name, brings, entering)))
             try:
-                out = column(inputs)
+                with uncompiled():
+                    out = column(inputs)
             finally:
                 for handle in handles:
                     handle.remove()

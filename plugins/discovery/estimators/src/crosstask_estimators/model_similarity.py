@@ -16,7 +16,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.inputs import joined, kind_of
-from crosstask.learning.modules import forward, head_found, seeded
+from crosstask.learning.modules import forward, head_found, plain_name, seeded, uncompiled
 from crosstask.learning.training import device_of
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
@@ -213,14 +213,15 @@ def feature_kernels(model: nn.Module, inputs: Tensor | MultiInput) -> Layers:
         if any(True for _ in module.parameters(recurse=False))
     ]
     try:
-        forward(model, inputs.to(device_of(model)))
+        with uncompiled():
+            forward(model, inputs.to(device_of(model)))
     finally:
         for handle in handles:
             handle.remove()
     names = _before(list(answers), _head_of(model))
     if not names:
         raise DataError("no layer with weights answers with a row of numbers per input")
-    return {name or "model": unit_kernel(answers[name].double().cpu().numpy()) for name in names}
+    return {plain_name(name) or "model": unit_kernel(answers[name].double().cpu().numpy()) for name in names}
 
 
 def weight_kernels(model: nn.Module) -> Layers:
@@ -236,7 +237,7 @@ def weight_kernels(model: nn.Module) -> Layers:
     for name, parameter in trunk or matrices:
         rows = parameter.detach().double().cpu().flatten(1).numpy().T
         if 4 <= len(rows) <= 4096 and np.isfinite(rows).all():
-            found[name.removesuffix(".weight") or "model"] = unit_kernel(rows)
+            found[plain_name(name).removesuffix(".weight") or "model"] = unit_kernel(rows)
     return found
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
+from crosstask.learning.modules import uncompiled
 from crosstask.learning.training import predict
 
 
@@ -38,7 +39,8 @@ def grams_of(model: nn.Module, inputs: Tensor | MultiInput) -> dict[str, Tensor]
         if _serves(layer)
     ]
     try:
-        predict(model, inputs, batch_size=256)
+        with uncompiled():
+            predict(model, inputs, batch_size=256)
     finally:
         for handle in handles:
             handle.remove()

@@ -255,7 +255,8 @@ class Merger(Synthesizer):
 
     def _unfit(self, new_task: TaskDescriptor, source: Task, graph: TransferGraph, inputs: Inputs | None) -> str | None:
         its = source.descriptor
-        edge = graph.edge(its.task_id, new_task.task_id) if new_task.task_id in graph.task_ids else None
+        ends = its.task_id, new_task.task_id
+        edge = graph.edge(*ends) if all(end in graph for end in ends) else None
         if self.tasks is not None and its.task_id not in self.tasks:
             return "is not among the tasks to merge"
         if why := unfit(new_task, source, inputs):

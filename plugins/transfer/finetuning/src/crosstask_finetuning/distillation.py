@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import forward, head_found, head_of
+from crosstask.learning.modules import forward, head_found, head_of, uncompiled
 from crosstask.learning.training import History, fit
 from crosstask.options import component, option
 from crosstask.points.transfer import Transfer
@@ -96,9 +96,12 @@ class _Input:
 
     def __enter__(self) -> _Input:
         self._handle = self._module.register_forward_pre_hook(self._keep)
+        self._eager = uncompiled()
+        self._eager.__enter__()
         return self
 
     def __exit__(self, *failure: object) -> None:
+        self._eager.__exit__(None, None, None)
         self._handle.remove()
 
     def _keep(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
