@@ -230,7 +230,8 @@ def test_grams_of_a_compiled_model_are_those_of_the_model() -> None:
     inputs = torch.randn(30, 4, dtype=torch.float64)
     compiled: Any = torch.compile(copy.deepcopy(ONE), backend="eager")
     try:
-        compiled(inputs)  # compiled before hooks are on it
+        with torch.no_grad():
+            compiled.eval()(inputs)  # compiled before hooks are on it
         found = {name.removeprefix("_orig_mod."): gram for name, gram in grams_of(compiled, inputs).items()}
     finally:
         torch.compiler.reset()
