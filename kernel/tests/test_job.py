@@ -726,8 +726,10 @@ def test_a_result_whose_own_code_refuses_it_says_why(registry: Registry, monkeyp
     assert record.result("look", registry) == Unread("look: TypeError: too few", {"edges": 1, "mean": 0.5})
 
 
-def test_used_are_also_components_that_a_stage_asks_for_as_it_works(registry: Registry, tmp_path: Path) -> None:
-    """The engine's default discoverers, say, which no option of a stage names."""
+def test_used_are_also_components_that_a_stage_asks_for_as_it_works(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's default discoverers, say, which no option of a stage names; also where the stage finished before."""
 
     @component
     class Asking(Stage):
@@ -747,3 +749,13 @@ def test_used_are_also_components_that_a_stage_asks_for_as_it_works(registry: Re
     recipe = recipe_from({"source": "fake", "asking": {}}, registry)
     record = run_recipe(recipe, tmp_path, registry=registry)
     assert {"crosstask-asking": "2.0", "crosstask-late": "3.0"}.items() <= record.used.items()
+    monkeypatch.setattr(Asking, "work", lambda self, engine: pytest.fail("it has finished before"))
+    again = run_recipe(recipe, tmp_path / "again", registry=registry, store=str(tmp_path / "store.db"))
+    assert again.used == record.used
+    resumed = run_recipe(None, tmp_path, registry=registry, resume=True)
+    assert resumed.used == record.used
+    newer = with_fakes()
+    newer.register(Plugin("asking", offer, api=(2, 0)), distribution="crosstask-asking", version="2.0")
+    newer.register(Plugin("late", late, api=(2, 0)), distribution="crosstask-late", version="3.1")
+    told = run_recipe(recipe, tmp_path / "newer", registry=newer, store=str(tmp_path / "store.db"))
+    assert told.used == {**record.used, "crosstask-late": "3.1"}, "as of one that is here, and would do it now"

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from crosstask import Budget, ModelSpec, PluginError, Portfolio, Registry, TransferEngine
+from crosstask.manifest import Plugin
 from crosstask.options import component, option, record
 from crosstask.parts import reference
 from crosstask.points.stage import Engine, Outcome, Stage
+from crosstask.run import Run
 from crosstask.stages import KIND, Finished, check_stage, run_stage, summary_of
 from crosstask.store import open_store
 from crosstask.testing import blobs
@@ -643,3 +645,32 @@ def test_a_stage_says_before_any_work_which_record_it_gives() -> None:
         for stage, got in ((Silent(), "None"), (Loose(), "<class 'dict'>")):
             with pytest.raises(PluginError, match=rf"must say which record it gives \(Result\), got {got}"):
                 check_stage(stage, engine, "silent")
+
+
+def test_who_takes_part_is_noted_and_what_was_taken_from_the_store_is_credited(registry: Registry) -> None:
+    registry.register(Plugin("gone", [], api=(2, 0)), distribution="crosstask-gone", version="3.0")
+    with Run(registry) as run:
+        before = run.component("source", "fake", {"count": 1})
+        with run.noting() as outer:
+            with run.noting() as inner:
+                run.call(before, "load")
+            assert inner == {"crosstask-fakes 1.0"}, "though the run had it before"
+            run.credit(["crosstask-gone", "crosstask-never"])
+        assert outer == {"crosstask-fakes 1.0", "crosstask-gone 3.0"}
+        assert inner == {"crosstask-fakes 1.0"}, "that is over"
+        assert run.used() >= outer
+        assert not any("never" in each for each in run.used()), "nothing of it is here"
+
+
+def test_a_stage_that_was_kept_before_it_noted_who_took_part_is_read(session: Session) -> None:
+    (first,) = session.run(PREPARE)
+    store = open_store(str(session.store))
+    ((key, payload),) = store.entries(KIND)
+    kept = store.get(KIND, key)
+    assert kept is not None
+    assert payload["used"] == ["crosstask-fakes"]
+    store.put(KIND, key, {k: v for k, v in payload.items() if k != "used"}, tensors=kept.tensors, replace=True)
+    store.close()
+    (again,) = session.run(PREPARE)
+    assert session.heard == [], "it did not work again"
+    assert again.record == first.record

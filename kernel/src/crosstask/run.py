@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,8 @@ class Run(Context):
         self._wraps: list[_Wrapped] = []
         self._asked: list[Component] = []
         self._stages: list[str] = []
+        self._noting: list[set[str]] = []
+        self._credited: set[str] = set()
         self._closing: list[Callable[[BaseException | None], None]] = []
         self._cut_short = False  # an observer stopped a training: what came of it follows from no key
         self._trace = trace
@@ -123,6 +126,8 @@ class Run(Context):
 
     def add(self, component: Component) -> Component:
         """Bind a component to the run and register its hooks. Adding one twice does nothing."""
+        for seen in self._noting:
+            seen.add(component.offered_by)
         if not any(component is known for known in self._components):
             if isinstance(component, Wrapper):
                 self._wrap(component)
@@ -228,8 +233,28 @@ class Run(Context):
         return known[hook][0]
 
     def used(self) -> set[str]:
-        """The origins (`crosstask-rgb 0.1.0`) of every component of the run so far."""
-        return {component.offered_by for component in self._components}
+        """The origins (`crosstask-rgb 0.1.0`) of every component of the run so far, and of those behind what was taken
+        from the store (`credit`).
+        """
+        return {component.offered_by for component in self._components} | self._credited
+
+    @contextlib.contextmanager
+    def noting(self) -> Iterator[set[str]]:
+        """Inside, the origins of all components that take part in the work are added to the set that is given."""
+        seen: set[str] = set()
+        self._noting.append(seen)
+        try:
+            yield seen
+        finally:
+            self._noting = [each for each in self._noting if each is not seen]
+
+    def credit(self, distributions: Collection[str]) -> None:
+        """Count what these distributions offer, as they are installed now, as used: an answer that is taken from the
+        store was made with it.
+        """
+        found = {record.origin for record in self.registry.plugins() if record.distribution in distributions}
+        for seen in (self._credited, *self._noting):
+            seen |= found
 
     def wrapping(self) -> list[dict[str, Any]]:
         """The wrappers of the run: part of what determines every answer, and so of the keys of stored results."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime
 import enum
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from crosstask.components import Context
 from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, nearest
 from crosstask.learning.transferring import key_of, source_digest, weights_digest
 from crosstask.options import structure, unstructure
 from crosstask.points.stage import Engine, Outcome, Stage
+from crosstask.run import Run
 
 KIND = "stages"
 """Where finished stages are kept in a store."""
@@ -58,7 +61,8 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
         if stage.needs_models:
             engine.train()
         before = _state(engine) if stage.keeps else {}
-        outcome = engine.run.call(stage, "work", engine=engine)
+        with _noting(engine.run) as used:
+            outcome = engine.run.call(stage, "work", engine=engine)
         try:
             _check(stage, outcome)
         except PluginError as error:
@@ -69,11 +73,16 @@ def run_stage(engine: Engine, stage: Stage, name: str, finished: Finished) -> Ou
             told = f"{stage.origin}: work changed the engine (its tasks, their models or the graph)"
             warnings.warn(f"{told}: it is not kept; its class must say keeps = False", RuntimeWarning, stacklevel=2)
         elif stage.keeps:
-            _keep(engine, stage, key, outcome)
+            _keep(engine, stage, key, outcome, used)
         engine.run.forgo(KIND, key)  # if it could not be kept: another run that wants it need not wait for more
     copied = {at: _copied(value) for at, value in outcome.artifacts.items()}  # as they are now, whatever comes later
     finished.outcomes[name], finished.keys[name] = Outcome(outcome.record, copied), key
     return outcome
+
+
+def _noting(context: Context) -> contextlib.AbstractContextManager[set[str]]:
+    """Who takes part; outside of a run nobody keeps a record of it."""
+    return context.noting() if isinstance(context, Run) else contextlib.nullcontext(set())
 
 
 def _state(engine: Engine) -> dict[str, str]:
@@ -173,7 +182,7 @@ def _tensors_of(value: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
+def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome, used: Collection[str]) -> None:
     plain: dict[str, Any] = {}
     tensors: dict[str, Tensor] = {}
     for name, value in outcome.artifacts.items():
@@ -190,7 +199,9 @@ def _keep(engine: Engine, stage: Stage, key: str, outcome: Outcome) -> None:
             plain[name]["names"] = list(own)  # in their order, which a file of tensors does not keep
         if "plain" in plain[name] and not _survives(value, plain[name]["plain"], stage.provides[name]):
             return  # something that JSON and tensors cannot hold: the stage works again in a resumed run
-    engine.run.remember(KIND, key, {"record": unstructure(outcome.record), "artifacts": plain}, tensors)
+    offered = sorted({r.distribution for r in engine.registry.plugins() if r.origin in used})
+    made = {"record": unstructure(outcome.record), "artifacts": plain, "used": offered}
+    engine.run.remember(KIND, key, made, tensors)
 
 
 def _writable(tensor: Tensor) -> bool:
@@ -215,6 +226,7 @@ def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
     artifacts: dict[str, Any] = {}
     try:
         record = structure(known.payload["record"], stage.Result, "stored stage")
+        used = structure(known.payload.get("used", []), tuple[str, ...], "used")  # kept before they were noted: nobody
         for name, told in known.payload["artifacts"].items():
             own = {at.partition("/")[2]: t for at, t in known.tensors.items() if at.startswith(f"{name}/")}
             if "plain" in told:
@@ -237,6 +249,8 @@ def _recalled(engine: Engine, stage: Stage, key: str) -> Outcome | None:
         told = f"{stage.origin}: what it stored cannot be made again ({type(error).__name__}: {error}): it works again"
         warnings.warn(told, RuntimeWarning, stacklevel=3)
         return None
+    if isinstance(engine.run, Run):
+        engine.run.credit(used)
     return Outcome(record, artifacts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,8 +17,13 @@ from crosstask.advising import RIDGES, _of_folds, advise, left_one_out
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.objectives import METRICS
+from crosstask.manifest import Extension, Plugin
 from crosstask.parts import Choice
+from crosstask.registry import Registry
+from crosstask.testing import reference_registry, small_task
+from crosstask.testing.references import ReferenceStrategist
 from crosstask_transfer.advice import Advice
+from crosstask_transfer.plugin import PLUGIN
 
 FEW = Budget(steps=30, batch_size=16, learning_rate=0.01)
 
@@ -315,3 +321,38 @@ def test_strategies_are_shown_where_there_are_any() -> None:
     assert "advised_balancer" not in Advice.summary(told)
     (section,) = Advice.sections(attrs.evolve(told, strategies=()), TransferGraph())
     assert "Strategies" not in section.html
+
+
+def test_a_strategist_that_is_installed_later_is_asked_and_one_that_was_asked_is_said(tmp_path: Path) -> None:
+    reference = reference_registry(PLUGIN)
+    strategist = Extension("strategist", "told", f"{ReferenceStrategist.__module__}:ReferenceStrategist", default=True)
+
+    def found(asked: bool) -> tuple[Advised, set[str]]:
+        registry = Registry()
+        for record in reference.records:
+            assert record.plugin is not None
+            others = [each for each in record.plugin.extensions if each.point != "strategist"]
+            plugin = Plugin(record.plugin.name, others, points=record.plugin.points, api=record.plugin.api)
+            registry.register(plugin, distribution=record.distribution, version=record.version)
+        if asked:
+            plugin = Plugin("asked", [strategist], api=(2, 0))
+            registry.register(plugin, distribution="crosstask-asked", version="1.0")
+        with TransferEngine(
+            registry=registry, discoverers=[], model=ModelSpec(hidden=(4,)), train=FEW, budget=FEW, seeds=1,
+            store=tmp_path / "store.db",
+        ) as engine:  # fmt: skip
+            for name in ("moons", "halves"):
+                engine.register_task(small_task(name))
+            heard = engine.run_stage("advice", target="halves").record
+            return heard, engine.run.used()
+
+    without, used = found(asked=False)
+    assert without.strategies == ()
+    assert "crosstask-asked 1.0" not in used
+    fresh, used = found(asked=True)
+    assert fresh.strategies
+    assert "crosstask-asked 1.0" in used
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Advice, "work", lambda *_: pytest.fail("it has finished before"))
+        assert found(asked=True) == (fresh, used)
+        assert found(asked=False)[0] == without

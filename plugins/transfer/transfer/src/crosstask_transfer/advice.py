@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from crosstask.errors import DataError, RecipeError
 from crosstask.graph import TransferGraph
+from crosstask.manifest import DEFAULT
 from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
@@ -35,6 +36,17 @@ class Advice(Stage):
             portfolio[self.target]
         except DataError as error:
             raise RecipeError(f"target: {error}") from None
+
+    def identity(self) -> dict[str, Any]:
+        """With who recommends strategies, where somebody is installed who does, beside what is usual."""
+        registry = getattr(self.context, "registry", None)  # without a run nothing is kept, and nobody asks
+        if registry is None or not registry.defaults("strategist"):
+            return super().identity()
+        from crosstask.engine import STRATEGIES  # deferred: it imports all of the kernel
+
+        asked = self.context.component("strategist", DEFAULT).identity()
+        usual = {point: registry.defaults(point)[:1] for point in STRATEGIES}
+        return {**super().identity(), "strategist": asked, "usual": usual}
 
     def work(self, engine: Engine) -> Outcome:
         chosen = self.made_of("strategy")
