@@ -288,6 +288,33 @@ def test_unknown_names_come_with_the_nearest() -> None:
         TransferEdge(source="alpha", target="alpha", transfer_coefficient=0)
 
 
+@pytest.mark.parametrize("reading", ["edge", "evidence", "estimates", "coefficient", "direction"])
+@pytest.mark.parametrize("pair", [("alhpa", "beta"), ("beta", "alhpa"), ("alpha", "alhpa")])
+def test_nothing_is_said_of_a_task_that_is_not_there(reading: str, pair: tuple[str, str]) -> None:
+    graph = graph_of({("alpha", "beta"): 0.5})
+    with pytest.raises(GraphError, match=r"no task 'alhpa'.*did you mean 'alpha'"):
+        getattr(graph, reading)(*pair)
+
+
+@pytest.mark.parametrize("reading", ["edges_into", "edges_out_of", "best_sources", "task", "fingerprint"])
+def test_nor_of_one_alone(reading: str) -> None:
+    with pytest.raises(GraphError, match=r"no task 'alhpa'.*did you mean 'alpha'"):
+        getattr(graph_of({("alpha", "beta"): 0.5}), reading)("alhpa")
+
+
+def test_of_tasks_that_are_there_that_nothing_is_known_is_said() -> None:
+    graph = graph_of({("alpha", "beta"): 0.5})
+    assert graph.edge("beta", "alpha") is None
+    assert (graph.evidence("beta", "alpha"), graph.estimates("beta", "alpha")) == ([], {})
+    assert (graph.coefficient("beta", "alpha"), graph.coefficient("beta", "alpha", 0.25)) == (0.0, 0.25)
+    assert ("alpha" in graph, "alhpa" in graph, 3 in graph) == (True, False, False)
+    empty = TransferGraph()  # as components are called with where nobody has looked
+    assert (empty.edge("x", "y"), empty.coefficient("x", "y", 0.5), empty.estimates("x", "y")) == (None, 0.5, {})
+    for each in (graph, empty):
+        with pytest.raises(GraphError, match="named by its id, a string, got a int"):
+            each.coefficient("beta", 3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("suffix", [".json", ".graphml", ".gexf"])
 def test_exports_come_back(tmp_path: Path, suffix: str) -> None:
     graph = graph_of({("a", "b"): 0.5, ("b", "a"): -0.25, ("c", "a"): 1.0}, evidence="measured", low=-1.0, high=1.0)

@@ -223,7 +223,9 @@ class TransferGraph:
 
     `edge`, `coefficient` and everything below read the strongest: one that was measured, else the newest, because each
     discoverer builds on what the ones before it found. `TransferEdge.measured` tells what was tried out from what was
-    only estimated or predicted. Pairs between which transfer cannot be tried are in `impossible`, with the reason.
+    only estimated or predicted. Pairs between which transfer cannot be tried are in `impossible`, with the reason. Who
+    asks for a task that the graph does not have gets a GraphError with the nearest name; only of a graph without any
+    task, as components are called with where nothing is known, pairs can be asked for.
     """
 
     def __init__(self, tasks: Iterable[TaskDescriptor] = ()) -> None:
@@ -384,7 +386,7 @@ class TransferGraph:
                 both.add_task(graph.task(task), graph.fingerprint(task))
         pairs = dict.fromkeys((*self._pairs(), *theirs._pairs()))
         for source, target in pairs:
-            one, two = self.evidence(source, target), theirs.evidence(source, target)
+            one, two = self._evidence(source, target), theirs._evidence(source, target)
             for edge in _united(one, two, (both.task(source), both.task(target))):
                 both.add(edge)
         drift = both.drift()
@@ -477,6 +479,15 @@ class TransferGraph:
         if source == target:
             raise GraphError(f"a {what} from task {source!r} to itself")
 
+    def _check_known(self, *names: str) -> None:
+        """GraphError for a name that is no task's: that nothing is known of it is no news of the pair. A graph without
+        any task, which stands for nobody's having looked yet, knows nothing of whatever it is asked.
+        """
+        _check_names(*names)
+        for name in names:
+            if name not in self._graph and len(self._graph):
+                self.task(name)
+
     @property
     def task_ids(self) -> list[str]:
         """Every task, in the order in which they were added."""
@@ -504,19 +515,30 @@ class TransferGraph:
         """The strongest edge of each pair between which transfer was tried out: what headline figures are made of."""
         return [edge for edge in self.edges() if edge.measured]
 
+    def __contains__(self, task_id: object) -> bool:
+        """Whether the graph has a task."""
+        return isinstance(task_id, str) and task_id in self._graph
+
     def edge(self, source: str, target: str) -> TransferEdge | None:
-        """The strongest edge of a pair; None if nothing is known."""
-        _check_names(source, target)
+        """The strongest edge of a pair; None if nothing is known. GraphError if one of the tasks is unknown."""
+        self._check_known(source, target)
         return self._strongest(source, target) if self._graph.has_edge(source, target) else None
 
     def evidence(self, source: str, target: str) -> list[TransferEdge]:
-        """Every edge of a pair, one per kind of evidence and finder, in the order in which they were found."""
-        _check_names(source, target)
+        """Every edge of a pair, one per kind of evidence and finder, in the order in which they were found. GraphError
+        if one of the tasks is unknown.
+        """
+        self._check_known(source, target)
+        return self._evidence(source, target)
+
+    def _evidence(self, source: str, target: str) -> list[TransferEdge]:
         found = self._graph.get_edge_data(source, target, default={}).values()
         return [data["edge"] for data in found]
 
     def estimates(self, source: str, target: str) -> dict[str, float]:
-        """The raw estimates of a pair by estimator, from all its edges; the newer one where two edges have it."""
+        """The raw estimates of a pair by estimator, from all its edges; the newer one where two edges have it.
+        GraphError if one of the tasks is unknown.
+        """
         merged: dict[str, float] = {}
         for edge in self.evidence(source, target):
             merged |= edge.estimates
@@ -526,24 +548,26 @@ class TransferGraph:
         return _strongest(self._graph[source][target].values())
 
     def coefficient(self, source: str, target: str, default: float = 0.0) -> float:
-        """The transfer coefficient of the strongest edge of a pair; `default` where there is none."""
+        """The transfer coefficient of the strongest edge of a pair; `default` where there is none. GraphError if one of
+        the tasks is unknown.
+        """
         edge = self.edge(source, target)
         return default if edge is None else edge.transfer_coefficient
 
     def edges_into(self, target: str) -> list[TransferEdge]:
-        """Strongest edge from each source of `target`, best first."""
+        """Strongest edge from each source of `target`, best first. GraphError if the task is unknown."""
         self.task(target)
         found = [self._strongest(source, target) for source in self._graph.predecessors(target)]
         return sorted(found, key=lambda e: (-e.transfer_coefficient, e.source))
 
     def edges_out_of(self, source: str) -> list[TransferEdge]:
-        """Strongest edge to each target of `source`, best first."""
+        """Strongest edge to each target of `source`, best first. GraphError if the task is unknown."""
         self.task(source)
         found = [self._strongest(source, target) for target in self._graph.successors(source)]
         return sorted(found, key=lambda e: (-e.transfer_coefficient, e.target))
 
     def best_sources(self, target: str, count: int | None = None, *, minimum: float = 0.0) -> list[TransferEdge]:
-        """The sources that help `target` by more than `minimum`, best first."""
+        """The sources that help `target` by more than `minimum`, best first. GraphError if the task is unknown."""
         minimum = structure(minimum, float, "minimum")
         return [e for e in self.edges_into(target) if e.transfer_coefficient > minimum][: _how_many(count, "count")]
 

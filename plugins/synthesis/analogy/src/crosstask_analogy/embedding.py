@@ -70,7 +70,7 @@ def _profiles(tasks: Sequence[TaskDescriptor], graph: TransferGraph) -> Vectors:
 
 
 def _coefficient(graph: TransferGraph, source: str, target: str) -> float | None:
-    edge = graph.edge(source, target)
+    edge = graph.edge(source, target) if source in graph and target in graph else None
     return None if edge is None else edge.transfer_coefficient
 
 

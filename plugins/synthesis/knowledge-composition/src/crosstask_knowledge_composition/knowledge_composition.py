@@ -112,7 +112,8 @@ class KnowledgeComposition(Synthesizer):
 
     def _silent(self, new_task: TaskDescriptor, source: Task, graph: TransferGraph) -> str | None:
         """Why a source's head is not used; its trunk may be."""
-        edge = graph.edge(source.task_id, new_task.task_id)
+        ends = source.task_id, new_task.task_id
+        edge = graph.edge(*ends) if all(end in graph for end in ends) else None
         if edge is not None and edge.transfer_coefficient <= self.minimum:
             return f"is not expected to help ({edge.transfer_coefficient:+.2f})"
         return lacks_outputs(new_task, source)
