@@ -289,7 +289,7 @@ def _between(one: Interval, two: Interval) -> tuple[float | None, float | None]:
 
 def _edges(one: TransferGraph, two: TransferGraph) -> Iterator[Edge]:
     for edge in one.edges():
-        other = two.edge(edge.source, edge.target) if edge.source in two and edge.target in two else None
+        other = two.edge(edge.source, edge.target)
         if other is None or all(getattr(edge, name) == getattr(other, name) for name in _EDGE):
             continue
         a, b = (

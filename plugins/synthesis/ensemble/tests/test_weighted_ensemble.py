@@ -67,6 +67,14 @@ def wanted(classes: str, **more: Any) -> TaskDescriptor:
 X = torch.tensor([[1.0, 2.0, 6.0, 0.0, 0.0, 0.0], [4.0, 0.0, -1.0, 3.0, 0.0, 0.0]])
 
 
+def test_a_graph_that_does_not_have_the_new_task_says_nothing_of_it() -> None:
+    new, sources = wanted("ca"), [source("s", "abc"), source("t", "ca")]
+    known = TransferGraph(each.descriptor for each in sources)
+    one, other = (WeightedEnsemble().synthesize(new, sources, graph, None) for graph in (known, TransferGraph()))
+    assert torch.equal(one(X), other(X))
+    assert one.provenance == other.provenance
+
+
 def test_one_source_gives_its_own_centred_logits() -> None:
     made = make(wanted("ca"), [source("s", "abc")])
     torch.testing.assert_close(made(X), X[:, [2, 0]] - X[:, :3].mean(1, keepdim=True))

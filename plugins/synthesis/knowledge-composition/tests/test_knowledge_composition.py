@@ -228,7 +228,8 @@ def test_regression_keeps_units() -> None:
     told = {n: described(n, task_type="regression", input_shape=(5,), output_dim=2) for n in "xyn"}
     sources = [Task(descriptor=told[n], model=chain(k)) for k, n in enumerate("xy")]
     made = KnowledgeComposition(trunk="x").synthesize(told["n"], sources, TransferGraph(), INPUTS)
-    alone = KnowledgeComposition().synthesize(told["n"], sources[:1], TransferGraph(), INPUTS)
+    known = TransferGraph(told[n] for n in "xy")  # that does not have the new task
+    alone = KnowledgeComposition().synthesize(told["n"], sources[:1], known, INPUTS)
     torch.testing.assert_close(alone(INPUTS), sources[0].model(INPUTS))
     assert "output 0: carried from x" in made.provenance.notes[1]
 
