@@ -1,7 +1,8 @@
 """Graphs at scale: python tests/benchmarks/graph_scale.py [--tasks 100 300 1000] [--merge] [--report] [--browser 5]
 
 Complete graphs with one edge for each ordered pair, one in a hundred measured: CPU time (one thread) and size of what
-`metrics`, `export` and `load` of each format and the report's graph take, and the largest memory of the process.
+`metrics`, `export` and `load` of each format and the report's graph take, and the largest memory of the process while
+each is done, the graph that was made included.
 
 `--browser N`: the report (with the transfer matrix) is opened so often in a fresh Chromium. Of each the time until the
 page has opened (its load event) and until all of it is drawn, by the clock and of the CPU of the page's thread. Needs
@@ -11,7 +12,6 @@ selenium, /usr/bin/chromium and /usr/bin/chromedriver.
 import argparse
 import functools
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -53,12 +53,14 @@ def complete(tasks: int, seed: int = 0) -> TransferGraph:
 
 
 def timed(what: str, function: Callable[[], Any], size: Path | None = None) -> Any:
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far is forgotten
     started, clock = time.process_time(), time.perf_counter()
     found = function()
     spent, waited = time.process_time() - started, time.perf_counter() - clock
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    status = Path("/proc/self/status").read_text().splitlines()
+    memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**20
     told = "" if size is None else f"{size.stat().st_size / 2**20:.1f}"
-    print(f"| {what} | {spent:.2f} | {waited:.2f} | {told} | {memory:.1f} |", flush=True)
+    print(f"| {what} | {spent:.2f} | {waited:.2f} | {told} | {memory:.2f} | {os.getloadavg()[0]:.1f} |", flush=True)
     return found
 
 
@@ -117,7 +119,7 @@ def main() -> None:
 
 def measure(tasks: int, args: argparse.Namespace) -> None:
     print(f"\n{tasks} tasks, {tasks * (tasks - 1):,} edges\n")
-    print("| | CPU, s | wall, s | MiB | memory, GiB |\n|---|---|---|---|---|")
+    print("| | CPU, s | wall, s | MiB | memory, GiB | load |\n|---|---|---|---|---|---|")
     graph = timed("made, edge by edge", lambda: complete(tasks))
     timed("metrics", graph.metrics)
     with tempfile.TemporaryDirectory() as folder:

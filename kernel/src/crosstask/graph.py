@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import enum
+import functools
 import gc
 import hashlib
+import itertools
 import json
 import math
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,7 @@ from crosstask.graph_files import (
     gexf_lines,
     graphml_lines,
     json_lines,
+    json_pieces,
     numbers,
     plain,
     read_xml,
@@ -272,7 +276,7 @@ class TransferGraph:
         self._check_ends("edge", edge.source, edge.target)
         if edge.measured:
             self._impossible.pop((edge.source, edge.target), None)
-        key = (edge.evidence.value, edge.found_by)
+        key = _key(edge.evidence, edge.found_by)
         if self._graph.has_edge(edge.source, edge.target, key):
             self._graph.remove_edge(edge.source, edge.target, key)  # re-added at the end: newest last
         others = self.evidence(edge.source, edge.target)
@@ -586,16 +590,19 @@ class TransferGraph:
         helping = sum(self.coefficient(s, target) >= HELPS for s in self._graph.predecessors(target))
         return _direction(helped, helping, len(self._graph) - 1, mutual=all(helps.values()))
 
-    def _directions(self) -> dict[tuple[str, str], TransferDirection]:
-        """`direction` of every pair that has an edge, in one pass."""
-        known = {(edge.source, edge.target): edge.transfer_coefficient >= HELPS for edge in self.edges()}
-        helped = Counter(source for (source, _), helps in known.items() if helps)
-        helping = Counter(target for (_, target), helps in known.items() if helps)
-        others = len(self._graph) - 1
-        return {
-            (a, b): _direction(helped[a], helping[b], others, mutual=helps and known.get((b, a), False))
-            for (a, b), helps in known.items()
-        }
+    def _directions(self) -> Callable[[str, str], TransferDirection]:
+        """`direction`, of the graph as it is now, for whom asks it of every pair."""
+        helped: dict[str, set[str]] = {task: set() for task in self._graph}
+        for edge in self.edges():
+            if edge.transfer_coefficient >= HELPS:
+                helped[edge.source].add(edge.target)
+        helping, others = Counter(target for targets in helped.values() for target in targets), len(self._graph) - 1
+
+        def found(source: str, target: str) -> TransferDirection:
+            mutual = target in helped[source] and source in helped[target]
+            return _direction(len(helped[source]), helping[target], others, mutual=mutual)
+
+        return found
 
     def communities(self, seed: int = 0) -> list[set[str]]:
         """Groups of tasks that help one another (Louvain on the positive coefficients), largest first."""
@@ -647,9 +654,9 @@ class TransferGraph:
 
     def with_directions(self) -> TransferGraph:
         """A copy whose edges carry the direction read off the whole graph."""
-        made, directions = self.copy(), self._directions()
+        made, direction = self.copy(), self._directions()
         for source, target, data in made._graph.edges(data=True):
-            data["edge"] = attrs.evolve(data["edge"], direction=directions[source, target])
+            data["edge"] = attrs.evolve(data["edge"], direction=direction(source, target))
         return made
 
     def to_json(self) -> dict[str, Any]:
@@ -674,9 +681,9 @@ class TransferGraph:
         return found
 
     def _plain_edges(self) -> Iterator[tuple[TransferEdge, dict[str, Any]]]:
-        directions = self._directions()
+        direction = self._directions()
         for edge in self.all_edges():
-            yield edge, _plain_edge(edge, directions[edge.source, edge.target])
+            yield edge, _plain_edge(edge, direction(edge.source, edge.target))
 
     @classmethod
     def from_json(cls, data: Any) -> TransferGraph:
@@ -684,29 +691,46 @@ class TransferGraph:
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             got = data.get("schema") if isinstance(data, Mapping) else type(data).__name__
             raise GraphError(f"not a transfer graph: schema is {got!r}, expected {SCHEMA!r}")
-        graph = cls()
-        for part, kind in (("tasks", TaskDescriptor), ("edges", TransferEdge), ("impossible", _RuledOut)):
-            items = data.get(part, [] if part == "impossible" else None)  # graphs of before had none
-            if not isinstance(items, list):
+        for part in _PARTS:
+            if not isinstance(data.get(part, [] if part == "impossible" else None), list):  # graphs of before had none
                 raise GraphError(f"transfer graph: {part!r} must be a list")
-            for number, item in enumerate(items):
-                try:
-                    made = structure(item if part == "edges" else numbers(item), kind, f"{part}[{number}]")
-                    if isinstance(made, TaskDescriptor):
-                        if made.task_id in graph._graph:
-                            raise GraphError(f"task {made.task_id!r} appears twice")
-                        graph.add_task(made)
-                    elif isinstance(made, TransferEdge):
-                        graph.add(made)
-                    else:
-                        graph.rule_out(made.source, made.target, made.reason)
-                except CrosstaskError as error:
-                    text = str(error)
-                    raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None
-        prints = structure(data.get("fingerprints", {}), dict[str, str], "fingerprints")  # graphs of before had none
+        items = ((part, item) for part in _PARTS for item in data.get(part, ()))
+        return cls._of(itertools.chain(items, [("fingerprints", data.get("fingerprints", {}))]))
+
+    @classmethod
+    def _of(cls, pieces: Iterable[tuple[str, Any]]) -> TransferGraph:
+        """Of plain data, one piece after another: tasks, then edges; impossible pairs and fingerprints wait till the
+        end. GraphError says which is wrong, and how.
+        """
+        graph, read, waiting, prints = cls(), Counter[str](), list[Any](), dict[str, str]()
+        for part, item in pieces:
+            if part == "fingerprints":
+                prints |= structure(item, dict[str, str], part)
+            elif part == "impossible":
+                waiting.append(item)
+            elif part in _PARTS:
+                graph._take(part, read[part], item)
+                read[part] += 1
+        for number, item in enumerate(waiting):
+            graph._take("impossible", number, item)
         for task_id, known in prints.items():
             graph.add_task(graph.task(task_id), known)
         return graph
+
+    def _take(self, part: str, number: int, item: Any) -> None:
+        try:
+            made = structure(item if part == "edges" else numbers(item), _PARTS[part], f"{part}[{number}]")
+            if isinstance(made, TaskDescriptor):
+                if made.task_id in self._graph:
+                    raise GraphError(f"task {made.task_id!r} appears twice")
+                self.add_task(made)
+            elif isinstance(made, TransferEdge):
+                self.add(made)
+            else:
+                self.rule_out(made.source, made.target, made.reason)
+        except CrosstaskError as error:
+            text = str(error)
+            raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None
 
     def export(self, path: str | Path) -> Path:
         """Write .json, .graphml or .gexf, by suffix. Each holds every descriptor, edge and impossible pair, and `load`
@@ -758,11 +782,13 @@ class TransferGraph:
         if path.suffix not in (".json", ".graphml", ".gexf"):
             raise GraphError(f"cannot read {path.name!r}: the suffix must be .json, .graphml or .gexf")
         with _uncollected():
-            try:
+            with contextlib.suppress(Exception):
+                return cls._of(_pieces(path))
+            try:  # laid out otherwise, or wrong: as a whole all can be read that is right, and what is wrong is said
                 if path.suffix == ".json":
                     data = json.loads(path.read_text(encoding="utf-8"))
                 else:
-                    data = _from_records(read_xml(path, _RECORDS))
+                    data = _whole(_recorded(read_xml(path, _RECORDS)))
             except OSError as error:
                 raise GraphError(f"{path}: cannot be read: {error.strerror or error}") from None
             except Exception as error:  # the readers raise many kinds: XML, JSON and key errors, all meaning the same
@@ -1038,6 +1064,16 @@ class _RuledOut:
     reason: str
 
 
+_PARTS: dict[str, type] = {"tasks": TaskDescriptor, "edges": TransferEdge, "impossible": _RuledOut}
+"""The lists of a file, in the order in which they are read, and what they hold."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _key(evidence: Evidence, found_by: str) -> tuple[str, str]:
+    """What an edge of a pair is known by in the graph: one object for a million edges."""
+    return evidence.value, found_by
+
+
 def _check_names(*names: Any) -> None:
     for name in names:
         if not isinstance(name, str):
@@ -1102,15 +1138,48 @@ def _plain_edge(edge: TransferEdge, direction: TransferDirection) -> dict[str, A
     return told
 
 
-def _from_records(found: Iterable[tuple[str, Mapping[str, str]]]) -> dict[str, Any]:
-    """What `from_json` reads, of the records of nodes and edges in XML."""
-    data: dict[str, Any] = {"schema": SCHEMA, "tasks": [], "edges": [], "impossible": [], "fingerprints": {}}
+def _pieces(path: Path) -> Iterator[tuple[str, Any]]:
+    """A file, as `TransferGraph._of` takes it: of a million edges no plain data are held beside what is made of them.
+    A text that many edges have is there once.
+    """
+    json_file = path.suffix == ".json"
+    for part, item in json_pieces(path, SCHEMA, _PARTS) if json_file else _recorded(read_xml(path, _RECORDS)):
+        if part == "edges":
+            _share(item)
+        yield part, item
+
+
+def _share(edge: dict[str, Any]) -> None:
+    for name in ("source", "target", "found_by", "best_strategy", "origin", "site"):
+        if type(value := edge.get(name)) is str:
+            edge[name] = sys.intern(value)
+    for name in ("estimates", "shared_representations"):
+        if told := edge.get(name):
+            edge[name] = {sys.intern(key): value for key, value in told.items()}
+    for each in edge.get("measurements", ()):
+        _share(each)
+
+
+def _recorded(found: Iterable[tuple[str, Mapping[str, str]]]) -> Iterator[tuple[str, Any]]:
+    """Likewise of the records of nodes and edges in XML."""
     for scope, told in found:
         if scope == "edge":
-            data["edges"].append(json.loads(told["record"]))
+            yield "edges", json.loads(told["record"])
             continue
-        data["tasks"].append(json.loads(told["descriptor"]))
-        data["impossible"] += json.loads(told.get("impossible", "[]"))
+        task = json.loads(told["descriptor"])
+        yield "tasks", task
+        for each in json.loads(told.get("impossible", "[]")):
+            yield "impossible", each
         if told.get("fingerprint"):
-            data["fingerprints"][data["tasks"][-1]["task_id"]] = json.loads(told["fingerprint"])
+            yield "fingerprints", {task["task_id"]: json.loads(told["fingerprint"])}
+
+
+def _whole(pieces: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """What `from_json` reads."""
+    data: dict[str, Any] = {"schema": SCHEMA, "tasks": [], "edges": [], "impossible": [], "fingerprints": {}}
+    for part, item in pieces:
+        if part == "fingerprints":
+            data[part] |= item
+        else:
+            data[part].append(item)
     return data

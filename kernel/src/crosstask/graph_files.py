@@ -86,7 +86,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 def json_lines(schema: str, parts: Mapping[str, Iterable[Any]], whole: Mapping[str, Any]) -> Iterator[str]:
     """An object with the schema, lists of which each item has a line, and values as they are."""
-    yield f'{{\n "schema": {_ENCODER.encode(schema)}'
+    yield _begin(schema)
     for name, items in parts.items():
         yield f',\n "{name}": ['
         before = "\n  "
@@ -97,6 +97,42 @@ def json_lines(schema: str, parts: Mapping[str, Iterable[Any]], whole: Mapping[s
     for name, value in whole.items():
         yield f',\n "{name}": {text(value)}'
     yield "\n}\n"
+
+
+def _begin(schema: str) -> str:
+    return f'{{\n "schema": {_ENCODER.encode(schema)}'
+
+
+def json_pieces(path: Path, schema: str, lists: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """What `json_lines` wrote, one piece after another: (name of the list, item) or (name, whole value). ValueError as
+    soon as a line is not as it writes them: the file may be right all the same, but has to be read as a whole.
+    """
+    left, otherwise = set(lists), ValueError(f"{path}: laid out otherwise")
+    with path.open(encoding="utf-8") as file:
+        if file.read(len(begin := _begin(schema))) != begin or file.readline() != ",\n":
+            raise otherwise
+        name, due = "", "name"  # or an item, the end of a list, the end of the file, nothing
+        for line in file:
+            told = line.removesuffix("\n")
+            more, told = told.endswith(","), told.removesuffix(",")
+            key, _, value = told.partition(": ")
+            if due == "item" and told.startswith("  "):
+                yield name, json.loads(told)
+                due = "item" if more else "]"
+            elif due == "name" and told.startswith(' "') and (value[0:1] != "[" or json.loads(key) in left):
+                name = json.loads(key)
+                left.discard(name)
+                due = "name" if more else "item" if value == "[" else "}"
+                if value not in ("[", "[]"):
+                    yield name, json.loads(value)
+            elif due == "]" and told == " ]":
+                due = "name" if more else "}"
+            elif due == "}" and line == "}\n":
+                due = ""
+            else:
+                raise otherwise
+    if due or left:
+        raise otherwise
 
 
 def graphml_lines(

@@ -132,9 +132,8 @@ def _is_enum(kind: Any) -> bool:
 
 def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
     """`cls(**options)`; unknown and missing keys are refused with what would be right. `where` starts the message."""
-    given = dict(options or {})
-    known = {f.name: f for f in attrs.fields(cls) if f.init}  # type: ignore[arg-type]
-    before = {alias: name for name, f in known.items() for alias in f.metadata.get("aliases", ())}
+    known, before, required = _known(cls)  # type: ignore[arg-type]
+    given = {known.get(key, key): value for key, value in (options or {}).items()}
     for key in list(given):
         if key not in known and before.get(key, key) not in {key, *given}:
             warnings.warn(f"{where}: option {key!r} is now called {before[key]!r}", FutureWarning, stacklevel=2)
@@ -142,13 +141,23 @@ def build(cls: type[T], options: Mapping[str, Any] | None, where: str) -> T:
     for key in given:
         if key not in known:
             raise OptionError(f"{where}: unknown option {key!r}{nearest(key, known)}")
-    missing = [name for name, f in known.items() if f.default is attrs.NOTHING and name not in given]
-    if missing:
+    if missing := [name for name in required if name not in given]:
         raise OptionError(f"{where}: missing option {', '.join(map(repr, missing))}")
     try:
         return cls(**given)
     except OptionError as error:
         raise type(error)(f"{where}: {str(error).removeprefix(f'{cls.__name__}: ')}") from None
+
+
+@functools.cache
+def _known(cls: type) -> tuple[dict[str, str], dict[str, str], tuple[str, ...]]:
+    """The options of a class, their former names (former: now), and those without a default.
+
+    The names as the class has them: Python finds an argument much quicker by the very object than by an equal one.
+    """
+    fields = [f for f in attrs.fields(cls) if f.init]
+    before = {alias: f.name for f in fields for alias in f.metadata.get("aliases", ())}
+    return {f.name: f.name for f in fields}, before, tuple(f.name for f in fields if f.default is attrs.NOTHING)
 
 
 def describe(cls: type) -> list[dict[str, Any]]:
@@ -180,9 +189,11 @@ def structure(value: Any, kind: Any, where: str = "value") -> Any:
     Strict: a string is never a number, a float never an integer, a string never a sequence. Integers become floats
     where a float is asked for, lists become tuples, names become enum members, mappings become attrs classes.
     """
-    origin, args = get_origin(kind), get_args(kind)
+    if kind is bool or kind is str or kind is int or kind is float:
+        return _structure_scalar(value, kind, where)
     if kind is Any or kind is object:
         return value
+    origin, args = get_origin(kind), get_args(kind)
     if origin is typing.Annotated:
         return structure(value, args[0], where)
     if origin is Union or origin is types.UnionType:
@@ -195,11 +206,10 @@ def structure(value: Any, kind: Any, where: str = "value") -> Any:
         if value is None:
             return None
         raise _wrong(value, "nothing", where)
-    if kind is bool or kind is str or kind is int or kind is float:
-        return _structure_scalar(value, kind, where)
-    if origin in _SEQUENCES or kind in _SEQUENCES:
-        return _structure_sequence(value, origin or kind, args, where)
-    if origin in _MAPPINGS or kind in _MAPPINGS:
+    plain = origin or kind
+    if plain in _SEQUENCES:
+        return _structure_sequence(value, plain, args, where)
+    if plain in _MAPPINGS:
         if not isinstance(value, Mapping):
             raise _wrong(value, "a table", where)
         key_kind, item_kind = args or (Any, Any)
