@@ -73,6 +73,17 @@ def test_no_interval_where_a_seed_never_gets_there_or_is_alone() -> None:
     assert speed_interval([reaching(20)], [reaching(40)]) is None
 
 
+def test_an_interval_has_signs_where_it_is_of_a_difference() -> None:
+    score, gain = Interval(mean=0.871, low=0.85, high=0.8919), Interval(mean=0.02, low=-0.01, high=0.05)
+    assert str(score) == f"{score}" == "0.871 [0.850, 0.892]"
+    assert f"{gain:+}" == "+0.020 [-0.010, +0.050]"
+    assert str(gain) == "0.020 [-0.010, 0.050]"
+    assert f"{score:.1%}" == "87.1% [85.0%, 89.2%]"
+    assert f"{gain:+.2f}" == "+0.02 [-0.01, +0.05]"
+    with pytest.raises(ValueError, match="format"):
+        f"{score:wide}"
+
+
 def test_ratios_say_when_they_are_capped() -> None:
     assert times(None) == "–"
     assert times(8.0, True) == "at least 8×"

@@ -56,10 +56,9 @@ class Adapted:
 
     def __repr__(self) -> str:
         whence = " and ".join(self.sources)
-        score = f"{self.score.mean:.3f} [{self.score.low:.3f}, {self.score.high:.3f}]"
         return (
             f"Adapted({type(self.model).__name__} for {self.target!r} from {whence} by {self.strategy}: {self.metric} "
-            f"{score}, {self.scratch_score.mean:.3f} from scratch)"
+            f"{self.score}, {self.scratch_score.mean:.3f} from scratch)"
         )
 
     def save(self, path: str | Path) -> Path:

@@ -14,7 +14,11 @@ from crosstask.showing import Shown
 
 @record
 class Interval:
-    """A mean over seeds with its two-sided 95 % confidence interval (Student's t)."""
+    """A mean over seeds with its two-sided 95 % confidence interval (Student's t).
+
+    As text `0.871 [0.850, 0.892]`; a difference has its sign where one asks for it: `f"{gain:+}"`. Any format of a
+    number is one of all three: `f"{score:.1%}"`.
+    """
 
     mean: float
     low: float
@@ -22,7 +26,11 @@ class Interval:
     values: tuple[float, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        each = f"{spec}.3f" if spec in ("", "+") else spec
+        return f"{self.mean:{each}} [{self.low:{each}}, {self.high:{each}}]"
 
 
 @record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -336,6 +337,7 @@ def test_the_same_in_one_process_and_in_two() -> None:
             made = run.component("discovery", "probe", {"seeds": 2, "steps": 20})
             found.append(run.call(made, "discover", portfolio=portfolio, graph=graph_of(portfolio)))
         assert len(listening.heard) == 6
+        assert all(re.search(r": [+-]\d\.\d{3} \[[+-]", told) for told in listening.heard), "coefficients have signs"
     assert found[0] == found[1]
 
 

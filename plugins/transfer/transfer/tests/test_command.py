@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def test_a_table(recipe: str) -> None:
     told = invoke(command, "moons", "turned", "--strategy", "reference", "--recipe", recipe, "--out", "o")
     for words in ("moons → turned by", "accuracy with transfer", "transfer coefficient", "weights kept"):
         assert words in told
+    rows = ("with transfer", "coefficient", "gain in")
+    lines = {words: line for line in told.splitlines() for words in rows if words in line}
+    assert re.search(r" \d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", lines["with transfer"]), "a score has no sign"
+    for words in ("coefficient", "gain in"):
+        assert re.search(r" [+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]", lines[words]), "a difference has one"
     assert "sample efficiency" not in told
     assert "sample efficiency gain" in invoke(command, "moons", "turned", "--samples", "--recipe", recipe, "--out", "o")
 

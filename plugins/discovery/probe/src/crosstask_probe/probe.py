@@ -305,7 +305,7 @@ class Probe(Discoverer):
         return wanted if budget.patience is None or self.split == "validation" else (*wanted, "validation")
 
     def _told(self, result: TransferResult) -> None:
-        detail = f"{result.source} -> {result.target}: {result.coefficient}"
+        detail = f"{result.source} -> {result.target}: {result.coefficient:+}"
         self.context.tell("stage_progress", stage="probe", detail=detail)
 
     def _edge(self, source: TaskDescriptor, target: TaskDescriptor, result: TransferResult) -> TransferEdge:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import forward, head_found, head_of, uncompiled
+from crosstask.learning.modules import copy_of, forward, head_found, head_of, uncompiled
 from crosstask.learning.training import History, fit
 from crosstask.options import component, option
 from crosstask.points.transfer import Transfer
@@ -41,7 +40,7 @@ class Distillation(Transfer):
     def learn(
         self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
     ) -> History:
-        teacher = copy.deepcopy(source).eval().requires_grad_(False)
+        teacher = copy_of(source).eval().requires_grad_(False)
         if same_head(model, source):
             classes = task.descriptor.task_type == "classification"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.features import inseparable, received
 from crosstask.learning.model_files import how_made, made_again, needs_its_owner
-from crosstask.learning.modules import Head, Headless, forward, head_of, know, seeded
+from crosstask.learning.modules import Head, Headless, copy_of, forward, head_of, know, seeded
 
 
 class SideBySide(nn.Module):
@@ -63,7 +62,7 @@ class Mean(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.models = nn.ModuleList(copy.deepcopy(model) for model in models)
+        self.models = nn.ModuleList(copy_of(model) for model in models)
         know(self, head=Head(None, unknown="the mean of whole models has none; distil it into one model"))
         know(self, into=f"Mean([{_classes(models)}])")
 

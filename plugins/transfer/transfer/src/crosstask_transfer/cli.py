@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import attrs
 import click
 
 from crosstask.cli.common import Wanted, emit_json, emit_table, shown, task_options
@@ -32,10 +31,10 @@ def command(
     from rich.table import Table
 
     table = Table("What", "Figure", title=f"{source} → {target} by {result.strategy}")
-    table.add_row(f"{result.metric} with transfer", shown(attrs.asdict(result.score)))
-    table.add_row(f"{result.metric} from scratch", shown(attrs.asdict(result.scratch_score)))
-    table.add_row("transfer coefficient", str(result.coefficient))
-    table.add_row(f"gain in {result.metric}", str(result.performance_gain))
+    table.add_row(f"{result.metric} with transfer", str(result.score))
+    table.add_row(f"{result.metric} from scratch", str(result.scratch_score))
+    table.add_row("transfer coefficient", f"{result.coefficient:+}")
+    table.add_row(f"gain in {result.metric}", f"{result.performance_gain:+}")
     table.add_row(f"{result.metric} by chance", shown(result.chance))
     doubt = "" if result.certain else " (the gain itself is not beyond doubt)"
     speed = times(result.convergence_speed_gain, result.speed_capped, result.convergence_speed_interval)

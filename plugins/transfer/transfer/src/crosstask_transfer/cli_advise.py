@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from crosstask.cli.common import Wanted, emit_json, emit_table, say, shown, task_options
@@ -43,7 +42,7 @@ def command(target: str, strategy: str | None, share: float, reference: str, wan
     say(advice.text)
     table = Table("Source", f"Expected {advice.metric}", "Evidence", "Features alone")
     for row in advice.rows:
-        expected = "–" if row.expected is None else shown(attrs.asdict(row.expected))
+        expected = "–" if row.expected is None else str(row.expected)
         table.add_row(row.source, expected, row.evidence, shown(row.screened))
     for name, why in advice.avoid.items():
         if name not in [row.source for row in advice.rows]:
@@ -53,8 +52,9 @@ def command(target: str, strategy: str | None, share: float, reference: str, wan
         names = [Column(name, overflow="fold") for name in ("Strategy", "Recommended", "Usual")]  # whole, to be copied
         table = Table(*names, "Settings", f"Expected {advice.metric}", "Gain", "Steps")
         for each in advice.strategies:
-            figures = ("–" if v is None else shown(attrs.asdict(v)) for v in (each.expected, each.gain))
-            table.add_row(each.kind, each.strategy, each.usual, str(each.evidence), *figures, whole(each.cost))
+            expected = "–" if each.expected is None else str(each.expected)
+            gain = "–" if each.gain is None else f"{each.gain:+}"
+            table.add_row(each.kind, each.strategy, each.usual, str(each.evidence), expected, gain, whole(each.cost))
         emit_table(table)
 
 
