@@ -321,7 +321,7 @@ def _row_of(module: nn.Module) -> list[_Leaf] | None:
     if _hooked(module):
         return None
     # children() leaves out what it has seen: a layer that stands twice in a row must be met twice
-    if any(len(list(m._modules)) != len(list(m.children())) for m in module.modules()):
+    if any(len(m._modules) != len(list(m.children())) for m in module.modules()):
         return None
     row = list(layers(module))
     for place, (one, other) in enumerate(itertools.pairwise(row)):

@@ -27,7 +27,7 @@ from crosstask.learning.batched import Batched, scattered
 from crosstask.learning.data import batch_table
 from crosstask.learning.features import inseparable
 from crosstask.learning.fleet_optimizer import FleetOptimizer, Learner, State
-from crosstask.learning.modules import Headless, evaluating, forward, head_name, uncompiled
+from crosstask.learning.modules import Headless, copy_of, evaluating, forward, head_name, uncompiled
 from crosstask.learning.objectives import LOSSES, Objective, called, loss_of, metric_of
 from crosstask.learning.side_effects import Watched, effect_of, foreign, hooks_of, saves_otherwise, unmoved
 from crosstask.learning.training import (
@@ -212,7 +212,7 @@ def _unforeseen(member: Member) -> str | None:
     if fleet.walked and not any(foreign(layer) or getattr(layer, "inplace", False) for layer in model.modules()):
         return None
     who, inputs = type(model).__name__, fleet.inputs[: min(_batch(member), TRIED)]
-    alone = copy.deepcopy(model).train()
+    alone = copy_of(model).train()
     held = {**dict(alone.named_parameters()), **dict(alone.named_buffers())}
     learns = [name for name, tensor in held.items() if tensor.requires_grad]
     if learns != [name for name, weight in model.named_parameters() if weight.requires_grad]:
@@ -386,7 +386,7 @@ def _together(
     order = sorted(range(len(members)), key=lambda n: (said[n], members[n].budget.learning_rate, n))
     placed = [members[number] for number in order]
     if len(placed) == 1:  # torch works a single set of weights by other means, and rounds otherwise
-        placed = [members[0], attrs.evolve(members[0], model=copy.deepcopy(members[0].model))]
+        placed = [members[0], attrs.evolve(members[0], model=copy_of(members[0].model))]
     fleet = _Fleet(placed, [said[number] for number in order])
     histories, failed = [History() for _ in placed], dict[int, CrosstaskError]()
     for phase in placed[0].phases:

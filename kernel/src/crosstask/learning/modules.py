@@ -195,6 +195,7 @@ def locate_head(model: nn.Module, inputs: Tensor | MultiInput, named: str | None
     linear or convolution layer, or the parameters, that the pass used last, wherever they are declared. DataError if
     there is none.
     """
+    _open(model)
     if named is not None:
         found = _named_head(model, named)
     else:
@@ -222,6 +223,17 @@ def _by_plain_name(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def _open(model: nn.Module) -> None:
+    """DataError for what torch.jit has made: it can be called and trained, and that is all."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise DataError(
+            f"the head cannot be had: torch.jit has made it a {type(model).__name__}, whose layers can be neither "
+            "watched nor replaced. It can be scored, trained and distilled from as it is; to transfer from it, give "
+            "the module that it was made of, with its weights (module.load_state_dict(scripted.state_dict())), or a "
+            "module of your own in which it is the trunk before an ordinary last layer"
+        )
+
+
 def _named_head(model: nn.Module, name: str) -> Head:
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     if name not in modules and name not in parameters:
@@ -235,6 +247,19 @@ def _named_head(model: nn.Module, name: str) -> Head:
         return Head(None, ((name, 0),))
     who = type(model).__name__
     raise DataError(f"{who} has no module or parameter {name!r}{nearest(name, [*modules, *parameters])}")
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """An independent copy that can be trained as the model can: with gradients on, the weights in a copy of what
+    torch.jit has made would be no leaves of a graph.
+    """
+    learns = [parameter.requires_grad for parameter in model.parameters()]
+    with torch.no_grad():
+        made = copy.deepcopy(model)
+    for parameter, wanted in zip(made.parameters(), learns, strict=False):
+        if parameter.requires_grad != wanted:
+            parameter.requires_grad_(wanted)
+    return made
 
 
 @contextlib.contextmanager
@@ -381,6 +406,7 @@ def head_found(model: nn.Module) -> Head:
     """The head: what a forward pass has found (`locate_head`), else the module `head`, else the linear or convolution
     layer that is declared last. DataError if there is none.
     """
+    _open(model)
     found = origin_of(model).head or Head(_static_head(model))
     if found.unknown:
         raise DataError(f"the head cannot be found: {found.unknown}; name it with Task(head=...), or give it a layer")
@@ -700,7 +726,7 @@ class Headless(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = copy_of(model)
         found = head_found(self.model)
         if found.module is not None:
             for place in _aliases(self.model, found.module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.functional import kept_buffers
 from crosstask.learning.metrics import moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import evaluating, know, locate_head, origin_of, seeded, without_values
+from crosstask.learning.modules import copy_of, evaluating, know, locate_head, origin_of, seeded, without_values
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.together import Kept, and_others, in_fleet, remembered
 from crosstask.learning.training import device_of, evaluate, fit, misfit
@@ -194,7 +193,7 @@ def arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 def copied(model: nn.Module) -> nn.Module:
     """An independent copy, in evaluation mode, all weights trainable, with what is known of it."""
-    made = copy.deepcopy(model).requires_grad_(True).eval()
+    made = copy_of(model).requires_grad_(True).eval()
     know(made, **attrs.asdict(origin_of(model), recurse=False))
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -23,6 +22,7 @@ from crosstask.learning.data import draw
 from crosstask.learning.fleets import Member, Phase, Trained, phases_of
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.modules import (
+    copy_of,
     head_found,
     head_keys,
     head_of,
@@ -103,7 +103,7 @@ def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
     `crosstask.learning.modules.redraw` says how weights are drawn. DataError for a model that cannot be copied.
     """
     try:
-        model = copy.deepcopy(source).requires_grad_(True)
+        model = copy_of(source).requires_grad_(True)
     except Exception as error:  # of the user's own class
         raise DataError(f"task {task.task_id!r}: a {type(source).__name__} cannot be copied: {told(error)}") from error
     _fit_head(model, task, seed)
@@ -164,7 +164,7 @@ def _taken(model: nn.Module) -> list[str]:
     It is what differs after two copies were drawn from one seed, of which one had been moved before.
     """
     try:
-        one, other = copy.deepcopy(model), copy.deepcopy(model)
+        one, other = copy_of(model), copy_of(model)
         unmoved = {name for name, tensor in _tensors(other).items() if not _move(tensor)}
         for made in (one, other):
             replace_head(made, 2, 0)
@@ -219,7 +219,7 @@ def _fit_head(model: nn.Module, task: Task, seed: int) -> None:
 def unfit_model(source: nn.Module, task: Task) -> str | None:
     """Why a copy of a source model cannot be given a head for `task`, and its inputs; None if it can."""
     try:
-        model = copy.deepcopy(source)
+        model = copy_of(source)
         _fit_head(model, task, 0)
     except Exception as error:  # of the user's own class
         return str(error) or type(error).__name__
@@ -322,7 +322,7 @@ def measure_transfer(
     chosen = scratch_seeds(context, target, seeds)
     runs, copied, left = transfer_scores(method, model, target, budget, chosen, split, keep_head)
     result = summarise(method, source.task_id, target, budget, split, runs, controls, copied, left, context.seed)
-    return attrs.evolve(result, drawn_by=redraw(copy.deepcopy(model), 0))
+    return attrs.evolve(result, drawn_by=redraw(copy_of(model), 0))
 
 
 def scratch_seeds(context: Context, target: Task, seeds: int) -> list[int]:

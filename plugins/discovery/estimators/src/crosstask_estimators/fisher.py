@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.fisher import fisher_diagonal
-from crosstask.learning.modules import Head, head_found, head_keys, know, seeded
+from crosstask.learning.modules import Head, copy_of, head_found, head_keys, know, seeded
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
@@ -75,7 +74,7 @@ def with_head(model: nn.Module, head: nn.Linear) -> nn.Module:
     """A copy of the model with a linear head [D -> C] in place of its own, which may be several layers, or parameters
     that its forward uses. DataError where those are no matrix with a bias.
     """
-    made, found = copy.deepcopy(model), head_found(model)
+    made, found = copy_of(model), head_found(model)
     head = head.to(device_of(model))
     if found.module is not None:
         parent, _, child = found.module.rpartition(".")

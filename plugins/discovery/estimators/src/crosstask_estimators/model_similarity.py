@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -16,7 +15,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.inputs import joined, kind_of
-from crosstask.learning.modules import forward, head_found, plain_name, seeded, uncompiled
+from crosstask.learning.modules import copy_of, forward, head_found, plain_name, seeded, uncompiled
 from crosstask.learning.training import device_of
 from crosstask.options import component, option, state
 from crosstask.points.discovery import Discoverer
@@ -82,7 +81,7 @@ class ModelSimilarity(Discoverer):
         if task.model is None:
             return _Look(f"task {task.task_id!r} has no trained model")
         try:
-            model = copy.deepcopy(task.model).eval()
+            model = copy_of(task.model).eval()
             blank = _shuffled(model, self.context.seed_for("model_similarity", task.task_id) % 2**31)
             look = _Look("", weights=weight_kernels(model), blank_weights=weight_kernels(blank))
         except Exception as error:  # foreign code: whatever it raises
@@ -285,7 +284,7 @@ def _shuffled(model: nn.Module, seed: int) -> nn.Module:
     """A copy in which the entries of every weight matrix have changed places: what it has learned is gone, the sizes of
     its weights are the same.
     """
-    blank = copy.deepcopy(model)
+    blank = copy_of(model)
     with seeded(seed), torch.no_grad():
         for parameter in blank.parameters():
             if parameter.ndim >= 2:
