@@ -1,5 +1,5 @@
 """What it costs to train many small networks at once: python tests/benchmarks/fleets.py [--rounds 3] [--before FOLDER]
-[steps] [probe] [uses]
+[steps] [probe] [uses] [beside]
 
 CPU time of one thread, interleaved: in every round each side works once, in a process of its own; the median of the
 rounds is shown. With `--before` the same by the code in that folder, too (`git worktree add FOLDER COMMIT`).
@@ -13,9 +13,14 @@ rounds is shown. With `--before` the same by the code in that folder, too (`git 
   through what was there before (imports).
 - `uses`: what stands on fleets: the demo, a curriculum (three steps and the target), one transfer with its controls,
   and what a search does with its winner and the default. Three seeds each.
+- `beside`: in fleets and one by one in turn, in one process: 36 trials of a `random` search, of one network with rates
+  and of a space of networks with rates; 30 by `bayesian`; an analogy with its two refits; the two seeds of 20
+  architectures each of the tables of `nas.py`.
 """
 
 import argparse
+import contextlib
+import functools
 import gc
 import json
 import os
@@ -25,21 +30,34 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import attrs
+import nas
+import numpy as np
 import torch
 
 from crosstask.context import LocalContext
 from crosstask.graph import TransferGraph
+from crosstask.learning import together
 from crosstask.learning.models import ModelSpec
 from crosstask.learning.own_models import train_models
 from crosstask.records import Budget
 from crosstask.registry import Registry
+from crosstask.tasks import Task
+from crosstask_analogy import AnalogyTransfer
+from crosstask_search import networks
+from crosstask_search.driver import run_search
+from crosstask_search.models import ModelSpace
+from crosstask_search.parameter import Parameter
 
 SPECS = {"mlp": ModelSpec(kind="mlp", hidden=(64, 64)), "conv": ModelSpec(kind="conv", hidden=(16, 32))}
 BUDGET = Budget(steps=60, batch_size=25, learning_rate=3e-3, samples=50, evaluate_every=10)
 FLEETS = (9, 36, 108)
+RATES = {"learning_rate": Parameter(low=1e-4, high=1e-1, log=True)}
 THREE, MANY = (1e-3, 3e-3, 1e-2), tuple(1e-3 * 1.07**n for n in range(36))
 
 
@@ -50,8 +68,6 @@ def portfolio(registry: Registry) -> Any:
 
 def steps(kind: str) -> dict[str, float]:
     """Steps of one network per CPU second, by `fit` and in fleets."""
-    import attrs
-
     from crosstask.learning.fleets import Member, Phase, muster, train_fleet
     from crosstask.learning.training import fit
     from crosstask.learning.transferring import drawn, fresh_model
@@ -96,11 +112,30 @@ def steps(kind: str) -> dict[str, float]:
     return found
 
 
+def searched(search: str, models: ModelSpace, task: Any, count: int) -> None:
+    """The trials of a search, trainings of 120 steps."""
+    trial = networks._ModelTrial(models, task, Budget(steps=120), 0, "cpu")
+    run_search(LocalContext(seed=0), search, models.space(task.descriptor), trial, count)
+
+
+def analogy(spec: ModelSpec, plain: Any) -> Any:
+    """An analogy whose models share no basin: digits are to faint ones as negatives are to faint negatives."""
+    views = {"plain": lambda x: x, "faint": lambda x: 0.4 * x, "negative": lambda x: 1 - x}
+    known = []
+    for name, view in views.items():
+        data = {s: (view(plain.data(s).inputs), plain.data(s).targets) for s in ("train", "validation")}
+        known.append(Task(descriptor=attrs.evolve(plain.descriptor, task_id=name), **data))
+    train_models(LocalContext(seed=0), spec, known, Budget(steps=100, learning_rate=3e-3))
+    made = AnalogyTransfer(analogy=tuple(views), basin=1.0)
+    made.bind(LocalContext(seed=0))
+    new = attrs.evolve(plain.descriptor, task_id="faint negative")
+    return lambda: made.synthesize(new, known, TransferGraph([new]), None)
+
+
 def uses() -> dict[str, float]:
     """CPU seconds of what stands on fleets."""
     from crosstask import TransferEngine
     from crosstask.learning.transferring import fresh_model
-    from crosstask_search import networks
 
     found = {}
 
@@ -134,6 +169,48 @@ def uses() -> dict[str, float]:
     return found
 
 
+@contextlib.contextmanager
+def one_by_one() -> Iterator[None]:
+    """Inside, whoever asks who may go together hears: nobody."""
+    with mock.patch.object(
+        together, "muster", lambda members, *_: ([], dict.fromkeys(range(len(members)), "asked for"))
+    ):
+        yield
+
+
+def show_beside(rounds: int) -> None:
+    """CPU seconds of what was no part of `uses` before; the first round warms up."""
+    task = Registry.installed().create("source", "digits", {"tasks": ["digits"]}).load()["digits"]  # type: ignore[attr-defined]
+    works: dict[str, Any] = {}
+    for kind, spec in SPECS.items():
+        one = ModelSpace(kind=kind, max_layers=1, widths=spec.hidden[:1], tune=RATES)
+        some = ModelSpace(kind=kind, widths=(16, 32, 64, 128) if kind == "mlp" else (8, 16, 32), tune=RATES)
+        works[f"36 trials of one network, {kind}"] = functools.partial(searched, "random", one, task, 36)
+        works[f"36 trials of a space, {kind}"] = functools.partial(searched, "random", some, task, 36)
+        works[f"30 trials by bayesian, {kind}"] = functools.partial(searched, "bayesian", one, task, 30)
+        works[f"analogy, {kind}"] = analogy(spec, task)
+    for kind in nas.BUDGETS:
+        made = nas.architectures(kind)
+        points = made.space.sample(np.random.default_rng(0), 20)
+        works[f"20 architectures, {kind}"] = functools.partial(architectures, made, points, task, nas.BUDGETS[kind])
+    for name, work in works.items():
+        found: dict[str, list[float]] = {"one by one": [], "in fleets": []}
+        for number in range(rounds + 1):
+            for way, times in found.items():
+                with one_by_one() if way == "one by one" else contextlib.nullcontext():
+                    start = time.process_time()
+                    work()
+                    if number:
+                        times.append(time.process_time() - start)
+        shown = [f"{way}: {statistics.median(times):.2f} s" for way, times in found.items()]
+        print(f"| {name} |", " | ".join(shown), "|", flush=True)
+
+
+def architectures(made: Any, points: Any, task: Any, budget: Budget) -> None:
+    for point in points:
+        nas.scored(made, point, task, budget, together=True)
+
+
 def probe(kind: str, alone: bool = False) -> dict[str, Any]:
     """CPU seconds of a probe of all pairs, the coefficients, and the process's peak memory in MiB."""
     registry = Registry.installed()
@@ -144,15 +221,12 @@ def probe(kind: str, alone: bool = False) -> dict[str, Any]:
     context = LocalContext(seed=0, registry=registry)
     context.budget, context.seeds = BUDGET, 3
     made: Any = context.component("discovery", "probe", {})
-    if alone:
-        import crosstask.learning.together as place
-
-        place.muster = lambda members, *more: ([], dict.fromkeys(range(len(members)), "asked for"))  # type: ignore[assignment]
     graph = TransferGraph(task.descriptor for task in tasks)
     gc.collect()
     gc.freeze()
     start = time.process_time()
-    edges = made.discover(tasks, graph)
+    with one_by_one() if alone else contextlib.nullcontext():
+        edges = made.discover(tasks, graph)
     seconds = time.process_time() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     found = {f"{e.source} {e.target}": e.transfer_coefficient for e in edges}
@@ -214,7 +288,7 @@ def show_uses(rounds: int, before: str | None) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["steps", "probe", "uses"])
+    parser.add_argument("parts", nargs="*", default=["steps", "probe", "uses", "beside"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--before", help="folder with an earlier state of the repository")
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
@@ -229,10 +303,12 @@ def main() -> None:
         f"load {os.getloadavg()[0]:.1f}\n\n| | fit |", " | ".join(f"K = {k}" for k in FLEETS), "|\n|---|" + "---|" * 4
     )
     for part in options.parts:
-        for kind in SPECS if part != "uses" else ():
+        for kind in SPECS if part in ("steps", "probe") else ():
             (show_steps if part == "steps" else show_probe)(kind, options.rounds, options.before)
         if part == "uses":
             show_uses(options.rounds, options.before)
+        if part == "beside":
+            show_beside(options.rounds)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import attrs
 import numpy as np
 import optuna
 import torch
@@ -29,7 +30,9 @@ from places import CACHE
 
 from crosstask.context import LocalContext
 from crosstask.learning.data import batches
+from crosstask.learning.fleets import Member, Phase
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.together import every
 from crosstask.learning.training import evaluate, fit
 from crosstask.records import Budget
 from crosstask.registry import Registry
@@ -61,6 +64,30 @@ def key(point: Point) -> str:
     return json.dumps(point, sort_keys=True)
 
 
+def scored(
+    made: ArchitectureSpace, point: Point, task: Task, budget: Budget, together: bool
+) -> list[tuple[float, float]]:
+    """(validation, test) accuracy of an architecture from each seed; in a fleet, which pays for two seeds where layers
+    are convolutions, or one by one.
+    """
+    members = [
+        Member(made.build(point, seed), task, budget, (Phase(budget.steps),), seed) for seed in range(SEEDS_OF_A_VALUE)
+    ]
+
+    def judged(member: Member, _: Any = None) -> tuple[float, float]:
+        return evaluate(member.model, task, "validation"), evaluate(member.model, task, "test")
+
+    def alone(number: int) -> tuple[float, float]:
+        own = attrs.evolve(members[number], model=made.build(point, number))
+        fit(own.model, task, budget, torch.Generator().manual_seed(number), curve_split=None)
+        return judged(own)
+
+    if not together:
+        return [alone(number) for number in range(len(members))]
+    found = dict(every(members, members.__getitem__, alone, judged))
+    return [found[number] for number in range(len(members))]
+
+
 def table(kind: str, task_name: str = "digits") -> dict[str, list[float]]:
     """(validation, test) accuracy of every architecture, means over two seeds."""
     path = CACHE / f"nas-{kind}-{task_name}.json"
@@ -72,11 +99,7 @@ def table(kind: str, task_name: str = "digits") -> dict[str, list[float]]:
     task, budget, started = digits(task_name), BUDGETS[kind], time.process_time()
     CACHE.mkdir(exist_ok=True)
     for number, point in enumerate(left):
-        scores = []
-        for seed in range(SEEDS_OF_A_VALUE):
-            model = made.build(point, seed)
-            fit(model, task, budget, torch.Generator().manual_seed(seed), curve_split=None)
-            scores.append((evaluate(model, task, "validation"), evaluate(model, task, "test")))
+        scores = scored(made, point, task, budget, together=kind == "conv")
         found[key(point)] = [statistics.fmean(column) for column in zip(*scores, strict=True)]
         if number % 50 == 0 or point is left[-1]:
             path.write_text(json.dumps(found))
