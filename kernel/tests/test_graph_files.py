@@ -1,4 +1,6 @@
-"""Files of graphs are read piece by piece, or as a whole where they are laid out otherwise: with the same result."""
+"""Large graphs: files are read piece by piece, or as a whole where they are laid out otherwise, with the same result;
+nothing that is made of a graph holds it a second time.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from crosstask.descriptors import TaskDescriptor
+from crosstask.engine import TransferEngine
 from crosstask.errors import GraphError
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
+from crosstask.learning.transferring import key_of
+from crosstask.options import unstructure
 
 SUFFIXES = [".json", ".graphml", ".gexf"]
 
@@ -36,6 +42,17 @@ def made(tasks: int, site: str = "") -> TransferGraph:
     return graph
 
 
+def held(make: Callable[[], Any]) -> tuple[Any, int, int]:
+    """What it makes, and bytes: those that are kept, and the most on the way."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        found = make()
+        return found, *tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("tasks", [0, 1, 2, 5])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_is_written_is_read_piece_by_piece(
@@ -52,15 +69,6 @@ def test_what_is_written_is_read_piece_by_piece(
 def test_a_graph_is_not_in_memory_twice(suffix: str, tmp_path: Path) -> None:
     """Neither as it is read nor as it is written, and what is read takes no more than what was made."""
     TransferGraph.load(made(3).export(tmp_path / f"warm{suffix}"))
-
-    def held(make: Callable[[], Any]) -> tuple[Any, int, int]:
-        gc.collect()
-        tracemalloc.start()
-        try:
-            made = make()
-            return made, *tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
 
     graph, size, _ = held(lambda: made(50))
     path, _, writing = held(lambda: graph.export(tmp_path / f"graph{suffix}"))
@@ -118,3 +126,40 @@ def test_edges_may_come_before_their_tasks(suffix: str, tmp_path: Path) -> None:
         begin, end = lines.index("<nodes>\n"), lines.index("</nodes>\n") + 1
     path.write_text("".join(lines[:begin] + lines[end:-2] + lines[begin:end] + lines[-2:]))
     assert TransferGraph.load(path).to_json() == graph.to_json()
+
+
+def test_what_a_graph_is_known_by_is_read_off_source_by_source() -> None:
+    """Stored results are found by this key: it stays what `key_of` makes of all edges at once."""
+    names = ["a", "a'", "a'b", 'a"', "a\\", "a, ", "ä", "B", "a', 'target': 'b"]
+    engine = TransferEngine()
+    engine.graph = TransferGraph(TaskDescriptor(task_id=name) for name in names)
+    for number, (source, target) in enumerate(itertools.permutations(names, 2)):
+        for finder in ("one", "two")[: 1 + number % 2]:
+            found = TransferEdge(source=source, target=target, transfer_coefficient=number / 100, found_by=finder)
+            engine.graph.add(found)
+    edges = [
+        {name: value for name, value in unstructure(edge).items() if name not in ("when", "origin", "measurements")}
+        for edge in engine.graph.all_edges()
+    ]
+    assert key_of("graph", sorted(edges, key=str)) in engine.fingerprint()
+    assert key_of("graph", []) in TransferEngine().fingerprint()
+
+
+def test_neither_its_key_nor_what_was_measured_holds_a_graph_twice() -> None:
+    graph, size, _ = held(lambda: made(50))
+    for edge in list(graph.all_edges()):
+        if edge.target != "task 0":
+            graph.networkx.remove_edge(edge.source, edge.target)
+            graph.add(attrs.evolve(edge, evidence=Evidence.ESTIMATED))
+    engine = TransferEngine()
+    engine.graph = graph
+    engine.fingerprint()
+    _, _, most = held(engine.fingerprint)
+    assert most < 0.2 * size
+    measured, _, most = held(graph.of_measured)
+    assert {edge.target for edge in measured.all_edges()} == {"task 0"}
+    assert measured.task_ids == graph.task_ids
+    assert (dict(measured.impossible), measured.fingerprint("task 1")) == (dict(graph.impossible), "its data")
+    measured.add_task(TaskDescriptor(task_id="task 0"), "of the copy alone")
+    assert graph.fingerprint("task 0") is None
+    assert most < 0.1 * size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import functools
+import hashlib
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -231,8 +233,7 @@ class TransferEngine(Engine):
 
     def fingerprint(self) -> list[Any]:
         tasks = {t.task_id: t.fingerprint() for t in (*self.portfolio, *self.portfolio.unseen)}
-        edges = [_said(edge) for edge in self.graph.all_edges()]
-        known = key_of("graph", sorted(edges, key=str))
+        known = _graph_key(self.graph)
         how = [self.model, self.train_budget, self.budget, self.seed, self.seeds]
         method = self.method().identity() if self._transfers() else None
         order = [self.portfolio.ids, [t.task_id for t in self.portfolio.unseen]]
@@ -895,6 +896,19 @@ class TransferEngine(Engine):
 
 _Described = tuple[TaskDescriptor, TaskDescriptor, list[TransferEdge]]
 """A pair's descriptors, and the edges that were found of them."""
+
+
+def _graph_key(graph: TransferGraph) -> str:
+    """`key_of("graph", edges)` of what all edges say, sorted as text, which begins with the source. It is made of one
+    source's edges at a time: all of a million are gigabytes.
+    """
+    digest, before = hashlib.sha256(b'["graph", ['), ""
+    for source in sorted(graph.task_ids, key=lambda task: f"{task!r}, "):
+        for told in sorted((_said(edge) for _, _, edge in graph.networkx.out_edges(source, data="edge")), key=str):
+            digest.update((before + json.dumps(told, sort_keys=True)).encode())
+            before = ", "
+    digest.update(b"]]")
+    return digest.hexdigest()[:32]
 
 
 def _said(edge: TransferEdge) -> dict[str, Any]:

@@ -362,10 +362,11 @@ class TransferGraph:
 
     def of_measured(self) -> TransferGraph:
         """A copy with only those edges that were measured."""
-        made = self.copy()
-        for source, target, key, edge in self._graph.edges(keys=True, data="edge"):
-            if not edge.measured:
-                made._graph.remove_edge(source, target, key)
+        made = TransferGraph()
+        made._graph.add_nodes_from(self._graph.nodes(data=True))
+        edges = self._graph.edges(keys=True, data="edge")
+        made._graph.add_edges_from((s, t, key, {"edge": edge}) for s, t, key, edge in edges if edge.measured)
+        made._impossible = dict(self._impossible)
         return made
 
     def merge(self, other: TransferGraph, *, same: Mapping[str, str] | None = None) -> Merged:
