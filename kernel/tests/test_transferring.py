@@ -257,6 +257,22 @@ class Raw(nn.Module):
         return found
 
 
+class Wave(nn.Module):
+    """A complex weight that nothing draws."""
+
+    def __init__(self, turned: complex = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            parts = torch.randn(4, 8), 0.1 * torch.randn(4, 8)
+        self.weight = nn.Parameter(torch.complex(*parts) * turned)
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.norm((inputs.to(torch.cfloat) @ self.weight).abs()))
+        return found
+
+
 class Halved(nn.Linear):
     """Its weights begin as half of what they are."""
 
@@ -336,10 +352,13 @@ def gained(gain: float, lock: Any = None) -> Any:
         (lambda: after(gained(2.0), stacked()), lambda: after(gained(2.0), trained(stacked())), True),
         (lambda: after(gained(2.0), stacked()), lambda: after(gained(3.0), stacked()), False),
         (lambda: nn.Sequential(Raw()), lambda: nn.Sequential(Raw(gain=3.0)), False),
+        (Wave, Wave, True),
+        (Wave, lambda: Wave(turned=1j), False),
+        (Wave, lambda: Wave(seed=1), False),
     ],
     ids=["weights", "outputs", "outputs of several", "head", "bias", "numbers", "configured", "configurations",
          "raw", "spread", "number", "buffer",
-         "own way", "factory or none", "factory", "factories", "inside"],
+         "own way", "factory or none", "factory", "factories", "inside", "complex", "turned", "other parts"],
 )  # fmt: skip
 def test_models_of_one_text_are_those_of_which_the_same_are_made(one: Any, other: Any, same: bool) -> None:
     made = []
@@ -356,6 +375,19 @@ def test_models_of_one_text_are_those_of_which_the_same_are_made(one: Any, other
     assert alike is (told[0] == told[1]) is same
     for model, state in zip(made, kept, strict=True):
         assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items()), "is as it was"
+
+
+def test_of_a_complex_weight_the_mean_and_spread_of_its_parts_count() -> None:
+    """Not its values: of two that differ in nothing else the same are made."""
+    one, other = Wave(), Wave()
+    with torch.no_grad():
+        other.weight.copy_(other.weight.flatten().flip(0).reshape(4, 8))
+    told = [[line for line in fresh_text(model).splitlines() if line.startswith("weight ")] for model in (one, other)]
+    figures = [[float(word) for word in line.split()[1:]] for (line,) in told]
+    assert len(figures[0]) == 4
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+    fresh = [fresh_model(model, make_task("target"), 3).get_parameter("weight") for model in (one, other)]
+    torch.testing.assert_close(*fresh)
 
 
 def test_a_factory_that_nobody_knows_is_like_no_other() -> None:

@@ -536,7 +536,12 @@ def _layer_like(old: nn.Module, outputs: int) -> nn.Module:
             dilation=conv.dilation, bias=conv.bias is not None, padding_mode=conv.padding_mode,
         )  # fmt: skip
     weight = next(old.parameters())
-    return made.to(device=weight.device, dtype=weight.dtype)
+    if not weight.is_complex():
+        return made.to(device=weight.device, dtype=weight.dtype)
+    for name, drawn in list(made.named_parameters()):  # which has no imaginary part
+        setattr(made, name, nn.Parameter(torch.empty_like(drawn, device=weight.device, dtype=weight.dtype)))
+    made.reset_parameters()  # type: ignore[operator]
+    return made
 
 
 def _wider(model: nn.Module, name: str, dim: int, outputs: int) -> nn.Parameter:
@@ -590,7 +595,8 @@ def redraw(model: nn.Module, seed: int) -> str:
 
     In this order: by the factory that was given with the model; by the class's own initialisation from its `config`
     (transformers); layer by layer with `reset_parameters`; and what none of these has changed, from a normal
-    distribution with the mean and the spread of the parameter itself (constants stay).
+    distribution with the mean and the spread of the parameter itself (constants stay); of complex numbers each part
+    with its own.
     """
     factory = origin_of(model).build
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -606,7 +612,7 @@ def redraw(model: nn.Module, seed: int) -> str:
             own = _by_plain_names(before.items())
             drawn = set(map(plain_name, head_keys(model)))  # by the same seed, perhaps to the same values
             moving = [n for n, p in own.items()
-                      if n in theirs and n not in drawn and p.numel() > 1 and float(p.float().std()) > 0]  # fmt: skip
+                      if n in theirs and n not in drawn and _varies(p)]  # fmt: skip
 
             def stuck(fresh: nn.Module) -> bool:
                 theirs = _by_plain_names(fresh.named_parameters())
@@ -638,7 +644,7 @@ def redraw(model: nn.Module, seed: int) -> str:
         away = {
             name: _moved(p)
             for name, p in model.named_parameters()
-            if p.is_floating_point() and not any(name.startswith(f"{other}.") for other in done)
+            if (p.is_floating_point() or p.is_complex()) and not any(name.startswith(f"{other}.") for other in done)
         }
         for path, module in model.named_modules():
             if any(path == other or (other and path.startswith(f"{other}.")) for other in done):
@@ -658,22 +664,33 @@ def redraw(model: nn.Module, seed: int) -> str:
                 continue
             with torch.no_grad():
                 p.copy_(before[name])
-            spread = float(p.detach().std()) if p.numel() > 1 else 0.0
             if p.numel() == 1 and float(p.detach().abs().sum()) not in (0.0, 1.0):
                 stay.append(name)  # a single number that was learned: nothing says how to draw it
-            if spread > 0:
-                with torch.no_grad():
-                    p.copy_(torch.randn_like(p) * spread + p.mean())
+            if _varies(p):
+                for part in real_parts(p):
+                    if (spread := float(part.std())) > 0:
+                        part.copy_(torch.randn_like(part) * spread + part.mean())
                 left.append(name)
     if left:
         shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         said.append(f"the spread of {shown}")
-    stay += [name for name, b in model.named_buffers() if name in kept and b.is_floating_point() and b.numel() > 1
-             and torch.equal(b, kept[name]) and float(b.float().std()) > 0]  # fmt: skip
+    stay += [name for name, b in model.named_buffers() if name in kept and (b.is_floating_point() or b.is_complex())
+             and torch.equal(b, kept[name]) and _varies(b)]  # fmt: skip
     if stay:
         shown = ", ".join(stay[:3]) + (f" and {len(stay) - 3} more" if len(stay) > 3 else "")
         said.append(f"as they are {shown} (a factory, Task(build=...), would make them anew)")
     return ", then ".join(said) if said else "nothing to draw"
+
+
+def real_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Views of a tensor's numbers that are real: itself, or of complex ones both parts."""
+    plain = tensor.detach()
+    return (plain.real, plain.imag) if plain.is_complex() else (plain,)
+
+
+def _varies(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers have a spread."""
+    return tensor.numel() > 1 and any(float(part.float().std()) > 0 for part in real_parts(tensor))
 
 
 def _by_plain_names(named: Iterable[tuple[str, Any]]) -> dict[str, Any]:

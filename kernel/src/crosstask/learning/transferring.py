@@ -28,6 +28,7 @@ from crosstask.learning.modules import (
     head_of,
     load_matching,
     origin_of,
+    real_parts,
     redraw,
     replace_head,
 )
@@ -177,7 +178,8 @@ def _taken(model: nn.Module) -> list[str]:
             own = tensor.detach()
             moved = own.clone()
             if _move(moved) and _by_spread((own, drawn_one[name]), (moved, drawn_other[name])):
-                said.append(f"{name} {float(own.mean())!r} {float(own.std())!r}")
+                figures = [(float(part.mean()), float(part.std())) for part in real_parts(own)]
+                said.append(" ".join([name, *(f"{mean!r} {spread!r}" for mean, spread in figures)]))
             else:
                 said.append(f"{name} {tensor_text(own)}")
         return said
@@ -202,10 +204,17 @@ def _move(tensor: torch.Tensor) -> bool:
 @torch.no_grad()
 def _by_spread(*pairs: tuple[torch.Tensor, torch.Tensor]) -> bool:
     """Whether, of each pair, the second was drawn with the mean and the spread of the first, by the same numbers."""
-    if not all(own.is_floating_point() and own.numel() > 1 and float(own.std()) > 0 for own, _ in pairs):
+    numbers = all(own.is_floating_point() or own.is_complex() for own, _ in pairs)
+    if not numbers or not all(own.numel() > 1 and float(own.std()) > 0 for own, _ in pairs):
         return False
-    one, other = ((new - own.mean()) / own.std() for own, new in pairs)
-    return torch.allclose(one, other, rtol=0.0, atol=1e-3)
+    each = []
+    for whole in pairs:
+        standard = []
+        for own, new in zip(*map(real_parts, whole), strict=True):
+            spread = float(own.std())
+            standard.append((new - own.mean()) / (spread if spread > 0 else 1.0))
+        each.append(torch.stack(standard))
+    return torch.allclose(each[0], each[1], rtol=0.0, atol=1e-3)
 
 
 def _fit_head(model: nn.Module, task: Task, seed: int) -> None:
