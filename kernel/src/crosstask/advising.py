@@ -80,7 +80,8 @@ def advise(
             nothing[name] = "its model is hardly better than chance on its own task"
         rows.append(
             AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
-                      untrained=fresh, helps=helps)
+                      untrained=fresh, helps=helps,
+                      setting="" if expected is None else _setting(c, tried.get(name), target, budget))
         )  # fmt: skip
     rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried)), reverse=True)
     best = rows[0] if rows else None
@@ -179,6 +180,18 @@ def _expected(
     if edge is not None:
         return None, f"{edge.evidence.value}: coefficient {edge.transfer_coefficient:+.2f}"
     return None, "nothing is known"
+
+
+def _setting(candidate: _Candidate, folds: Sequence[float] | None, target: Task, budget: Budget) -> str:
+    """In what setting the score to expect was found: the spread of others is not in its interval."""
+    if candidate.measured is not None:
+        spent = candidate.measured.budget or budget
+        samples = "all samples" if spent.samples is None else f"{spent.samples} samples"
+        return f"{spent.steps} steps on {samples}, {candidate.measured.seeds} seeds"
+    if not folds:
+        return "the budget of discovery, which may be another"
+    count = len(target.data("train").head(budget.samples))
+    return f"{budget.steps} steps on {count - count // len(folds)} samples, one seed for each of {len(folds)} folds"
 
 
 def _of_folds(folds: Sequence[float], metric: Metric, samples: int) -> Interval:
@@ -375,7 +388,7 @@ def paragraph(advice: Advice) -> str:
     said = [f"Learn {advice.target!r} from {best.source!r} by {best.strategy}."]
     if best.expected is not None:
         low, high = best.expected.low, best.expected.high
-        ends = f" (95 % interval {low:.3f} to {high:.3f})" if high > low else ""
+        ends = f" (95 % interval {low:.3f} to {high:.3f} for {best.setting})" if high > low else ""
         said.append(f"Expected {advice.metric}: {best.expected.mean:.3f}{ends}; {best.evidence}.")
     elif best.screened is not None and not best.evidence.startswith("measured"):
         said.append(

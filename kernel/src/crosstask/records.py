@@ -342,15 +342,17 @@ class CurriculumResult(HoldsModel):
 
 @record
 class AdviceRow:
-    """One source for a target: the score to expect and from what evidence. `screened` is the score of a linear model on
-    its features, left one out, `untrained` the best of the same on untrained networks of its architecture, `helps`
-    whether it is more than that.
+    """One source for a target: the score to expect and from what evidence. The interval is of the `setting` in which
+    that was found (steps, samples, seeds), and says nothing of others. `screened` is the score of a linear model on its
+    features, left one out, `untrained` the best of the same on untrained networks of its architecture, `helps` whether
+    it is more than that.
     """
 
     source: str
     strategy: str
     expected: Interval | None = None
     evidence: str = ""
+    setting: str = ""
     screened: float | None = None
     untrained: float | None = None
     helps: bool | None = None

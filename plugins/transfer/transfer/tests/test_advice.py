@@ -105,6 +105,11 @@ def test_the_source_with_the_same_features_is_advised() -> None:
         assert advice.expected is not None
         assert advice.expected.low <= advice.expected.mean <= advice.expected.high
         assert [row.source for row in advice.rows] == ["same", "other"]
+        folds, count = len(advice.expected.values), advice.samples
+        setting = f"30 steps on {count - count // folds} samples, one seed for each of {folds} folds"
+        assert advice.rows[0].setting == setting
+        assert f"{advice.expected.high:.3f} for {setting}); tried on {folds} folds" in advice.text
+        assert cheap.rows[0].setting == ""
         assert advice.rows[0].helps
         assert advice.rows[0].screened > advice.rows[1].screened + 0.2
         assert "takes inputs (5,)" in advice.avoid["narrow"]
@@ -116,6 +121,15 @@ def test_the_source_with_the_same_features_is_advised() -> None:
         again = engine.advise("target")
         assert again.rows[0].evidence == "measured on the test split, 2 seeds"
         assert again.rows[0].expected == measured.score
+        assert again.rows[0].setting == "30 steps on all samples, 2 seeds"
+        level = Interval(mean=0.8, low=0.7, high=0.9)
+        few = attrs.evolve(measured, score=level, budget=attrs.evolve(FEW, samples=7), seeds=4)
+        method, goal = engine.method(None), engine.portfolio["target"]
+        told = advise(engine.run, method, goal, [(engine.portfolio["same"], few, None)], {}, FEW, 2, 0.0)
+        assert told.rows[0].setting == "30 steps on 7 samples, 4 seeds", "of the measurement, not of now"
+        assert "(95 % interval 0.700 to 0.900 for 30 steps on 7 samples, 4 seeds); measured on" in told.text
+        (section,) = Advice.sections(again, engine.graph)
+        assert "measured on the test split, 2 seeds; 30 steps on all samples, 2 seeds" in section.html
         engine.budget = attrs.evolve(FEW, steps=31)
         later = {row.source: row for row in engine.advise("target", share=0).rows}
         assert later["same"].expected is None, "what was measured with another budget says nothing of this one"
@@ -261,6 +275,7 @@ def test_what_discovery_measured_is_expected_as_it_was_measured() -> None:
         assert (row.source, row.expected, row.evidence) == (
             "same", Interval(mean=0.7, low=0.6, high=0.8), "measured by discovery"
         )  # fmt: skip
+        assert row.setting == "the budget of discovery, which may be another"
         row = next(r for r in engine.advise("target", "fine_tuning", share=0).rows if r.source == "same")
         assert (row.expected, row.evidence) == (None, "measured by discovery with lp_ft: coefficient +0.02")
         engine.graph.add(TransferEdge(source="other", transfer_coefficient=0.3, accuracy_gain=0.1, **told))

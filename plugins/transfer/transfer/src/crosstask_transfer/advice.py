@@ -67,7 +67,7 @@ class Advice(Stage):
         from crosstask.report.page import escape, note, number, table  # deferred: it imports plotly
 
         cells = [
-            (escape(row.source), _shown(row.expected), escape(row.evidence),
+            (escape(row.source), _shown(row.expected), escape("; ".join(filter(None, (row.evidence, row.setting)))),
              *("–" if each is None else number(each) for each in (row.screened, row.untrained)))
             for row in result.rows
         ]  # fmt: skip
@@ -77,7 +77,8 @@ class Advice(Stage):
         hint = note(
             "“Features alone” is the score of a linear model on the source's frozen features, each of the target's "
             f"{result.samples} samples predicted from the others; the last column is the best of the same on untrained "
-            "networks of its architecture. What was tried on folds stands before what was only looked at."
+            "networks of its architecture. What was tried on folds stands before what was only looked at. An interval "
+            "is of the steps, samples and seeds beside it: with others another score is to be expected."
         )
         rows = table("Sources, the best first", head, cells) if cells else ""
         lead = f'<p class="lead">{escape(result.text)}</p>'
