@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -360,17 +359,22 @@ def plain(files: Sequence[Path], out: Path, method: str) -> None:
 WAYS = {"ours": ours, "plain torch": plain, "mergekit": mergekit}
 
 
+def peak() -> float:
+    """MiB of resident memory, at its highest so far: `ru_maxrss` is at least that of who started the process."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
+
+
 def worker(way: str, method: str, count: int) -> None:
     """Prints the CPU seconds of a merge and the resident memory that it added at its peak, in MiB."""
     torch.set_num_threads(1)
     files = model_files(count)
     out = FILES / f"out-{way.replace(' ', '-')}.safetensors"
     WAYS[way](model_files(2), out, method)  # imports, warm
-    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    before, begin = peak(), time.process_time()
     WAYS[way](files, out, method)
     taken = time.process_time() - begin
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps([taken, before / 1024, more / 1024]))
+    print(json.dumps([taken, before, peak() - before]))
 
 
 def cost(seeds: int, plot: str | None) -> None:
