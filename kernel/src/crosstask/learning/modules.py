@@ -563,6 +563,37 @@ def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
             model.get_submodule(parent)._parameters[child] = parameter
 
 
+def trainable(model: nn.Module) -> nn.Module:
+    """The model, all weights of which learn now; whole numbers cannot."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() or parameter.is_complex():
+            parameter.requires_grad_(True)
+    return model
+
+
+def quantised(model: nn.Module) -> str | None:
+    """Why nothing can be learned from a model with quantised layers; None where it has none."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")):
+            return (
+                f"the layer {name!r} is quantised: its weights can be neither trained nor drawn anew, which a control "
+                "from scratch needs; give the model as it was before, and quantise what comes out"
+            )
+    return None
+
+
+def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copy tensors into those of a model that have their names; all others, and what is no tensor, stay. RuntimeError
+    for one of another shape.
+    """
+    own = model.state_dict()  # with the versions of the layers that have written it
+    kept = {name: value for name, value in own.items() if not name.endswith("_extra_state")}
+    whole = any(not isinstance(value, Tensor) for value in kept.values())  # a quantised layer needs all that it has
+    own.clear()
+    own.update({**(kept if whole else {}), **state})
+    model.load_state_dict(own, strict=False)
+
+
 def load_matching(model: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Copy every tensor of `state` whose name and shape fit into `model`; returns (copied, left out) names."""
     own = model.state_dict()
@@ -570,7 +601,7 @@ def load_matching(model: nn.Module, state: dict[str, Tensor]) -> tuple[list[str]
         k: v for k, v in state.items()
         if k in own and isinstance(v, Tensor) and isinstance(own[k], Tensor) and own[k].shape == v.shape
     }  # fmt: skip
-    model.load_state_dict(fits, strict=False)
+    load_tensors(model, fits)
     return sorted(fits), sorted(set(own) - set(fits))
 
 

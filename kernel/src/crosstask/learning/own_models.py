@@ -19,7 +19,17 @@ from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.functional import kept_buffers
 from crosstask.learning.metrics import moved
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import copy_of, evaluating, know, locate_head, origin_of, seeded, without_values
+from crosstask.learning.modules import (
+    copy_of,
+    evaluating,
+    know,
+    load_tensors,
+    locate_head,
+    origin_of,
+    seeded,
+    trainable,
+    without_values,
+)
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.together import Kept, and_others, in_fleet, remembered
 from crosstask.learning.training import device_of, evaluate, fit, misfit
@@ -53,7 +63,8 @@ def prepare_model(task: Task) -> None:
         know(model, build=task.build)
     _look(model, task)
     if reason := without_values(model, lazy=False):
-        raise DataError(f"task {task.task_id!r}: {reason}")
+        told = "; samples of the task did not come by it: leave it out, or give it sizes" if task.has_data() else ""
+        raise DataError(f"task {task.task_id!r}: {reason}{told}")
 
 
 def _look(model: nn.Module, task: Task) -> None:
@@ -175,7 +186,7 @@ def network_like(architecture: Architecture, task: Task, seed: int) -> nn.Module
 def restored(architecture: Architecture, task: Task, seed: int, state: Mapping[str, Tensor], device: str) -> nn.Module:
     """The network for a task with these weights."""
     model = network_like(architecture, task, seed)
-    model.load_state_dict(dict(state), strict=False)
+    load_tensors(model, state)
     return model.to(device)
 
 
@@ -193,7 +204,7 @@ def arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
 
 def copied(model: nn.Module) -> nn.Module:
     """An independent copy, in evaluation mode, all weights trainable, with what is known of it."""
-    made = copy_of(model).requires_grad_(True).eval()
+    made = trainable(copy_of(model)).eval()
     know(made, **attrs.asdict(origin_of(model), recurse=False))
     return made
 

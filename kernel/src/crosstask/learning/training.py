@@ -94,6 +94,9 @@ def answer(model: nn.Module, inputs: Tensor | MultiInput) -> Tensor:
     except Exception as error:  # the user's own code, or torch's
         parts = getattr(inputs, "shapes", None) or tuple(inputs.shape[1:])
         why = f"{type(model).__name__} cannot take inputs of shape {parts} ({inputs.dtype}): {_line(error)}"
+        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()}
+        if inputs.is_floating_point() and kinds and inputs.dtype not in kinds:
+            why += f"; its weights are {', '.join(sorted(map(str, kinds)))}: model.to({inputs.dtype}) makes them alike"
         raise DataError(why) from error
     if outputs.layout != torch.strided:
         raise DataError(f"{type(model).__name__} gives outputs of layout {outputs.layout}: logits are a dense tensor")

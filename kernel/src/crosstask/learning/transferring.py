@@ -28,9 +28,11 @@ from crosstask.learning.modules import (
     head_of,
     load_matching,
     origin_of,
+    quantised,
     real_parts,
     redraw,
     replace_head,
+    trainable,
 )
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.together import every
@@ -103,8 +105,10 @@ def fresh_model(source: nn.Module, task: Task, seed: int) -> nn.Module:
     """A model of the source's architecture with a head for `task`, all weights drawn anew from `seed`, all trainable;
     `crosstask.learning.modules.redraw` says how weights are drawn. DataError for a model that cannot be copied.
     """
+    if reason := quantised(source):
+        raise DataError(f"task {task.task_id!r}: {reason}")
     try:
-        model = copy_of(source).requires_grad_(True)
+        model = trainable(copy_of(source))
     except Exception as error:  # of the user's own class
         raise DataError(f"task {task.task_id!r}: a {type(source).__name__} cannot be copied: {told(error)}") from error
     _fit_head(model, task, seed)
@@ -246,6 +250,8 @@ def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequenc
     for split in splits:
         if not target.has_data(split):
             return f"task {target.task_id!r} has no {split} data"
+    if reason := quantised(source.model):
+        return f"of the model of {source.task_id!r} {reason}"
     try:
         head_found(source.model)
     except DataError as error:

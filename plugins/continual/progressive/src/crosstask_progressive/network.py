@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import seeded, uncompiled
+from crosstask.learning.modules import copy_of, seeded, trainable, uncompiled
 from crosstask_continual.heads import resize_head
 
 Layer = nn.Linear | nn.Conv2d
@@ -59,7 +58,7 @@ class ProgressiveNetwork(nn.Module):
 
     def __init__(self, template: nn.Module, outputs: int, width: int, *, told: bool = True) -> None:
         super().__init__()
-        self.template = copy.deepcopy(template).requires_grad_(False)
+        self.template = copy_of(template).requires_grad_(False)
         self.outputs, self.width, self.told = outputs, width, told
         self.columns = nn.ModuleList()
         self.laterals = nn.ModuleList()
@@ -80,9 +79,9 @@ class ProgressiveNetwork(nn.Module):
         self.laterals.requires_grad_(False)
         place = len(self.columns)
         if place == 0:
-            resize_head(self.template.requires_grad_(True), outputs, seed)
+            resize_head(trainable(self.template), outputs, seed)
             self.template.requires_grad_(False)
-        column = copy.deepcopy(self.template).requires_grad_(True)
+        column = trainable(copy_of(self.template))
         fed = nn.ModuleList()
         if place:
             resize_head(column, outputs, seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.fisher import fisher_diagonal
-from crosstask.learning.modules import Head, copy_of, head_found, head_keys, know, seeded
+from crosstask.learning.modules import Head, copy_of, head_found, head_keys, know, seeded, trainable
 from crosstask.learning.training import device_of
 from crosstask.learning.transferring import key_of
 from crosstask.options import component, option
@@ -126,7 +126,7 @@ class Fisher(Estimator):
             return matrix(known.tensors["embedding"]).ravel()
         probe = with_head(model, fitted_head(seen.features, seen.targets))
         head = head_keys(probe)
-        trunk = [p for p, _ in probe.requires_grad_(True).named_parameters() if p not in head]
+        trunk = [p for p, _ in trainable(probe).named_parameters() if p not in head]
         if not trunk:
             raise DataError(f"the model of {seen.source.task_id!r} is a head only: it has no weights to compare")
         try:

@@ -16,7 +16,7 @@ from crosstask.errors import DataError
 from crosstask.learning.architecture import architecture
 from crosstask.learning.data import batches
 from crosstask.learning.inputs import kind_of, shape_of
-from crosstask.learning.modules import Headless, head_keys, redraw, seeded
+from crosstask.learning.modules import Headless, head_keys, redraw, seeded, trainable
 from crosstask.learning.own_models import copied
 from crosstask.learning.training import device_of, predict
 from crosstask.options import component, option
@@ -222,7 +222,7 @@ class Representation(EncoderDistiller):
         if model is None:
             named = ", ".join(t.task_id for t in tasks) or "none were given"
             raise DataError(f"no task has a model with the layers of the universal encoder; the tasks: {named}")
-        trunk = Headless(model).requires_grad_(True)
+        trunk = trainable(Headless(model))
         trunk.load_state_dict({f"model.{name}": tensor for name, tensor in _universal(knowledge).items()})
         return Encoder(trunk, nn.Flatten()).eval()
 

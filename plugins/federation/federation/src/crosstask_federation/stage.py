@@ -18,7 +18,7 @@ from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import joined, kind_of
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import replace_head, seeded
+from crosstask.learning.modules import copy_of, replace_head, seeded, trainable
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import key_of, same_classes, weights_digest, without_model
@@ -216,7 +216,7 @@ class Federated(Stage):
                 continue
             source = engine.portfolio[self.source]
             assert source.model is not None  # it was trained
-            made[name] = copy.deepcopy(source.model).cpu().requires_grad_(True)
+            made[name] = trainable(copy_of(source.model)).cpu()
             if not same_classes(source.descriptor, task.descriptor):
                 assert task.descriptor.output_dim is not None  # its data have been read
                 replace_head(made[name], task.descriptor.output_dim, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import attrs
@@ -13,7 +12,7 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.episodes import Episodes
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Headless, head_name
+from crosstask.learning.modules import Headless, copy_of, head_name, trainable
 from crosstask.learning.transferring import weights_digest
 from crosstask.options import unstructure
 from crosstask.points.adapter import Adapter
@@ -68,7 +67,7 @@ class Start:
     def _taken(self, context: Context, episodes: Episodes, headless: bool) -> nn.Module:
         assert self.encoder is not None
         assert episodes.ways is not None
-        network = copy.deepcopy(self.encoder).requires_grad_(True).train()
+        network = trainable(copy_of(self.encoder)).train()
         inputs = episodes.support_inputs[0].to(next((p.device for p in network.parameters()), context.device))
         try:
             features = answer_of(network, inputs)

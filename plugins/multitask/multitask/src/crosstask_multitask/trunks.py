@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.modules import Headless, forward, origin_of
+from crosstask.learning.modules import Headless, copy_of, forward, origin_of, trainable
 from crosstask.learning.own_models import own_network
 from crosstask.learning.transferring import fresh_model, fresh_text, source_digest
 from crosstask.options import options_of
@@ -61,7 +60,7 @@ def of_task(task: Task) -> Origin:
     model = task.model
     if model is None:
         raise DataError(f"task {task.task_id!r} has neither a trained model nor training data to start from")
-    trunk = Headless(model).requires_grad_(True)
+    trunk = trainable(Headless(model))
     return Origin(trunk, f"the model of task {task.task_id!r}", source_digest(model), lambda _: model)
 
 
@@ -84,7 +83,7 @@ def of_module(module: nn.Module, task: Task, label: str) -> Origin:
     if isinstance(module, MultiTaskModule):
         raise DataError(f"{label} takes inputs by task: give the trunk of such a module, not the whole")
     whole = "head" in dict(module.named_children())
-    trunk = (Headless(module) if whole else copy.deepcopy(module)).requires_grad_(True)
+    trunk = trainable(Headless(module) if whole else copy_of(module))
     try:
         features = features_of(trunk, task)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:  # whatever its layers say of another shape
