@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,18 @@ import ray
 from ray.cluster_utils import Cluster
 
 STORE = 120 << 20  # bytes of each node's object store
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder() -> Iterator[None]:
+    """Where Ray writes, with the address of the newest cluster: one that was killed, or is somebody else's, left its own
+    in the usual folder. Not pytest's: names of sockets are short.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", made := tempfile.mkdtemp(prefix="ray-"))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+    shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,9 @@ NAMED = "job 'the job' of source 'mine' (dist 1)"
 
 def objects() -> tuple[int, int]:
     """MiB in the object stores of all nodes, and how many objects these are: Ray's own account."""
-    found = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", memory_summary(stats_only=True))
-    assert found, memory_summary(stats_only=True)
+    told = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+    found = re.search(r"Plasma memory usage (\d+) MiB, (\d+) objects", told)
+    assert found, told
     return int(found[1]), int(found[2])
 
 
