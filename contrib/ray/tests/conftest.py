@@ -16,8 +16,8 @@ STORE = 120 << 20  # bytes of each node's object store
 
 @pytest.fixture(scope="session", autouse=True)
 def folder() -> Iterator[None]:
-    """Where Ray writes, with the address of the newest cluster: one that was killed, or is somebody else's, left its own
-    in the usual folder. Not pytest's: names of sockets are short.
+    """Where Ray writes, with the address of the newest cluster: in the usual folder lies that of one that was killed,
+    or is somebody else's. Not pytest's folder: names of sockets are short.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", made := tempfile.mkdtemp(prefix="ray-"))
