@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -114,6 +115,18 @@ print(json.dumps([time.process_time() - begin, told("VmHWM") - before]))
 """
 
 
+def merged(folder: str, how: str, method: str, **environment: str) -> tuple[float, int]:
+    """CPU seconds, and bytes above the start, in a process of its own."""
+    for made in ("out", "memory"):
+        shutil.rmtree(Path(folder, f"{made}-{method}"), ignore_errors=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MERGE, folder, how, method], capture_output=True, text=True, check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+    seconds, memory = json.loads(done.stdout.splitlines()[-1])
+    return seconds, memory
+
+
 def merging(megabytes: int) -> None:
     layers = max(1, round(megabytes / 42))
     config = LlamaConfig(
@@ -132,11 +145,8 @@ def merging(megabytes: int) -> None:
         print("\n| method | from | CPU s for each GB of a model | most memory, MB |\n|---|---|---|---|")
         for method in ("uniform_soup", "task_arithmetic", "ties"):
             for how in ("files", "memory"):
-                done = subprocess.run(
-                    [sys.executable, "-c", MERGE, name, how, method], capture_output=True, text=True, check=True,
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},  # none is kept
-                )  # fmt: skip
-                seconds, memory = json.loads(done.stdout.splitlines()[-1])
+                seconds, _ = merged(name, how, method)
+                _, memory = merged(name, how, method, MALLOC_MMAP_THRESHOLD_="65536")  # malloc keeps nothing: slower
                 print(f"| {method} | {how} | {seconds / size:.1f} | {memory / 1e6:.0f} |")
 
 
