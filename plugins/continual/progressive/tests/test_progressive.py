@@ -119,6 +119,19 @@ def test_later_columns_start_anew_and_the_first_as_the_model() -> None:
         assert float((a - b).abs().mean()) > 0.01
 
 
+def test_later_columns_of_a_compiled_layer_are_drawn_as_of_the_layer() -> None:
+    plain, compiled = dense(4), dense(4)
+    compiled[3] = torch.compile(compiled[3], backend="eager")
+    columns = []
+    for template in (plain, compiled):
+        network = ProgressiveNetwork(template, 4, width=5)
+        for seed in range(2):
+            network.add(seed, 4)
+        columns.append(network.columns[1])
+    for one, other in zip(*(column.parameters() for column in columns), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("scenario", ["domain", "class"])
 def test_without_the_task_it_warns_and_does_not_peek(scenario: str) -> None:
     """A better figure than that of the last task alone would mean that the identity of the task leaks."""

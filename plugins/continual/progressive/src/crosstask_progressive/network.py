@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from crosstask.errors import DataError
-from crosstask.learning.modules import copy_of, seeded, trainable, uncompiled
+from crosstask.learning.modules import COMPILED, copy_of, seeded, trainable, uncompiled
 from crosstask_continual.heads import resize_head
 
 Layer = nn.Linear | nn.Conv2d
@@ -88,7 +88,7 @@ class ProgressiveNetwork(nn.Module):
             with seeded(seed):
                 for module in column.modules():
                     reset = getattr(module, "reset_parameters", None)
-                    if callable(reset):
+                    if callable(reset) and COMPILED not in module._modules:  # what it was made of has its turn
                         reset()
                 for name in self.names[1:]:
                     layer: Any = column.get_submodule(name)
