@@ -43,6 +43,8 @@ Architecture = ModelSpec | nn.Module
 
 GLANCE, GLANCE_OF_LARGE, LARGE = 256, 64, 1_000_000
 """How many samples show whether a model has learned its task, and how many if it has more parameters than the third."""
+A_FEW = 16
+"""How many show through what its answers go at the end: exact as it is, more of them would say no more."""
 
 
 def prepare_model(task: Task) -> None:
@@ -104,7 +106,7 @@ def seems_untrained(task: Task) -> str | None:
     elif (seen := _glanced(task)) is not None:
         model, made = task.model, origin_of(task.model)
         # What was made here is asked after its training whether it has learned (`advise`), and nothing else
-        ending = None if made.made or made.built else _quietly(probabilities, task, model, seen[1])
+        ending = None if made.made or made.built else _quietly(probabilities, task, model, seen[1].take(slice(A_FEW)))
         said.append(ending)
         # Where each label is yes or no by the sign of an answer, probabilities are at chance, whatever was learned
         hardly = None if ending and by_labels(task) else _quietly(_hardly_better, task, *seen)
@@ -234,7 +236,7 @@ def train_models(context: Context, spec: ModelSpec, tasks: Sequence[Task], budge
         task = waiting[number]
         task.model = restored(spec, task, seeds[number], found.tensors, context.device)
         seen = _glanced(task) if task.build is not None or ":" in spec.kind else None
-        if seen is not None and (doubt := _quietly(probabilities, task, task.model, seen[1])):
+        if seen is not None and (doubt := _quietly(probabilities, task, task.model, seen[1].take(slice(A_FEW)))):
             logger().warning(f"task {task.task_id!r}: {doubt}")
         context.tell("stage_progress", stage="train", detail=task.task_id)
 
