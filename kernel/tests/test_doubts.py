@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from crosstask import Budget, ModelSpec, Registry, Task, TaskDescriptor, TensorData, TransferEngine
 from crosstask.learning.doubts import probabilities, raw_values
-from crosstask.learning.own_models import prepare_model, seems_untrained
+from crosstask.learning.own_models import doubted, prepare_model
 from crosstask.learning.training import evaluate, fit
 
 IMAGES, LABELS = (torch.as_tensor(each) for each in load_digits(return_X_y=True))
@@ -137,9 +137,9 @@ def test_sigmoids_are_said_of_classes_and_of_labels() -> None:
 
 def test_places_have_their_classes_in_their_own_dimension() -> None:
     images, pixels = IMAGES.reshape(-1, 1, 8, 8), (IMAGES.reshape(-1, 8, 8) > 0.5).long()
-    for end, doubted in ((nn.Softmax(dim=1), True), (nn.Identity(), False), (nn.Softmax(dim=3), False)):
+    for end, wrong in ((nn.Softmax(dim=1), True), (nn.Identity(), False), (nn.Softmax(dim=3), False)):
         model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), end)
-        assert (said(task(model, pixels, images, task_type="segmentation", output_dim=2)) is not None) == doubted
+        assert (said(task(model, pixels, images, task_type="segmentation", output_dim=2)) is not None) == wrong
     tokens = IMAGES.reshape(-1, 8, 8)
     for dim, doubted in ((2, True), (1, False)):
         model = nn.Sequential(nn.Linear(8, 2), nn.Softmax(dim=dim))
@@ -204,7 +204,7 @@ def test_it_is_said_as_the_model_is_registered_or_first_made(
         engine.register_task(Task(descriptor="both", train=(IMAGES, LABELS)), net(10, nn.Softmax(dim=1)))
         assert "through a softmax" in engine.notes[1]
         assert "; its model is hardly better than chance" in engine.notes[1]
-    assert seems_untrained(made) is None or "softmax" not in str(seems_untrained(made)), "made here: has it learned?"
+    assert doubted(made) is None or "softmax" not in str(doubted(made)), "made here: has it learned?"
 
 
 def test_a_look_leaves_nothing_behind_in_either_mode() -> None:

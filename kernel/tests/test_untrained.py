@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from crosstask import DataError, Portfolio, Registry, Task, TaskDescriptor, TensorData, TransferEngine
 from crosstask.job import load_portfolio, load_run, run_recipe
-from crosstask.learning.own_models import seems_untrained
+from crosstask.learning.own_models import doubted
 from crosstask.recipe import Recipe, recipe_from
 
 IMAGES, LABELS = (torch.as_tensor(each) for each in load_digits(return_X_y=True))
@@ -50,15 +50,15 @@ def learned() -> nn.Module:
 def test_most_networks_as_they_are_drawn_are_known_and_one_that_learned_is_not(learned: nn.Module) -> None:
     parity = (LABELS % 2).long()
     for labels, outputs in ((LABELS, 10), (parity, 2)):
-        found = [seems_untrained(digits("t", labels, model=drawn(outputs, seed))) for seed in range(20)]
+        found = [doubted(digits("t", labels, model=drawn(outputs, seed))) for seed in range(20)]
         assert sum(told is not None for told in found) >= 18, found
     for splits in (("train",), ("test",), ("validation",), ("train", "validation", "test")):
-        assert seems_untrained(digits("t", splits=splits, model=learned)) is None
+        assert doubted(digits("t", splits=splits, model=learned)) is None
 
 
 def test_the_score_and_chance_are_those_of_the_task_on_its_samples() -> None:
     model = drawn(10, 0)
-    told = seems_untrained(digits("shapes", model=model))
+    told = doubted(digits("shapes", model=model))
     half = len(ORDER) // 2
     rows = ORDER[half:][torch.randperm(len(ORDER) - half, generator=torch.Generator().manual_seed(0))[:256]]
     score = float((model(IMAGES[rows]).argmax(1) == LABELS[rows]).float().mean())
@@ -77,10 +77,10 @@ def test_values_are_judged_by_their_own_metric() -> None:
         nn.init.constant_(layer.weight, weight)
         nn.init.constant_(layer.bias, bias)
     for metric in (None, "rmse"):
-        for layer, doubted in ((mean, True), (sums, False)):
+        for layer, said in ((mean, True), (sums, False)):
             descriptor = TaskDescriptor(task_id="ink", task_type="regression")
             task = digits("ink", target, descriptor=descriptor, model=nn.Sequential(layer), metric=metric)
-            assert (seems_untrained(task) is not None) == doubted
+            assert (doubted(task) is not None) == said
 
 
 class Odd(nn.Module):
@@ -104,7 +104,7 @@ def test_a_look_leaves_nothing_behind() -> None:
     task = digits("t", model=model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     numbers = torch.get_rng_state()
-    assert seems_untrained(task) is not None
+    assert doubted(task) is not None
     assert torch.equal(numbers, torch.get_rng_state())
     assert model.training
     assert not model.resting.training
@@ -116,7 +116,7 @@ def test_large_models_are_shown_fewer_samples() -> None:
     for width, count in ((8, 256), (16_000, 64)):
         model = nn.Sequential(nn.Linear(64, width), nn.Linear(width, 10))
         model.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
-        seems_untrained(digits("t", model=model))
+        doubted(digits("t", model=model))
         assert seen.pop() == count
 
 
@@ -124,12 +124,12 @@ def test_nothing_is_said_where_nothing_can_be_known() -> None:
     def strange(outputs: Tensor, targets: Tensor) -> float:
         raise ZeroDivisionError
 
-    assert seems_untrained(digits("no model")) is None
-    assert seems_untrained(Task(descriptor=TaskDescriptor(task_id="no data"), model=drawn(10, 0))) is None
-    assert seems_untrained(digits("its metric fails", model=drawn(10, 0), metric=strange)) is None
+    assert doubted(digits("no model")) is None
+    assert doubted(Task(descriptor=TaskDescriptor(task_id="no data"), model=drawn(10, 0))) is None
+    assert doubted(digits("its metric fails", model=drawn(10, 0), metric=strange)) is None
     kind = TaskDescriptor(task_id="own", task_type="own", output_dim=10)
     own = digits("own", descriptor=kind, model=drawn(10, 0), loss="cross_entropy", metric="accuracy")
-    assert seems_untrained(own) is None  # of a type of its own nobody knows what chance is
+    assert doubted(own) is None  # of a type of its own nobody knows what chance is
 
 
 def test_registering_says_it_once_and_unseen_tasks_are_no_sources(
@@ -185,9 +185,9 @@ def test_where_chance_is_near_the_best_score_half_of_the_way_is_enough() -> None
             kept = torch.arange(len(told)) < self.share * len(told)
             return found + torch.stack([torch.zeros(len(told)), 2 * told * kept - 1], 1)
 
-    assert seems_untrained(digits("t", rare, model=Knows(1.0))) is None
-    assert seems_untrained(digits("t", rare, model=Knows(0.0))) is not None
-    assert seems_untrained(digits("t", rare * 0, model=Knows(0.0))) is None, "always right"
+    assert doubted(digits("t", rare, model=Knows(1.0))) is None
+    assert doubted(digits("t", rare, model=Knows(0.0))) is not None
+    assert doubted(digits("t", rare * 0, model=Knows(0.0))) is None, "always right"
 
 
 def test_numbers_that_may_be_no_classes_are_said(registry: Registry) -> None:

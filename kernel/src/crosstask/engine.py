@@ -29,9 +29,9 @@ from crosstask.learning.models import ModelSpec
 from crosstask.learning.objectives import TASK_TYPES, loss_of, metric_of
 from crosstask.learning.own_models import (
     copied,
+    doubted,
     own_network,
     prepare_model,
-    seems_untrained,
     train_models,
 )
 from crosstask.learning.transferring import (
@@ -303,7 +303,7 @@ class TransferEngine(Engine):
             self.brought.pop(task.task_id, None)
             task.model = before
             raise
-        doubts = [] if unseen else [seems_untrained(task)]
+        doubts = [] if unseen else [doubted(task)]
         plain = task.descriptor.task_type == "classification" and not (told or task.descriptor.classes)
         if plain and task.has_data():
             odd = odd_labels(task.data().targets)
@@ -580,7 +580,7 @@ class TransferEngine(Engine):
                 measured = self._measured
                 known = measured.get(self._transfer_key(method, source, goal, self.budget)) if measured else None
                 candidates.append((source, known, self.graph.edge(source.task_id, target)))
-                if source.task_id not in self.given_models and seems_untrained(source):  # the user's own is a source
+                if source.task_id not in self.given_models and doubted(source):  # the user's own is a source
                     controls.append(source.task_id)
         advice = advise(self.run, method, goal, candidates, avoid, self.budget, self.seeds, share, controls)
         if self.registry.defaults("strategist"):

@@ -90,7 +90,7 @@ def _look(model: nn.Module, task: Task) -> None:
         return
 
 
-def seems_untrained(task: Task) -> str | None:
+def doubted(task: Task) -> str | None:
     """A sentence where a task's own model is hardly better than chance on the task's data (those of validation, test
     or training, the first that there are), where the model was given and answers with probabilities
     (`crosstask.learning.doubts`), or where there is no better model and the task's values are far from standardised;
@@ -137,7 +137,7 @@ def _quietly(look: Callable[..., str | None], *given: Any) -> str | None:
 
 
 def _hardly_better(task: Task, split: str, part: TensorData) -> str | None:
-    """Whether a model is hardly better than chance on some samples; see `seems_untrained`."""
+    """Whether a model is hardly better than chance on some samples; see `doubted`."""
     model = task.model
     assert model is not None
     seen = task.over(train=task.data("train") if task.has_data() else part, test=part)

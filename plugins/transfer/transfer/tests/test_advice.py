@@ -183,7 +183,7 @@ def test_what_was_measured_to_lose_is_not_advised(monkeypatch: pytest.MonkeyPatc
         models = {id(engine.portfolio[name].model): name for name in looks}
         monkeypatch.setattr("crosstask.advising._screened", lambda model, *_: looks[models[id(model)]])
         monkeypatch.setattr("crosstask.advising._untrained", lambda *_: 0.5)
-        monkeypatch.setattr("crosstask.engine.seems_untrained", lambda task: None)
+        monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
         advice = engine.advise("target", share=0)
         assert (advice.source, "other" in advice.avoid, "Next best" in advice.text) == ("same", True, False)
         looks["other"] = 0.48  # within a standard error of 60 samples: √(.25/60) = .065
@@ -226,7 +226,7 @@ def test_a_source_that_learned_nothing_helps_beyond_doubt_or_not_at_all(monkeypa
     why = "its model is hardly better than chance on its own task"
     told = {"target": "target", "evidence": Evidence.MEASURED, "found_by": "probe", "best_strategy": "lp_ft"}
     asked, looks = [], {"look": 0.55}
-    monkeypatch.setattr("crosstask.engine.seems_untrained", lambda task: asked.append(task.task_id) or "so it seems")
+    monkeypatch.setattr("crosstask.engine.doubted", lambda task: asked.append(task.task_id) or "so it seems")
     monkeypatch.setattr("crosstask.advising._screened", lambda *_: looks["look"])
     monkeypatch.setattr("crosstask.advising._untrained", lambda *_: 0.5)
     with world() as engine:
