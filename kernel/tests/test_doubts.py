@@ -141,10 +141,10 @@ def test_places_have_their_classes_in_their_own_dimension() -> None:
         model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1), end)
         assert (said(task(model, pixels, images, task_type="segmentation", output_dim=2)) is not None) == wrong
     tokens = IMAGES.reshape(-1, 8, 8)
-    for dim, doubted in ((2, True), (1, False)):
+    for dim, wrong in ((2, True), (1, False)):
         model = nn.Sequential(nn.Linear(8, 2), nn.Softmax(dim=dim))
         made = task(model, pixels[:, 0], tokens, task_type="token_classification", output_dim=2)
-        assert (said(made) is not None) == doubted
+        assert (said(made) is not None) == wrong
 
 
 def test_ordinary_heads_are_left_alone() -> None:
