@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ from crosstask.learning.modules import Head, know, redraw, seeded
 from crosstask.learning.own_models import model_key, train_models
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import (
+    Receiver,
     controls,
     drawn,
     fresh_model,
@@ -36,12 +38,13 @@ from crosstask.learning.transferring import (
     scratch_scores,
     scratch_seeds,
     speed_gain,
+    unfit_pair,
     without_model,
 )
 from crosstask.options import component, structure, unstructure
 from crosstask.points.transfer import Transfer
 from crosstask.records import Budget, LearningCurve, TransferResult
-from crosstask.tasks import Task
+from crosstask.tasks import Portfolio, Task
 from crosstask_fakes.fleets import Double, InPhases
 
 BUDGET = Budget(steps=10, evaluate_every=5, learning_rate=1e-2)
@@ -757,3 +760,37 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
 
     with pytest.raises(DataError, match="task 'target': a Once cannot be copied: TypeError: cannot pickle 'generator'"):
         fresh_model(Once(), make_task("target"), 0)
+
+
+class OnlyHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x)
+
+
+@pytest.mark.parametrize("made", [OnlyHead, lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 3))])
+def test_a_model_that_is_all_head_is_a_source_only_where_its_head_is_kept(made: Callable[[], nn.Module]) -> None:
+    """It was found out when a transfer from it failed, and then without its name."""
+    source, other, same = make_task("linear", classes="abc"), make_task("other"), make_task("same", classes="abc")
+    source.model = made()
+    reason = unfit_pair(source, other, Portfolio([source, other]))
+    assert reason is not None
+    assert reason.startswith("the model of 'linear' is no source for 'other': it is all head")
+    with pytest.raises(DataError, match=f"a {type(source.model).__name__}, is no source for task 'other': it is all"):
+        receive(source.model, other, 0, keep_head=False)
+    with pytest.raises(DataError, match="is no source for task 'other': it is all head"):
+        Receiver(fresh_model(source.model, other, 0)).begun(source.model, other, keep_head=False)
+    assert unfit_pair(source, same, Portfolio([source, same])) is None
+    assert receive(source.model, same, 0, keep_head=True)[2] == []
+
+
+def test_a_bare_linear_layer_is_no_source_and_is_told_what_would_be_one() -> None:
+    source, other, same = make_task("linear", classes="abc"), make_task("other"), make_task("same", classes="abc")
+    source.model = nn.Linear(4, 3)
+    for target, why in ((other, "is no source for 'other': it is all head"), (same, "is all head, which cannot be")):
+        assert why in str(unfit_pair(source, target, Portfolio([source, target])))
+        with pytest.raises(DataError, match=r"all head.* in an nn.Sequential it can, and with a layer before it"):
+            receive(source.model, target, 0, keep_head=target is same)

@@ -483,6 +483,12 @@ def trunk_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in inside]
 
 
+BARE = (
+    "a model that is only a linear layer is all head, which cannot be replaced in it; in an nn.Sequential it can, and "
+    "with a layer before it there is something to take over"
+)
+
+
 def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Module:
     """Give the model a new head of `output_dim` outputs, drawn from `seed`, and return it.
 
@@ -496,9 +502,7 @@ def replace_head(model: nn.Module, output_dim: int, seed: int) -> nn.Module:
                 _put(model, name, _wider(model, name, dim, output_dim))
         else:
             if found.module == "":
-                raise DataError(
-                    "a model that is only a linear layer has no trunk to keep; wrap it in a module with a 'head'"
-                )
+                raise DataError(BARE)
             old = model.get_submodule(found.module)
             inner = [(name, layer) for name, layer in old.named_modules() if _is_linear(layer)]
             if not inner:

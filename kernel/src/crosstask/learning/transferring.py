@@ -22,6 +22,7 @@ from crosstask.learning.data import draw
 from crosstask.learning.fleets import Member, Phase, Trained, phases_of
 from crosstask.learning.metrics import confidence_interval, relative_gain
 from crosstask.learning.modules import (
+    BARE,
     copy_of,
     head_found,
     head_keys,
@@ -253,9 +254,14 @@ def unfit_pair(source: Task, target: Task, portfolio: Portfolio, splits: Sequenc
     if reason := quantised(source.model):
         return f"of the model of {source.task_id!r} {reason}"
     try:
-        head_found(source.model)
+        found = head_found(source.model)
     except DataError as error:
         return f"of the model of {source.task_id!r} {error}"
+    keep = same_classes(source.descriptor, target.descriptor)
+    if not keep and not _below_head(source.model):
+        return f"the model of {source.task_id!r} is no source for {target.task_id!r}: {NO_TRUNK}"
+    if found.module == "":
+        return f"the model of {source.task_id!r} is no source: {BARE}"
     alike = source.descriptor.task_type == target.descriptor.task_type and bool(ours) and ours == theirs
     if ours and theirs and ours != theirs and not any(target.has_data(split) for split in SPLITS):
         return f"the model of {source.task_id!r} takes inputs {ours}, {target.task_id!r} has {theirs}"
@@ -271,6 +277,23 @@ def same_classes(source: TaskDescriptor, target: TaskDescriptor) -> bool:
     return bool(source.classes) and source.classes == target.classes
 
 
+NO_TRUNK = (
+    "it is all head, a last layer with no weights before it, and the head is drawn anew for a target of other classes: "
+    "nothing of it would be taken over"
+)
+
+
+def _below_head(model: nn.Module) -> frozenset[str]:
+    """Names of the tensors that a transfer takes over where the head is drawn anew."""
+    held = model.state_dict()
+    return frozenset(name for name, each in held.items() if isinstance(each, torch.Tensor)) - head_keys(model)
+
+
+def _nothing_fits(source: nn.Module, task: Task) -> DataError:
+    reason = "no weight of it fits by name and shape" if _below_head(source) else NO_TRUNK
+    return DataError(f"the source model, a {type(source).__name__}, is no source for task {task.task_id!r}: {reason}")
+
+
 def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[nn.Module, list[str], list[str]]:
     """(a copy of `source` for `task`, names of the weights it kept, names of those drawn anew)."""
     model = fresh_model(source, task, seed)
@@ -278,7 +301,7 @@ def receive(source: nn.Module, task: Task, seed: int, keep_head: bool) -> tuple[
     state = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
     copied, left = load_matching(model, state)
     if not copied:
-        raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
+        raise _nothing_fits(source, task)
     return model, copied, left
 
 
@@ -299,7 +322,7 @@ class Receiver:
         given = {k: v for k, v in source.state_dict().items() if keep_head or k not in head}
         fits = {k: v for k, v in given.items() if k in own and isinstance(v, torch.Tensor) and own[k].shape == v.shape}
         if not fits:
-            raise DataError(f"task {task.task_id!r}: no weight of the source model fits by name and shape")
+            raise _nothing_fits(source, task)
         unsaved = {k: v for k, v in source.named_buffers() if k in self._buffers and k not in own and k not in head}
         return {**self._own, **unsaved, **fits}, sorted(fits), sorted(set(own) - set(fits))
 

@@ -312,6 +312,20 @@ def test_where_nothing_fits_or_helps_it_says_so() -> None:
         assert nothing.text.startswith("No source fits 'told': train from scratch.")
 
 
+def test_a_source_that_is_all_head_is_left_out_with_its_reason() -> None:
+    """It ended the advice for all, or was advised."""
+    with world() as engine:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(20, 3))
+        x = torch.randn(60, 20, generator=torch.Generator().manual_seed(9))
+        engine.register_task(Task(descriptor="linear", train=(x, torch.arange(60) % 3)), model)
+        for share in (0.0, 1.0):
+            advice = engine.advise("target", share=share)
+            assert advice.source == "same"
+            assert "'linear' is no source for 'target': it is all head" in advice.avoid["linear"]
+        with pytest.raises(DataError, match="'linear' is no source for 'target': it is all head"):
+            engine.adapt("linear", "target")
+
+
 def test_the_stage_gives_the_first_section() -> None:
     with world() as engine:
         outcome = engine.run_stage("advice", target="target")
