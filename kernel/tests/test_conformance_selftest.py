@@ -378,6 +378,21 @@ class SaysAnotherSplit(right.ReferenceTransfer):
         return attrs.evolve(super().transfer(source, target, budget, seeds, split), split="train")
 
 
+class TrainsNot(right.ReferenceTransfer):
+    def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:
+        return History()
+
+
+@caught_by("check_adapted_is_what_was_measured")
+class MeasuresAnother(right.ReferenceTransfer):
+    def transfer(self, source: Any, target: Any, budget: Any, seeds: int, split: str) -> Any:
+        if source.model is None:
+            return super().transfer(source, target, budget, seeds, split)
+        other = TrainsNot()
+        other.bind(self.context)
+        return measure_transfer(other, source, target, budget, seeds, split)
+
+
 @caught_by("check_budget_kept")
 class OneStepMore(right.ReferenceTransfer):
     def learn(self, model: Any, source: Any, task: Any, budget: Any, generator: Any) -> History:

@@ -20,6 +20,7 @@ from crosstask.learning.own_models import arrays_of, copied
 from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
+    Learns,
     drawn,
     fresh_model,
     key_of,
@@ -31,7 +32,7 @@ from crosstask.learning.transferring import (
     without_model,
 )
 from crosstask.points.stage import Engine
-from crosstask.points.transfer import Transfer
+from crosstask.points.transfer import Transfer, learner_for
 from crosstask.records import Budget, CurriculumResult, Interval, SeveralResult, TransferResult
 from crosstask.tasks import Task
 
@@ -213,28 +214,28 @@ _Wanted = tuple[Task, Task, int]
 
 def _learned(context: Context, method: Transfer, wanted: Sequence[_Wanted], budget: Budget) -> list[nn.Module]:
     """What is learned from sources, in evaluation mode; in fleets where that is right, and each once."""
+    learners = [learner_for(method, source, task) for source, task, _ in wanted]
     known = {id(source): source_digest(_model(source)) for source in {id(s): s for s, _, _ in wanted}.values()}
     keeps = [same_classes(source.descriptor, task.descriptor) for source, task, _ in wanted]
     keys = [
         key_of(
             "adapted", "in fleets", method.identity(), known[id(source)], task.fingerprint(), budget, seed, keep,
-            *context.wrapping(),
+            *([] if learner is method else [source.fingerprint()]), *context.wrapping(),
         )
-        for (source, task, seed), keep in zip(wanted, keeps, strict=True)
+        for (source, task, seed), keep, learner in zip(wanted, keeps, learners, strict=True)
     ]  # fmt: skip
-    phases = phases_of(method, budget) or ()
+
+    def of(number: int) -> _Given:
+        source, task, seed = wanted[number]
+        light = without_model(task, ("train", "validation"))
+        return _Given(learners[number], _model(source), source.task_id, light, seed, keeps[number])
 
     def planned(numbers: Sequence[int]) -> list[Member]:
-        own = [wanted[number] for number in numbers]
-        return [Member(_model(source), task, budget, phases, seed) for source, task, seed in own]
+        own = [(*wanted[number], phases_of(learners[number], budget) or ()) for number in numbers]
+        return [Member(_model(source), task, budget, phases, seed) for source, task, seed, phases in own]
 
     def job(numbers: Sequence[int], together: bool) -> Job:
-        own = [(*wanted[number], keeps[number]) for number in numbers]
-        given = [
-            _Given(_model(source), source.task_id, without_model(task, ("train", "validation")), seed, keep)
-            for source, task, seed, keep in own
-        ]
-        args = (method, given, budget)
+        args = ([of(number) for number in numbers], budget)
         return Job(_learn_together if together else _learn_alone, args, label=wanted[numbers[0]][1].task_id)
 
     made: dict[int, nn.Module] = {}
@@ -242,6 +243,12 @@ def _learned(context: Context, method: Transfer, wanted: Sequence[_Wanted], budg
         source, task, seed = wanted[number]
         model = fresh_model(_model(source), task, seed)
         load_matching(model, dict(kept.tensors))
+        shapes = {name: value.shape for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+        if shapes != {name: value.shape for name, value in kept.tensors.items()}:
+            # The method has put layers of its own into the model, such as adapters, which weights do not tell: again
+            given = of(number)
+            model, own = given.begun(budget)
+            given.method.learn(model, given.model, own, budget, torch.Generator().manual_seed(seed))
         made[number] = model.eval()
     return [made[number] for number in range(len(wanted))]
 
@@ -253,8 +260,9 @@ def _model(source: Task) -> nn.Module:
 
 @attrs.frozen(eq=False)
 class _Given:
-    """A source and a target, as a job needs them."""
+    """What learns a target from a source, and both, as a job needs them."""
 
+    method: Learns
     model: nn.Module
     source: str
     task: Task
@@ -272,23 +280,22 @@ class _Given:
         return made, arrays_of(learner)
 
 
-def _learn_together(method: Transfer, given: list[_Given], budget: Budget) -> list[Kept | None]:
+def _learn_together(given: list[_Given], budget: Budget) -> list[Kept | None]:
     """Models learned from sources in a fleet, as a job."""
-    phases = phases_of(method, budget) or ()
 
     def member(number: int) -> Member:
         learner, task = given[number].begun(budget)
-        return Member(learner, task, budget, phases, given[number].seed)
+        return Member(learner, task, budget, phases_of(given[number].method, budget) or (), given[number].seed)
 
     learned = in_fleet(len(given), member, lambda one, _: one.model)
     return [None if model is None else each.kept(model) for each, model in zip(given, learned, strict=True)]
 
 
-def _learn_alone(method: Transfer, given: list[_Given], budget: Budget) -> list[Kept]:
+def _learn_alone(given: list[_Given], budget: Budget) -> list[Kept]:
     """Models learned from sources one by one, as a job."""
     made: list[Kept] = []
     for each in given:
         learner, task = each.begun(budget)
-        method.learn(learner, each.model, task, budget, torch.Generator().manual_seed(each.seed))
+        each.method.learn(learner, each.model, task, budget, torch.Generator().manual_seed(each.seed))
         made.append(each.kept(learner))
     return made

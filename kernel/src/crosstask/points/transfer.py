@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from crosstask.components import Component, hook
 from crosstask.errors import DataError
 from crosstask.learning.training import History
-from crosstask.learning.transferring import measure_transfer
+from crosstask.learning.transferring import Learns, measure_transfer
 from crosstask.records import Budget, SeveralResult, TransferResult
 from crosstask.tasks import Task
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 class Transfer(Component):
     """Write `learn`; `transfer` measures it against from-scratch training with the same budget and seeds.
+
+    One that needs more of the source than its model (its inputs, say) has a method `between(source, target)`, too, with
+    two tasks: what it gives has the `learn` that is measured, and that makes the models of `TransferEngine.adapt`.
 
     Capabilities: `several` (it learns from several sources at once, too: `transfer_several`, and `learn` is what it
     does with one).
@@ -45,7 +48,7 @@ class Transfer(Component):
         """
         if source.model is None:
             raise DataError(f"task {source.task_id!r} has no trained model to transfer from; train it first")
-        return measure_transfer(self, source, target, budget, seeds, split)
+        return measure_transfer(learner_for(self, source, target), source, target, budget, seeds, split)
 
     @hook(first=True, returns=SeveralResult)
     def transfer_several(
@@ -65,3 +68,11 @@ class Transfer(Component):
         Whatever is chosen is chosen on training and validation data, never on `split`. DataError if none can be used.
         """
         raise DataError(f"{self.origin} learns from one source: a method with the capability 'several' is needed")
+
+
+def learner_for(method: Transfer, source: Task, target: Task) -> Learns:
+    """What learns `target` from `source`: what the method's `between(source, target)` gives, if it has one, which may
+    know more of the source than its model; else the method itself. What `between` gives has the method's identity.
+    """
+    between = getattr(method, "between", None)
+    return method if between is None else cast(Learns, between(source, target))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import structlog
 import torch
@@ -13,7 +14,7 @@ from crosstask import TransferEngine
 from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.learning.models import ModelSpec
-from crosstask.learning.training import fit
+from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import receive
 from crosstask.manifest import Extension, Plugin
 from crosstask.options import component
@@ -126,6 +127,21 @@ def test_the_engine_finds_it_and_its_alignment_by_name() -> None:
     assert "aligned" in result.strategy
     assert result.options["alignment"]["use"] == "critic"
     assert result.score.mean != other.score.mean
+
+
+def test_the_adapted_model_is_the_one_that_was_measured() -> None:
+    source, target = pair()
+    method = AlignedTransfer(alignment=Notes(), weight=100.0)
+    with TransferEngine(
+        registry=reference_registry(PLUGIN, REFERENCE), seeds=2, discoverers=(), budget=attrs.evolve(BUDGET, steps=40)
+    ) as engine:
+        engine.register(Portfolio([source, target]))
+        with structlog.testing.capture_logs() as told:
+            found = engine.adapt(source.task_id, target.task_id, method)
+        plain = engine.adapt(source.task_id, target.task_id, AlignedTransfer(alignment=Notes(), weight=0.0))
+        assert evaluate(found.model, target, "test") == pytest.approx(found.score.values[0])
+        assert evaluate(found.model, target, "test") != evaluate(plain.model, target, "test")
+        assert "not_aligned" not in [entry["event"] for entry in told]
 
 
 def _alignments() -> tuple[Plugin, ...]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from crosstask.adapting import of_transfer
 from crosstask.errors import DataError
 from crosstask.learning.training import History, evaluate
 from crosstask.learning.transferring import receive
@@ -72,6 +73,21 @@ class TransferKit(Kit):
         got = (result.source, result.target, result.split, result.budget, result.seeds)
         expect(got == wanted, f"{self.name}.transfer says {got}, it was {wanted}")
         expect(-1 <= result.coefficient.mean <= 1, f"{self.name}: coefficient {result.coefficient.mean} not in [-1, 1]")
+
+    def check_adapted_is_what_was_measured(self) -> None:
+        """The model that `adapt` gives scores what was measured of the first seed: it is made in the way that was."""
+        inputs, component = self.inputs(), self.make()
+        for target in inputs["targets"]:
+            given = {"source": inputs["source"], "target": target, "budget": BUDGET}
+            with self.run(component) as run:
+                result = run.call(component, "transfer", **given, seeds=2, split="test")
+                model = of_transfer(run, component, inputs["source"], target, BUDGET, result).model
+            score, measured = evaluate(model, target, "test"), result.score.values[0]
+            expect(
+                abs(score - measured) < 1e-6,
+                f"{self.name}: the adapted model scores {score}, what was measured {measured}; where `transfer` learns "
+                "in another way than `learn`, say it in a method `between` (`crosstask.Transfer`)",
+            )
 
     def check_budget_kept(self) -> None:
         """No more optimiser steps than `budget.steps` are taken, for small budgets too."""

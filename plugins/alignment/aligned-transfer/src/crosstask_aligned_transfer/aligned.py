@@ -13,12 +13,12 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.inputs import kind_of
 from crosstask.learning.training import History, fit
-from crosstask.learning.transferring import measure_transfer
+from crosstask.learning.transferring import Learns
 from crosstask.logs import logger
 from crosstask.options import component, option
 from crosstask.parts import Part, part
 from crosstask.points.transfer import Transfer
-from crosstask.records import Budget, TransferResult
+from crosstask.records import Budget
 from crosstask.tasks import Task
 from crosstask_alignment.contract import Alignment
 from crosstask_alignment.training import fit_aligned
@@ -43,9 +43,8 @@ class AlignedTransfer(Transfer):
     before_share: float = option(0.5, ge=0, lt=1, help="its share of the steps")
     _told: set[str] = attrs.field(factory=set, init=False, repr=False)
 
-    def transfer(self, source: Task, target: Task, budget: Budget, seeds: int, split: str) -> TransferResult:
-        if source.model is None:
-            raise DataError(f"task {source.task_id!r} has no trained model to transfer from; train it first")
+    def between(self, source: Task, target: Task) -> Learns:
+        """The method with the inputs of the source. DataError without any, or if they differ in kind from the target's."""
         if not source.has_data():
             raise DataError(f"task {source.task_id!r} has no training data: an alignment needs its inputs")
         inputs = source.data("train").inputs
@@ -55,7 +54,7 @@ class AlignedTransfer(Transfer):
                 f"inputs of {source.task_id!r} and {target.task_id!r} differ in kind ({ours} and {theirs}): their "
                 "features cannot be aligned"
             )
-        return measure_transfer(_Between(self, inputs), source, target, budget, seeds, split)
+        return _Between(self, inputs)
 
     def learn(
         self, model: nn.Module, source: nn.Module, task: Task, budget: Budget, generator: torch.Generator
@@ -90,7 +89,7 @@ class AlignedTransfer(Transfer):
 
 
 class _Between:
-    """The method, with the inputs of a source: what `measure_transfer` asks for."""
+    """The method, with the inputs of a source."""
 
     def __init__(self, method: AlignedTransfer, inputs: Tensor | MultiInput) -> None:
         self.method, self.inputs = method, inputs
