@@ -41,6 +41,30 @@ def test_a_pair_of_frame_and_series() -> None:
     assert task.descriptor.output_dim == 1
 
 
+def test_columns_of_a_test_table_in_another_order() -> None:
+    pytest.importorskip("pandas")
+    frame = load_wine(as_frame=True).frame.sample(frac=1.0, random_state=0)
+    task = Task(descriptor="wine", train=frame[:100], test=frame[100:][frame.columns[::-1]], target="target")
+    expected = torch.tensor(frame[100:].drop(columns="target").to_numpy()).float()
+    torch.testing.assert_close(task.data("test").inputs, expected)
+    renamed = frame[100:].rename(columns={"alcohol": "alcohl"})
+    with pytest.raises(DataError, match=r"the column 'alcohl' is none of those of the training data.*'alcohol'"):
+        Task(descriptor="wine", train=frame[:100], test=renamed, target="target").data("test")
+
+
+def test_a_table_of_arrow_goes_by_its_names_too() -> None:
+    arrow = pytest.importorskip("pyarrow")
+    frame = load_wine(as_frame=True).frame
+    names = [name for name in frame if name != "target"]
+    train, test = (arrow.table({n: frame[n].to_numpy() for n in order}) for order in (names, names[::-1]))
+    labels = frame["target"].to_numpy()
+    expected = torch.tensor(frame[names].to_numpy()).float()
+    task = Task(descriptor="wine", train=(train, labels), test=(test, labels))
+    torch.testing.assert_close(task.data("test").inputs, expected)
+    whole = arrow.table({"target": labels, **{n: frame[n].to_numpy() for n in names}})
+    torch.testing.assert_close(Task(descriptor="wine", train=whole).data("train").inputs, expected)
+
+
 def test_pictures_of_pil() -> None:
     image = pytest.importorskip("PIL.Image")
 

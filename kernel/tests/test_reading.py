@@ -80,6 +80,59 @@ def test_which_fields_are_meant() -> None:
     assert task.descriptor.output_dim == 1
 
 
+def _table(order: str, **others: Any) -> dict[str, Any]:
+    return {name: others.get(name, X[:, "abcd".index(name)] if name in "abcd" else X[:, 0]) for name in order} | {
+        "label": Y
+    }
+
+
+@pytest.mark.parametrize("form", [lambda **c: c, Frame], ids=["columns", "frame"])
+def test_columns_of_another_split_go_by_their_names(form: Any) -> None:
+    def both(order: str) -> Task:
+        return Task(descriptor="t", train=form(**_table("abcd")), test=form(**_table(order)))
+
+    data = both("dbca").data("test")
+    torch.testing.assert_close(data.inputs, X)
+    assert data.columns == data.take(slice(2)).columns == ("a", "b", "c", "d")
+    wrong = {
+        "abce": "the column 'e' is none of those of the training data .only arrays go by position.; valid: d",
+        "abcde": "the column 'e' is none of those of the training data",
+        "abc": "the column 'd' of the training data is missing",
+    }
+    for order, message in wrong.items():
+        with pytest.raises(DataError, match=f"task 't', test data: {message}"):
+            both(order).data("test")
+    chosen = Task(descriptor="t", train=form(**_table("abcd")), test=form(**_table("dcxba")), inputs=["d", "a"])
+    torch.testing.assert_close(chosen.data("test").inputs, X[:, [3, 0]])
+    later = both("abcd")
+    later.data("train")
+    torch.testing.assert_close(later.over(test=form(**_table("dcba"))).data("test").inputs, X)
+
+
+def test_columns_of_a_pair_go_by_their_names_and_arrays_by_position() -> None:
+    def frame(order: str) -> Frame:
+        return Frame(**{name: X[:, "abcd".index(name)] for name in order})
+
+    task = Task(descriptor="t", train=(frame("abcd"), Y), validation=(X, Y), test=(frame("cdab"), Y))
+    torch.testing.assert_close(task.data("test").inputs, X)
+    torch.testing.assert_close(task.data("validation").inputs, X)
+    whole = Task(descriptor="t", train=(frame("abcd"), Y), test=_table("badc"))
+    torch.testing.assert_close(whole.data("test").inputs, X)
+    table = Portfolio.from_table(frame("abcd"), {"t": Y})["t"]
+    torch.testing.assert_close(table.over(train=table.data(), test=_table("badc")).data("test").inputs, X)
+
+
+def test_several_inputs_stand_in_the_order_of_the_training_data() -> None:
+    def named(order: str) -> dict[str, Any]:
+        return {name: X if name == "a" else X[:, None] for name in order}
+
+    task = Task(descriptor="t", train=(named("ab"), Y), test=(named("ba"), Y))
+    assert list(task.data("test").inputs.parts) == ["a", "b"]  # type: ignore[attr-defined]
+    samples = [Samples(lambda n, o=o: {**{k: v[n] for k, v in named(o).items()}, "label": 1}) for o in ("ab", "ba")]
+    read = Task(descriptor="t", train=samples[0], test=samples[1]).data("test")
+    assert list(read.inputs.parts) == ["a", "b"]  # type: ignore[attr-defined]
+
+
 def test_names_are_classes_and_hold_in_every_split() -> None:
     names = np.array(["cat", "dog", "eel"])
     task = Task(descriptor="t", train=(X, names[Y]), test=(X[:2], ["eel", "cat"]))

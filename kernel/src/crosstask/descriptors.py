@@ -183,12 +183,14 @@ class TensorData:
     `targets` [N] are labels; [N, K] values or, for several labels at once, 0 and 1 (NaN: not known); [N, …] the labels
     of every place of a dense prediction (-100: not known). A sample without any label is left out. `table` and `rows`
     [N] are of a task that shares its inputs with others (`Portfolio.from_table`): which rows of the table these are.
+    `columns` are the names of the inputs' columns, where they came from a table that had some.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     table: Any = attrs.field(default=None, repr=False)
     rows: torch.Tensor | None = attrs.field(default=None, repr=False)
+    columns: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -200,7 +202,7 @@ class TensorData:
         else:
             chosen = (index.to(self.inputs.device), index.to(self.targets.device))
         rows = None if self.rows is None else self.rows[index]
-        return TensorData(self.inputs[chosen[0]], self.targets[chosen[1]], self.table, rows)
+        return TensorData(self.inputs[chosen[0]], self.targets[chosen[1]], self.table, rows, self.columns)
 
     def to(self, device: torch.device | str) -> TensorData:
         """On another device."""

@@ -39,6 +39,8 @@ class Fields:
     target: str | None = None
     named: bool = False
     """Whether labels that are numbers are the classes' names: the training data have been read so."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of the training table: those of another split are taken in this order."""
 
 
 def read_split(raw: Any, descriptor: TaskDescriptor, split: str) -> TensorData:
@@ -53,8 +55,9 @@ def read_described(
 
     `raw` is a pair `(inputs, targets)` or a triple with a mask of known labels (tensors, arrays, lists, data frames); a
     Dataset, a Hugging Face data set, a DataLoader, or a function that returns an iterable of batches, whose samples are
-    tuples (what stands behind the target is passed over) or mappings; a data frame or a mapping of columns. Inputs are
-    one tensor or array, or a tuple or mapping of them.
+    tuples (what stands behind the target is passed over) or mappings; a data frame (of pandas, polars or Arrow) or a
+    mapping of columns. Inputs are one tensor or array, or a tuple or mapping of them. What has names goes by them:
+    columns may stand in another order than `fields.columns`, those of the training data, and must be the same.
 
     Floating-point numbers become torch's default dtype; bytes (uint8) become numbers, those of images divided by 255;
     integers stay as they are (a network without embeddings takes them as numbers). DataError for no samples, other
@@ -62,8 +65,8 @@ def read_described(
     """
     where = f"task {descriptor.task_id!r}, {split} data"
     try:
-        found, targets, mask, names = _gathered(raw, fields or Fields())
-        inputs = _inputs(found)
+        found, targets, mask, names, columns = _gathered(raw, fields or Fields())
+        inputs = _in_order(_inputs(found), descriptor)
         if targets.ndim == 0:
             raise DataError("targets are a single number: the first dimension is that of the samples")
         if isinstance(targets, Tensor) and targets.is_complex() and descriptor.task_type in REAL:
@@ -90,7 +93,7 @@ def read_described(
         descriptor = _completed(descriptor, inputs, targets)
     except DataError as error:
         raise DataError(f"{where}: {error}") from None
-    data = TensorData(inputs, targets)  # type: ignore[arg-type]
+    data = TensorData(inputs, targets, columns=columns)  # type: ignore[arg-type]
     if isinstance(raw, TensorData) and raw.table is not None:
         own = raw.rows if rows is None or raw.rows is None else raw.rows[rows]
         data = attrs.evolve(data, table=raw.table, rows=own if own is not None else rows)
@@ -100,21 +103,22 @@ def read_described(
 # What the user has ----------------------------------------------------------------------------------------------------
 
 
-def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[str, ...]]:
-    """(inputs, targets, mask, names of the classes where the data say them)."""
+def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[str, ...], tuple[str, ...]]:
+    """(inputs, targets, mask, names of the classes where the data say them, names of the columns of a table)."""
     if isinstance(raw, TensorData):
-        return raw.inputs, _column(raw.targets), None, ()
+        return raw.inputs, _column(raw.targets), None, (), raw.columns
     if isinstance(raw, Tensor):
         raise DataError("expected (inputs, targets), got a single tensor")
     if isinstance(raw, tuple | list) and len(raw) in (2, 3) and not isinstance(raw[0], str):
         mask = _mask(raw[2]) if len(raw) == 3 else None
-        return _framed(raw[0]), _column(raw[1]), mask, ()
-    if hasattr(raw, "iloc") and hasattr(raw, "columns"):
-        raw = {str(name): raw[name] for name in raw.columns}
+        found, columns = _framed(raw[0], fields.columns)
+        return found, _column(raw[1]), mask, (), columns
+    if (frame := _columns_of(raw)) is not None:
+        raw = frame
     if isinstance(raw, Mapping):
         inputs, target = _chosen(list(raw), fields)
-        named = {name: raw[name] for name in inputs}
-        return _one_or_table(named), _column(raw[target]), None, ()
+        found, columns = _one_or_table({name: raw[name] for name in inputs}, fields.columns)
+        return found, _column(raw[target]), None, (), columns
     names: tuple[str, ...] = ()
     if hasattr(raw, "features") and hasattr(raw, "column_names"):  # a Hugging Face data set
         target = _chosen(list(raw.column_names), fields)[1]
@@ -138,7 +142,7 @@ def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[
             f"expected (inputs, targets), a Dataset, a DataLoader, a table or a function returning batches, got "
             f"{type(raw).__name__}"
         )
-    return inputs, targets, None, names
+    return inputs, targets, None, names, ()
 
 
 def _chosen(names: Sequence[str], fields: Fields) -> tuple[tuple[str, ...], str]:
@@ -160,22 +164,50 @@ def _chosen(names: Sequence[str], fields: Fields) -> tuple[tuple[str, ...], str]
     return inputs, target
 
 
-def _framed(value: Any) -> Any:
-    """A data frame as its columns; anything else as it is."""
-    if hasattr(value, "iloc") and hasattr(value, "columns"):
-        return _one_or_table({str(name): value[name] for name in value.columns})
-    return value
+def _columns_of(value: Any) -> dict[str, Any] | None:
+    """The columns of a data frame (of pandas, polars or Arrow) by name; None of anything else."""
+    if hasattr(value, "columns") and (hasattr(value, "iloc") or hasattr(value, "get_column")):
+        names = value.columns
+    elif hasattr(value, "column_names") and hasattr(value, "combine_chunks"):
+        names = value.column_names
+    else:
+        return None
+    return {str(name): value[name] for name in names}
 
 
-def _one_or_table(named: dict[str, Any]) -> Any:
-    """Columns of single numbers are one input [N, F]; anything else several inputs (a single one: itself)."""
+def _framed(value: Any, trained: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
+    """A data frame as its columns, with their names; anything else as it is."""
+    frame = _columns_of(value)
+    return (value, ()) if frame is None else _one_or_table(frame, trained)
+
+
+def _one_or_table(named: dict[str, Any], trained: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """Columns of single numbers are one input [N, F], with their names; anything else several inputs (a single one:
+    itself). DataError where they are not the columns `trained`, if there are such.
+    """
     if not named:
         raise DataError("a table without columns has no inputs")
     parts = {name: _tensor(value, name) for name, value in named.items()}
     if all(part.ndim == 1 for part in parts.values()):
         kind = torch.get_default_dtype()
-        return torch.stack([part.to(kind) for part in parts.values()], dim=1)
-    return next(iter(parts.values())) if len(parts) == 1 else MultiInput(parts)
+        columns = _as_trained(tuple(parts), trained)
+        return torch.stack([parts[name].to(kind) for name in columns], dim=1), columns
+    return (next(iter(parts.values())) if len(parts) == 1 else MultiInput(parts)), ()
+
+
+def _as_trained(names: tuple[str, ...], trained: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of columns in the order of the training table. DataError where they are not the same."""
+    if not trained:
+        return names
+    missing = [name for name in trained if name not in names]
+    if other := [name for name in names if name not in trained]:
+        raise DataError(
+            f"the column {other[0]!r} is none of those of the training data (only arrays go by position)"
+            f"{nearest(other[0], missing or trained)}"
+        )
+    if missing:
+        raise DataError(f"the column {missing[0]!r} of the training data is missing")
+    return trained
 
 
 def _sample(item: Any, fields: Fields, number: int) -> tuple[Any, Any]:
@@ -414,7 +446,8 @@ def rows_of_table(
     if known is not None and (known.ndim != 2 or known.shape[1] != len(targets)):
         raise DataError(f"the mask has shape {tuple(known.shape)}: {len(targets)} tasks need [N, {len(targets)}]")
     table = uuid.uuid4().hex
-    whole = _inputs(_framed(inputs))
+    found_inputs, columns = _framed(inputs)
+    whole = _inputs(found_inputs)
     count = len(whole)
     found: dict[str, dict[str, TensorData]] = {task_id: {} for task_id in targets}
     of_split: dict[str, Tensor] = {}
@@ -453,7 +486,7 @@ def rows_of_table(
             own = own[rows.numpy()] if isinstance(own, np.ndarray) else own[rows]
             if known is not None:
                 own = _hidden(own, known[rows, place])
-            found[task_id][split] = TensorData(part, own, (table, split), rows)  # type: ignore[arg-type]
+            found[task_id][split] = TensorData(part, own, (table, split), rows, columns)  # type: ignore[arg-type]
     return found
 
 
@@ -631,6 +664,14 @@ def odd_labels(labels: Tensor) -> str | None:
 
 def _parts(inputs: Tensor | MultiInput) -> dict[str, Tensor]:
     return inputs.parts if isinstance(inputs, MultiInput) else {"": inputs}
+
+
+def _in_order(inputs: Tensor | MultiInput, descriptor: TaskDescriptor) -> Tensor | MultiInput:
+    """Several inputs by name in the order that the descriptor has: a network made here joins them by place."""
+    told = descriptor.input_shapes or {}
+    if not isinstance(inputs, MultiInput) or not inputs.named or inputs.parts.keys() != told.keys():
+        return inputs
+    return MultiInput({name: inputs.parts[name] for name in told})
 
 
 def _fits(inputs: Tensor | MultiInput, descriptor: TaskDescriptor) -> None:

@@ -69,6 +69,7 @@ class Task:
     _fingerprint: str | None = attrs.field(default=None, init=False, repr=False)
     _content: str | None = attrs.field(default=None, init=False, repr=False)
     _classes_found: bool = attrs.field(default=False, init=False, repr=False)
+    _columns: tuple[str, ...] = attrs.field(default=(), init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         kinds = {"head": str | None, "target": str | None, "inputs": str | tuple[str, ...] | None}
@@ -101,16 +102,21 @@ class Task:
 
             names: Any = self.inputs
             read_before = isinstance(raw, TensorData) and raw.table is None  # its labels are numbers of classes already
-            fields = Fields(names, self.target, self._classes_found and not read_before)
+            columns = () if split == "train" else self._columns
+            fields = Fields(names, self.target, self._classes_found and not read_before, columns)
             had = self.descriptor.classes
             self._splits[split], self.descriptor = read_described(raw, self.descriptor, split, fields)
             self._classes_found = self._classes_found or bool(not had and self.descriptor.classes)
+            if split == "train":
+                self._columns = self._splits[split].columns
         return self._splits[split]
 
     def over(self, **splits: Any) -> Task:
         """The same task with these splits for its own; those that are not named it has not."""
         plain = {f.name: getattr(self, f.name) for f in attrs.fields(Task) if f.init and f.name not in SPLITS}
-        return Task(**plain, **splits)
+        made = Task(**plain, **splits)
+        made._columns = self._columns  # its model, and what is judged, know the columns of a table in this order
+        return made
 
     def record(self, metric: str, value: float) -> None:
         """Append one measurement to the descriptor's history."""

@@ -28,6 +28,7 @@ from crosstask_continual import (
     ScenarioWarning,
     split_by_classes,
 )
+from crosstask_continual.given import asked_for, task_from
 from crosstask_continual.testing import REFERENCE, ReferenceReplay, digits, network, pairs
 from crosstask_continual.testing import learner as digits_learner
 
@@ -157,6 +158,15 @@ def test_the_same_class_of_two_tasks_shares_an_output_in_class_incremental() -> 
             task = split_by_classes(digits(), [group])[0]
             model.add(Task(descriptor=attrs.evolve(task.descriptor, task_id=name), train=task.train), 0)
         assert model.columns == columns
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_columns_of_test_data_go_by_their_names(named: bool) -> None:
+    columns = {"a": torch.randn(6), "b": torch.randn(6), "label": np.array(["no", "yes"] * 3)}
+    known = task_from(columns, "t", None, None, None)
+    turned = {name: columns[name] for name in ("label", "b", "a")}
+    found = asked_for(known, turned, None, None, named=named)
+    assert torch.equal(found.inputs, known.data().inputs)
 
 
 def test_a_growing_head_keeps_what_it_had() -> None:

@@ -34,12 +34,13 @@ def asked_for(
     """
     descriptor = known.descriptor
     with _readable(known.task_id, "test"):
+        columns = known.data("train").columns if known.has_data("train") else ()
+        fields = Fields(inputs if inputs is None or isinstance(inputs, str) else tuple(inputs), target, columns=columns)
         if not named or isinstance(test_data, TensorData):
-            return Task(descriptor=descriptor, test=test_data, inputs=inputs, target=target).data("test")
+            return read_described(test_data, descriptor, "test", fields)[0]
         blank = TaskDescriptor(
             task_id=known.task_id, input_shape=descriptor.input_shape, input_shapes=descriptor.input_shapes
         )
-        fields = Fields(inputs if inputs is None or isinstance(inputs, str) else tuple(inputs), target)
         data, found = read_described(test_data, blank, "test", fields)
     places = []
     for label in range(int(data.targets.max()) + 1):
