@@ -66,6 +66,27 @@ def test_relation_from_the_coefficient(coefficient: float, expected: str) -> Non
     assert relation_type(coefficient) is RelationType(expected)
 
 
+@pytest.mark.parametrize(("low", "high", "hurts"), [(-0.91, 0.81, False), (-0.1, 0.0, False), (-0.1, -0.01, True)])
+def test_antagonistic_is_what_hurts_and_not_what_an_interval_leaves_open(low: float, high: float, hurts: bool) -> None:
+    edge = TransferEdge(source="a", target="b", transfer_coefficient=-0.05, evidence="measured", low=low, high=high)  # type: ignore[arg-type]
+    expected = RelationType.ANTAGONISTIC if hurts else RelationType.INDEPENDENT
+    assert (edge.relation, edge.hurts) == (expected, hurts)
+    assert attrs.evolve(edge, relation=RelationType.ANTAGONISTIC).relation is expected
+    assert structure({**unstructure(edge), "relation": "antagonistic"}, TransferEdge).relation is expected, "in a file"
+    other = attrs.evolve(edge, transfer_coefficient=-0.06, high=edge.high + 0.01, origin="another run")
+    one, two = (TransferGraph(TaskDescriptor(task_id=name) for name in "ab") for _ in range(2))
+    one.add(edge)
+    two.add(other)
+    pooled = one.merge(two).graph
+    for graph in (one, pooled):
+        (found,) = graph.edges()
+        assert (found.relation is RelationType.ANTAGONISTIC) == found.hurts
+        assert graph.metrics()["antagonistic_share"] == len(graph.negative_transfer())
+    (found,) = pooled.edges()
+    assert found.measurements
+    assert found.relation is (RelationType.ANTAGONISTIC if found.hurts else RelationType.INDEPENDENT)
+
+
 def test_complementary_needs_other_types_or_skills_and_a_middling_coefficient() -> None:
     a = TaskDescriptor(task_id="a", required_skills=("shape",))
     b = TaskDescriptor(task_id="b", required_skills=("colour",))
@@ -274,7 +295,7 @@ def test_questions_about_sources_and_harm() -> None:
     assert metrics["density"] == pytest.approx(5 / 12)
     assert metrics["mean_coefficient"] == pytest.approx((0.6 - 0.2 + 0.3 + 0.2 - 0.1) / 5)
     assert metrics["hubs"][0] == "a"
-    assert metrics["antagonistic_share"] == pytest.approx(2 / 5)
+    assert metrics["antagonistic_share"] == pytest.approx(1 / 5)  # the same one
     assert {"a", "c"} <= graph.communities()[0]
 
 

@@ -86,7 +86,9 @@ HELPS = 0.2
 def relation_type(
     coefficient: float, source: TaskDescriptor | None = None, target: TaskDescriptor | None = None
 ) -> RelationType:
-    """Relation of a pair. From 0.2 to 0.5 tasks of different types, or without a common skill, are complementary."""
+    """Relation of a pair. From 0.2 to 0.5 tasks of different types, or without a common skill, are complementary.
+    An edge says with its interval whether it is antagonistic (see `TransferEdge`).
+    """
     if coefficient < 0:
         return RelationType.ANTAGONISTIC
     if coefficient < HELPS:
@@ -116,7 +118,8 @@ class TransferEdge:
     it was found, where somebody has said so (`TransferGraph.dated`); `site` at which of several places, each with data
     of its own, it was measured. `score` is what the target came to with the transfer where that was measured, in its
     metric, `score_low` and `score_high` its 95 % interval; measurements of several budgets have no score in common. An
-    edge that `TransferGraph.merge` has pooled holds what it was pooled from in `measurements`, of the same pair.
+    edge that `TransferGraph.merge` has pooled holds what it was pooled from in `measurements`, of the same pair. Its
+    `relation` is antagonistic only where it `hurts`: of a negative coefficient whose interval holds zero, independent.
     """
 
     source: str
@@ -162,6 +165,8 @@ class TransferEdge:
                 raise GraphError(f"edge {self.source!r} -> {self.target!r}: {told}")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise GraphError(f"edge {self.source!r} -> {self.target!r}: low {self.low} is above high {self.high}")
+        if self.relation is RelationType.ANTAGONISTIC and self.transfer_coefficient < 0 and not self.hurts:
+            object.__setattr__(self, "relation", RelationType.INDEPENDENT)  # whoever said it, and when, also in a file
         if self.when is not None and self.when.tzinfo is None:
             raise GraphError(f"edge {self.source!r} -> {self.target!r}: when {self.when} is without a time zone")
         for each in self.measurements:

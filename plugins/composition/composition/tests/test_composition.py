@@ -155,6 +155,10 @@ def test_blend_is_the_weighted_mean_with_its_error_and_the_weakest_evidence() ->
     assert edge.low == pytest.approx(0.6 - 1.96 * edge.uncertainty)
     assert edge.evidence is Evidence.ESTIMATED
     assert edge.relation is RelationType.MODERATELY_SIMILAR
+    for error, relation in ((0.4, RelationType.INDEPENDENT), (0.01, RelationType.ANTAGONISTIC)):
+        parts = [Says(coefficient=-0.05, uncertainty=error), Says(coefficient=-0.06, uncertainty=error)]
+        edge = discovery.Blend(parts=parts).discover(portfolio(), graph())[0]
+        assert (edge.relation, edge.hurts) == (relation, relation is RelationType.ANTAGONISTIC)
 
 
 def test_blend_leaves_out_what_too_few_say_and_gives_no_error_where_one_is_missing() -> None:
@@ -324,6 +328,8 @@ def test_cautious_leaves_measured_edges_alone() -> None:
         assert edge.transfer_coefficient == 0.4
     edge = attrs.evolve(edge, evidence=Evidence.PREDICTED, low=-0.2, high=1.0)
     assert (wrappers.Cautious()._shrunk(edge).low, wrappers.Cautious()._shrunk(edge).high) == (-0.1, 0.5)
+    unsure = wrappers.Cautious()._shrunk(attrs.evolve(edge, transfer_coefficient=-0.1))
+    assert unsure.relation is RelationType.INDEPENDENT, "its interval holds zero"
 
 
 def test_smooth_acts_on_training_through_backward() -> None:

@@ -22,6 +22,13 @@ def test_an_edge_has_the_interval_of_its_error() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("error", "relation"), [(0.1, "independent"), (0.02, "antagonistic")])
+def test_what_may_be_noise_is_not_antagonistic(error: float, relation: str) -> None:
+    edge = edge_between(ONE, OTHER, -0.05, error, evidence=Evidence.MEASURED, found_by="me")
+    assert edge.relation is RelationType(relation)
+    assert edge.hurts == (relation == "antagonistic")
+
+
 @pytest.mark.parametrize(
     ("coefficient", "error", "expected"),
     [(0.9, 0.2, (0.9, 0.508, 1.0)), (1.3, 0.1, (1.0, 1.0, 1.0)), (-1.2, 0.5, (-1.0, -1.0, -0.22)), (0, 2, (0, -1, 1))],
