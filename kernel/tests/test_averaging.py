@@ -9,6 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from crosstask.errors import DataError
 from crosstask.learning.averaging import alike, greedy_mean, mean_weights
 
 IMAGES, LABELS = (torch.as_tensor(each)[:400] for each in load_digits(return_X_y=True))
@@ -113,3 +114,23 @@ def test_complex_weights_have_a_mean_too() -> None:
         models.append(made)
     expected = sum(made.phase.detach().numpy().astype("complex128") for made in models) / 3
     torch.testing.assert_close(mean_weights(models).phase.detach(), torch.tensor(expected).to(torch.complex64))
+
+
+@pytest.mark.parametrize("kind", ["parameter", "buffer", "mask"])
+def test_whole_numbers_that_steer_have_no_mean(kind: str) -> None:
+    def made(order: list[int]) -> nn.Module:
+        layer = nn.Linear(2, 3)
+        if kind == "parameter":
+            layer.order = nn.Parameter(torch.tensor(order), requires_grad=False)
+        else:
+            layer.register_buffer("order", torch.tensor(order) > 0 if kind == "mask" else torch.tensor(order))
+        return layer
+
+    first, same, other = made([0, 1]), made([0, 1]), made([1, 0])
+    assert alike(first, same)
+    assert not alike(first, other)
+    assert torch.equal(mean_weights([first, same]).order, first.order)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="have no mean: 'order' holds whole numbers, which must be the same in all"):
+        mean_weights([first, same, other])
+    _, taken = greedy_mean([first, other, same], lambda model: 1.0)
+    assert taken == [0, 2], "the other is passed over"

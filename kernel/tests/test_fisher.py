@@ -397,3 +397,47 @@ def test_several_inputs_and_an_answer_that_is_a_mapping() -> None:
     parts = MultiInput({"left": inputs[:, :2], "right": inputs[:, 2:]})
     ours = fisher_diagonal(TwoInputs(whole), parts, targets)
     assert_same({n.removeprefix("whole."): v for n, v in ours.items()}, fisher_diagonal(whole, inputs, targets))
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_complex_weights_have_real_moments(power: int) -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 4, dtype=torch.complex64)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            found: Tensor = self.head(self.first(inputs.to(torch.complex64)).abs().mean(1))
+            return found
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, inputs = Waves(), torch.randn(6, 2, 3)
+
+    def objectives(outputs: Tensor, index: Tensor) -> list[Tensor]:
+        return [outputs.square().sum(1)]
+
+    found = gradient_moments(model, inputs, objectives, power=power)
+    expected = {name: torch.zeros(p.shape) for name, p in model.named_parameters()}
+    for row in inputs:
+        value = model(row[None]).square().sum()
+        for (name, _), gradient in zip(
+            model.named_parameters(), torch.autograd.grad(value, list(model.parameters())), strict=True
+        ):
+            sizes = torch.view_as_real(gradient).square().sum(-1) if gradient.is_complex() else gradient.square()
+            expected[name] += sizes ** (power / 2) / len(inputs)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated")  # torch's own quantisation
+def test_a_model_in_which_nothing_learns_says_so() -> None:
+    frozen = nn.Sequential(nn.Linear(2, 3)).requires_grad_(False)
+    inputs = torch.randn(4, 2)
+    with pytest.raises(DataError, match=r"weights of Sequential matter: none needs a gradient; model\.requires_grad_"):
+        fisher_diagonal(frozen, inputs, labels="expected")
+    assert fisher_diagonal(frozen, inputs, labels="expected", parameters=[]) == {}
+    small = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 3)), {nn.Linear})
+    with pytest.raises(DataError, match=r"matter: the layer '0' is quantised: .* give the model as it was before"):
+        fisher_diagonal(small, inputs, labels="expected")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError, OptionError, nearest
-from crosstask.learning.modules import evaluating, forward, uncompiled
+from crosstask.learning.modules import evaluating, forward, quantised, uncompiled
 from crosstask.learning.training import device_of
 from crosstask.reading import UNKNOWN
 
@@ -96,7 +96,8 @@ def gradient_moments(
 
     Exact. Linear, embedding, convolution and normalisation layers are seen by hooks: a forward pass, and a backward
     pass that makes no gradients of weights. On the first samples what the hooks see is compared with autograd;
-    parameters that are used in another way (shared, several times, in another kind of layer) go sample by sample.
+    parameters that are used in another way (shared, several times, in another kind of layer) go sample by sample. Of
+    complex parameters they are real numbers, too. DataError without samples, or where no parameter needs a gradient.
     """
     if len(inputs) == 0:
         raise DataError("importance of weights cannot be measured without samples")
@@ -104,6 +105,13 @@ def gradient_moments(
         raise OptionError(f"power must be 1 or 2, got {power!r}")
     known = dict(model.named_parameters())
     names = [n for n, p in known.items() if p.requires_grad] if parameters is None else list(parameters)
+    if parameters is None and not names:
+        raise DataError(
+            f"nothing says how much the weights of {type(model).__name__} matter: "
+            + (quantised(model) or "none needs a gradient; model.requires_grad_(True) lets all learn")
+        )
+    if not names:
+        return {}
     for name in names:
         if name not in known:
             raise OptionError(f"no parameter {name!r}{nearest(name, known)}")
@@ -112,7 +120,10 @@ def gradient_moments(
         head = torch.arange(min(len(inputs), 4))
         layers = _layers(model, names)
         seen = _checked(model, inputs[head].to(device), head, objectives, layers, known, names)
-        totals = {name: torch.zeros_like(known[name], requires_grad=False) for name in names}
+        totals = {
+            name: torch.zeros_like(p, requires_grad=False, dtype=p.dtype.to_real())
+            for name, p in ((name, known[name]) for name in names)
+        }
         for index in torch.split(torch.arange(len(inputs)), batch_size):
             if seen:
                 _add(totals, model, inputs[index].to(device), index, objectives, layers, seen, power)
@@ -200,7 +211,10 @@ Moments = dict[str, Tensor]
 
 def _raised(values: Tensor, power: int) -> Tensor:
     """|values|^power; power 0 stands for the values themselves, whose sum is the ordinary gradient."""
-    return values if power == 0 else values.abs() if power == 1 else values.square()
+    if power == 0:
+        return values
+    sizes = values.abs() if power == 1 or values.is_complex() else values
+    return sizes if power == 1 else sizes.square()
 
 
 def _outer(left: Tensor, right: Tensor, power: int) -> Tensor:
@@ -282,6 +296,8 @@ def _layers(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
 
 
 def _plain(module: Any) -> bool:
+    if any(parameter.is_complex() for parameter in module.parameters()):
+        return False
     if isinstance(module, nn.Conv1d | nn.Conv2d):
         return module.padding_mode == "zeros" and not isinstance(module.padding, str)
     if isinstance(module, nn.Embedding):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import json
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError, OptionError, nearest
+from crosstask.learning.modules import copy_of
 from crosstask.options import build, unstructure
 from crosstask_merging.checkpoints import order_of, write_checkpoint
 from crosstask_merging.grams import grams_of
@@ -102,7 +102,7 @@ def merge_modules(
     start = None if base is None else weights_of(base, "base")
     given = Ingredients(sources, _shares(weights, len(models)), start, _all(grams), _all(fishers), score)
     state = dict(chosen.merged(given))
-    made = copy.deepcopy(models[0])
+    made = copy_of(models[0])
     load(made, state)
     if own is not None and has_statistics(made):
         reestimate(made, own[0] if isinstance(inputs, Tensor) else torch.cat(list(own)))

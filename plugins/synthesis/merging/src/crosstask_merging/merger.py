@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ from crosstask.descriptors import MultiInput, TaskDescriptor
 from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import joined, kind_of
+from crosstask.learning.modules import copy_of, quantised
 from crosstask.learning.objectives import loss_of
 from crosstask.learning.training import evaluate, predict
 from crosstask.options import component, option
@@ -166,8 +166,8 @@ class Merger(Synthesizer):
         return None
 
     def merged(self, given: Ingredients, order: Sequence[str] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Every merged tensor in turn, of the models' types. Statistics are averaged, integers taken from the first.
-        What is not finite (the -inf of a mask) must be the same in all.
+        """Every merged tensor in turn, of the models' types. Statistics are averaged; counts are the first's. Other
+        whole numbers, and what is not finite (the -inf of a mask), must be the same in all.
 
         DataError with the list of what differs, or if something that the method needs is missing.
         """
@@ -201,8 +201,9 @@ class Merger(Synthesizer):
             given.base = InMemory(self._base_model(sources), self.base)
         check_alike(given.models, given.base)
         self._add_data(given, chosen, inputs)
-        model = copy.deepcopy(models[0])
+        model = copy_of(models[0])
         load(model, dict(self.merged(given)))
+        notes += self._remarks(given)
         if has_statistics(model) and (seen := self._seen(chosen, inputs)) is not None:
             reestimate(model, seen)
             notes.append(f"BatchNorm statistics re-estimated on {len(seen)} inputs")
@@ -261,6 +262,8 @@ class Merger(Synthesizer):
             return "is not among the tasks to merge"
         if why := unfit(new_task, source, inputs):
             return why
+        if source.model is not None and (why := quantised(source.model)):
+            return f"cannot be merged: {why}"
         if new_task.classes and (missing := [c for c in new_task.classes if c not in its.classes]):
             return f"does not know {', '.join(map(repr, missing[:3]))}{' …' if len(missing) > 3 else ''}"
         if not new_task.classes and outputs_wanted(its) != outputs_wanted(new_task):
@@ -281,13 +284,17 @@ class Merger(Synthesizer):
         if "score" in self.needs:
             given.score = self._score(chosen)
 
+    def _remarks(self, given: Ingredients) -> list[str]:
+        """What of these models the method has not done its way: notes."""
+        return []
+
     def _score(self, chosen: list[Task]) -> Score | None:
         """Minus the mean loss over the members' validation data."""
         judged = [t for t in chosen if t.has_data("validation")]
         if not judged:
             return None
-        probe = copy.deepcopy(judged[0].model)
-        assert probe is not None
+        assert judged[0].model is not None
+        probe = copy_of(judged[0].model)
 
         def score(state: Mapping[str, Tensor]) -> float:
             load(probe, state)

@@ -24,8 +24,9 @@ class RegMean(Merger):
     (Jin et al. 2023, equation 2 and section 4.2).
 
     Convolutions are linear in their patches. The bias takes part as the weight of a constant input. What is no such
-    layer is averaged. The Gram matrices are of each model's training inputs, else of the unlabelled ones; for files
-    they are read from files. Where no input ever went, `ridge` pulls the fit to the mean.
+    layer, or one of complex numbers (a note names those), is averaged. The Gram matrices are of each model's training
+    inputs, else of the unlabelled ones; for files they are read from files. Where no input ever went, `ridge` pulls the
+    fit to the mean.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"grams"})
@@ -43,6 +44,11 @@ class RegMean(Merger):
             assert task.model is not None
             found.append(InMemory(grams_of(task.model, seen[: self.samples]), task.task_id))
         given.grams = found
+
+    def _remarks(self, given: Ingredients) -> list[str]:
+        odd = [name for name in given.learned() if given.models[0].index[name].dtype.is_complex]
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        return [f"averaged, not fitted, as complex numbers: {', '.join(odd[:3])}{more}"] if odd else []
 
     def prepare(self, given: Ingredients) -> dict[str, Tensor]:
         """Layers that are done: a layer's weight and bias are found together, and asked for one after the other."""

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
+from crosstask.learning.averaging import steers
+from crosstask.learning.modules import quantised
 from crosstask.writing import atomic
 from crosstask_merging.shards import shards_of
 
@@ -59,9 +61,13 @@ class Weights(ABC):
 
 
 class InMemory(Weights):
-    """The tensors of a module or of a dict; of a module's tied weights the first, as files have them: each is one."""
+    """The tensors of a module or of a dict; of a module's tied weights the first, as files have them: each is one.
+    DataError for a module with quantised layers, whose weights are no tensors that could be averaged.
+    """
 
     def __init__(self, model: nn.Module | Mapping[str, Tensor], name: str = "model") -> None:
+        if isinstance(model, nn.Module) and (reason := quantised(model)):
+            raise DataError(f"{name} cannot be merged: {reason}")
         state = model.state_dict() if isinstance(model, nn.Module) else model
         self.name = name
         self.tied = tied(state) if isinstance(model, nn.Module) else {}
@@ -120,7 +126,9 @@ def weights_of(source: Weights | nn.Module | Mapping[str, Tensor] | str | Path, 
 
 
 def differences(models: Sequence[Weights]) -> list[str]:
-    """What keeps models from being merged: a line for each tensor that one lacks or has in another shape or type."""
+    """What keeps models from being merged: a line for each tensor that one lacks or has in another shape or type, or
+    whose whole numbers, which have no mean, are not the same in all.
+    """
     first, *rest = models
     found = []
 
@@ -136,7 +144,16 @@ def differences(models: Sequence[Weights]) -> list[str]:
             kind = first.index[key]
             if key in other.index and other.index[key] != kind:
                 found.append(f"{key!r} is {kind} in {first.name}, {other.index[key]} in {other.name}")
+            elif key in other.index and steers(kind.dtype, kind.shape) and not _same(first, other, key):
+                found.append(
+                    f"{key!r} holds whole numbers, which have no mean, and others in {first.name} than in {other.name}"
+                )
     return found
+
+
+def _same(one: Weights, other: Weights, key: str) -> bool:
+    ours = one.get(key)
+    return torch.equal(ours, other.get(key).to(ours.device))
 
 
 def factor_of(weights: Weights) -> str | None:
