@@ -87,6 +87,10 @@ WRONG: dict[str, tuple[Any, Any, str]] = {
     "neither": ("x", int | float, "value must be an integer or a number, got 'x'"),
     "not even optional": ("x", int | None, "value must be an integer, got 'x'"),
     "long": ("x" * 200, int, "value must be an integer, got '" + "x" * 76 + "..."),
+    "too large": (10**400, float, "value must be a number between -1.8e+308 and 1.8e+308, got 1" + "0" * 76 + "..."),
+    "too large to be a number or nothing": ([-(10**400)], list[float | None], "value[0] must be a number between -1.8e+308 and 1.8e+308, got -1" + "0" * 75 + "..."),
+    "too large to be shown": (10**5000, str, "value must be a string, got a value of type int that cannot be printed"),
+    "too large to be shown in a list": ([10**5000], float, "value must be a number, got a value of type list that cannot be printed"),
     "no component": (3, Choice, "value must be a name, or a table with use = \"name\" and the component's options, got 3"),
 }  # fmt: skip
 
@@ -166,6 +170,8 @@ BOUNDS = {
     "kind cannot be 'c'; valid: a, b": {"kind": "c"},
     "made must be >= 0, got [-1]": {"made": [-1]},
     "needed must be an integer, got 'x'": {"needed": "x"},
+    f"rate must be a number between -1.8e+308 and 1.8e+308, got 1{'0' * 76}...": {"rate": 10**400},
+    f"made must be >= 0, got [-1{'0' * 74}...": {"made": [-(10**400)]},
 }
 
 
@@ -177,6 +183,10 @@ def test_bounds(expected: str) -> None:
     with pytest.raises(OptionError) as caught:
         build(Thing, {"needed": 1} | BOUNDS[expected], "thing 'x'")
     assert str(caught.value) == f"thing 'x': {expected}"
+
+
+def test_an_integer_of_any_size_is_within_bounds() -> None:
+    assert Thing(needed=1, made=[10**400]).made == [10**400]
 
 
 def test_build_says_what_is_missing_and_unknown() -> None:

@@ -59,8 +59,8 @@ def option(
                 and (le is None or number <= le)
                 and (lt is None or number < lt)
             )
-            if not inside or math.isnan(number):
-                raise OptionError(f"{where} must be {rules}, got {value!r}")
+            if not inside or number != number:  # not `isnan`: an integer may be too large for it
+                raise OptionError(f"{where} must be {rules}, got {_shown(value)}")
 
     metadata = {"help": help, "bounds": rules, "choices": choices, "aliases": tuple(aliases)}
     if factory is not None:
@@ -283,9 +283,16 @@ _MAPPINGS = {dict, Mapping}
 _SCALARS = {bool: "true or false", str: "a string", int: "an integer", float: "a number"}
 
 
+def _shown(value: Any) -> str:
+    try:
+        shown = repr(value)
+    except Exception:  # of foreign code, or a number: Python writes no integer of more than 4300 digits
+        shown = f"a value of type {type(value).__name__} that cannot be printed"
+    return shown if len(shown) < 80 else shown[:77] + "..."
+
+
 def _wrong(value: Any, expected: str, where: str) -> OptionError:
-    shown = repr(value)
-    return OptionError(f"{where} must be {expected}, got {shown if len(shown) < 80 else shown[:77] + '...'}")
+    return OptionError(f"{where} must be {expected}, got {_shown(value)}")
 
 
 def _structure_scalar(value: Any, kind: type, where: str) -> Any:
@@ -297,7 +304,10 @@ def _structure_scalar(value: Any, kind: type, where: str) -> Any:
     if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return float(value) if isinstance(value, float) else value  # numpy's numbers are floats, too
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _wrong(value, "a number between -1.8e+308 and 1.8e+308", where) from None
     raise _wrong(value, _SCALARS[kind], where)
 
 
