@@ -7,13 +7,16 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import re
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crosstask.descriptors import TaskDescriptor
 from crosstask.engine import TransferEngine
@@ -99,19 +102,123 @@ def otherwise(text: str) -> Iterator[str]:
     yield text.replace(' "impossible": [', ' "impossible": 3,\n "odd": [')
 
 
+def read_as_json(path: Path, text: str) -> bool:
+    """Whether a file of this text is right; either way `load` says what `json` and `from_json` do."""
+    path.write_text(text)
+    try:
+        expected = TransferGraph.from_json(json.loads(text)).to_json()
+    except (ValueError, GraphError):
+        with pytest.raises(GraphError, match=re.escape(str(path))):
+            TransferGraph.load(path)
+        return False
+    assert TransferGraph.load(path).to_json() == expected, text
+    return True
+
+
 def test_a_file_is_read_as_json_is_however_its_lines_are(tmp_path: Path) -> None:
-    path, right = made(3).export(tmp_path / "graph.json"), 0
-    for text in list(otherwise(path.read_text())):
-        path.write_text(text)
-        try:
-            expected = TransferGraph.from_json(json.loads(text)).to_json()
-        except (ValueError, GraphError):
-            with pytest.raises(GraphError):
-                TransferGraph.load(path)
+    path = made(3).export(tmp_path / "graph.json")
+    assert sum([read_as_json(path, text) for text in list(otherwise(path.read_text()))]) > 10
+
+
+def blocks(text: str) -> Iterator[tuple[str, str]]:
+    """Each name that the object of a file has, with all the text of its value."""
+    for block in text.removeprefix("{\n").removesuffix("\n}\n").split(',\n "'):
+        name, _, value = block.lstrip(' "').partition('": ')
+        yield name, value
+
+
+def test_names_again_elsewhere_or_with_another_value_are_as_in_json(tmp_path: Path) -> None:
+    """In JSON the last value of a name is the one that counts, wherever it stands and whatever it is."""
+    graph = made(3)
+    path = graph.export(tmp_path / "graph.json")
+    was = list(blocks(path.read_text()))
+    assert [name for name, _ in was] == ["schema", "tasks", "edges", "impossible", "fingerprints"]
+    edge = text_of(attrs.evolve(next(graph.all_edges()), source="task 2", target="task 1", found_by="another"))
+    values = ["{}", "[]", "[ ]", "[", "[,", "null", "3", '"other/9"', edge, f"[{edge}]", f"[\n  {edge}\n ]",
+              '{"task 0": "its data"}', '{"source": "task 2", "target": "task 0", "reason": "x"}',
+              '{"task_id": "task 9"}', *(value for _, value in was)]  # fmt: skip
+    right = 0
+    for place, (own, _) in enumerate(was):
+        for value in values:
+            for name in (own, rf"\u{ord(own[0]):04x}{own[1:]}"):
+                for changed in (
+                    [*was[:place], (name, value), *was[place + 1 :]],  # instead
+                    [*was, (name, value)],  # again, at the end
+                    [*was[:place], (name, value), *was[place:]],  # just before
+                    [was[0], (name, value), *was[1:]],  # before all lists
+                ):
+                    right += read_as_json(path, file_of(changed))
+    for order in itertools.permutations(was):
+        right += read_as_json(path, file_of(order))
+    assert right > 300
+
+
+def text_of(edge: TransferEdge) -> str:
+    return json.dumps(unstructure(edge))
+
+
+def file_of(named: Iterable[tuple[str, str]]) -> str:
+    """Laid out as graphs are."""
+    return "{\n" + ",\n".join(f' "{name}": {value}' for name, value in named) + "\n}\n"
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_lines_in_any_order_and_number_are_as_in_json(data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "graph.json"
+    was = list(blocks(made(3).export(path).read_text()))
+    items = [line.strip().removesuffix(",") for _, value in was for line in value.splitlines() if line.startswith("  ")]
+    values = st.sampled_from([value for _, value in was] + items) | st.sampled_from(["[]", "[", "[,", "null", '""'])
+    named = list(was)
+    for _ in range(data.draw(st.integers(0, 2))):
+        at, name = data.draw(st.integers(0, len(named) - 1)), data.draw(st.sampled_from([n for n, _ in was]))
+        what = data.draw(st.sampled_from(["again", "retyped", "moved", "gone"]))
+        if what == "again":
+            named.insert(at + 1, (name, data.draw(values)))
+        elif what == "retyped":
+            named[at] = (named[at][0], data.draw(values))
+        elif what == "moved":
+            named.insert(data.draw(st.integers(0, len(named) - 1)), named.pop(at))
+        elif len(named) > 1:
+            del named[at]
+    lines = file_of(named).splitlines(keepends=True)
+    for _ in range(data.draw(st.integers(0, 2))):
+        n, m = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+        what = data.draw(st.sampled_from(["swapped", "again", "comma", "joined", "retyped"]))
+        if what == "swapped":
+            lines[n], lines[m] = lines[m], lines[n]
+        elif what == "again":
+            lines.insert(m, lines[n])
+        elif what == "comma":
+            lines[n] = lines[n].replace(",\n", "\n") if lines[n].endswith(",\n") else lines[n].replace("\n", ",\n")
+        elif what == "joined":
+            lines[n] = lines[n].replace("\n", "")
         else:
-            right += 1
-            assert TransferGraph.load(path).to_json() == expected
-    assert right > 10
+            lines[n] = f"  {data.draw(values)},\n"
+    read_as_json(path, "".join(lines))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_edge_that_cannot_be_read_is_said_with_the_file_and_its_place(suffix: str, tmp_path: Path) -> None:
+    path = made(2).export(tmp_path / f"graph{suffix}")
+    text = path.read_text()
+    found = re.search(r'\{"source": .*"measurements": \[\]\}', text)
+    assert found is not None
+    edge = json.loads(found[0])
+
+    def load(**told: Any) -> TransferGraph:
+        path.write_text(text.replace(found[0], json.dumps(edge | told)))
+        return TransferGraph.load(path)
+
+    assert [e.site for e in load(site="another").all_edges()] == ["another"]
+    where = re.escape(f"{path}: edges[0]")
+    with pytest.raises(GraphError, match=rf"^{where}: transfer_coefficient must be a number between .*, got 1000"):
+        load(transfer_coefficient=10**400)
+    nested = edge
+    for _ in range(300):
+        nested = edge | {"measurements": [nested]}
+    with pytest.raises(GraphError, match=rf"^{where} is nested too deeply to be read$"):
+        load(measurements=[nested])
 
 
 @pytest.mark.parametrize("suffix", [".graphml", ".gexf"])

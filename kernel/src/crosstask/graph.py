@@ -711,7 +711,10 @@ class TransferGraph:
         graph, read, waiting, prints = cls(), Counter[str](), list[Any](), dict[str, str]()
         for part, item in pieces:
             if part == "fingerprints":
-                prints |= structure(item, dict[str, str], part)
+                try:
+                    prints |= structure(item, dict[str, str], part)
+                except CrosstaskError as error:
+                    raise GraphError(str(error)) from None
             elif part == "impossible":
                 waiting.append(item)
             elif part in _PARTS:
@@ -734,6 +737,8 @@ class TransferGraph:
                 self.add(made)
             else:
                 self.rule_out(made.source, made.target, made.reason)
+        except RecursionError:
+            raise GraphError(f"{part}[{number}] is nested too deeply to be read") from None
         except CrosstaskError as error:
             text = str(error)
             raise GraphError(text if text.startswith(f"{part}[") else f"{part}[{number}]: {text}") from None

@@ -105,9 +105,10 @@ def _begin(schema: str) -> str:
 
 def json_pieces(path: Path, schema: str, lists: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """What `json_lines` wrote, one piece after another: (name of the list, item) or (name, whole value). ValueError as
-    soon as a line is not as it writes them: the file may be right all the same, but has to be read as a whole.
+    soon as a line is not as it writes them, or a name comes again (in JSON the last one counts): the file may be right
+    all the same, but has to be read as a whole.
     """
-    left, otherwise = set(lists), ValueError(f"{path}: laid out otherwise")
+    wanted, known, otherwise = set(lists), {"schema"}, ValueError(f"{path}: laid out otherwise")
     with path.open(encoding="utf-8") as file:
         if file.read(len(begin := _begin(schema))) != begin or file.readline() != ",\n":
             raise otherwise
@@ -119,11 +120,13 @@ def json_pieces(path: Path, schema: str, lists: Iterable[str]) -> Iterator[tuple
             if due == "item" and told.startswith("  "):
                 yield name, json.loads(told)
                 due = "item" if more else "]"
-            elif due == "name" and told.startswith(' "') and (value[0:1] != "[" or json.loads(key) in left):
+            elif due == "name" and told.startswith(' "'):
                 name = json.loads(key)
-                left.discard(name)
+                if name in known or (name in wanted) != (value in ("[", "[]")) or (value == "[" and more):
+                    raise otherwise
+                known.add(name)
                 due = "name" if more else "item" if value == "[" else "}"
-                if value not in ("[", "[]"):
+                if name not in wanted:
                     yield name, json.loads(value)
             elif due == "]" and told == " ]":
                 due = "name" if more else "}"
@@ -131,7 +134,7 @@ def json_pieces(path: Path, schema: str, lists: Iterable[str]) -> Iterator[tuple
                 due = ""
             else:
                 raise otherwise
-    if due or left:
+    if due or wanted - known:
         raise otherwise
 
 
