@@ -85,6 +85,7 @@ def test_a_step_that_does_not_help_the_target_is_undone() -> None:
     assert second.kept == "undone"
     assert worth(second.progress) <= 0
     assert gated.reached_from == "step 1: good"
+    assert (gated.sources, plain.sources) == (("good",), ("good", "bad"))
     assert gated.judged_on == "its validation data"
     assert last.score.mean > plain.steps[-1].score.mean, "nothing can be learned on top of zeros"
     assert last.curve.final == pytest.approx(worth(first.target_score)), "the answer is what was judged the best"
@@ -122,7 +123,9 @@ def test_the_answer_is_the_best_of_all_that_was_looked_at() -> None:
         )
         found = ran(made, method=Ruins(ruined=("good", "bad")))
         plain = ran(made, Curriculum(target="goal", task_sequence=("goal",)), method=Ruins(ruined=()))
-        assert plain.reached_from == "other alone", "a path of the target only has the best source beside it, too"
+        assert (plain.reached_from, plain.sources) == ("other alone", ("other",)), (
+            "a path of the target only has the best source beside it, too"
+        )
     looked = [worth(each) for s in found.steps[:2] for each in (s.target_score, s.alone_score)]
     assert all(found.steps[-1].curve.final >= each - 1e-9 for each in looked)
     assert found.steps[-1].curve.final >= found.steps[-1].scratch_curve.final - 1e-9
@@ -136,7 +139,14 @@ def test_the_answer_is_the_best_of_all_that_was_looked_at() -> None:
 def test_where_all_harms_the_answer_is_from_scratch() -> None:
     with engine() as made:
         made.portfolio["goal"].model = None
-        done = ran(made, Curriculum(target="goal", task_sequence=("bad", "good", "goal")), method=Zeros())
+        path = Curriculum(target="goal", task_sequence=("bad", "good", "goal"))
+        done = ran(made, path, method=Zeros())
+        adapted = made.adapt(path, strategy=Zeros())
+        kept = made.adapt(PATH, strategy=Ruins())
+    assert adapted.sources == done.sources == ()
+    assert repr(adapted) == f"Adapted({type(adapted.model).__name__} for 'goal' from scratch: accuracy {adapted.score})"
+    assert kept.sources == ("good",)
+    assert "for 'goal' from good by " in repr(kept)
     assert done.reached_from == "from scratch"
     assert [s.kept for s in done.steps] == ["undone", "undone", ""]
     assert done.steps[-1].gain.values == (0.0, 0.0)

@@ -41,8 +41,9 @@ from crosstask.tasks import Task
 class Adapted:
     """A model for a target, in evaluation mode, of its source's class, and what is known of how good it is.
 
-    `result` is the measurement of the way that it was made, over several seeds; the model is that of the first. `notes`
-    say what was chosen, and by what.
+    `result` is the measurement of the way that it was made, over several seeds; the model is that of the first.
+    `sources` are the tasks that it has learned from: of a curriculum those whose steps were kept, none where the target
+    was learned from scratch. `notes` say what was chosen, and by what.
     """
 
     model: nn.Module
@@ -56,10 +57,12 @@ class Adapted:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        whence = " and ".join(self.sources)
+        what = f"Adapted({type(self.model).__name__} for {self.target!r}"
+        if not self.sources:
+            return f"{what} from scratch: {self.metric} {self.score})"
         return (
-            f"Adapted({type(self.model).__name__} for {self.target!r} from {whence} by {self.strategy}: {self.metric} "
-            f"{self.score}, {self.scratch_score.mean:.3f} from scratch)"
+            f"{what} from {' and '.join(self.sources)} by {self.strategy}: {self.metric} {self.score}, "
+            f"{self.scratch_score.mean:.3f} from scratch)"
         )
 
     def save(self, path: str | Path) -> Path:
@@ -91,7 +94,7 @@ def of_curriculum(done: CurriculumResult) -> Adapted:
     return Adapted(
         model=done.model,
         target=last.task_id,
-        sources=tuple(step.task_id for step in done.steps[:-1]),
+        sources=done.sources,
         strategy=done.strategy,
         metric=done.metric,
         score=last.score,

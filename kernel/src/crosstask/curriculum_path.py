@@ -58,6 +58,8 @@ class State:
     models: Sequence[nn.Module] = ()
     trail: tuple[Any, ...] = ()
     last: Task | None = None
+    sources: tuple[str, ...] = ()
+    """The tasks that the networks have learned, in their order."""
     reached: list[Found] = attrs.field(factory=list)
     """The target learned from it, for each seed."""
 
@@ -110,7 +112,8 @@ class CurriculumPath:
         known = (self.given[task.task_id],) if begun else ()
         trail = (*before.trail, *known, task.fingerprint(), budget)
         models = self._restored(before.like, task, found)
-        new = State(f"step {len(self.done)}: {task.task_id}", before.like, models, trail, task)
+        sources = (*before.sources, task.task_id)
+        new = State(f"step {len(self.done)}: {task.task_id}", before.like, models, trail, task, sources)
         step = _step_of(task, len(self.done), [payload for payload, _ in found])
         seen = _step_of(task, len(self.done), [p for p, _ in found], validated=task.has_data("validation"))
         told: dict[str, Any] = {}
@@ -188,7 +191,7 @@ class CurriculumPath:
         if known is None or unfit_pair(task, self.target, self.engine.portfolio) is not None:
             return None
         trail = ("alone", weights_digest(known))
-        return State(f"{task.task_id} alone", known, [known] * len(self.seeds), trail, task)
+        return State(f"{task.task_id} alone", known, [known] * len(self.seeds), trail, task, (task.task_id,))
 
     def _restored(self, like: Architecture, task: Task, found: Sequence[Found]) -> list[nn.Module]:
         device = self.engine.run.device

@@ -774,6 +774,7 @@ class TransferEngine(Engine):
             trial_steps=path.tried,
             reached_from=path.best.name if path.gate else "",
             judged_on=path.judged_on,
+            sources=path.best.sources,
             seed=self.seed,
             seeds=self.seeds,
             options=method.options(),

@@ -311,6 +311,7 @@ class CurriculumResult(HoldsModel):
     """A curriculum that was run. `steps[-1]` is the target. `total_steps` counts every optimiser step of the path,
     `trial_steps` those of learning the target from what was not kept, both for one seed. `reached_from` says from where
     the target was learned in the end, `judged_on` by which of its data that was decided; "" where nothing was judged.
+    `sources` are the tasks that its model has learned from, in their order: of an undone step none; none from scratch.
     """
 
     curriculum: Curriculum
@@ -321,6 +322,7 @@ class CurriculumResult(HoldsModel):
     trial_steps: int = 0
     reached_from: str = ""
     judged_on: str = ""
+    sources: tuple[str, ...] = ()
     seed: int = 0
     seeds: int = 1
     options: dict[str, Any] = attrs.field(factory=dict)
@@ -344,8 +346,10 @@ class CurriculumResult(HoldsModel):
 class AdviceRow:
     """One source for a target: the score to expect and from what evidence. The interval is of the `setting` in which
     that was found (steps, samples, seeds), and says nothing of others. `screened` is the score of a linear model on its
-    features, left one out, `untrained` the best of the same on untrained networks of its architecture, `helps` whether
-    it is more than that.
+    features, left one out, `untrained` the best of the same on untrained networks of its architecture, `scratch` the
+    score of training from scratch in the same setting as `expected` (of folds, on the first of them as far as the share
+    allows). `helps` is whether transfer is more than that, or, where nothing was trained from scratch, `screened` more
+    than `untrained`; None: not known, or as good as alike.
     """
 
     source: str
@@ -355,6 +359,7 @@ class AdviceRow:
     setting: str = ""
     screened: float | None = None
     untrained: float | None = None
+    scratch: float | None = None
     helps: bool | None = None
 
 
@@ -381,7 +386,7 @@ class Advice(Shown):
 
     `rows` are all that could be used, the best first; `avoid` what not to use, and why. `cost` is what learning from
     the source takes, in optimiser steps over all seeds; `spent` what finding it out took, as a share of learning from
-    every source. `untrained` is the score of a linear model on untrained features. `strategies` are what earlier runs
+    every source, and from scratch with every architecture. `untrained` is the score of a linear model on untrained features. `strategies` are what earlier runs
     speak for, where a strategist is installed.
     """
 

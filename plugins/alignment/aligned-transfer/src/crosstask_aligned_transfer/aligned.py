@@ -44,7 +44,7 @@ class AlignedTransfer(Transfer):
     _told: set[str] = attrs.field(factory=set, init=False, repr=False)
 
     def between(self, source: Task, target: Task) -> Learns:
-        """The method with the inputs of the source. DataError without any, or if they differ in kind from the target's."""
+        """The method with the inputs of the source. DataError without any, or if the target's differ in kind."""
         if not source.has_data():
             raise DataError(f"task {source.task_id!r} has no training data: an alignment needs its inputs")
         inputs = source.data("train").inputs
