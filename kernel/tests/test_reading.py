@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,48 @@ def test_several_inputs_stand_in_the_order_of_the_training_data() -> None:
     samples = [Samples(lambda n, o=o: {**{k: v[n] for k, v in named(o).items()}, "label": 1}) for o in ("ab", "ba")]
     read = Task(descriptor="t", train=samples[0], test=samples[1]).data("test")
     assert list(read.inputs.parts) == ["a", "b"]  # type: ignore[attr-defined]
+
+
+def _indexed(order: Any = range(12)) -> tuple[pd.DataFrame, pd.Series]:
+    """The inputs as a frame whose rows are labelled 20 to 31, and the labels in another order of them."""
+    index = pd.Index(range(20, 32))
+    return pd.DataFrame(X.numpy(), index), pd.Series(Y.numpy(), index).iloc[list(order)]
+
+
+def test_rows_of_pandas_go_by_their_index() -> None:
+    inputs, labels = _indexed(reversed(range(12)))
+    columns = {"a": inputs[0], "b": inputs[1].sort_index(ascending=False), "label": labels}
+    table = Portfolio.from_table(
+        inputs,
+        {"t": labels, "u": labels},
+        splits={"train": pd.Series(range(12), inputs.index)[::-1] < 8},
+        mask=pd.DataFrame({"u": labels >= 0, "t": labels != 1}),
+    )
+    assert torch.equal(Task(descriptor="t", train=(inputs, labels)).data().targets, Y)
+    data = Task(descriptor="t", train=columns).data()
+    assert torch.equal(data.targets, Y)
+    torch.testing.assert_close(data.inputs, X[:, :2])
+    masked = Task(descriptor="t", train=(inputs, labels, labels != 1)).data()
+    assert masked.targets.tolist() == Y[Y != 1].tolist()
+    assert table["u"].data().targets.tolist() == Y[:8].tolist()
+    assert table["t"].data().targets.tolist() == Y[:8][Y[:8] != 1].tolist()
+    torch.testing.assert_close(table["t"].data().inputs, X[:8][Y[:8] != 1])
+
+
+def test_rows_of_another_index_are_refused_and_arrays_go_by_position() -> None:
+    inputs, labels = _indexed()
+    other = labels.reset_index(drop=True)
+    assert torch.equal(Task(descriptor="t", train=(inputs, other.to_numpy())).data().targets, Y)
+    assert torch.equal(Task(descriptor="t", train=(X, labels)).data().targets, Y)
+    with pytest.raises(DataError, match=r"the rows of the targets have another index .*only the one has '0'.*numpy"):
+        Task(descriptor="t", train=(inputs, other)).data()
+    with pytest.raises(DataError, match="the rows of the targets of task 't' have another index"):
+        Portfolio.from_table(inputs, {"t": other})
+    twice = inputs.set_axis([1, 1, *range(10)]), labels.set_axis([*range(10), 1, 1])
+    with pytest.raises(DataError, match="labels that come several times stand in another order"):
+        Task(descriptor="t", train=twice).data()
+    same = inputs.set_axis([1, 1, *range(10)]), labels.set_axis([1, 1, *range(10)])
+    assert torch.equal(Task(descriptor="t", train=same).data().targets, Y)
 
 
 def test_names_are_classes_and_hold_in_every_split() -> None:

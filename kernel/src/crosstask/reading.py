@@ -57,7 +57,9 @@ def read_described(
     Dataset, a Hugging Face data set, a DataLoader, or a function that returns an iterable of batches, whose samples are
     tuples (what stands behind the target is passed over) or mappings; a data frame (of pandas, polars or Arrow) or a
     mapping of columns. Inputs are one tensor or array, or a tuple or mapping of them. What has names goes by them:
-    columns may stand in another order than `fields.columns`, those of the training data, and must be the same.
+    columns may stand in another order than `fields.columns`, those of the training data, and must be the same. So do
+    rows of pandas by their index: targets or a mask with the same labels in another order are brought into that of the
+    inputs, and refused with other labels (a default index, 0 to N - 1, is labels, too).
 
     Floating-point numbers become torch's default dtype; bytes (uint8) become numbers, those of images divided by 255;
     integers stay as they are (a network without embeddings takes them as numbers). DataError for no samples, other
@@ -110,12 +112,14 @@ def _gathered(raw: Any, fields: Fields) -> tuple[Any, Any, Tensor | None, tuple[
     if isinstance(raw, Tensor):
         raise DataError("expected (inputs, targets), got a single tensor")
     if isinstance(raw, tuple | list) and len(raw) in (2, 3) and not isinstance(raw[0], str):
-        mask = _mask(raw[2]) if len(raw) == 3 else None
-        found, columns = _framed(raw[0], fields.columns)
-        return found, _column(raw[1]), mask, (), columns
+        index = _index_of(raw[0])
+        given, labels, *masks = (_aligned(part, index, what) for part, what in zip(raw, _PAIR, strict=False))
+        found, columns = _framed(given, fields.columns)
+        return found, _column(labels), _mask(masks[0]) if masks else None, (), columns
     if (frame := _columns_of(raw)) is not None:
         raw = frame
     if isinstance(raw, Mapping):
+        raw = _aligned(raw, _index_of(raw), "the column")
         inputs, target = _chosen(list(raw), fields)
         found, columns = _one_or_table({name: raw[name] for name in inputs}, fields.columns)
         return found, _column(raw[target]), None, (), columns
@@ -173,6 +177,36 @@ def _columns_of(value: Any) -> dict[str, Any] | None:
     else:
         return None
     return {str(name): value[name] for name in names}
+
+
+_PAIR = ("the input", "the targets", "the mask")
+
+
+def _index_of(value: Any) -> Any:
+    """The index of a frame or series of pandas, or of the first of several; None where there is none."""
+    if isinstance(value, Mapping):
+        return next((index for part in value.values() if (index := _index_of(part)) is not None), None)
+    return getattr(value, "index", None) if hasattr(value, "iloc") else None
+
+
+def _aligned(value: Any, index: Any, what: str) -> Any:
+    """A frame or series of pandas, or a mapping of them, with its rows in the order of an index of others that it goes
+    with. What has no index goes by position, and so does what is not as long: who counts says so. DataError where the
+    labels of the rows are not the same.
+    """
+    if isinstance(value, Mapping):
+        return {name: _aligned(part, index, f"{what} {name!r}") for name, part in value.items()}
+    own = _index_of(value)
+    if index is None or own is None or len(own) != len(index) or own.equals(index):
+        return value
+    if own.is_unique and index.is_unique and bool(index.isin(own).all()):
+        return value.reindex(index)
+    odd = [str(label) for label in own[~own.isin(index)][:1]]
+    raise DataError(
+        f"the rows of {what} have another index than those of the inputs: "
+        + (f"only the one has {odd[0]!r}" if odd else "labels that come several times stand in another order")
+        + ". Rows go by their labels: give both the same index, or .to_numpy() where they go by position"
+    )
 
 
 def _framed(value: Any, trained: tuple[str, ...] = ()) -> tuple[Any, tuple[str, ...]]:
@@ -442,6 +476,11 @@ def rows_of_table(
     inputs: Any, targets: Mapping[str, Any], mask: Any, splits: Mapping[str, Any] | None
 ) -> dict[str, dict[str, TensorData]]:
     """For every task its splits, whose inputs are the same tensors; see `Portfolio.from_table`."""
+    index = _index_of(inputs)
+    inputs, mask = _aligned(inputs, index, "the input"), _aligned(mask, index, "the mask")
+    columns_of_mask = _columns_of(mask)
+    if columns_of_mask is not None and columns_of_mask.keys() == targets.keys():  # by their names, in any order
+        mask = torch.stack([_mask(columns_of_mask[task_id]) for task_id in targets], dim=1)
     known = None if mask is None else _mask(mask)
     if known is not None and (known.ndim != 2 or known.shape[1] != len(targets)):
         raise DataError(f"the mask has shape {tuple(known.shape)}: {len(targets)} tasks need [N, {len(targets)}]")
@@ -457,6 +496,11 @@ def rows_of_table(
             "column of the inputs"
         )
     for split, given in (splits or {"train": range(count)}).items():
+        if str(getattr(given, "dtype", "")) in (
+            "bool",
+            "boolean",
+        ):  # of pandas: True or False for each row by its label
+            given = _aligned(given, index, f"the split {split!r}")
         rows = _tensor(given, f"rows of the split {split}").reshape(-1)
         if (rows.is_floating_point() and len(rows)) or rows.is_complex():
             raise DataError(f"split {split!r} is numbers of rows, or True and False for every row, got {rows.dtype}")
@@ -480,7 +524,7 @@ def rows_of_table(
         of_split[split] = rows
         part = whole[rows]
         for place, (task_id, column) in enumerate(targets.items()):
-            own = _column(column)
+            own = _column(_aligned(column, index, f"the targets of task {task_id!r}"))
             if own.ndim == 0 or len(own) != count or (known is not None and len(known) != count):
                 raise DataError(f"task {task_id!r}: {len(own) if own.ndim else 1} targets for a table of {count} rows")
             own = own[rows.numpy()] if isinstance(own, np.ndarray) else own[rows]

@@ -204,7 +204,8 @@ class Portfolio:
     ) -> Portfolio:
         """Tasks over one table: the same inputs, each with its own targets [N, …] by task id.
 
-        `mask` [N, T] says which labels are known (columns in the order of `targets`); NaN targets are unknown, too. Of
+        `mask` [N, T] says which labels are known (columns in the order of `targets`, those of a frame by their names);
+        rows of pandas go by their index, see `crosstask.reading.read_described`; NaN targets are unknown, too. Of
         each task only the samples that have a label are its own, and joint training passes each sample through a shared
         trunk once for all tasks that have a label for it. `splits` are row numbers by split (by default all rows are
         training data); `descriptors` say more than ids; `options` are those of every `Task`.
