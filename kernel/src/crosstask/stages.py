@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from crosstask.components import Context
 from crosstask.errors import CrosstaskError, OptionError, PluginError, RecipeError, nearest
+from crosstask.learning.modules import copy_of
 from crosstask.learning.transferring import key_of, source_digest, weights_digest
 from crosstask.options import structure, unstructure
 from crosstask.points.stage import Engine, Outcome, Stage
@@ -96,7 +97,7 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
     try:
-        return copy.deepcopy(value)
+        return copy_of(value) if isinstance(value, nn.Module) else copy.deepcopy(value)
     except Exception:  # foreign objects
         return value
 

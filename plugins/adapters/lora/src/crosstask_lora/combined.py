@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import DataError
+from crosstask.learning.modules import copy_of
 from crosstask_adapters import AdapterConfig, AdapterModel, LayersHandle, base_digests
 from crosstask_lora.lora import LowRank
 
@@ -98,7 +98,8 @@ def _lora(model: AdapterModel, name: str) -> LayersHandle:
 
 def _plain(model: AdapterModel) -> nn.Module:
     """A copy of the base without adapters."""
-    copied = copy.deepcopy(model)
+    copied = copy_of(model)
+    assert isinstance(copied, AdapterModel)
     for name in list(copied.adapters):
         copied.remove_adapter(name)
     return copied.base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -16,6 +15,7 @@ from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import joined
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
+from crosstask.learning.modules import copy_of
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.training import evaluate, fit
 from crosstask.learning.transferring import key_of
@@ -128,7 +128,7 @@ class Align(Stage):
     ) -> tuple[dict[str, Any], nn.Module]:
         """(what was measured, the adapted model) of one seed; each training is remembered."""
         model = self._network(engine, sources[0], number)
-        plain = copy.deepcopy(model)
+        plain = copy_of(model)
         measured: dict[str, Any] = {}
         for kind, network in (("source_only", plain), ("adapted", model)):
             key = self._key(engine, number, kind, sources, targets)

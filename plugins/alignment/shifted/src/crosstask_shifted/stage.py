@@ -16,7 +16,7 @@ from crosstask.errors import DataError, RecipeError, nearest
 from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import kind_of
 from crosstask.learning.metrics import confidence_interval
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import copy_of, seeded
 from crosstask.learning.objectives import chance, metric_of
 from crosstask.learning.training import device_of, fit, judged, predict
 from crosstask.learning.transferring import (
@@ -349,7 +349,7 @@ def _learned(trial: Trial, task: Task, known: Range, seed: int, shift: int, devi
         return model
     model, _, _ = receive(trial.model, task, seed, trial.keep_head)
     model.to(device)
-    source = copy.deepcopy(trial.model).to(device)
+    source = copy_of(trial.model).to(device)
     if trial.alignment is None:
         method = copy.copy(trial.method)
         assert method is not None

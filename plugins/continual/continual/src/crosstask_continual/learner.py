@@ -18,7 +18,7 @@ from crosstask.context import LocalContext
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, OptionError, RunError, UnknownComponentError, nearest
 from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import copy_of, seeded
 from crosstask.logs import logger
 from crosstask.tasks import SPLITS, Task
 from crosstask_continual.batch import Batch
@@ -471,7 +471,7 @@ def writes(strategy: ContinualStrategy, hook: str) -> bool:
 
 def _copied(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        return copy_of(model)
     except (RuntimeError, TypeError) as error:
         what = type(model).__name__
         raise DataError(f"a {what} cannot be copied, and a learner keeps one as it was at first: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 import attrs
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstask.learning.modules import copy_of
 from crosstask.options import component, option
 from crosstask.tasks import Task
 from crosstask_continual import Batch, ContinualModel, ContinualStrategy
@@ -38,7 +38,7 @@ class LwF(ContinualStrategy):
     def task_begins(self, model: ContinualModel, task: Task) -> None:
         self._teacher = None
         if model.current > 0 and self.weight:
-            self._teacher = copy.deepcopy(model.network).eval().requires_grad_(False)
+            self._teacher = copy_of(model.network).eval().requires_grad_(False)
 
     def penalty(self, model: ContinualModel, batch: Batch, outputs: Tensor) -> Tensor | None:
         if self._teacher is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 
 import torch
@@ -10,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from crosstask.learning.modules import forward
+from crosstask.learning.modules import copy_of, forward
 
 Layer = nn.Linear | nn.Conv2d
 
@@ -23,7 +22,7 @@ def align(model: nn.Module, reference: nn.Module, sweeps: int = 20, seed: int = 
     normalisations between them; whether a model is one is tested: the copy must give the model's own outputs on random
     inputs. If it does not the copy is left as the model is.
     """
-    made = copy.deepcopy(model)
+    made = copy_of(model)
     chain, theirs = _chain(made), _chain(reference)
     fits = len(chain) == len(theirs) and all(
         a.weight.shape == b.weight.shape for a, b in zip(chain[:-1], theirs, strict=False)
@@ -35,7 +34,7 @@ def align(model: nn.Module, reference: nn.Module, sweeps: int = 20, seed: int = 
         if not any(changed):
             break
     if not _same(model, made, chain[0], seed):
-        return copy.deepcopy(model), False
+        return copy_of(model), False
     return made, True
 
 
@@ -96,7 +95,7 @@ def _same(one: nn.Module, other: nn.Module, first: Layer, seed: int) -> bool:
     shape = (4, first.in_features) if isinstance(first, nn.Linear) else (4, first.in_channels, 32, 32)
     inputs = torch.randn(shape, generator=generator).to(first.weight)
     try:
-        expected, found = (forward(copy.deepcopy(each).eval(), inputs) for each in (one, other))
+        expected, found = (forward(copy_of(each).eval(), inputs) for each in (one, other))
     except Exception:  # inputs of another shape, or several, are needed: nothing was shown
         return False
     scale = expected.abs().mean().clamp_min(1e-6)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.architecture import architecture
-from crosstask.learning.modules import head_keys
+from crosstask.learning.modules import copy_of, head_keys
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled, Distiller
 from crosstask.records import Budget, MetaKnowledge
@@ -88,7 +87,7 @@ class WeightPrior(Distiller):
 
     def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
         check_rate(rate)
-        changed = copy.deepcopy(model)
+        changed = copy_of(model)
         state = changed.state_dict()
         pairs = _pairs(state, knowledge, head_keys(model))
         with torch.no_grad():

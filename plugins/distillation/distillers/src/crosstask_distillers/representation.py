@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from crosstask.errors import DataError
 from crosstask.learning.architecture import architecture
 from crosstask.learning.data import batches
 from crosstask.learning.inputs import kind_of, shape_of
-from crosstask.learning.modules import Headless, head_keys, redraw, seeded, trainable
+from crosstask.learning.modules import Headless, copy_of, head_keys, redraw, seeded, trainable
 from crosstask.learning.own_models import copied
 from crosstask.learning.training import device_of, predict
 from crosstask.options import component, option
@@ -198,7 +197,7 @@ class Representation(EncoderDistiller):
     def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
         check_rate(rate)
         mine = _universal(knowledge)
-        changed = copy.deepcopy(model)
+        changed = copy_of(model)
         head = head_keys(model)
         state = changed.state_dict()
         fits = [k for k, v in mine.items() if k in state and state[k].shape == v.shape and k not in head]

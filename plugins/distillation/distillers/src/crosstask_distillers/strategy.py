@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -14,6 +13,7 @@ from crosstask.components import Job
 from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, RunError
 from crosstask.learning.metrics import relative_gain
+from crosstask.learning.modules import copy_of
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import History, evaluate, fit
 from crosstask.learning.transferring import drawn, fresh_model, without_model
@@ -121,7 +121,7 @@ class Strategy(Distiller):
 
     def apply(self, model: nn.Module, knowledge: Distilled, rate: float) -> nn.Module:
         check_rate(rate)
-        changed = copy.deepcopy(model)
+        changed = copy_of(model)
         default = math.log(self.budget.learning_rate)
         wanted = float(knowledge.tensors["log_rate"][0])
         factors = [1.0 + rate * (float(f) - 1.0) for f in knowledge.tensors["schedule"]]

@@ -15,6 +15,7 @@ from crosstask.descriptors import TaskDescriptor
 from crosstask.errors import CrosstaskError, RecipeError, RunError, nearest, told
 from crosstask.graph import Evidence, TransferEdge, TransferGraph, relation_type
 from crosstask.learning.metrics import standard_error
+from crosstask.learning.modules import copy_of
 from crosstask.learning.transferring import without_model
 from crosstask.logs import logger
 from crosstask.options import component, option, unstructure
@@ -173,7 +174,7 @@ def measure_at(
     try:
         own = copy.copy(method)
         own.bind(LocalContext(seed=seed, device=device))
-        source = Task(descriptor=descriptor, model=copy.deepcopy(model))
+        source = Task(descriptor=descriptor, model=copy_of(model))
         return own.transfer(source, task, budget, seeds, "test")
     except Exception as error:  # also of a user's network, or a method
         return str(error) if isinstance(error, CrosstaskError) else told(error)

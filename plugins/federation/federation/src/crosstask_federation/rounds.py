@@ -13,7 +13,7 @@ from torch import nn
 
 from crosstask.components import Context, Job
 from crosstask.errors import DataError, RunError, told
-from crosstask.learning.modules import seeded
+from crosstask.learning.modules import copy_of, seeded
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import key_of, without_model
 from crosstask.logs import logger
@@ -131,7 +131,7 @@ def judge_at(
 
 
 def _site(name: str, task: Task, network: nn.Module, kept: Tensors, budget: Budget, seed: int, device: str) -> Site:
-    own = copy.deepcopy(network).to(device)  # the same network is there for the next round
+    own = copy_of(network).to(device)  # the same network is there for the next round
     return Site(name, task, own, budget, torch.Generator().manual_seed(seed), kept)
 
 
@@ -307,5 +307,5 @@ def model_of(plan: Plan, network: nn.Module, state: State) -> nn.Module | None:
     """The server's model on its own, in evaluation mode; None where each site has a part of its own."""
     if not plan.federation.whole:
         return None
-    site = Site("server", Task(descriptor="server"), copy.deepcopy(network), plan.budget, torch.Generator())
+    site = Site("server", Task(descriptor="server"), copy_of(network), plan.budget, torch.Generator())
     return site.received(state.shared).eval()

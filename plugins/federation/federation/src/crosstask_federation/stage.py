@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
@@ -352,7 +351,7 @@ def _train_and_judge(
     network: nn.Module, task: Task, tests: Mapping[str, Task], budget: Budget, steps: int, seed: int, device: str
 ) -> dict[str, float]:
     """A training without rounds, as a job: its test score by site."""
-    own = copy.deepcopy(network).to(device)
+    own = copy_of(network).to(device)
     with seeded(seed):
         fit(own, task, budget, torch.Generator().manual_seed(seed), steps=steps, curve_split=None)
     return {name: evaluate(own, test, "test") for name, test in tests.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 
 import torch
@@ -12,7 +11,7 @@ from torch.nn import functional
 from crosstask.descriptors import TensorData
 from crosstask.errors import DataError, RunError
 from crosstask.learning.episodes import Episodes, episode_accuracy, episode_means, of_task
-from crosstask.learning.modules import forward
+from crosstask.learning.modules import copy_of, forward
 from crosstask.options import component, option
 from crosstask.points.meta_learner import MetaLearner
 
@@ -114,7 +113,7 @@ class Comparing(nn.Module):
 
     def __init__(self, learner: MetricLearner, model: nn.Module, support: TensorData, ways: int) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = copy_of(model)
         self.learner = learner
         self.eval()
         with torch.no_grad():

@@ -5,7 +5,6 @@ copy of it, the report of a loop that diverges.
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from crosstask.errors import DataError, RunError
 from crosstask.learning.batched import forget_statistics
 from crosstask.learning.functional import kept_buffers
+from crosstask.learning.modules import copy_of
 
 
 def gradients(
@@ -66,7 +66,7 @@ def with_parameters(model: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Mo
 
     Its batch normalisation goes by the batch that it is given, as it did while the copy was adapted.
     """
-    made = copy.deepcopy(model).eval()
+    made = copy_of(model).eval()
     made.zero_grad(set_to_none=True)
     forget_statistics(made)
     own = dict(made.named_parameters())

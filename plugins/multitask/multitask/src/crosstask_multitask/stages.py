@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from crosstask.learning.models import Network
-from crosstask.learning.modules import Headless, redraw
+from crosstask.learning.modules import Headless, copy_of, redraw
 
 
 def stages_of(trunk: nn.Module) -> list[nn.Module]:
@@ -41,7 +39,7 @@ def copies_of(trunk: nn.Module, count: int, seed: int, *, fresh: bool = True) ->
     """
     made = [trunk]
     for number in range(1, count):
-        twin = copy.deepcopy(trunk)
+        twin = copy_of(trunk)
         if fresh:
             kept = {name: p.detach().clone() for name, p in twin.named_parameters() if not p.requires_grad}
             redraw(twin, seed + number)

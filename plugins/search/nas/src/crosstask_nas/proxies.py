@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.errors import OptionError, RunError, nearest
+from crosstask.learning.modules import copy_of
 from crosstask.learning.objectives import Objective, loss_of
 from crosstask.tasks import Task
 from crosstask_nas.networks import ArchitectureSpace
@@ -37,7 +37,7 @@ def synflow(model: nn.Module, inputs: Tensor, targets: Tensor, loss: Objective) 
     """Logarithm of Σ |w · ∂R/∂w| with R the sum of outputs for an input of ones and absolute weights (Tanaka et al.
     2020, eq. 1 and 2). Needs no data; normalisation layers are passed as in evaluation.
     """
-    model = copy.deepcopy(model).double().eval()
+    model = copy_of(model).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.abs_()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
-from crosstask.learning.modules import forward
+from crosstask.learning.modules import copy_of, forward
 from crosstask.records import Provenance
 from crosstask_synthesis.outputs import two_sided
 
@@ -44,7 +43,7 @@ class Ensemble(nn.Module):
         single: bool = False,
     ) -> None:
         super().__init__()
-        self.members = nn.ModuleList(copy.deepcopy(model) for model in models)
+        self.members = nn.ModuleList(copy_of(model) for model in models)
         for number, share in enumerate(shares):  # [outputs of the member, K]: members differ in their outputs
             self.register_buffer(f"share{number}", share)
         self.register_buffer("scales", torch.tensor(list(scales)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.utils import skip_init
 from crosstask.descriptors import MultiInput
 from crosstask.errors import DataError
 from crosstask.learning.architecture import architecture
-from crosstask.learning.modules import Headless, head_keys
+from crosstask.learning.modules import Headless, copy_of, head_keys
 from crosstask.learning.training import device_of, predict
 from crosstask.tasks import Task
 from crosstask_knowledge_composition.stitching import stitch
@@ -106,7 +105,7 @@ def adapted(base: Task, tasks: Sequence[Task], rank: int) -> tuple[nn.Module, li
     far from the base's as the base's are from zero.
     """
     assert base.model is not None
-    model = copy.deepcopy(base.model)
+    model = copy_of(base.model)
     own = model.state_dict()
     head = head_keys(model)
     start = {k: v.clone() for k, v in own.items() if k not in head and not is_statistic(k)}

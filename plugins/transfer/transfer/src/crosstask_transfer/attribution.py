@@ -12,7 +12,6 @@ together (neither helps alone). They are ablations, not a decomposition: they ne
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +21,7 @@ from torch import nn
 
 from crosstask.components import Job
 from crosstask.learning.metrics import confidence_interval, student_quantile
-from crosstask.learning.modules import head_keys, head_label
+from crosstask.learning.modules import copy_of, head_keys, head_label
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.training import evaluate
 from crosstask.learning.transferring import (
@@ -168,7 +167,7 @@ def ablated_score(
         "alone": {name for other, names in blocks.items() if other != block for name in names},
         "frozen": set(),
     }[how]
-    source = copy.deepcopy(model)
+    source = copy_of(model)
     fresh = fresh_model(model, task, seed).state_dict()
     source.load_state_dict({k: fresh[k] if k in renewed else v for k, v in model.state_dict().items()})
     receiver, _, _ = receive(source, task, seed, keep_head)

@@ -12,7 +12,6 @@ on each of the target's classes by Benjamini and Hochberg (1995).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from crosstask.errors import DataError
 from crosstask.learning.features import received
 from crosstask.learning.fleets import Member, Phase, phases_of
 from crosstask.learning.metrics import confidence_interval
+from crosstask.learning.modules import copy_of
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.together import every
 from crosstask.learning.training import evaluate, fit, predict
@@ -284,7 +284,7 @@ def without_units(
     """Transfers from the source without each of these choices of units, whose weights are 0, as a job."""
     sources = []
     for rows in units:
-        made = copy.deepcopy(model)
+        made = copy_of(model)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         for name in names:
             state[name][rows] = 0
