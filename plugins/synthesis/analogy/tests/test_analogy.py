@@ -105,6 +105,19 @@ def test_what_is_missing_is_said() -> None:
         AnalogyTransfer(analogy=("p", "q")).synthesize(described("n", "night"), tasks, graph, None)
 
 
+def test_tasks_that_nothing_tells_apart_are_no_analogy() -> None:
+    tasks = [Task(descriptor=described(name, "day"), model=net(n)) for n, name in enumerate("pqr")]
+    new = described("new", "day")
+    same = r"^nothing tells the tasks 'p', 'q', 'r', 'new' apart: their domain, classes, .* are the same, .*"
+    for graph in (TransferGraph(), TransferGraph([*(t.descriptor for t in tasks), new])):
+        with pytest.raises(DataError, match=rf"{same}, and the graph knows .*; say .* or name the three tasks"):
+            AnalogyTransfer().synthesize(new, tasks, graph, None)
+    with pytest.raises(DataError, match=rf"{same}, and there is no graph; say"):
+        best_analogies(new, [t.descriptor for t in tasks])
+    made = AnalogyTransfer(analogy=("p", "q", "r")).synthesize(new, tasks, TransferGraph(), None)
+    assert made.provenance.sources == {"r": 1.0, "q": 1.0, "p": -1.0}
+
+
 VIEWS = {"faint": lambda x: x * 0.4, "blurred": lambda x: gaussian_filter(x, (0, 0, 0.7, 0.7))}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstask.descriptors import TaskDescriptor
+from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 
 Vectors = NDArray[np.float64]
@@ -31,7 +32,8 @@ class Analogy:
 def embed(tasks: Sequence[TaskDescriptor], graph: TransferGraph | None = None) -> Vectors:
     """[tasks, features]. The learned embeddings, where every descriptor has one of the same length; else what the
     descriptors say: domain (each step of its path), classes, skills, knowledge, type, each as indicators scaled so that
-    every kind counts the same; with a graph also the coefficients to the other tasks, where all are known.
+    every kind counts the same; with a graph also the coefficients to the other tasks, where all are known. DataError
+    where none of it tells any two tasks apart.
     """
     learned = [t.embedding for t in tasks]
     if all(e is not None for e in learned) and len({len(e or ()) for e in learned}) == 1:
@@ -46,7 +48,16 @@ def embed(tasks: Sequence[TaskDescriptor], graph: TransferGraph | None = None) -
     parts = [_indicators([set(kind(t)) for t in tasks]) for kind in kinds]
     if graph is not None:
         parts.append(_profiles(tasks, graph))
-    return np.concatenate([p for p in parts if p.shape[1]], axis=1)
+    if not (told := [p for p in parts if p.shape[1]]):
+        names = [t.task_id for t in tasks]
+        shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
+        known = "there is no graph" if graph is None else "the graph knows of no task how much each other one helps it"
+        raise DataError(
+            f"nothing tells the tasks {shown} apart: their domain, classes, required_skills, domain_knowledge and "
+            f"task_type are the same, not all have an embedding of one length, and {known}; say in their descriptors "
+            "how they differ, or name the three tasks of the analogy"
+        )
+    return np.concatenate(told, axis=1)
 
 
 def _indicators(sets: Sequence[set[str]]) -> Vectors:
