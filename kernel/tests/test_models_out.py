@@ -115,8 +115,14 @@ def test_what_the_score_of_an_adapted_model_is_of_is_said() -> None:
         other = attrs.evolve(single, sources=("t1",), score=single.score)
         mean = of_several([single, other], target)  # the same weights: as good, so that both are averaged
         assert mean.sources == ("t0", "t1")
-        scored = evaluate(mean.model, target, "test")
-        assert mean.notes[-1] == f"mean of the weights from t0, t1: {scored:.3f} on the test data, the score is t0's"
+        assert mean.notes[-1] == (
+            "mean of the weights from t0, t1, chosen by the validation data; the score is its own, of one model: "
+            f"from t0 alone it was {single.score}"
+        )
+        assert mean.score.values == (evaluate(mean.model, target, "test"),)
+        assert f"from t0 and t1 by {mean.strategy}: accuracy {mean.score.mean:.3f}, " in repr(mean), "no interval"
+        few = target.over(validation=target.data("validation").head(29), test=target.data("test"))
+        assert of_several([single, other], few).sources == ("t0",), "too few to decide"
         assert of_several([single], target).notes[-1] == "best on the validation data: t0"
         bare = target.over(train=target.data("train"), test=target.data("test"))
         assert of_several([single, other], bare).notes[-1].endswith("on the test data, too good by this choice")
@@ -216,16 +222,32 @@ def test_where_nothing_can_be_held_back_the_choice_by_test_data_is_said() -> Non
     assert chosen(*opposed(9), ["right", "right"]) == (("right",), "no validation data")
 
 
+def test_models_that_did_not_begin_as_one_are_not_averaged() -> None:
+    """However well the mean does on the data that decide."""
+    with engine() as made:
+        torch.manual_seed(1)
+        for name in ("t0", "t1"):
+            made.register_task(blobs(name), Own())
+        made.register_task(blobs("t2"))
+        one, apart = (made.adapt(name, "t2", "fake") for name in ("t0", "t1"))
+        target = made.portfolio["t2"]
+        target.metric = lambda outputs, targets: torch.tensor(0.5)
+        assert len(of_several([one, apart], target).sources) == 1
+        assert len(of_several([one, attrs.evolve(apart, model=one.model)], target).sources) == 2
+
+
 def test_a_mean_that_what_is_held_back_speaks_for_says_so() -> None:
-    target, models = opposed()
+    target, models = opposed(75)
     models = {"one": models["right"], "two": copy.deepcopy(models["right"])}
     with from_opposed(target, models) as made:
         found = made.adapt(["one", "two"], "target", "fake")
         assert found.sources == ("one", "two")
         assert found.notes[-1] == (
-            "chosen by a 5th of the training samples, held back for the choice: mean of the weights from one, two: "
-            "0.000 on the test data, the score is one's"
+            "mean of the weights from one, two, chosen by a 5th of the training samples, held back for the choice; the "
+            "score is its own, of one model: from one alone it was 0.000 [0.000, 0.000]"
         )
+    with from_opposed(*opposed(70)[:1], models) as made:
+        assert made.adapt(["one", "two"], "target", "fake").sources == ("one",), "14 samples, for two seeds: too few"
 
 
 @component

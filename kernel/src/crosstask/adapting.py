@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from crosstask.curriculum_path import HELD_OUT, without_some
 from crosstask.errors import CrosstaskError, DataError
 from crosstask.learning.averaging import greedy, mean_weights
 from crosstask.learning.fleets import Member, phases_of
+from crosstask.learning.likeness import ALIKE, likeness
+from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.model_files import save_model
 from crosstask.learning.modules import load_matching
+from crosstask.learning.objectives import metric_of
 from crosstask.learning.own_models import arrays_of, copied
 from crosstask.learning.together import Kept, in_fleet, remembered
 from crosstask.learning.training import evaluate
@@ -43,7 +47,8 @@ class Adapted:
 
     `result` is the measurement of the way that it was made, over several seeds; the model is that of the first.
     `sources` are the tasks that it has learned from: of a curriculum those whose steps were kept, none where the target
-    was learned from scratch. `notes` say what was chosen, and by what.
+    was learned from scratch. `notes` say what was chosen, and by what. Of a mean of several models `score` is its own,
+    one value on the test data, and `result` the measurement of the best of them alone.
     """
 
     model: nn.Module
@@ -60,8 +65,9 @@ class Adapted:
         what = f"Adapted({type(self.model).__name__} for {self.target!r}"
         if not self.sources:
             return f"{what} from scratch: {self.metric} {self.score})"
+        score = self.score if len(self.score.values) != 1 else f"{self.score.mean:.3f}"
         return (
-            f"{what} from {' and '.join(self.sources)} by {self.strategy}: {self.metric} {self.score}, "
+            f"{what} from {' and '.join(self.sources)} by {self.strategy}: {self.metric} {score}, "
             f"{self.scratch_score.mean:.3f} from scratch)"
         )
 
@@ -149,13 +155,17 @@ def of_sources(done: SeveralResult) -> Adapted:
     )
 
 
+ENOUGH = 30
+"""Fewer samples than these, over all trials, do not decide on a mean: by one of them its score moves too far."""
+
 Trial = tuple[Sequence[nn.Module], Task]
 """A model from each source, and the task by whose validation data they are compared."""
 
 
 def of_several(found: Sequence[Adapted], target: Task, trials: Sequence[Trial] | str = "no validation data") -> Adapted:
     """One model from those of several sources: the best on the data that decide, and averaged with it whatever makes it
-    no worse there (`greedy_mean`), where the architectures are the same.
+    no worse there (`greedy_mean`), where the architectures are the same, the weights began as the same, and `ENOUGH`
+    samples or more decide.
 
     These are the target's validation data, or without any what `held_back` gives. Where there is nothing to compare by
     (a string says why) it is the one whose transfer scored best, as it was measured: on the data that its score is of,
@@ -175,15 +185,23 @@ def of_several(found: Sequence[Adapted], target: Task, trials: Sequence[Trial] |
     names = tuple(source for n in taken for source in found[n].sources)
     note = f"best on {judge}: {names[0]}"
     if len(taken) > 1:
-        scored = evaluate(mixture, target, "test")
-        note = f"mean of the weights from {', '.join(names)}: {scored:.3f} on the test data, the score is {names[0]}'s"
-        if not target.has_data("validation"):
-            note = f"chosen by {judge}: {note}"
+        note = (
+            f"mean of the weights from {', '.join(names)}, chosen by {judge}; the score is its own, of one model: "
+            f"from {names[0]} alone it was {best.score}"
+        )
+        scored = confidence_interval([evaluate(mixture, target, "test")], metric_of(target).range)
+        best = attrs.evolve(best, score=scored)
     return attrs.evolve(best, model=copied(mixture), sources=names, notes=(*best.notes, note))
 
 
 def _worth(trials: Sequence[Trial], numbers: Sequence[int]) -> float:
-    """The mean over the trials of what the mean of some sources' models scores."""
+    """The mean over the trials of what the mean of some sources' models scores; of several -inf where they are not to
+    be averaged.
+    """
+    if len(numbers) > 1 and sum(len(task.data("validation")) for _, task in trials) < ENOUGH:
+        return -math.inf
+    if any(likeness(models[numbers[0]], models[n]) < ALIKE for models, _ in trials for n in numbers[1:]):
+        return -math.inf
     scores = [evaluate(mean_weights([models[n] for n in numbers]), task, "validation") for models, task in trials]
     return sum(scores) / len(scores)
 

@@ -16,8 +16,8 @@ from crosstask.errors import DataError
 from crosstask.graph import TransferGraph
 from crosstask.learning.architecture import architecture
 from crosstask.learning.averaging import greedy_mean, mean_weights
+from crosstask.learning.likeness import ALIKE, likeness
 from crosstask.learning.metrics import confidence_interval
-from crosstask.learning.modules import head_keys
 from crosstask.learning.objectives import metric_of
 from crosstask.learning.own_models import copied
 from crosstask.learning.training import History, evaluate, fit, predict
@@ -270,10 +270,6 @@ def several(component: Component, option: str) -> list[MultiSource]:
     return found
 
 
-ALIKE = 0.5
-"""Cosine of two trunks' weights from which on they can have begun as one: of networks drawn apart it is about 0."""
-
-
 @component
 class Soup(MultiSource):
     """The weights of single transfers averaged: the greedy soup of Wortsman et al. (2022, recipe 1), made by
@@ -303,14 +299,3 @@ class Soup(MultiSource):
             return mean_weights(models), Cost(), "" if len(models) == 1 else "no validation data: all were averaged"
         made, _ = greedy_mean(models, lambda model: evaluate(model, draw.task, "validation"))
         return made, Cost(), ""
-
-
-def likeness(one: nn.Module, other: nn.Module) -> float:
-    """The cosine of the weights of two trunks of one architecture, biases and statistics left out."""
-    heads = head_keys(one) | head_keys(other)
-    theirs = dict(other.named_parameters())
-    pairs = [(p, theirs[n]) for n, p in one.named_parameters() if n not in heads and p.ndim > 1]
-    if not pairs:
-        return 1.0
-    a, b = (torch.cat([pair[k].detach().double().cpu().flatten() for pair in pairs]) for k in (0, 1))
-    return float(functional.cosine_similarity(a, b, dim=0))
