@@ -88,6 +88,53 @@ def test_whole_numbers_and_frozen_weights(registry: Registry) -> None:
         assert not torch.equal(model.body.weight, source.get_parameter("body.weight")), "it learned"
 
 
+class OfAByte(nn.Module):
+    """A frozen matrix in eight bits, as a parameter or a buffer, before a network."""
+
+    def __init__(self, dtype: torch.dtype, *, learned: bool) -> None:
+        super().__init__()
+        matrix = torch.tensor([[1.0, 0.5], [0.5, 2.0]]).to(dtype)
+        if learned:
+            self.matrix: Any = nn.Parameter(matrix, requires_grad=False)
+        else:
+            self.register_buffer("matrix", matrix)
+        self.net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs @ self.matrix.float())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_a_byte_are_no_sources_and_what_would_be_right_is_said(
+    dtype: torch.dtype, registry: Registry
+) -> None:
+    model = made(lambda: OfAByte(dtype, learned=True))
+    told = rf"the weights 'matrix' are {dtype}: they can be neither trained .*; model\.float\(\) makes them float32"
+    with TransferEngine(registry=registry, discoverers=[], seeds=1, budget=BUDGET) as engine:
+        engine.register_task(blobs("a"), model)
+        engine.register_task(blobs("as it says"), made(lambda: OfAByte(dtype, learned=True)).float())
+        engine.register_task(target())
+        for ask in (engine.transfer_knowledge, engine.adapt):
+            with pytest.raises(DataError, match=f"no transfer from 'a' to 'b': of the model of 'a' {told}"):
+                ask("a", "b")
+        assert "matrix" in engine.transfer_knowledge("as it says", "b").transferred
+    with pytest.raises(DataError, match=f"task 'b': {told}"):
+        fresh_model(model, target(), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_buffer_of_bytes_stays_and_is_said_to(dtype: torch.dtype, registry: Registry) -> None:
+    model = made(lambda: OfAByte(dtype, learned=False))
+    assert "as they are matrix" in redraw(copied(model), 0)
+    with TransferEngine(registry=registry, discoverers=[], seeds=1, budget=BUDGET) as engine:
+        engine.register_task(blobs("a"), model)
+        engine.register_task(target())
+        assert "net.0.weight" in engine.transfer_knowledge("a", "b").transferred
+        adapted: Any = engine.adapt("a", "b").model
+        assert adapted.matrix.dtype == dtype
+        assert torch.equal(adapted.matrix.float(), model.get_buffer("matrix").float())
+
+
 @pytest.mark.filterwarnings("ignore:.*deprecated")  # torch's own quantisation
 def test_quantised_layers_are_no_sources_and_can_be_under_a_head_that_is_trained(registry: Registry) -> None:
     told = r"the layer 'body\.0' is quantised: its weights can be neither trained nor drawn anew"

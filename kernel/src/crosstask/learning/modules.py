@@ -228,7 +228,7 @@ def _open(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise DataError(
             f"the head cannot be had: torch.jit has made it a {type(model).__name__}, whose layers can be neither "
-            "watched nor replaced. It can be scored, trained and distilled from as it is; to transfer from it, give "
+            "watched nor replaced. It can be scored and trained as it is; to transfer or distil from it, give "
             "the module that it was made of, with its weights (module.load_state_dict(scripted.state_dict())), or a "
             "module of your own in which it is the trunk before an ordinary last layer"
         )
@@ -576,14 +576,27 @@ def trainable(model: nn.Module) -> nn.Module:
 
 
 def quantised(model: nn.Module) -> str | None:
-    """Why nothing can be learned from a model with quantised layers; None where it has none."""
+    """Why nothing can be learned from a model with quantised layers, or weights of a byte, with which torch does not
+    calculate; None where it has none.
+    """
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")):
             return (
                 f"the layer {name!r} is quantised: its weights can be neither trained nor drawn anew, which a control "
                 "from scratch needs; give the model as it was before, and quantise what comes out"
             )
+    for name, parameter in model.named_parameters():
+        if _of_a_byte(parameter):
+            return (
+                f"the weights {name!r} are {parameter.dtype}: they can be neither trained nor drawn anew, which a "
+                "control from scratch needs; model.float() makes them float32"
+            )
     return None
+
+
+def _of_a_byte(tensor: Tensor) -> bool:
+    """Whether it holds floats of eight bits, of which torch can make others, and hardly more."""
+    return tensor.is_floating_point() and tensor.itemsize == 1
 
 
 def load_tensors(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -710,7 +723,7 @@ def redraw(model: nn.Module, seed: int) -> str:
         shown = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
         said.append(f"the spread of {shown}")
     stay += [name for name, b in model.named_buffers() if name in kept and (b.is_floating_point() or b.is_complex())
-             and torch.equal(b, kept[name]) and _varies(b)]  # fmt: skip
+             and _alike(b, kept[name]) and _varies(b)]  # fmt: skip
     if stay:
         shown = ", ".join(stay[:3]) + (f" and {len(stay) - 3} more" if len(stay) > 3 else "")
         said.append(f"as they are {shown} (a factory, Task(build=...), would make them anew)")
@@ -721,6 +734,11 @@ def real_parts(tensor: Tensor) -> tuple[Tensor, ...]:
     """Views of a tensor's numbers that are real: itself, or of complex ones both parts."""
     plain = tensor.detach()
     return (plain.real, plain.imag) if plain.is_complex() else (plain,)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """`torch.equal`, of floats of a byte, too."""
+    return torch.equal(*(each.float() if _of_a_byte(each) else each for each in (one, other)))
 
 
 def _varies(tensor: Tensor) -> bool:

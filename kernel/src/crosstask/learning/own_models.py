@@ -194,13 +194,14 @@ def restored(architecture: Architecture, task: Task, seed: int, state: Mapping[s
 
 def arrays_of(model: nn.Module) -> dict[str, np.ndarray]:
     """A model's weights as arrays, which are cheap to send between processes. Half precision is widened: numpy has no
-    bfloat16.
+    bfloat16, and no floats of eight bits.
     """
     found = {}
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):
             plain = value.detach().cpu()
-            found[name] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+            unknown = plain.dtype == torch.bfloat16 or (plain.is_floating_point() and plain.itemsize == 1)
+            found[name] = (plain.float() if unknown else plain).numpy()
     return found
 
 
