@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from crosstask import Budget, DataError, ModelSpec, Registry, Task, TaskDescriptor, TransferEngine
 from crosstask.learning.modules import Headless, copy_of, head_of, redraw
 from crosstask.learning.own_models import copied, prepare_model
-from crosstask.learning.training import evaluate, fit
+from crosstask.learning.training import evaluate, fit, misfit
 from crosstask.learning.transferring import receive
 from crosstask.testing import blobs
 
@@ -121,3 +121,33 @@ def test_a_copy_learns_as_the_model_does() -> None:
     model.trunk.requires_grad_(False)
     found = {name: p.requires_grad for name, p in copy_of(model).named_parameters()}
     assert found == {name: p.requires_grad for name, p in model.named_parameters()}
+
+
+def optimised(module: nn.Module) -> Any:
+    return torch.jit.optimize_for_inference(torch.jit.script(module.eval()))
+
+
+def frozen(module: nn.Module) -> Any:
+    return torch.jit.freeze(torch.jit.script(module.eval()))
+
+
+def exported(module: nn.Module) -> Any:
+    rows = ({0: torch.export.Dim("rows")},)
+    return torch.export.export(module.eval(), (torch.zeros(4, 2),), dynamic_shapes=rows).module()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", [frozen, optimised, exported])
+def test_what_cannot_be_trained_any_more_says_what_to_give(kind: Any, whole: bool) -> None:
+    model = kind(plain()) if whole else Before(kind(plain().trunk))
+    who = type(model).__name__
+    modes = [getattr(module, "training", None) for module in model.modules()]
+    told = misfit(model, blobs("a")) or ""
+    if kind is exported:
+        assert told.startswith(f"{who} cannot be set to evaluation mode (Calling ")
+        assert told.endswith("give the module that was exported, with its weights, and export what comes out")
+    else:
+        named = who if whole else f"'trunk' of {who}"
+        assert told.startswith(f"{named} has neither a training mode nor parameters: torch.jit.freeze and ")
+        assert told.endswith("give what was frozen, and freeze what comes out")
+    assert [getattr(module, "training", None) for module in model.modules()] == modes

@@ -141,10 +141,23 @@ def misfit(model: nn.Module, task: Task, split: str = "train") -> str | None:
         return f"its model is a {type(given).__name__}, not a torch module"
     if reason := without_values(model):
         return reason
+    for name, module in model.named_modules():
+        if not hasattr(module, "training"):
+            who = f"{name!r} of {type(model).__name__}" if name else type(model).__name__
+            return (
+                f"{who} has neither a training mode nor parameters: torch.jit.freeze and torch.jit."
+                "optimize_for_inference take them away; give what was frozen, and freeze what comes out"
+            )
     data = task.data(split).take(slice(2))
     device, modes = device_of(model), [(m, m.training) for m in model.modules()]
-    model.eval()
     try:
+        try:
+            model.eval()
+        except NotImplementedError as error:  # of torch.export
+            return (
+                f"{type(model).__name__} cannot be set to evaluation mode ({_line(error)}), as nothing can that "
+                "torch.export has made: give the module that was exported, with its weights, and export what comes out"
+            )
         with torch.no_grad():
             outputs = answer(model, data.inputs.to(device))
     except (DataError, MemoryError, torch.OutOfMemoryError) as error:
