@@ -129,6 +129,25 @@ def test_what_the_score_of_an_adapted_model_is_of_is_said() -> None:
         assert of_several([single], bare).notes[-1] == "no validation data"
 
 
+def test_how_many_of_its_samples_a_model_has_learned_from_is_said() -> None:
+    told = "learned from 7 of its 60 training samples, as the budget says: for more TransferEngine(budget=Budget("
+    with engine(budget=attrs.evolve(FEW, samples=7)) as made:
+        for number in range(3):
+            made.register_task(blobs(f"t{number}", seed=number))
+        several = made.adapt(["t0", "t1"], "t2", "fake")
+        path = made.adapt(made.generate_curriculum("t2", "fake", 2), strategy="fake")
+        for found in (made.adapt("t0", "t2", "fake"), several, path, made.adapt("t2", strategy=FakeSeveral())):
+            assert found.samples == (7, 60)
+            assert [note.startswith(told) for note in found.notes] == [True] + [False] * (len(found.notes) - 1)
+            assert "; learned from 7 of 60 training samples)" in repr(found)
+    with engine() as made:
+        made.register_task(blobs("t0"))
+        made.register_task(blobs("t1", seed=1))
+        found = made.adapt("t0", "t1", "fake")
+        assert found.samples == (60, 60)
+        assert "samples" not in repr(found) + " ".join(found.notes)
+
+
 def opposed(count: int = 40, **fields: Any) -> tuple[Task, dict[str, nn.Module]]:
     """A target without validation data whose test labels are the opposite of what its training data say, and two
     models: one that is right about the training data, and one that is wrong about all of them.

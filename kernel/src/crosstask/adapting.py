@@ -60,20 +60,33 @@ class Adapted:
     scratch_score: Interval
     result: TransferResult | CurriculumResult | SeveralResult
     notes: tuple[str, ...] = ()
+    samples: tuple[int, int] = (0, 0)
+    """From how many of the target's training samples it was learned, and how many there are; (0, 0): not said."""
 
     def __repr__(self) -> str:
         what = f"Adapted({type(self.model).__name__} for {self.target!r}"
+        taken, there = self.samples
+        few = f"; learned from {taken} of {there} training samples" if taken < there else ""
         if not self.sources:
-            return f"{what} from scratch: {self.metric} {self.score})"
+            return f"{what} from scratch: {self.metric} {self.score}{few})"
         score = self.score if len(self.score.values) != 1 else f"{self.score.mean:.3f}"
         return (
             f"{what} from {' and '.join(self.sources)} by {self.strategy}: {self.metric} {score}, "
-            f"{self.scratch_score.mean:.3f} from scratch)"
+            f"{self.scratch_score.mean:.3f} from scratch{few})"
         )
 
     def save(self, path: str | Path) -> Path:
         """Write the model (`crosstask.load_model` reads it)."""
         return save_model(self.model, path)
+
+
+def with_samples(found: Adapted, target: Task, budget: Budget) -> Adapted:
+    """The same, with how many of the target's training samples the budget takes; a note says if that is not all."""
+    data = target.data("train")
+    taken, there = len(data.head(budget.samples)), len(data)
+    told = f"learned from {taken} of its {there} training samples, as the budget says: for more "
+    more = (f"{told}TransferEngine(budget=Budget(steps=..., samples=None))",) if taken < there else ()
+    return attrs.evolve(found, samples=(taken, there), notes=(*more, *found.notes))
 
 
 def of_transfer(

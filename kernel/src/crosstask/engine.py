@@ -15,7 +15,16 @@ import attrs
 import torch
 from torch import nn
 
-from crosstask.adapting import Adapted, from_several, held_back, of_curriculum, of_several, of_sources, of_transfer
+from crosstask.adapting import (
+    Adapted,
+    from_several,
+    held_back,
+    of_curriculum,
+    of_several,
+    of_sources,
+    of_transfer,
+    with_samples,
+)
 from crosstask.advising import advise
 from crosstask.components import Component
 from crosstask.curriculum_path import CurriculumPath
@@ -513,8 +522,13 @@ class TransferEngine(Engine):
         training samples decides, without which the target is learned from each source once more; the answer has
         learned from all of them. A strategy with the capability `several` makes one model of several sources
         (`crosstask plugins list transfer`): `adapt(target, strategy=...)` takes the best by the graph, none that it
-        knows to hurt. DataError if none of the sources fits.
+        knows to hurt. The target is learned from as many of its training samples as `budget` says, without one from 50:
+        `Adapted.samples`. DataError if none of the sources fits.
         """
+        found = self._adapted(source, target, strategy)
+        return with_samples(found, self.portfolio[found.target], self.budget)
+
+    def _adapted(self, source: str | Sequence[str] | Curriculum, target: str | None, strategy: Strategy) -> Adapted:
         if isinstance(source, Curriculum):
             return of_curriculum(self.run_curriculum(source, strategy))
         if target is None and isinstance(source, str) and "several" in self.method(strategy).capabilities:
