@@ -187,7 +187,9 @@ def test_where_chance_is_near_the_best_score_half_of_the_way_is_enough() -> None
 
     assert doubted(digits("t", rare, model=Knows(1.0))) is None
     assert doubted(digits("t", rare, model=Knows(0.0))) is not None
-    assert doubted(digits("t", rare * 0, model=Knows(0.0))) is None, "always right"
+    told = str(doubted(digits("t", rare * 0, model=Knows(0.0))))
+    assert "all 898 training samples are of label 0" in told
+    assert "hardly better" not in told, "always right"
 
 
 def test_numbers_that_may_be_no_classes_are_said(registry: Registry) -> None:
@@ -213,6 +215,17 @@ def test_numbers_that_may_be_no_classes_are_said(registry: Registry) -> None:
         standard = (progression[:300] - progression[:300].mean()) / progression[:300].std()
         assert not note("regression", standard, task_type="regression")
         assert not note("names", torch.arange(300) % 2 * 2 - 1)  # -1 and 1
+        same = "all 300 training samples are of {}: nothing tells classes apart"
+        for given, said in (
+            ({}, "label 0"),
+            ({"classes": ("no", "yes")}, "class 'no'"),
+            ({"output_dim": 3}, "label 0"),
+        ):
+            (told,) = note(f"one class {given}", torch.zeros(300, dtype=torch.long), **given)
+            assert same.format(said) in told
+        assert not note("any values", torch.zeros(300), task_type="regression")
+        engine.register_task(Task(descriptor="alone", train=(inputs[:1], torch.tensor([1]))))
+        assert "task 'alone': its training data are a single sample of class '1'" in engine.notes[-1]
         assert not note("a class to three samples", torch.arange(300) % 100)
         with pytest.raises(DataError, match=r"from 0 to 30, the classes are 0 to 2 \(for values say task_type='regr"):
             engine.register_task(

@@ -1,4 +1,6 @@
-"""What learns badly of a task as it was given: answers that are probabilities already, values far from 0 or 1."""
+"""What learns badly of a task as it was given: answers that are probabilities already, values far from 0 or 1, labels
+that are all the same.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,25 @@ def raw_values(task: Task) -> str | None:
                 f"y * {spread:.3g} {'+' if mean >= 0 else '-'} {abs(mean):.3g}"
             )
     return told
+
+
+# Labels ---------------------------------------------------------------------------------------------------------------
+
+
+def one_class(task: Task) -> str | None:
+    """A sentence where the training samples of a classification have one label only, or are but one; else None."""
+    if task.descriptor.task_type != "classification" or not task.has_data():
+        return None
+    labels = task.data("train").targets
+    if len(torch.unique(labels)) > 1:
+        return None
+    label, names = int(labels[0]), task.descriptor.classes
+    told = f"class {names[label]!r}" if label < len(names) else f"label {label}"
+    who = "its training data are a single sample" if len(labels) == 1 else f"all {len(labels)} training samples are"
+    return (
+        f"{who} of {told}: nothing tells classes apart, and a model learns to answer always the same. Give samples of "
+        "every class (is the table sorted by its labels? shuffle it before it is split)"
+    )
 
 
 # Answers --------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crosstask.components import Context, Job
 from crosstask.descriptors import TensorData
 from crosstask.errors import CrosstaskError, DataError, told
-from crosstask.learning.doubts import by_labels, probabilities, raw_values
+from crosstask.learning.doubts import by_labels, one_class, probabilities, raw_values
 from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.functional import kept_buffers
 from crosstask.learning.metrics import moved
@@ -93,14 +93,14 @@ def _look(model: nn.Module, task: Task) -> None:
 def doubted(task: Task) -> str | None:
     """A sentence where a task's own model is hardly better than chance on the task's data (those of validation, test
     or training, the first that there are), where the model was given and answers with probabilities
-    (`crosstask.learning.doubts`), or where there is no better model and the task's values are far from standardised;
-    None where nothing of it is so, or nobody can say.
+    (`crosstask.learning.doubts`), where there is no better model and the task's values are far from standardised, or
+    where the training samples are all of one class; None where nothing of it is so, or nobody can say.
 
     One pass of at most `GLANCE` samples in evaluation mode. Networks that have learned nothing score around chance, not
     at it: what counts is a tenth of the way from there to the best score, and for shares twice their standard error, or
     half of the way. Nothing stays of it: no mode, buffer or random number is another afterwards; nothing is raised.
     """
-    said: list[str | None] = []
+    said: list[str | None] = [one_class(task)]
     if task.model is None:
         said.append(raw_values(task))
     elif (seen := _glanced(task)) is not None:
