@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import attrs
 import pytest
+import structlog
 import torch
 from torch import Tensor, nn
 
@@ -92,7 +93,11 @@ def test_adapt_from_several_takes_no_worse_than_the_best(monkeypatch: pytest.Mon
         both = made.adapt(["t0", "t1"], "t2", "fake")
         assert evaluate(both.model, target, "validation") >= max(single)
         made.register_task(TaskDescriptor(task_id="bare"))
-        noted = made.adapt(["t0", "t1", "bare", "t0"], "t2", "fake")
+        with structlog.testing.capture_logs() as told:
+            noted = made.adapt(["t0", "t1", "bare", "t0"], "t2", "fake")
+        left = [entry for entry in told if entry["event"] == "source left out"]
+        assert [(entry["source"], entry["target"]) for entry in left] == [("bare", "t2")]
+        assert left[0]["reason"] == noted.notes[-1]
         assert noted.sources == both.sources
         assert noted.notes[:-1] == both.notes
         assert noted.notes[-1].startswith("task 'bare' has neither a trained model nor training data")
@@ -302,7 +307,9 @@ def test_adapt_from_several_at_once_finds_the_sources_or_takes_those_that_are_na
         assert found.model is made.portfolio["t0"].model
         assert found.notes[:2] == ("of 2 measured models the first", "the first")
         assert [note.partition(" ")[0] for note in found.notes[2:]] == ["wide", "bare"], "why these do not fit"
-        made.adapt(["t1", "t0", "t1"], "t2", method)
+        with structlog.testing.capture_logs() as told:
+            made.adapt(["t1", "t0", "wide", "t1"], "t2", method)
+        assert [entry["source"] for entry in told if entry["event"] == "source left out"] == ["wide"]
         assert (method.given[-1]["sources"], method.given[-1]["graph"]) == (["t1", "t0"], None)
         made.adapt("t1", "t2", method)
         made.adapt(["t1"], "t2", method)

@@ -557,6 +557,7 @@ class TransferEngine(Engine):
                 if len(names) == 1:
                     raise
                 reasons.append(str(error))
+                self.run.log.warning("source left out", source=given.task_id, target=target, reason=str(error))
                 continue
             fitting.append(given)
             found.append(of_transfer(self.run, method, given, goal, self.budget, result))
