@@ -39,6 +39,15 @@ def without_end():
 def many():
     return list(range(1_000_000))
 
+def needing(count, **more):
+    return tasks(count)
+
+def by_place(count=2, /):
+    return tasks(count)
+
+def raising(**more):
+    raise TypeError("of its own: an argument 'count'")
+
 def words():
     return ["a", "b"]
 
@@ -62,8 +71,26 @@ def test_a_function_gives_a_portfolio_or_tasks(module: str, function: str) -> No
 
 def test_arguments_are_passed_on(module: str) -> None:
     assert len(PythonSource(function=f"{module}:portfolio", arguments={"count": 4}).load()) == 4
-    with pytest.raises(TypeError, match="cuont"):
-        PythonSource(function=f"{module}:portfolio", arguments={"cuont": 4}).load()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        ("portfolio", {"cuont": 4}, "portfolio has no argument 'cuont'; did you mean 'count'. Valid: count$"),
+        ("lazily", {"m": 3}, r"lazily has no argument 'm' \(there are none\)$"),
+        ("needing", {"more": 3}, r"needing: missing a required argument: 'count'; its arguments: count$"),
+        ("by_place", {"count": 3}, r"by_place has no argument 'count' \(there are none\)$"),
+    ],
+)
+def test_arguments_that_a_function_does_not_take(module: str, function: str, arguments: Any, said: str) -> None:
+    with pytest.raises(OptionError, match=f"source PythonSource: arguments: {module}:{said}"):
+        PythonSource(function=f"{module}:{function}", arguments=arguments).load()
+
+
+def test_what_a_function_raises_is_its_own(module: str) -> None:
+    with pytest.raises(TypeError, match="of its own") as caught:
+        PythonSource(function=f"{module}:raising", arguments={"any": 3}).load()
+    assert not isinstance(caught.value, OptionError)
 
 
 @pytest.mark.parametrize(

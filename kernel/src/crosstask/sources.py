@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from crosstask.errors import DataError, OptionError, PluginError
+from crosstask.errors import DataError, OptionError, PluginError, nearest
 from crosstask.options import component, option
 from crosstask.points.source import Source
 from crosstask.registry import load
@@ -41,6 +42,7 @@ class PythonSource(Source):
             raise
         if not callable(found):
             raise OptionError(f"{self.origin}: {self.function} is a {type(found).__name__}, not a function")
+        self._check_arguments(found)
         made: Any = found(**self.arguments)
         if isinstance(made, Portfolio):
             return made
@@ -55,6 +57,24 @@ class PythonSource(Source):
                 f"{self.origin}: {self.function} must return a Portfolio or tasks, got {reprlib.repr(made)}"
             )
         return Portfolio(tasks)
+
+    def _check_arguments(self, function: Callable[..., Any]) -> None:
+        """OptionError for arguments that the function does not take, or lacks; what it raises itself is its own."""
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # made in C: the call says it
+            return
+        try:
+            signature.bind(**self.arguments)
+        except TypeError as error:
+            by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+            valid = [name for name, parameter in signature.parameters.items() if parameter.kind in by_name]
+            more = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+            if odd := [name for name in self.arguments if name not in valid and not more]:
+                told = f"{self.function} has no argument {odd[0]!r}{nearest(odd[0], valid)}"
+            else:
+                told = f"{self.function}: {error}; its arguments: {', '.join(valid)}"
+            raise OptionError(f"{self.origin}: arguments: {told}") from None
 
 
 def _lies_here(module: str) -> bool:
