@@ -15,8 +15,16 @@ from crosstask.descriptors import TensorData
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
-from crosstask.learning.training import device_of, evaluate, predict
-from crosstask.learning.transferring import fresh_model, key_of, receive, same_classes, source_digest, without_model
+from crosstask.learning.training import device_of, evaluate, fit, predict
+from crosstask.learning.transferring import (
+    fresh_model,
+    fresh_text,
+    key_of,
+    receive,
+    same_classes,
+    source_digest,
+    without_model,
+)
 from crosstask.points.transfer import Transfer
 from crosstask.records import Advice, AdviceRow, Budget, Interval, TransferResult
 from crosstask.tasks import Task
@@ -54,7 +62,8 @@ def advise(
 
     Every source is looked at without training: ridge regression on the features of its frozen trunk, left one out (its
     error in closed form: Allen 1974). The best few are learned from for real on folds of the target's samples, as far
-    as the share of the cost allows, and ranked by the mean of both. What was measured before, a transfer or an edge of
+    as the share of the cost allows, and ranked by the mean of both; on the same folds their architectures are trained
+    from scratch, which says whether they help. What was measured before, a transfer or an edge of
     the graph, counts as it is. `controls` are sources that learned nothing of their own tasks: chance may put one
     first, and it is used only where it helps beyond doubt.
     """
@@ -67,20 +76,36 @@ def advise(
     unmeasured = [c for c in known if c.measured is None and _of_edge(c, method) is None]
     whole = max(1, len(known)) * seeds * budget.steps
     tried, spent = _tried(context, method, target, unmeasured, screened, budget, int(share * whole))
+    plainly: dict[str, list[float]] = {}
+    if tried:  # trying all trains every architecture from scratch, too
+        built = {c.source.task_id: fresh_text(_model(c)) for c in known}
+        whole += len(set(built.values())) * seeds * budget.steps
+        left = int(share * whole) - sum(map(len, tried.values())) * budget.steps
+        order = sorted(tried, key=lambda name: _of_both(tried[name], screened.get(name)), reverse=True)
+        finalists = [next(c for c in known if c.source.task_id == name) for name in order]
+        plainly, more = _from_scratch(context, target, finalists, built, budget, len(tried[order[0]]), left)
+        spent += more
     rows, nothing = [], {}
     for c in known:
         name = c.source.task_id
         expected, evidence = _expected(c, screened.get(name), tried.get(name), method, metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
-        helps = None if looked is None or fresh is None else looked > fresh
+        from_scratch = _mean(plainly.get(name))
+        if from_scratch is None:
+            helps = _more(looked, fresh, samples)
+        else:
+            part = len(plainly[name]) / len(tried[name])
+            helps = _more(_mean(tried[name][: len(plainly[name])]), from_scratch, int(samples * part))
         surely = _clearly_less(fresh, looked, samples)
         if c.measured is not None or (c.edge is not None and c.edge.measured):  # it was tried: more than a look
             helps, surely = _gain(c) > 0, _helps_surely(c)
+        if c.measured is not None:
+            from_scratch = c.measured.scratch_score.mean
         if name in controls and not surely:
             nothing[name] = "its model is hardly better than chance on its own task"
         rows.append(
             AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
-                      untrained=fresh, helps=helps,
+                      untrained=fresh, scratch=from_scratch, helps=helps,
                       setting="" if expected is None else _setting(c, tried.get(name), target, budget))
         )  # fmt: skip
     rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried)), reverse=True)
@@ -90,7 +115,12 @@ def advise(
     worse = {
         row.source: "its features tell less about the target than untrained ones"
         for row in rows[1:]
-        if row.helps is False and _clearly_less(row.screened, row.untrained, samples)
+        if row.helps is False and row.scratch is None and _clearly_less(row.screened, row.untrained, samples)
+    }
+    worse |= {
+        row.source: f"trained from scratch its architecture came to more on the same folds, {row.scratch:.3f}"
+        for row in rows[1:]
+        if row.helps is False and row.source in plainly
     }
     unfit = best is not None and (best.helps is False or best.source in {*hurt, *nothing})
     if unfit and all(r.helps is False or r.source in nothing for r in rows):
@@ -140,14 +170,32 @@ def _clearly_less(screened: float | None, untrained: float | None, samples: int)
     return bool(untrained - screened > math.sqrt(untrained * (1 - untrained) / max(1, samples)))
 
 
+def _more(score: float | None, other: float | None, samples: int) -> bool | None:
+    """Whether a score is above another; None where one is not known, or they are as good as alike: less than a standard
+    error of a share of so many samples apart. That one came out first then tells nothing.
+    """
+    if score == other:
+        return None
+    return True if _clearly_less(other, score, samples) else False if _clearly_less(score, other, samples) else None
+
+
+def _mean(scores: Sequence[float] | None) -> float | None:
+    return sum(scores) / len(scores) if scores else None
+
+
+def _of_both(folds: Sequence[float], looked: float | None) -> float:
+    """What finalists are ranked by: the mean over folds, and that with the look at features where there is one."""
+    found = sum(folds) / len(folds)
+    return found if looked is None else (found + looked) / 2
+
+
 def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:
     """What was measured or tried before what was only looked at (of the others the finalists were the best), and that
     before what was measured not to help.
     """
     looked = -1e9 if row.screened is None else row.screened
     if row.source in tried:
-        found = sum(tried[row.source]) / len(tried[row.source])
-        return 1, found if row.screened is None else (found + looked) / 2
+        return 1, _of_both(tried[row.source], row.screened)
     score = looked if row.expected is None else row.expected.mean
     if _useless(row):
         return -1, score
@@ -316,40 +364,100 @@ def _tried(
     if not finalists:
         return {}, 0
     folds = min(FOLDS, allowance // (len(finalists) * budget.steps))
-    jobs, places, found = [], [], {c.source.task_id: [0.0] * folds for c in finalists}
-    # patience looks at the validation data, as in a transfer
-    light, spent = without_model(target, ("train", *(("validation",) if budget.patience is not None else ()))), 0
+    jobs = []
+    light = _light(target, budget)
     for c in finalists:
-        model = c.source.model
-        assert model is not None
+        model = _model(c)
         keep, made = same_classes(c.source.descriptor, target.descriptor), source_digest(model)
         for fold in range(folds):
             key = key_of("fold", method.identity(), made, target.fingerprint(), budget, folds, fold,
                          keep, context.seed, *context.wrapping())  # fmt: skip
-            known = context.recall("transfers", key, claim=False)
-            if known is not None:
-                found[c.source.task_id][fold] = float(known.payload["score"])
-                continue
             seed = context.seed_for("advise", target.task_id, fold)
             args = (method, model, light, budget, seed, keep, folds, fold)
             jobs.append(Job(_fold_job, args, label=c.source.task_id, key=("transfers", key)))
-            places.append((c.source.task_id, fold, key))
-            spent += budget.steps
-    for index, got in context.jobs(jobs):
-        name, fold, key = places[index]
-        if isinstance(got, Remembered):  # another run of this store has tried it meanwhile
-            found[name][fold] = float(got.payload["score"])
+    scores, new = _run(context, target, jobs)
+    found = {c.source.task_id: scores[n * folds : (n + 1) * folds] for n, c in enumerate(finalists)}
+    return found, new * budget.steps
+
+
+def _from_scratch(
+    context: Context,
+    target: Task,
+    finalists: Sequence[_Candidate],
+    built: Mapping[str, str],
+    budget: Budget,
+    folds: int,
+    allowance: int,
+) -> tuple[dict[str, list[float]], int]:
+    """(by finalist, scores of its architecture trained from scratch on the first of the same folds, as many as the
+    allowance has steps for; steps spent). The best finalist's come first; those of one architecture have them together.
+    """
+    jobs: list[Job] = []
+    places: dict[str, slice] = {}
+    light = _light(target, budget)
+    for c in finalists:
+        text = built[c.source.task_id]
+        if text in places:
             continue
-        found[name][fold] = got
-        context.remember("transfers", key, {"what": "fold", "target": target.task_id, "source": name, "score": got})
-        context.tell("stage_progress", stage="advise", detail=name)
-    return found, spent
+        count = max(0, min(folds, allowance // budget.steps - len(jobs)))
+        places[text] = slice(len(jobs), len(jobs) + count)
+        for fold in range(count):
+            key = key_of("fold from scratch", text, target.fingerprint(), budget, folds, fold, context.seed,
+                         *context.wrapping())  # fmt: skip
+            seed = context.seed_for("advise", target.task_id, fold)
+            args = (None, _model(c), light, budget, seed, False, folds, fold)
+            jobs.append(Job(_fold_job, args, label="from scratch", key=("transfers", key)))
+    scores, new = _run(context, target, jobs)
+    found = {c.source.task_id: scores[places[built[c.source.task_id]]] for c in finalists}
+    return {name: each for name, each in found.items() if each}, new * budget.steps
+
+
+def _model(candidate: _Candidate) -> nn.Module:
+    assert candidate.source.model is not None
+    return candidate.source.model
+
+
+def _light(target: Task, budget: Budget) -> Task:
+    """The target as a job takes it; patience looks at the validation data, as in a transfer."""
+    return without_model(target, ("train", *(("validation",) if budget.patience is not None else ())))
+
+
+def _run(context: Context, target: Task, jobs: Sequence[Job]) -> tuple[list[float], int]:
+    """(scores of trainings on folds, in the order of the jobs; how many were trained now). Each is remembered."""
+    scores, waiting = [0.0] * len(jobs), []
+    for number, job in enumerate(jobs):
+        assert job.key is not None
+        known = context.recall(*job.key, claim=False)
+        if known is None:
+            waiting.append(number)
+        else:
+            scores[number] = float(known.payload["score"])
+    for index, got in context.jobs([jobs[number] for number in waiting]):
+        job = jobs[waiting[index]]
+        if isinstance(got, Remembered):  # another run of this store has tried it meanwhile
+            scores[waiting[index]] = float(got.payload["score"])
+            continue
+        scores[waiting[index]] = got
+        assert job.key is not None
+        made = {"what": "fold", "target": target.task_id, "source": job.label, "score": got}
+        context.remember(*job.key, made)
+        context.tell("stage_progress", stage="advise", detail=job.label)
+    return scores, len(waiting)
 
 
 def _fold_job(
-    method: Transfer, source: nn.Module, target: Task, budget: Budget, seed: int, keep: bool, folds: int, fold: int
+    method: Transfer | None,
+    source: nn.Module,
+    target: Task,
+    budget: Budget,
+    seed: int,
+    keep: bool,
+    folds: int,
+    fold: int,
 ) -> float:
-    """The score of a transfer on one fold of the target's samples, learned from the others."""
+    """The score of a transfer on one fold of the target's samples, learned from the others; without a method, of the
+    source's architecture trained from scratch.
+    """
     data = target.data("train").head(budget.samples)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(folds))
     if target.descriptor.task_type == "classification":
@@ -359,8 +467,13 @@ def _fold_job(
     rest[held] = False
     own = {"validation": target.data("validation")} if target.has_data("validation") else {}
     task = target.over(train=data.take(rest.nonzero()[:, 0]), test=data.take(held), **own)
-    learner, _, _ = receive(source, task, seed, keep)
-    method.learn(learner, source, task, budget, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    if method is None:
+        learner = fresh_model(source, task, seed)
+        fit(learner, task, budget, generator)
+    else:
+        learner, _, _ = receive(source, task, seed, keep)
+        method.learn(learner, source, task, budget, generator)
     return evaluate(learner, task, "test")
 
 
@@ -377,6 +490,11 @@ def paragraph(advice: Advice) -> str:
         said = [f"No source is known to help {advice.target!r}: train from scratch."]
         if best.source in advice.avoid and not _useless(best):
             said.append(f"{best.source!r} is not to be used: {advice.avoid[best.source]}.")
+        elif not _useless(best) and best.scratch is not None and best.expected is not None:
+            said.append(
+                f"The best tried, {best.source!r}, came to {advice.metric} {best.expected.mean:.3f} on folds of its "
+                f"samples, training from scratch to {best.scratch:.3f}."
+            )
         elif not _useless(best):
             said.append(
                 f"The best features found, those of {best.source!r}, tell no more about it than untrained ones."
@@ -397,8 +515,15 @@ def paragraph(advice: Advice) -> str:
         )
     else:
         said.append(f"Evidence: {best.evidence}.")
-    fit = (row for row in advice.rows[1:] if row.source not in advice.avoid and not _useless(row))
-    if (second := next(fit, None)) is not None:
+    if best.scratch is not None:
+        said.append(f"Training from scratch: {best.scratch:.3f} in the same setting.")
+    if best.helps is None and best.screened is not None and best.untrained is not None:
+        alike = "the two are as good as alike" if best.scratch is not None else (
+            f"a linear model on untrained features scores {best.untrained:.3f}, and none was trained from scratch"
+        )  # fmt: skip
+        said.append(f"Whether it helps is not known: {alike}.")
+    others = (row for row in advice.rows[1:] if row.source not in advice.avoid and not _useless(row))
+    if (second := next(others, None)) is not None:
         beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
         said.append(f"Next best: {second.source!r}{beside}.")
     spent = "under 1 %" if advice.spent < 0.005 else f"{advice.spent:.0%}"

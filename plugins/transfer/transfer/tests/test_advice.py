@@ -17,6 +17,8 @@ from crosstask.advising import RIDGES, _of_folds, advise, left_one_out
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.objectives import METRICS
+from crosstask.learning.training import evaluate, fit
+from crosstask.learning.transferring import fresh_model
 from crosstask.manifest import Extension, Plugin
 from crosstask.parts import Choice
 from crosstask.registry import Registry
@@ -170,6 +172,60 @@ def test_a_measurement_says_more_than_a_look(monkeypatch: pytest.MonkeyPatch) ->
         measured = engine.transfer_knowledge("other", "target")
         rows = {row.source: row for row in engine.advise("target", share=0).rows}
         assert rows["other"].helps is (measured.performance_gain.mean > 0)
+
+
+def test_whether_a_source_helps_is_asked_of_training_from_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same folds, where there are any: features that tell no more than untrained ones are not scratch."""
+    from crosstask import advising
+
+    real, scores = advising._fold_job, {"scratch": 0.5, "transfer": 0.9}
+    monkeypatch.setattr(advising, "_fold_job", lambda method, *_: scores["transfer" if method else "scratch"])
+    monkeypatch.setattr(advising, "_screened", lambda *_: 0.4)
+    monkeypatch.setattr(advising, "_untrained", lambda *_: 0.5)
+    monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
+    for scratch, helps, source in ((0.5, True, "same"), (0.88, None, "same"), (0.97, False, None)):
+        scores["scratch"] = scratch
+        with world() as engine:
+            engine.train_budget = Budget(steps=1)
+            for name in ("other", "narrow"):
+                engine.portfolio.remove(name)
+                engine.graph.remove_task(name)
+            advice = engine.advise("target", share=1.0)
+            row = advice.rows[0]
+            assert (advice.source, row.helps, row.scratch) == (source, helps, pytest.approx(scratch))
+            assert f"raining from scratch{' to' if source is None else ':'} {scratch:.3f}" in advice.text
+            assert ("Whether it helps is not known: the two are as good as alike." in advice.text) is (helps is None)
+            assert advice.spent == 1.0, "two seeds with it and two without are what trying it takes"
+            assert engine.advise("target", share=1.0).spent == 0
+    monkeypatch.setattr(advising, "_fold_job", real)
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        advice = engine.advise("target", share=1.0)
+        (expected,) = {row.scratch for row in advice.rows}
+        data, model = engine.portfolio["target"].data("train"), engine.portfolio["same"].model
+        folds, found = len(advice.rows[0].expected.values), []
+        for fold in range(folds):
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(folds))
+            order = order[torch.argsort(data.targets[order], stable=True)]
+            rest = torch.tensor(sorted(set(range(len(data))) - set(order[fold::folds].tolist())))
+            task = engine.portfolio["target"].over(train=data.take(rest), test=data.take(order[fold::folds]))
+            seed = engine.run.seed_for("advise", "target", fold)
+            learner = fresh_model(model, task, seed)
+            fit(learner, task, FEW, torch.Generator().manual_seed(seed))
+            found.append(evaluate(learner, task, "test"))
+        assert expected == pytest.approx(sum(found) / folds)
+
+
+def test_a_near_tie_of_looks_tells_nothing_of_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosstask.advising._screened", lambda *_: 0.5)
+    monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        for untrained, source in ((0.45, "same"), (0.5, "same"), (0.55, "same"), (0.6, None)):  # √(.25/60) = .065
+            monkeypatch.setattr("crosstask.advising._untrained", lambda *_, worth=untrained: worth)
+            advice = engine.advise("target", share=0)
+            assert (advice.source, advice.rows[0].helps) == (source, None if source else False)
+            assert ("Whether it helps is not known: a linear model on untrained" in advice.text) is bool(source)
 
 
 def test_what_was_measured_to_lose_is_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,13 +68,17 @@ class Advice(Stage):
 
         cells = [
             (escape(row.source), _shown(row.expected), escape("; ".join(filter(None, (row.evidence, row.setting)))),
-             *("–" if each is None else number(each) for each in (row.screened, row.untrained)))
+             *("–" if each is None else number(each) for each in (row.scratch, row.screened, row.untrained)))
             for row in result.rows
         ]  # fmt: skip
-        head = ("Source", f"Expected {escape(result.metric)}", "Evidence", "Features alone", "Untrained features")
+        head = (
+            "Source", f"Expected {escape(result.metric)}", "Evidence", "From scratch", "Features alone",
+            "Untrained features",
+        )  # fmt: skip
         left = "".join(f"<li><strong>{escape(n)}</strong>: {escape(why)}</li>" for n, why in result.avoid.items())
         avoid = f"<p>What not to use:</p><ul>{left}</ul>" if left else ""
         hint = note(
+            "“From scratch” is the score of the same training without the source, on the same folds or split. "
             "“Features alone” is the score of a linear model on the source's frozen features, each of the target's "
             f"{result.samples} samples predicted from the others; the last column is the best of the same on untrained "
             "networks of its architecture. What was tried on folds stands before what was only looked at. An interval "

@@ -40,13 +40,13 @@ def command(target: str, strategy: str | None, share: float, reference: str, wan
     from crosstask_transfer.advice import whole  # deferred: `--help` lists the command
 
     say(advice.text)
-    table = Table("Source", f"Expected {advice.metric}", "Evidence", "Features alone")
+    table = Table("Source", f"Expected {advice.metric}", "Evidence", "From scratch", "Features alone")
     for row in advice.rows:
         expected = "–" if row.expected is None else str(row.expected)
-        table.add_row(row.source, expected, row.evidence, shown(row.screened))
+        table.add_row(row.source, expected, row.evidence, shown(row.scratch), shown(row.screened))
     for name, why in advice.avoid.items():
         if name not in [row.source for row in advice.rows]:
-            table.add_row(name, "–", why, "–")
+            table.add_row(name, "–", why, "–", "–")
     emit_table(table)
     if advice.strategies:
         names = [Column(name, overflow="fold") for name in ("Strategy", "Recommended", "Usual")]  # whole, to be copied
