@@ -10,9 +10,10 @@ import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crosstask import Budget, ModelSpec, Registry, Task, TaskDescriptor, TensorData, TransferEngine
-from crosstask.learning.doubts import probabilities, raw_values
+from crosstask.learning.doubts import A_FEW, NUMBERS, probabilities, raw_values
 from crosstask.learning.own_models import doubted, prepare_model
 from crosstask.learning.training import evaluate, fit
 
@@ -40,6 +41,18 @@ def task(model: nn.Module | None, labels: Tensor = LABELS, inputs: Tensor = IMAG
     )
     prepare_model(made)
     return made
+
+
+class Ends(nn.Module):
+    """The networks of `net` in any type, their answers made into others."""
+
+    def __init__(self, outputs: int, end: Any, kind: torch.dtype = torch.float32, seed: int = 0) -> None:
+        super().__init__()
+        self.layers, self.end = net(outputs, seed=seed).to(kind), end
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.end(self.layers(images.to(self.layers[0].weight.dtype)))
+        return found
 
 
 def said(made: Task) -> str | None:
@@ -182,6 +195,46 @@ def test_ordinary_heads_are_left_alone() -> None:
     assert said(task(net(1, nn.Sigmoid()), odd, output_dim=1, loss=nn.BCELoss(), metric="auroc")) is None
 
 
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def test_in_half_precision_what_only_comes_near_probabilities_is_left_alone() -> None:
+    ends = {
+        "softplus": functional.softplus,
+        "exp": torch.exp,
+        "moved by 1": lambda logits: logits - 1,
+        "moved by 0.7": lambda logits: logits - 0.7,
+        "of length 1": lambda logits: functional.normalize(logits, dim=-1),
+        "negative": lambda logits: logits.clamp_max(0),
+        "as it is": lambda logits: logits,
+        "wider": lambda logits: logits.float(),
+    }
+    several = torch.stack([LABELS % 2, (LABELS > 4).long()], 1).float()
+    for kind in HALVES:
+        for name, end in ends.items():
+            for seed in range(3):
+                one = [Ends(1, end, kind, seed) for _ in range(3)]
+                for shift, model in zip((0.0, 3.0, -6.0), one, strict=True):
+                    with torch.no_grad():
+                        model.layers[2].bias.add_(shift)  # type: ignore[operator, union-attr]
+                    assert said(task(model, LABELS % 2, output_dim=1)) is None, (kind, name, seed, shift)
+                assert said(task(Ends(10, end, kind, seed))) is None, (kind, name, seed)
+                assert said(task(Ends(2, end, kind, seed), several, task_type="multilabel")) is None, (kind, name)
+
+
+def test_probabilities_of_half_precision_are_known_in_any_type() -> None:
+    several = functional.one_hot(LABELS, 10).float()
+    for kind in HALVES:
+        for wider in (torch.float32, torch.float64, kind):
+            for name, end in (("sigmoid", torch.sigmoid), ("log-sigmoid", functional.logsigmoid)):
+                model = Ends(10, lambda logits, end=end, wider=wider: end(logits).to(wider), kind)
+                assert f"through a {name} " in str(said(task(model, several, task_type="multilabel"))), (kind, wider)
+            for end in (torch.softmax, lambda logits, dim: logits.exp() / logits.exp().sum(dim, keepdim=True)):
+                model = Ends(10, lambda logits, end=end, wider=wider: end(logits, 1).to(wider), kind)
+                assert "through a softmax " in str(said(task(model))), (kind, wider)
+        assert "through a softmax " in str(said(task(Ends(10, lambda logits: logits.float().softmax(1), kind))))
+
+
 def test_it_is_said_as_the_model_is_registered_or_first_made(
     registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,6 +331,132 @@ def test_columns_and_gaps_and_losses_of_ones_own() -> None:
     assert raw_values(values(PROGRESSION, loss="huber")) is not None
     assert raw_values(values(PROGRESSION, loss=lambda made, wanted: (made * 77 + 150 - wanted).square().mean())) is None
     assert raw_values(Task(descriptor=TaskDescriptor(task_id="t", task_type="regression"))) is None
+
+
+def pixels(targets: Tensor, **told: Any) -> Task:
+    """The digits' images with other targets, a column for each of 64."""
+    made = Task(
+        descriptor=TaskDescriptor(task_id="pixels", task_type="regression"),
+        train=(IMAGES[:1000], targets[:1000]),
+        test=(IMAGES[1000:], targets[1000:]),
+        **told,
+    )
+    made.data()
+    return made
+
+
+def rebuilt(targets: Tensor) -> float:
+    made, model = pixels(targets), net(targets.shape[1])
+    fit(model, made, Budget(), torch.Generator().manual_seed(0))
+    return evaluate(model, made)
+
+
+def test_columns_are_judged_together_by_what_they_have_of_what_is_to_be_learned() -> None:
+    """The digits from themselves: pixels at the border hardly vary, which is hardly anything of what is to be learned.
+    R² of 200 steps as they are, and brought to other spreads and means.
+    """
+    assert IMAGES[:1000].std(0)[IMAGES[:1000].std(0) > 0].min() < 0.01
+    assert doubted(pixels(IMAGES)) is None
+    vary = IMAGES[:1000].var(0)
+    order = vary.argsort()
+    half = float(vary[order[int((vary[order].cumsum(0) < vary.sum() / 2).sum())]].sqrt())
+    each = float((vary.sum() / 64).sqrt())
+    standard = (IMAGES - IMAGES[:1000].mean(0)) / half
+    usual = rebuilt(standard)
+    assert rebuilt(IMAGES) > 0.75 * usual
+    corner = torch.eye(64)[16]
+    for spread, moved in ((1, 0 * corner), (0.2, 0 * corner), (1, corner * each / half * 4)):
+        assert raw_values(pixels(standard * spread + moved)) is None
+        assert rebuilt(standard * spread + moved) > 0.75 * usual
+    for spread, moved in (
+        (20, 0 * corner),
+        (0.02, 0 * corner),
+        (1, each / half * torch.full((64,), 4.0)),
+        (1, each / half * 40 * corner),
+    ):
+        targets = standard * spread + moved
+        told = raw_values(pixels(targets))
+        assert told is not None
+        assert rebuilt(targets) < 0.75 * usual
+        figure = float(told.split("mean of its column) / ")[1].split()[0])
+        assert figure == pytest.approx(spread, rel=0.01)
+        better = (targets - targets[:1000].mean(0)) / figure
+        assert raw_values(pixels(better)) is None
+        assert rebuilt(better) == pytest.approx(usual, abs=0.02)
+    assert "(column 16 of 64)" in str(told)
+
+
+class Scaled(nn.Module):
+    def forward(self, answers: Tensor) -> Tensor:
+        return answers * 77 + 150
+
+
+def test_of_a_network_of_its_own_counts_where_it_begins() -> None:
+    """A factory, or a model as it was drawn, that ends in the targets' own figures, in a layer or in its weights."""
+
+    def drawn_so() -> nn.Module:
+        made = net(1, inputs=10)
+        with torch.no_grad():
+            made[2].weight.mul_(100)  # type: ignore[operator, union-attr]
+            made[2].bias.fill_(150)  # type: ignore[operator, arg-type, union-attr]
+        return made
+
+    def ends_so() -> nn.Module:
+        return net(1, Scaled(), inputs=10)
+
+    standard = (PROGRESSION - PROGRESSION[:300].mean()) / PROGRESSION[:300].std()
+    usual = learned(standard)
+    for build in (drawn_so, ends_so):
+        made, model = values(PROGRESSION, build=build), build()
+        assert raw_values(made) is not None, "of a usual network it would be said"
+        assert doubted(made) is None
+        fit(model, made, Budget(), torch.Generator().manual_seed(0))
+        assert evaluate(model, made) > 0.75 * usual
+    assert "standardised targets" in str(doubted(values(PROGRESSION, build=lambda: net(1, inputs=10))))
+    told = str(doubted(values(PROGRESSION * 100, build=ends_so)))
+    assert "its own network begins with answers of about 77 around 1" in told
+    assert told.endswith(
+        f"Let the network come to answers of about {float(PROGRESSION[:300].std() * 100):.3g} around "
+        f"{float(PROGRESSION[:300].mean() * 100):.3g}"
+    )
+    for model, wrong in ((ends_so(), False), (net(1, inputs=10), True)):
+        made = values(PROGRESSION, model)
+        prepare_model(made)
+        assert "hardly better than chance" in str(doubted(made))
+        assert ("standardised targets" in str(doubted(made))) == wrong
+    plain: list[nn.Module] = []
+
+    def once() -> nn.Module:
+        plain.append(net(1, inputs=10))
+        return plain[-1]
+
+    assert doubted(values(standard, build=once)) is None
+    assert plain == [], "where nothing would be said nothing is made"
+    assert doubted(values(PROGRESSION, build=lambda: 1 / 0)) is None, "the training says that a factory fails"  # type: ignore[arg-type, return-value]
+
+
+def test_many_columns_are_looked_at_at_once_and_of_many_numbers_a_part() -> None:
+    seen: list[int] = []
+
+    class Counts(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, Tensor) and found.dtype == torch.float64:
+                seen.append(found.numel())
+            return found
+
+    for count, wide in ((64, 3 * 128 * 128), (3000, 1000), (40_000, 1)):
+        targets = torch.rand(count, wide, generator=torch.Generator().manual_seed(0)) * 300
+        made = Task(
+            descriptor=TaskDescriptor(task_id="t", task_type="regression"), train=(torch.zeros(count, 1), targets)
+        )
+        made.data()
+        seen.clear()
+        with Counts():
+            told = raw_values(made)
+        assert "standard deviation" in str(told)
+        assert len(seen) < 60
+        assert max(seen) == min(targets.numel(), max(A_FEW * wide, NUMBERS // wide * wide))
 
 
 def test_a_model_that_has_learned_them_is_not_doubted(registry: Registry) -> None:

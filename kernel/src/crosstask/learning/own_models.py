@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crosstask.components import Context, Job
 from crosstask.descriptors import TensorData
 from crosstask.errors import CrosstaskError, DataError, told
-from crosstask.learning.doubts import by_labels, one_class, probabilities, raw_values
+from crosstask.learning.doubts import A_FEW, by_labels, one_class, probabilities, raw_values
 from crosstask.learning.fleets import Member, Phase, Trained
 from crosstask.learning.functional import kept_buffers
 from crosstask.learning.metrics import moved
@@ -43,8 +43,6 @@ Architecture = ModelSpec | nn.Module
 
 GLANCE, GLANCE_OF_LARGE, LARGE = 256, 64, 1_000_000
 """How many samples show whether a model has learned its task, and how many if it has more parameters than the third."""
-A_FEW = 16
-"""How many show through what its answers go at the end: exact as it is, more of them would say no more."""
 
 
 def prepare_model(task: Task) -> None:
@@ -83,9 +81,9 @@ def _look(model: nn.Module, task: Task) -> None:
         return
     try:
         locate_head(model, example, task.head)
-    except DataError:
+    except DataError as error:
         if task.head is not None:
-            raise
+            raise DataError(f"task {task.task_id!r}: head: {error}") from None
     except Exception:  # a model that takes no such input; where there are data, they have been tried
         return
 
@@ -102,7 +100,7 @@ def doubted(task: Task) -> str | None:
     """
     said: list[str | None] = [one_class(task)]
     if task.model is None:
-        said.append(raw_values(task))
+        said.append(_raw_values(task))
     elif (seen := _glanced(task)) is not None:
         model, made = task.model, origin_of(task.model)
         # What was made here is asked after its training whether it has learned (`advise`), and nothing else
@@ -111,9 +109,18 @@ def doubted(task: Task) -> str | None:
         # Where each label is yes or no by the sign of an answer, probabilities are at chance, whatever was learned
         hardly = None if ending and by_labels(task) else _quietly(_hardly_better, task, *seen)
         if hardly is not None:
-            said += [hardly, raw_values(task)]
+            said += [hardly, _raw_values(task)]
     told = [each for each in said if each]
     return f"task {task.task_id!r}: {'; '.join(told)}" if told else None
+
+
+def _raw_values(task: Task) -> str | None:
+    """What is said of a task's values, for a fresh network of its own if it has a factory or a model."""
+
+    def fresh() -> nn.Module:
+        return _built(task, 0) if task.model is None or task.build is not None else fresh_model(task.model, task, 0)
+
+    return _quietly(raw_values, task, None if task.model is None and task.build is None else fresh)
 
 
 def _glanced(task: Task) -> tuple[str, TensorData] | None:
@@ -160,6 +167,14 @@ def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
     """A task's own network, untrained: by its factory, or as `spec` says. DataError if it does not fit the task."""
     if task.build is None:
         return spec.build(task.descriptor, seed)
+    model = _built(task, seed)
+    know(model, built=True)
+    return model
+
+
+def _built(task: Task, seed: int) -> nn.Module:
+    """A network of a task's factory, looked at; DataError if it does not fit the task, or is in use."""
+    assert task.build is not None
     with seeded(seed):
         try:
             model = task.build()
@@ -174,7 +189,6 @@ def own_network(spec: ModelSpec, task: Task, seed: int) -> nn.Module:
     made = task.over(**{s: task.data(s) for s in SPLITS if task.has_data(s)})
     made.model = model
     prepare_model(made)
-    know(model, built=True)
     return model
 
 
