@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Context, Job, Remembered
-from crosstask.descriptors import TensorData
+from crosstask.descriptors import MultiInput, TensorData
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.modules import Headless
 from crosstask.learning.objectives import Metric, metric_of
@@ -36,6 +37,8 @@ UNTRAINED = 3
 """Untrained networks of a source's architecture whose features are looked at, too."""
 MOST = 2000
 """Samples of the target that are looked at, at most: a Gram matrix of them is decomposed."""
+ROWS = 100_000
+"""Samples of a source among which those of the target are looked for, at most."""
 
 
 @attrs.frozen
@@ -90,6 +93,11 @@ def advise(
         name = c.source.task_id
         expected, evidence = _expected(c, screened.get(name), tried.get(name), method, metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
+        shared = _shared(c.source, target, budget) if name in tried else 0
+        if (
+            shared and expected is not None
+        ):  # no fold is new to such a source: nothing bounds by how much it is too good
+            expected = attrs.evolve(expected, low=expected.mean, high=expected.mean)
         from_scratch = _mean(plainly.get(name))
         if from_scratch is None:
             helps = _more(looked, fresh, samples)
@@ -105,7 +113,7 @@ def advise(
             nothing[name] = "its model is hardly better than chance on its own task"
         rows.append(
             AdviceRow(source=name, strategy=method.name, expected=expected, evidence=evidence, screened=looked,
-                      untrained=fresh, scratch=from_scratch, helps=helps,
+                      untrained=fresh, scratch=from_scratch, helps=helps, shared=shared,
                       setting="" if expected is None else _setting(c, tried.get(name), target, budget))
         )  # fmt: skip
     rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried)), reverse=True)
@@ -280,6 +288,33 @@ def _by(edge: Any, method: Transfer) -> bool:
 def _samples(target: Task, budget: Budget) -> TensorData:
     """The samples of the target that may be looked at: those that the budget lets it learn from."""
     return target.data("train").head(min(MOST, budget.samples or MOST))
+
+
+def _shared(source: Task, target: Task, budget: Budget) -> int:
+    """How many of the target's samples that it may learn from have the inputs of one that the source has learned from,
+    to the bit; of a source with more than `ROWS` samples the first so many are looked at. 0 where a side has no data.
+    """
+    if not (source.has_data("train") and target.has_data("train")):
+        return 0
+    own, theirs = target.data("train").head(budget.samples), source.data("train").head(ROWS)
+    one, other = _parts(own.inputs), _parts(theirs.inputs)
+    if [(p.shape[1:], p.dtype) for p in one] != [(p.shape[1:], p.dtype) for p in other]:
+        return 0
+    ours = list(_digests(one))
+    seen = set(ours).intersection(_digests(other))
+    return sum(each in seen for each in ours)
+
+
+def _parts(inputs: Any) -> list[Tensor]:
+    return list(inputs.parts.values()) if isinstance(inputs, MultiInput) else [inputs]
+
+
+def _digests(parts: Sequence[Tensor]) -> Iterator[bytes]:
+    """A digest of each sample of inputs in parts [N, ...]."""
+    for each in zip(*(part.detach().split(1024) for part in parts), strict=True):
+        rows = [part.reshape(len(part), -1).cpu().contiguous().view(torch.uint8).numpy() for part in each]
+        for row in zip(*rows, strict=True):
+            yield hashlib.blake2b(b"".join(each.tobytes() for each in row), digest_size=16).digest()
 
 
 def _screened(model: nn.Module | None, target: Task, metric: Metric, budget: Budget) -> float | None:
@@ -508,6 +543,10 @@ def paragraph(advice: Advice) -> str:
         low, high = best.expected.low, best.expected.high
         ends = f" (95 % interval {low:.3f} to {high:.3f} for {best.setting})" if high > low else ""
         said.append(f"Expected {advice.metric}: {best.expected.mean:.3f}{ends}; {best.evidence}.")
+        if best.shared:
+            said.append(
+                f"{best.shared} of the target's training samples are also the source's: the expected score is too good."
+            )
     elif best.screened is not None and not best.evidence.startswith("measured"):
         said.append(
             f"No transfer was tried: a linear model on its features scores {best.screened:.3f} on samples left out, "

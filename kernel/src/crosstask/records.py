@@ -349,7 +349,9 @@ class AdviceRow:
     features, left one out, `untrained` the best of the same on untrained networks of its architecture, `scratch` the
     score of training from scratch in the same setting as `expected` (of folds, on the first of them as far as the share
     allows). `helps` is whether transfer is more than that, or, where nothing was trained from scratch, `screened` more
-    than `untrained`; None: not known, or as good as alike.
+    than `untrained`; None: not known, or as good as alike. `shared` counts the target's training samples from which the
+    source has learned, too, where it was tried on folds: `expected` is then too good, and has no interval (its ends are
+    its mean).
     """
 
     source: str
@@ -368,6 +370,7 @@ class StrategyAdvice:
     """A strategy of a kind (`transfer`, `balancer`, `synthesis`) for a task, and the `usual` one. With 95 % intervals:
     the score that is `expected`, its `gain` over the usual, its `cost` in optimiser steps; None: not known.
     `evidence` counts the settings (tasks with their numbers of samples) in earlier runs that it rests on.
+    shared: int = 0
     """
 
     kind: str
@@ -386,8 +389,8 @@ class Advice(Shown):
 
     `rows` are all that could be used, the best first; `avoid` what not to use, and why. `cost` is what learning from
     the source takes, in optimiser steps over all seeds; `spent` what finding it out took, as a share of learning from
-    every source, and from scratch with every architecture. `untrained` is the score of a linear model on untrained features. `strategies` are what earlier runs
-    speak for, where a strategist is installed.
+    every source, and from scratch with every architecture. `untrained` is the score of a linear model on untrained
+    features. `strategies` are what earlier runs speak for, where a strategist is installed.
     """
 
     target: str

@@ -13,7 +13,7 @@ from torch import nn
 
 from crosstask import Advice as Advised
 from crosstask import Budget, DataError, Interval, ModelSpec, StrategyAdvice, Task, TaskDescriptor, TransferEngine
-from crosstask.advising import RIDGES, _of_folds, advise, left_one_out
+from crosstask.advising import RIDGES, _of_folds, _shared, advise, left_one_out, paragraph
 from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.objectives import METRICS
@@ -214,6 +214,30 @@ def test_whether_a_source_helps_is_asked_of_training_from_scratch(monkeypatch: p
             fit(learner, task, FEW, torch.Generator().manual_seed(seed))
             found.append(evaluate(learner, task, "test"))
         assert expected == pytest.approx(sum(found) / folds)
+
+
+def test_samples_that_the_source_has_learned_from_are_told_and_leave_no_interval() -> None:
+    """Its features know them: held-out folds of them are not held out from it."""
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        target, source = engine.portfolio["target"].data("train"), engine.portfolio["same"].data("train")
+        row = engine.advise("target", share=1.0).rows[0]
+        assert (row.shared, row.expected.low < row.expected.mean) == (0, True)
+        both = torch.cat([target.inputs[:10], source.inputs[:50]])
+        for split, inputs in {"some": both, "other shape": both[:, :5]}.items():
+            task = Task(descriptor=split, train=(inputs, torch.arange(60) % 2))
+            shared = _shared(engine.portfolio["same"], task, Budget())
+            assert shared == (50 if split == "some" else 0)
+            assert _shared(engine.portfolio["same"], task, Budget(samples=20)) == (10 if split == "some" else 0)
+        several = [Task(descriptor=name, train=({"a": both[rows], "b": both[rows]}, torch.arange(len(both[rows])) % 2))
+                   for name, rows in (("one", slice(20)), ("two", slice(10, 60)))]  # fmt: skip
+        assert _shared(*several, Budget()) == 10
+        engine.register_task(Task(descriptor="some", train=(both, torch.arange(60) % 2)))
+        row = next(r for r in engine.advise("some", share=1.0).rows if r.source == "same")
+        assert (row.shared, row.expected.low, row.expected.high) == (50, row.expected.mean, row.expected.mean)
+    told = paragraph(Advised(target="t", source="same", strategy="lp_ft", metric="accuracy", rows=(row,)))
+    assert "50 of the target's training samples are also the source's: the expected score is too good." in told
+    assert "95 %" not in told
 
 
 def test_a_near_tie_of_looks_tells_nothing_of_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
