@@ -533,8 +533,17 @@ def test_the_command_with_its_options(folder: Path, served: list[Any], monkeypat
     assert result.output.startswith("http://[::1]:")
     assert "whoever reaches" not in result.stderr
     assert "whoever reaches this machine" in invoke("--serve", "--port", "0", "--host", "0.0.0.0").stderr
+    (folder / "my.toml").write_text("")
+    (folder / "ab").mkdir()
+    empty = invoke("--serve", "ab", "--port", "0")
+    assert "shows 0 runs" in empty.stdout
+    assert "ab holds no run yet, and none of its folders does; valid: a; runs" in empty.stderr
+    assert "holds no run" not in invoke("--serve", ".", "--port", "0").stderr
     for arguments, told in {
-        ("--serve", "nowhere"): "no folder nowhere",
+        ("--serve", "nowhere"): "no folder nowhere; valid: a",
+        ("--serve", "aa"): "no folder aa; did you mean 'a'?",
+        ("--serve", "my.toml"): "my.toml is a file, not a folder of runs; valid: a",
+        ("a_run",): "no run in a_run: run.json cannot be read (No such file or directory); valid: a",
         ("--serve", "x", "--store", str(folder / "a" / "store.db")): "the store has no run 'x'",
         ("--serve", "--store", "nowhere.db"): "no store at nowhere.db",
         ("--serve", "--host", "192.0.2.1"): "cannot serve on 192.0.2.1",

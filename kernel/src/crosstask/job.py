@@ -21,7 +21,7 @@ import torch
 from crosstask.components import Component
 from crosstask.context import LocalContext
 from crosstask.engine import TransferEngine
-from crosstask.errors import CrosstaskError, RecipeError, RunError, StoreError
+from crosstask.errors import CrosstaskError, RecipeError, RunError, StoreError, nearest
 from crosstask.frozen import check_frozen
 from crosstask.learning.devices import resolve_device
 from crosstask.manifest import DEFAULT
@@ -101,10 +101,28 @@ def _read_record(folder: Path) -> RunRecord:
     try:
         made: RunRecord = structure(json.loads(path.read_text(encoding="utf-8")), RunRecord, str(path))
     except OSError as error:
-        raise RunError(f"no run in {folder}: {path.name} cannot be read ({error.strerror})") from None
+        raise RunError(
+            f"no run in {folder}: {path.name} cannot be read ({error.strerror}){runs_beside(folder)}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is not a run's record: {error}") from None
     return made
+
+
+def runs_beside(folder: Path) -> str:
+    """The end of an error about a folder that holds no run: the nearest name of one beside it that holds some (itself
+    or in a folder of its own); nothing where there is none.
+    """
+    try:
+        place = Path(os.path.abspath(folder)).parent  # noqa: PTH100 - links stay as they are written
+        found = [
+            each.name
+            for each in place.iterdir()
+            if each.name != folder.name and ((each / "run.json").is_file() or next(each.glob("*/run.json"), None))
+        ]
+    except (OSError, ValueError):
+        return ""
+    return nearest(folder.name, found) if found else ""
 
 
 def still_running(folder: Path, run_id: str) -> str | None:

@@ -68,6 +68,7 @@ def _serve(runs: tuple[str, ...], url: str | None, host: str, port: int, opening
 
     from crosstask.cli.store import opened
     from crosstask.errors import RunError
+    from crosstask.job import runs_beside
     from crosstask.registry import Registry
     from crosstask.report import available
 
@@ -78,9 +79,15 @@ def _serve(runs: tuple[str, ...], url: str | None, host: str, port: int, opening
     with contextlib.ExitStack() as stack:
         if url is None:
             folders = [Path(run) for run in runs or (".",)]
-            if missing := [folder for folder in folders if not folder.is_dir()]:
-                raise RunError(f"no folder {missing[0]}")
+            for folder in folders:
+                if not folder.is_dir():
+                    what = f"{folder} is a file, not a folder of runs" if folder.is_file() else f"no folder {folder}"
+                    raise RunError(f"{what}{runs_beside(folder)}")
             shown = Runs(folders)
+            for folder in folders:
+                if not Runs([folder]).all():
+                    told = f"{folder} holds no run yet, and none of its folders does{runs_beside(folder)}"
+                    say(f"{told}; runs that begin there are shown", err=True)
         else:
             shown = Runs(store=stack.enter_context(opened(url)), wanted=runs)
             if missing_ids := sorted(set(runs) - {run.record.run_id for run in shown.all().values()}):
