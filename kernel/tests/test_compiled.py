@@ -26,6 +26,7 @@ from crosstask.learning.modules import (
     replace_head,
 )
 from crosstask.learning.own_models import copied
+from crosstask.learning.training import misfit
 from crosstask.learning.transferring import fresh_model, receive
 from crosstask.testing import blobs
 
@@ -187,3 +188,12 @@ def test_a_transfer_measures_the_same(registry: Registry) -> None:
             result = engine.transfer_knowledge("a", "b")
         found.append((result.score.mean, result.scratch_score.mean, sorted(map(plain_name, result.transferred))))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_inputs_that_do_not_fit_are_said_without_a_log_of_torch(how: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """A trial pass through the compiled model wrote some 25 lines of what had failed in the compiler."""
+    _, made = models(how)
+    wide = Task(descriptor="wide", train=(torch.randn(8, 13), torch.arange(8) % 3))
+    assert "13" in str(misfit(made, wide))
+    assert capfd.readouterr() == ("", "")

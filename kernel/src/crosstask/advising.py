@@ -311,7 +311,7 @@ def _parts(inputs: Any) -> list[Tensor]:
 
 def _digests(parts: Sequence[Tensor]) -> Iterator[bytes]:
     """A digest of each sample of inputs in parts [N, ...]."""
-    for each in zip(*(part.detach().split(1024) for part in parts), strict=True):
+    for each in zip(*(torch.split(part.detach(), 1024) for part in parts), strict=True):
         rows = [part.reshape(len(part), -1).cpu().contiguous().view(torch.uint8).numpy() for part in each]
         for row in zip(*rows, strict=True):
             yield hashlib.blake2b(b"".join(each.tobytes() for each in row), digest_size=16).digest()

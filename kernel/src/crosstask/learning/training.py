@@ -16,7 +16,7 @@ from crosstask.descriptors import MultiInput
 from crosstask.errors import CrosstaskError, DataError, RunError, of_kind, told
 from crosstask.learning.data import batches
 from crosstask.learning.models import optimizer_for
-from crosstask.learning.modules import forward, seeded, without_values
+from crosstask.learning.modules import forward, seeded, uncompiled, without_values
 from crosstask.learning.objectives import called, loss_of, metric_of, outputs_of
 from crosstask.options import structure
 from crosstask.records import Budget, LearningCurve
@@ -158,7 +158,8 @@ def misfit(model: nn.Module, task: Task, split: str = "train") -> str | None:
                 f"{type(model).__name__} cannot be set to evaluation mode ({_line(error)}), as nothing can that "
                 "torch.export has made: give the module that was exported, with its weights, and export what comes out"
             )
-        with torch.no_grad():
+        # torch.compile writes pages of its own log about inputs that do not fit
+        with torch.no_grad(), uncompiled():
             outputs = answer(model, data.inputs.to(device))
     except (DataError, MemoryError, torch.OutOfMemoryError) as error:
         return str(error) if isinstance(error, DataError) else told(error)
