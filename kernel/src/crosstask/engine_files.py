@@ -118,7 +118,7 @@ def _written(folder: Path) -> set[Path] | None:
             return None
         named = [told.get(kind) for told in head["tasks"] for kind in ("model", "data")]
         files = {_inside(folder, name).relative_to(folder.resolve()) for name in named if name}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, StoreError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StoreError):
         return None
     return files | {Path("graph.json"), Path(HEAD)}
 
@@ -155,7 +155,7 @@ def open_engine(
         head = json.loads((root / HEAD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{root} is no engine that was saved: it has no {HEAD}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read engine {root}: {error}") from None
     if not isinstance(head, dict) or head.get("format") != FORMAT or not isinstance(head.get("tasks"), list):
         raise StoreError(f"{root}: an engine of another format; this crosstask reads {FORMAT}")

@@ -338,7 +338,7 @@ class _Child:
             for text in whole:
                 try:
                     line = json.loads(text)
-                except ValueError:
+                except (ValueError, RecursionError):
                     line = {}
                 if not isinstance(line, dict):
                     line = {}

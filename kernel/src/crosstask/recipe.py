@@ -109,6 +109,9 @@ def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
+MOST_DEPTH = 100
+"""How deep the tables of a recipe may be nested."""
+
 Approve = Callable[[Mapping[str, Any], Mapping[str, str]], None]
 """Is told the values of a recipe, and where each comes from (dotted key -> file or command line), before they are used;
 raises if they must not be.
@@ -143,7 +146,7 @@ def load_recipe(
             raise RecipeError("extends cannot be set: what a recipe extends stands in its file")
         try:
             parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             parsed = value.strip()
         nested: Any = parsed
         for part in reversed(key.strip().split(".")):
@@ -350,7 +353,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not all of them a TOMLDecodeError
         raise RecipeError(f"{path}: {error}{_line_of(text, str(error))}") from None
 
 
@@ -366,6 +369,8 @@ def _merge(
     into: dict[str, Any], new: Mapping[str, Any], origins: dict[str, str], origin: str, prefix: str = ""
 ) -> None:
     """Tables merge key by key, except that choosing another component drops the old options; lists are replaced."""
+    if prefix.count(".") > MOST_DEPTH:
+        raise RecipeError(f"{origin}: tables are nested more than {MOST_DEPTH} deep: {prefix[:40]}…")
     for key, value in new.items():
         dotted = f"{prefix}{key}"
         old = into.get(key)

@@ -171,7 +171,7 @@ def _read(path: Path, table: tuple[str, ...]) -> dict[str, Any]:
         if table and not _NAMED.search(text):
             return {}
         found: Any = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, no TOML, or a number of too many digits
         raise OptionError(f"{path}: cannot be read: {error}") from None
     for key in table:
         found = found.get(key, {})

@@ -33,7 +33,7 @@ def load_state(path: str | Path, device: str | torch.device = "cpu") -> dict[str
                 raise StoreError(f"{path} is a safetensors file but no checkpoint")
             made: dict[str, Any] = unpack(json.loads(text), file.get_tensor)
             return made
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"cannot read checkpoint {path}: {error}") from None
 
 

@@ -160,7 +160,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if not isinstance(told, dict) or told.get("format") != FORMAT:
                 raise StoreError(f"{path}: a model of another format; this crosstask reads {FORMAT}")
             return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read model {path}: {error}") from None
 
 

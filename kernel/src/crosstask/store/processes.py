@@ -72,9 +72,10 @@ def still_at_work(mark: Path) -> str | None:
         told = json.loads(mark.read_text("utf-8"))
         where, pid, born = str(told["host"]), int(told["pid"]), str(told["born"])
         age = time.time() - mark.stat().st_mtime
-    except (OSError, ValueError, KeyError, TypeError):
+        ended = has_ended(where, pid, born)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-    if has_ended(where, pid, born) or (where != host() and age > LEASE):
+    if ended or (where != host() and age > LEASE):
         return None
     return f"process {pid} on {where.partition(':')[0]}"
 
