@@ -398,6 +398,7 @@ def test_torn_and_foreign_files_are_refused(tmp_path: Path) -> None:
     attempt("adapters.json", None, StoreError, "cannot read adapters")
     attempt("adapters.json", b"{", StoreError, "cannot read adapters")
     attempt("adapters.json", b"[]", StoreError, "cannot read adapters")
+    attempt("adapters.json", b"[" * 100_000, StoreError, "cannot read adapters")
     attempt("adapters.json", json.dumps(told | {"format": 9}).encode(), StoreError, "format 9, this version reads 1")
     attempt("adapters.json", json.dumps(changed).encode(), OptionError, "lora_s")
     attempt("adapters.json", json.dumps(plain).encode(), DataError, "its configuration describes no such thing")

@@ -186,6 +186,8 @@ def spoil(folder: Path, **settings: Any) -> None:
     [
         ({"lora_alpha": None}, "no number 'lora_alpha'"),
         ({"r": None}, "no number 'r'"),
+        ({"lora_alpha": 10**400}, "no number 'lora_alpha'"),
+        ({"r": float("nan")}, "no number 'r'"),
         ({"peft_type": "IA3"}, "peft_type is 'IA3', expected 'LORA'"),
         ({"use_dora": True}, "use_dora = True makes it another adapter"),
         ({"bias": "all"}, "bias = 'all' makes it another adapter"),
@@ -197,6 +199,9 @@ def test_settings_that_mean_another_adapter_are_refused(tmp_path: Path, settings
     spoil(tmp_path, **settings)
     model = AdapterModel(base())
     with pytest.raises(DataError, match=message):
+        load_peft(model, tmp_path)
+    (tmp_path / "adapter_config.json").write_text("[" * 100_000)
+    with pytest.raises(StoreError, match=r"cannot read .*adapter_config\.json: "):
         load_peft(model, tmp_path)
     assert not model.adapters
 

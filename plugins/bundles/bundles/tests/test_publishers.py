@@ -20,6 +20,7 @@ from crosstask.registry import Registry
 from crosstask.testing import reference_registry
 from crosstask.testing.commands import installed
 from crosstask_bundles import BundleError, Folder, Http, Index, open_bundle, publish_patch
+from crosstask_bundles.cli import _value
 from crosstask_bundles.index import listed, read_index
 from crosstask_bundles.testing import REFERENCE, Server, published, serving, small_bundle, small_manifest
 
@@ -208,3 +209,8 @@ def test_publish_patch_refuses(tmp_path: Path) -> None:
         with pytest.raises(kind) as caught:
             asyncio.run(publish_patch(manifest, publisher))  # type: ignore[arg-type]
         assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 10_000, "a word"])
+def test_a_value_that_is_no_toml_is_text(text: str) -> None:
+    assert (_value(text), _value("[1]")) == (text, [1])

@@ -90,6 +90,8 @@ def test_a_users_own_object_takes_it() -> None:
     ("strategy", "told"),
     [
         ("[transfer\nuse", "is a name, or a fragment of a recipe in TOML"),
+        ("seeds = " + "1" * 5000, "is a name, or a fragment of a recipe in TOML"),
+        ("seeds = " + "[" * 10_000, "is a name, or a fragment of a recipe in TOML"),
         ("[budget]\nsteps = 3", r"\[transfer\] is missing"),
         ("[transfr]\nuse = 'lp_ft'", "unknown table or key 'transfr'; did you mean 'transfer'"),
         ("[source]\nuse = 'digits'", "unknown table or key 'source'"),

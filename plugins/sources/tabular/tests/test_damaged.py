@@ -84,6 +84,14 @@ def test_a_manifest_that_is_no_file(tmp_path: Path) -> None:
         Tabular(folder=str(tmp_path)).load()
 
 
+@pytest.mark.parametrize("text", ["1" * 5000, "[" * 10_000])
+def test_a_manifest_that_python_cannot_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "tasks.toml"
+    path.write_text(f"x = {text}")
+    with pytest.raises(OptionError, match=f"^(source 'tabular': )?{path}: "):
+        Tabular(folder=str(tmp_path)).load()
+
+
 @pytest.mark.parametrize("name", ["d\\u0000.csv", "d.csv\\u0000", "\\u0000" * 5000])
 def test_names_with_nul(tmp_path: Path, name: str) -> None:
     manifest(tmp_path, name)

@@ -214,9 +214,13 @@ def test_adapters_that_do_not_fit(tmp_path: Path) -> None:
     del two.tensors["base_model.model.body.lora_A.weight"]
     with pytest.raises(DataError, match="no pair"):
         merge_lora([two, one])
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(DataError, match="no LoRA adapter that can be read"):
-        merge_lora([tmp_path, tmp_path])
+    for config in ("{}", "[" * 100_000):
+        (tmp_path / "adapter_config.json").write_text(config)
+        with pytest.raises(DataError, match="no LoRA adapter that can be read"):
+            merge_lora([tmp_path, tmp_path])
+    (write_lora(adapter(0, 2, 2.0), tmp_path / "list") / "adapter_config.json").write_text("[]")
+    with pytest.raises(DataError, match="must have peft_type LORA"):
+        read_lora(tmp_path / "list")
     with pytest.raises(DataError, match="DoRA"):
         read_lora(write_lora(adapter(0, 2, 2.0, use_dora=True), tmp_path / "dora"))
 

@@ -62,7 +62,7 @@ def read_index(folder: Path) -> Index:
         )
     except OptionError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(f"cannot read adapters from {folder}: {type(error).__name__}: {error}") from None
 
 

@@ -152,13 +152,14 @@ def _config(source: Path) -> tuple[dict[str, Any], float]:
     """(settings, the strength for our alpha / r)."""
     try:
         config = json.loads((source / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {source / CONFIG}: {error}") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else config
         raise DataError(f"{source / CONFIG}: peft_type is {kind!r}, expected 'LORA'")
     for key in ("r", "lora_alpha"):  # without them PEFT takes 8, whatever the weights were trained with
-        if isinstance(config.get(key), bool) or not isinstance(config.get(key), int | float):
+        value = config.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
             raise DataError(f"{source / CONFIG}: no number {key!r}")
     for key, wrong in REFUSED.items():
         if wrong(config.get(key)):

@@ -60,9 +60,10 @@ def read_strategy(strategy: str | Mapping[str, Any]) -> dict[str, Any]:
     elif isinstance(strategy, str) and strategy.isidentifier():
         table = {"transfer": {"use": strategy}}
     else:
+        text = structure(strategy, str, "a transfer strategy")
         try:
-            table = tomllib.loads(structure(strategy, str, "a transfer strategy"))
-        except tomllib.TOMLDecodeError as error:
+            table = tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
             raise OptionError(f"a transfer strategy is a name, or a fragment of a recipe in TOML: {error}") from None
     for key in table:
         if key not in TABLES:

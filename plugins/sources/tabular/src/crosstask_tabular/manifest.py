@@ -302,11 +302,9 @@ def _parsed(folder: Path, path: Path) -> dict[str, Any]:
     try:
         if folder.is_dir() and path.exists():
             check_file(path)  # a pipe would be waited for
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise OptionError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise OptionError(f"{path}: {error}") from None
     except DataError as error:
         raise DataError(f"no manifest {path}: {error}") from None
     except OSError as error:
@@ -314,6 +312,10 @@ def _parsed(folder: Path, path: Path) -> dict[str, Any]:
         raise DataError(f"no manifest {shown(str(path))}: {error.strerror}{told}") from None
     except ValueError as error:  # a NUL in its name
         raise OptionError(f"no manifest {shown(str(path))!r}: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"{path}: {error}") from None
 
 
 def _is_folder(folder: Path) -> bool:

@@ -41,9 +41,9 @@ def read_lora(folder: str | Path) -> LoRA:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder}: no LoRA adapter that can be read: {error}") from None
-    if config.get("peft_type", "LORA") != "LORA" or "lora_alpha" not in config:
+    if not isinstance(config, dict) or config.get("peft_type", "LORA") != "LORA" or "lora_alpha" not in config:
         raise DataError(f"{folder}: adapter_config.json must have peft_type LORA and lora_alpha")
     if config.get("use_dora"):
         raise DataError(f"{folder}: DoRA's magnitudes are no low-rank update and cannot be merged exactly")
