@@ -26,6 +26,7 @@ from crosstask import (
     StoreError,
     Task,
     TaskDescriptor,
+    TransferEdge,
     TransferEngine,
     component,
     state,
@@ -151,6 +152,30 @@ def test_how_many_of_its_samples_a_model_has_learned_from_is_said() -> None:
         found = made.adapt("t0", "t1", "fake")
         assert found.samples == (60, 60)
         assert "samples" not in repr(found) + " ".join(found.notes)
+
+
+def test_what_is_printed_is_a_line_that_can_be_read() -> None:
+    with engine() as made:
+        assert (
+            repr(made)
+            == "TransferEngine(0 tasks, 0 of them with a model; TransferGraph(0 tasks, 0 edges, 0 of them measured))"
+        )
+        assert repr(made.portfolio) == "Portfolio('portfolio': 0 tasks)"
+        for number in range(10):
+            made.register_task(blobs(f"t{number}", seed=number), unseen=number == 9)
+        made.train(["t0"])
+        made.graph.add(TransferEdge(source="t0", target="t1", transfer_coefficient=0.1, evidence="measured"))
+        made.graph.add(TransferEdge(source="t0", target="t1", transfer_coefficient=0.1, evidence="estimated"))
+        assert repr(made.graph) == "TransferGraph(10 tasks, 2 edges, 1 of them measured)"
+        assert repr(made) == f"TransferEngine(10 tasks, 1 of them with a model; {made.graph!r})"
+        assert repr(CrossTaskTransferEngine(engine=made)) == f"CrossTaskTransferEngine({made!r})"
+        assert repr(made.portfolio) == "Portfolio('portfolio': 9 tasks: t0, t1, t2, t3, t4, t5, t6, t7, ...; 1 unseen)"
+        done = made.transfer_knowledge("t0", "t1", "fake")
+        gained = f"gain {done.performance_gain:+}, coefficient {done.coefficient:+}"
+        assert str(done) == (
+            f"TransferResult('t0' to 't1' by {done.strategy}: accuracy {done.score} on test data, "
+            f"{done.scratch_score.mean:.3f} from scratch, {gained})"
+        )
 
 
 def opposed(count: int = 40, **fields: Any) -> tuple[Task, dict[str, nn.Module]]:

@@ -35,6 +35,7 @@ from crosstask.learning.transferring import (
     unfit_pair,
     without_model,
 )
+from crosstask.logs import logger
 from crosstask.points.stage import Engine
 from crosstask.points.transfer import Transfer, learner_for
 from crosstask.records import Budget, CurriculumResult, Interval, SeveralResult, TransferResult
@@ -151,7 +152,7 @@ def from_several(engine: Engine, method: Transfer, target: str, names: Sequence[
     unfit = tuple(f"{name} does not fit: {why}" for name, why in reasons.items() if why is not None)
     for name, why in reasons.items():
         if why is not None and names is not None:  # who named it counts on it
-            engine.run.log.warning("source left out", source=name, target=target, reason=why)
+            logger().warning("source left out", source=name, target=target, reason=why)
     return attrs.evolve(done, notes=(*done.notes, *unfit)).with_model(done.model)
 
 

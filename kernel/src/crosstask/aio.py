@@ -56,6 +56,9 @@ class CrossTaskTransferEngine:
         """The engine itself; read its `graph` and `portfolio` between calls."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="crosstask")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.engine!r})"
+
     def _now(self, method: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             waiting = self._thread.submit(functools.partial(method, *args, **kwargs))

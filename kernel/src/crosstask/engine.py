@@ -183,6 +183,11 @@ class TransferEngine(Engine):
         self._finished = Finished()
         self._described: dict[Discoverer, dict[tuple[str, str], _Described]] = {}
 
+    def __repr__(self) -> str:
+        held = [*self.portfolio, *self.portfolio.unseen]
+        models = sum(task.model is not None for task in held)
+        return f"{type(self).__name__}({len(held)} tasks, {models} of them with a model; {self.graph!r})"
+
     def __enter__(self) -> TransferEngine:
         return self
 

@@ -243,6 +243,11 @@ class TransferGraph:
         for task in structure(tasks, tuple[Any, ...], "the tasks of a transfer graph"):
             self.add_task(task)
 
+    def __repr__(self) -> str:
+        measured = sum(edge.measured for _, _, edge in self._graph.edges(data="edge"))
+        tasks, edges = self._graph.number_of_nodes(), self._graph.number_of_edges()
+        return f"{type(self).__name__}({tasks} tasks, {edges} edges, {measured} of them measured)"
+
     @property
     def networkx(self) -> nx.MultiDiGraph:
         """The graph itself: node attribute `descriptor`, edge attribute `edge`."""

@@ -112,6 +112,13 @@ class TransferResult(Shown):
     budget: Budget = attrs.field(factory=Budget)
     options: dict[str, Any] = attrs.field(factory=dict)
 
+    def __repr__(self) -> str:
+        gained = f"gain {self.performance_gain:+}, coefficient {self.coefficient:+}"
+        return (
+            f"{type(self).__name__}({self.source!r} to {self.target!r} by {self.strategy}: {self.metric} {self.score} "
+            f"on {self.split} data, {self.scratch_score.mean:.3f} from scratch, {gained})"
+        )
+
     def __getitem__(self, name: str) -> Any:
         """A field by name; of one with an interval the mean: `result["performance_gain"]` is a number."""
         if name not in attrs.fields_dict(type(self)):

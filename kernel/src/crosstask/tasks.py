@@ -242,6 +242,11 @@ class Portfolio:
         self._tasks.pop(task_id, None)
         self._unseen.pop(task_id, None)
 
+    def __repr__(self) -> str:
+        names = ", ".join([*self.ids[:8], *(["..."] if len(self) > 8 else [])])
+        unseen = f"; {len(self._unseen)} unseen" if self._unseen else ""
+        return f"{type(self).__name__}({self.name!r}: {len(self)} tasks{': ' if names else ''}{names}{unseen})"
+
     def __iter__(self) -> Iterator[Task]:
         return iter(self._tasks.values())
 
