@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from crosstask import Budget, DataError, Registry, Task, TransferEngine
 from crosstask.learning.modules import load_matching, load_tensors, redraw, trainable
 from crosstask.learning.own_models import copied
+from crosstask.learning.training import dtype_of
 from crosstask.learning.transferring import fresh_model, receive, unfit_pair
 from crosstask.tasks import Portfolio
 from crosstask.testing import blobs
@@ -225,3 +226,11 @@ def test_models_of_another_type_or_without_values_say_what_would_be_right(regist
             nowhere = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
         with pytest.raises(DataError, match=r"'0\.weight' of Sequential lies on the meta device"):
             engine.register_task(blobs("c"), nowhere)
+
+
+def test_the_type_of_a_model_is_of_its_first_real_numbers() -> None:
+    model = made(Picks)
+    assert next(model.parameters()).dtype == torch.int64
+    assert dtype_of(model.double()) == torch.float64
+    assert dtype_of(nn.Linear(2, 3, dtype=torch.complex128)) == torch.float64
+    assert dtype_of(nn.ReLU()) == torch.get_default_dtype()

@@ -61,6 +61,14 @@ def device_of(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The floating-point type of a model's first parameter that is no whole number, of a complex one that of its parts
+    (torch's default if there is none).
+    """
+    kinds = (p.dtype for p in model.parameters() if p.is_floating_point() or p.is_complex())
+    return next(kinds, torch.get_default_dtype()).to_real()
+
+
 @torch.no_grad()
 def predict(model: nn.Module, inputs: Tensor | MultiInput, batch_size: int = 4096) -> Tensor:
     """Logits for all inputs in evaluation mode, on the inputs' device; the model's mode is restored. DataError if the

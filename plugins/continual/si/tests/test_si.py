@@ -101,3 +101,26 @@ def test_class_incremental_stays_near_one_in_five() -> None:
     with pytest.warns(ScenarioWarning, match="no loss ever compares a class"):
         made = learned(SI(), "class")
     assert sum(made.evaluate_all_tasks().values()) / 5 < 0.4
+
+
+def test_a_complex_weight_matters_as_both_its_parts_together() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start, step, slope = (torch.randn(4, 2, generator=generator) for _ in range(3))
+
+    def learned_by(weight: torch.Tensor, change: torch.Tensor, gradient: torch.Tensor) -> Any:
+        model: Any = torch.nn.Module()
+        model.weight = torch.nn.Parameter(weight.clone())
+        strategy = SI(xi=1e-2)
+        strategy.task_begins(model, pairs()[0])
+        model.weight.grad = gradient.clone()
+        strategy.after_backward(model)
+        with torch.no_grad():
+            model.weight += change
+        strategy.after_step(model)
+        return strategy, model
+
+    made, model = learned_by(*(torch.view_as_complex(t) for t in (start, step, slope)))
+    other, _ = learned_by(start, step, slope)
+    work = other._path.work[0].sum(-1)
+    made.task_ends(model, pairs()[0])
+    torch.testing.assert_close(made.importance["weight"], work.clamp_min(0) / (step.square().sum(-1) + 1e-2))

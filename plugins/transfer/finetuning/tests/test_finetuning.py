@@ -21,6 +21,7 @@ from crosstask.points.transfer import Transfer
 from crosstask.records import Budget
 from crosstask.registry import Registry
 from crosstask.tasks import Task
+from crosstask.testing import blobs
 from crosstask_finetuning import (
     L2SP,
     LPFT,
@@ -461,3 +462,29 @@ def test_when_features_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert features_for(model, bare, budget, 30) is not None
     assert features_for(model, bare, budget, 1) is None, "one step looks at fewer samples"
+
+
+def test_l2_sp_pulls_complex_weights_as_pairs_of_real_ones() -> None:
+    class Waves(nn.Module):
+        def __init__(self, pairs: bool) -> None:
+            super().__init__()
+            drawn = torch.randn(6, 2, 2, generator=torch.Generator().manual_seed(0))
+            self.wave = nn.Parameter(drawn if pairs else torch.view_as_complex(drawn))
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                self.head = nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            wave = self.wave if self.wave.is_complex() else torch.view_as_complex(self.wave)
+            found: Tensor = self.head((inputs.to(wave.dtype) @ wave.T).abs())
+            return found
+
+    def learned(pairs: bool, alpha: float) -> Tensor:
+        model, source = Waves(pairs), Waves(pairs)
+        method = L2SP(alpha=alpha, beta=0.1, head_share=0.0)
+        method.learn(model, source, blobs("a"), Budget(steps=20), torch.Generator().manual_seed(0))
+        wave = model.wave.detach()
+        return torch.view_as_real(wave) if wave.is_complex() else wave
+
+    torch.testing.assert_close(learned(False, 5.0), learned(True, 5.0), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(learned(False, 5.0), learned(False, 0.0), atol=1e-3)

@@ -28,7 +28,7 @@ def fitted(values: Mapping[str, Tensor], model: nn.Module) -> Weights:
         if name in values:
             known = values[name].to(p.device)
             if known.shape != p.shape:
-                wider = torch.zeros_like(p, requires_grad=False)
+                wider = known.new_zeros(p.shape)
                 wider[tuple(slice(n) for n in known.shape)] = known
                 known = wider
             found[name] = known
@@ -71,7 +71,9 @@ class Pull:
         names = [n for n in importance if n in known and known[n].requires_grad]
         self.parameters: list[Tensor] = [known[n] for n in names]
         weights, centres = fitted(importance, model), fitted(centre, model)
-        self.weights, self.centres = [weights[n] for n in names], [centres[n] for n in names]
+        # of a complex weight both parts are held alike, and torch multiplies tensors of one type
+        self.weights = [weights[n].to(known[n].dtype) for n in names]
+        self.centres = [centres[n] for n in names]
         self.shares: list[Tensor] = []
 
     @torch.no_grad()

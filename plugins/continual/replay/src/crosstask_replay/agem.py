@@ -44,8 +44,8 @@ class AGEM(ContinualStrategy):
         found = torch.autograd.grad(loss, used, allow_unused=True)
         with torch.no_grad():
             pairs = [(p.grad, r) for p, r in zip(used, found, strict=True) if p.grad is not None and r is not None]
-            along = torch.stack([torch.vdot(g.flatten(), r.flatten()) for g, r in pairs]).sum()
-            square = torch.stack([torch.vdot(r.flatten(), r.flatten()) for _, r in pairs]).sum()
+            along = torch.stack([torch.vdot(g.flatten(), r.flatten()).real for g, r in pairs]).sum()
+            square = torch.stack([torch.vdot(r.flatten(), r.flatten()).real for _, r in pairs]).sum()
             factor = torch.where(square > 0, along.clamp_max(0) / square, 0)  # no synchronisation with a device
             for g, r in pairs:
                 g.sub_(r * factor)

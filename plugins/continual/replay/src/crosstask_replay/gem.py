@@ -66,7 +66,7 @@ class GEM(ContinualStrategy):
         if not self._rows:
             return
         parameters = [p for p in model.parameters() if p.requires_grad]
-        ours = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        ours = torch.cat([_flat(torch.zeros_like(p) if p.grad is None else p.grad) for p in parameters])
         theirs = torch.stack([self._gradient(model, parameters, rows) for rows in self._rows])
         along = _array(theirs @ ours)
         if not (along < 0).any() and np.isfinite(along).all():
@@ -78,8 +78,10 @@ class GEM(ContinualStrategy):
             )
         weights = projection_weights(gramian, along, self.margin, torch.finfo(ours.dtype).eps)
         ours = ours + torch.as_tensor(weights).to(ours) @ theirs
-        for p, part in zip(parameters, ours.split([p.numel() for p in parameters]), strict=True):
-            p.grad = part.view_as(p).clone()
+        sizes = [p.numel() * (2 if p.is_complex() else 1) for p in parameters]
+        for p, part in zip(parameters, ours.split(sizes), strict=True):
+            own = part.clone()
+            p.grad = torch.view_as_complex(own.view(*p.shape, 2)) if p.is_complex() else own.view_as(p)
 
     def _gradient(self, model: ContinualModel, parameters: list[torch.nn.Parameter], rows: Tensor) -> Tensor:
         """The gradient of the mean loss of (some of) one task's memory, as one vector."""
@@ -90,7 +92,7 @@ class GEM(ContinualStrategy):
         loss = model.loss(model(batch.inputs, batch.task_ids), batch)
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        return torch.cat([part.flatten() for part in parts]).detach()
+        return torch.cat([_flat(part) for part in parts]).detach()
 
     def task_ends(self, model: ContinualModel, task: Task) -> None:
         data = model.data(task)
@@ -103,6 +105,11 @@ class GEM(ContinualStrategy):
             new = {name: torch.cat([self.memory[name][kept], column]) for name, column in new.items()}
         self.memory = new
         self._generator, self._rows = None, []
+
+
+def _flat(gradient: Tensor) -> Tensor:
+    """As one vector, of complex numbers with both parts of each."""
+    return (torch.view_as_real(gradient.resolve_conj()) if gradient.is_complex() else gradient).flatten()
 
 
 def _array(values: Tensor) -> Array:

@@ -68,7 +68,7 @@ class SI(ContinualStrategy):
             if p.grad is None:
                 kept.zero_()
             else:
-                kept.copy_(p.grad)
+                kept.copy_(p.grad.conj())  # the real part of its product with a step is what both parts bring
         torch._foreach_copy_(path.before, path.parameters)
         if self._pull is not None:
             self._pull.add_gradient(2 * self.strength)
@@ -85,7 +85,7 @@ class SI(ContinualStrategy):
         assert path is not None
         new = {}
         for name, start, work in zip(path.names, path.start, path.work, strict=True):
-            new[name] = work.clamp_min(0) / ((now[name] - start) ** 2 + self.xi)
+            new[name] = work.real.clamp_min(0) / ((now[name] - start).abs() ** 2 + self.xi)
         check_importance(new, self.origin, task.task_id, "the task's training has not lowered its loss")
         before = fitted(self.importance, model)
         self.importance = {name: before[name] + value if name in before else value for name, value in new.items()}

@@ -17,7 +17,7 @@ from crosstask.learning.data import batches
 from crosstask.learning.inputs import kind_of, shape_of
 from crosstask.learning.modules import Headless, copy_of, head_keys, redraw, seeded, trainable
 from crosstask.learning.own_models import copied
-from crosstask.learning.training import device_of, predict
+from crosstask.learning.training import device_of, dtype_of, predict
 from crosstask.options import component, option
 from crosstask.points.distillation import Distilled
 from crosstask.records import Budget, MetaKnowledge
@@ -130,11 +130,16 @@ class Representation(EncoderDistiller):
             assert task.model is not None
             seen = inputs[: self.samples].to(device_of(task.model))
             if isinstance(seen, Tensor) and not seen.is_floating_point() and not _has_tokens(task):
-                seen = seen.to(_dtype_of(task.model))
+                seen = seen.to(dtype_of(task.model))
             try:
-                teachers.append(Teacher(task, seen, _standard(predict(Headless(task.model), seen))))
+                features = predict(Headless(task.model), seen)
             except DataError as error:
                 left_out[task.task_id] = str(error)
+                continue
+            if features.is_complex():
+                left_out[task.task_id] = "gives features of complex numbers, which no linear map of real ones gives"
+                continue
+            teachers.append(Teacher(task, seen, _standard(features)))
         return teachers, left_out
 
     def _trained(self, reference: Task, teachers: Sequence[Teacher], seed: int) -> Universal:
@@ -152,7 +157,7 @@ class Representation(EncoderDistiller):
         with seeded(seed):
             shapes = {name: tuple(mapped[name].inputs.shape[1:]) for name in sorted(mapped)} if _is_plain(own) else {}
             universal = Universal(model, kind, shapes, self.rank)
-            universal.to(device_of(reference.model), dtype=_dtype_of(reference.model))
+            universal.to(device_of(reference.model)).encoders.to(dtype=dtype_of(reference.model))
             with torch.no_grad():
                 width = universal.eval()(own.inputs[:2]).shape[1]
             heads = nn.ModuleList(nn.Linear(width, t.features.shape[1]) for t in teachers)
@@ -161,7 +166,7 @@ class Representation(EncoderDistiller):
                 nn.BatchNorm1d(width, affine=False), nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, len(names))
             )
         for module in (heads, critic):
-            module.to(device_of(reference.model), dtype=_dtype_of(reference.model))
+            module.to(device_of(reference.model), dtype=dtype_of(reference.model))
         optimizer = torch.optim.Adam([*universal.parameters(), *heads.parameters()], lr=self.learning_rate)
         judge = torch.optim.Adam(critic.parameters(), lr=self.learning_rate)
         generator = torch.Generator().manual_seed(seed)
@@ -208,7 +213,7 @@ class Representation(EncoderDistiller):
             )
         with torch.no_grad():
             for name in fits:
-                if state[name].is_floating_point():
+                if state[name].is_floating_point() or state[name].is_complex():
                     state[name].lerp_(mine[name].to(state[name]), rate)
         return changed
 
@@ -288,7 +293,3 @@ def _groups(teachers: Sequence[Teacher]) -> dict[str, str]:
         several = len(kinds[domain]) > 1
         found[teacher.task.task_id] = f"{domain} {shape}".replace(".", "_") if several else domain
     return found
-
-
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    return next(p.dtype for p in model.parameters())

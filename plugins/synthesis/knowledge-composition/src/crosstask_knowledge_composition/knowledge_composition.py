@@ -14,7 +14,7 @@ from crosstask.graph import TransferGraph
 from crosstask.learning.inputs import joined as joined_inputs
 from crosstask.learning.inputs import kind_of
 from crosstask.learning.modules import Headless, forward
-from crosstask.learning.training import predict
+from crosstask.learning.training import device_of, dtype_of, predict
 from crosstask.options import component, option
 from crosstask.points.synthesis import Synthesizer
 from crosstask.reading import DENSE
@@ -84,12 +84,13 @@ class KnowledgeComposition(Synthesizer):
             best = self._calibrated(best, scene)
         if is_single(new_task):  # two classes by how far the second is above the first
             best = attrs.evolve(best, weight=best.weight[1:] - best.weight[:1], bias=best.bias[1:] - best.bias[:1])
-        like = next(best.trunk.module.parameters())
-        head = skip_init(nn.Linear, best.weight.shape[1], len(best.weight), dtype=like.dtype, device=like.device)
+        trunk = best.trunk.module
+        size = best.weight.shape
+        head = skip_init(nn.Linear, size[1], size[0], dtype=dtype_of(trunk), device=device_of(trunk))
         with torch.no_grad():
             head.weight.copy_(best.weight)
             head.bias.copy_(best.bias)
-        model = Composed(best.trunk.module, head).eval()
+        model = Composed(trunk, head).eval()
         model.provenance = Provenance(
             strategy="knowledge_composition",
             new_task=new_task.task_id,

@@ -34,6 +34,10 @@ def stitch(features: Tensor, outputs: Tensor) -> Stitch:
     """
     if len(features) < FEWEST:
         raise DataError(f"stitching two models needs at least {FEWEST} inputs that both have seen, got {len(features)}")
+    if features.is_complex() or outputs.is_complex():
+        raise DataError(
+            "features of complex numbers cannot be stitched: let the trunk end in real ones (their sizes, say)"
+        )
     x, y = (t.detach().to("cpu", torch.float64).flatten(1) for t in (features, outputs))
     count, mean_x, mean_y = len(x), x.mean(0), y.mean(0)
     x, y = x - mean_x, y - mean_y

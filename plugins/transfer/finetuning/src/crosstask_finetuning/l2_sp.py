@@ -40,12 +40,17 @@ class L2SP(Transfer):
         def penalty(inputs: Tensor, outputs: Tensor) -> Tensor:
             total = outputs.new_zeros(())
             for parameter, start in zip(kept, starts, strict=True):
-                total = total + self.alpha / 2 * (parameter - start).square().sum()
+                total = total + self.alpha / 2 * _square(parameter - start)
             for parameter in new:
-                total = total + self.beta / 2 * parameter.square().sum()
+                total = total + self.beta / 2 * _square(parameter)
             return total
 
         return history.extend(fit(model, task, budget, generator, steps=budget.steps - first, penalty=penalty))
+
+
+def _square(weights: Tensor) -> Tensor:
+    """|weights|²: of complex ones the squares of both parts."""
+    return (torch.view_as_real(weights) if weights.is_complex() else weights).square().sum()
 
 
 def _divide(model: nn.Module, source: nn.Module) -> tuple[list[nn.Parameter], list[Tensor], list[nn.Parameter]]:
