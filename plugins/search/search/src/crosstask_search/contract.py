@@ -17,7 +17,8 @@ class Search(Component):
     """Proposes points of a space by what earlier trials came to: ask and tell. Higher values are better.
 
     `crosstask_search.run_search` asks and tells, evaluates, keeps the trials. Let proposals depend on the trials and on
-    `self.context.seed_for(…, len(trials))` alone: then a search that was killed goes on as if it had not been.
+    `self.context.seed_for(…, len(trials))` alone: then a search that was killed goes on, with one worker as if it had
+    not been.
 
     `blind` says how many of the first proposals do not depend on what trials come to: networks that these name are
     trained together where that is quicker.

@@ -56,14 +56,21 @@ def run_search(
     evaluated before is not evaluated again: the trial takes over what it came to. The search ends after `evaluations`
     trials, or when every point of the space has been evaluated.
 
-    Where `evaluate` is a `crosstask_search.objective.Several`, proposals that do not depend on what others come to
-    (`Search.blind`; in one process also `parallel` at a time) are evaluated in groups, with the trials of one after the
-    other.
+    With one worker trials are proposed in rounds: first those that do not depend on what others come to
+    (`Search.blind`), then `parallel` at a time, with the others of the round shown as running. Where `evaluate` is a
+    `crosstask_search.objective.Several`, the trials of a round are evaluated in groups, with those of one after the
+    other; with several workers the blind ones are.
 
     With a `key`, which must name what `evaluate` measures, every trial is remembered as soon as it has ended, in such
-    groups with those before it, and a search with the same key, space, component, options and seed goes on where an
-    earlier one was stopped. `trials` are those of an earlier search (`SearchResult.trials`), taken over as the first of
-    the `evaluations`; those that had not ended are left out.
+    rounds with those before it, and a search with the same key, space, component, options and seed goes on where an
+    earlier one was stopped. With one worker and the same `parallel` it comes to what it would have come to without the
+    stop, also where the earlier one was for fewer `evaluations`. With several workers a proposal that is not blind
+    depends on which trials happened to end first: a search goes on from all that had ended, and its later points may be
+    others. Its trials that are not blind are taken up by searches with several workers, however many, which also take
+    up what one at a time came to.
+
+    `trials` are those of an earlier search (`SearchResult.trials`), taken over as the first of the `evaluations`; those
+    that had not ended are left out.
 
     `warm_starts` are tried first, those that the space does not contain left out. OptionError: a space without a valid
     point, a proposal or an earlier trial that is not in the space, an `evaluate` that cannot be sent to the processes
@@ -76,13 +83,15 @@ def run_search(
         raise OptionError(f"evaluate must be a function of a point, got {evaluate!r}")
     space.require_points()
     chosen = cast(Search, context.resolve("search", search))
-    begun = _Running(context, chosen, space, evaluate, evaluations, key)
+    workers = context.workers
+    at_once = int(parallel or workers)  # may be a number of numpy, which no key takes
+    begun = _Running(context, chosen, space, evaluate, evaluations, key, at_once, 1 in (workers, at_once))
     begun.starts = [w for w in map(_warm, warm_starts) if space.contains(w.point)]
     context.call(chosen, "search_begins", space=space, task=task, models=models)
-    begun.recall()
-    begun.take_over(trials)
+    begun.blind = 0.0 if context.wrapping() else blind_of(chosen)  # wrappers may look at what trials say
+    begun.take_up(trials)
     started = time.perf_counter()
-    begun.work(parallel or context.workers)
+    begun.work()
     return begun.result(time.perf_counter() - started)
 
 
@@ -100,10 +109,17 @@ class _Running:
     evaluate: Callable[[Point], float]
     evaluations: int
     key: str | None
+    at_once: int
+    in_turn: bool
+    """Whether what has ended when a trial is proposed does not hang on which of several workers is quicker."""
+    blind: float = 0.0
+    """How many of the first proposals do not depend on what trials come to."""
     starts: list[WarmStart] = attrs.field(factory=list)
     trials: dict[int, Trial] = attrs.field(factory=dict)
     outcomes: dict[int, Trial] = attrs.field(factory=dict)
-    """What ended before others of its round that come before it."""
+    """What ended before others of its round that come before it, or in an earlier search that did not end the round."""
+    earlier: set[int] = attrs.field(factory=set)
+    """Numbers of those that an earlier search came to."""
     rounds: dict[int, deque[int]] = attrs.field(factory=dict)
     """By number of a trial: those of its round that are not told yet, in their order."""
     sent: set[int] = attrs.field(factory=set)
@@ -116,38 +132,62 @@ class _Running:
     """What proposing a point has raised."""
     telling: bool = False
     """Whether an outcome is being kept and told, not waited for."""
-    at_once: int = 1
-    """Trials of a round whose proposals may depend on what earlier ones came to."""
 
-    def _store_key(self, number: int) -> str:
+    def _store_keys(self, number: int) -> list[str]:
+        """Where a trial is looked for; the last is where it is remembered.
+
+        A point that is proposed blindly, or with all before it known, is the same however many trials run at once.
+        """
         wrappers: list[Any] = self.context.wrapping()  # they may change what is proposed
-        return key_of("trial", self.key, self.space, self.search.identity(), self.context.seed, number, wrappers)
+        parts = ("trial", self.key, self.space, self.search.identity(), self.context.seed, number, wrappers)
+        plain = key_of(*parts)
+        if number < self.blind or self.at_once == 1:
+            return [plain]
+        if self.in_turn:
+            return [key_of(*parts, self.at_once)]
+        return [plain, key_of(*parts, "as they end")]
 
-    def recall(self) -> None:
-        """Take up the trials of an earlier run of the same search."""
+    def take_up(self, trials: Iterable[Trial]) -> None:
+        """Take up the trials of an earlier run of the same search, and those that are given, under numbers from 0 in
+        their order.
+
+        Those of a round that is not whole count as running until the rest of it is proposed, as they would in a search
+        that was not stopped.
+        """
+        found = self._recalled()
+        for number, trial in enumerate(t for t in trials if t.status != "running"):
+            if number not in found and number < self.evaluations:
+                point = self.space.check(trial.point, f"trials: trial {trial.number}")
+                found[number] = attrs.evolve(trial, number=number, point=point)
+        self.earlier.update(found)
+        for own in self._rounds():
+            known = [found[number] for number in own if number in found]
+            for trial in known:
+                if len(known) == len(own):
+                    self._take(trial)
+                else:
+                    self._begin(trial.number, trial.point)
+                    self.sent.add(trial.number)
+                    self.outcomes[trial.number] = trial
+
+    def _recalled(self) -> dict[int, Trial]:
+        found: dict[int, Trial] = {}
         for number in range(self.evaluations) if self.key is not None else ():
-            stored = self.context.recall("trials", self._store_key(number))
+            *elsewhere, own = self._store_keys(number)
+            looked = [self.context.recall("trials", key, claim=False) for key in elsewhere]
+            stored = next(filter(None, looked), None) or self.context.recall("trials", own)
             if stored is not None:
                 try:
                     trial: Trial = structure(stored.payload, Trial, "stored trial")
-                    trial = attrs.evolve(trial, point=self.space.check(trial.point, "stored trial"))
+                    found[number] = attrs.evolve(trial, point=self.space.check(trial.point, "stored trial"))
                 except OptionError as error:
                     raise StoreError(f"a stored trial cannot be read: {error}") from None
-                self._take(trial)
+        return found
 
-    def take_over(self, trials: Iterable[Trial]) -> None:
-        """Take up trials that are given, under numbers from 0 in their order."""
-        for number, trial in enumerate(t for t in trials if t.status != "running"):
-            if number not in self.trials and number < self.evaluations:
-                point = self.space.check(trial.point, f"trials: trial {trial.number}")
-                self._take(attrs.evolve(trial, number=number, point=point))
-
-    def work(self, at_once: int) -> None:
+    def work(self) -> None:
         """Evaluate what is to be evaluated, whatever becomes of the processes that do it."""
-        one_process = isinstance(self.evaluate, Several) and self.context.workers == 1
-        self.at_once = at_once if one_process else 1
         while True:
-            outcomes = iter(self.context.jobs(self.jobs(), at_once=1 if one_process else at_once))
+            outcomes = iter(self.context.jobs(self.jobs(), at_once=1 if self.in_turn else self.at_once))
             try:
                 while (outcome := next(outcomes, None)) is not None:
                     for each in outcome[1]:
@@ -203,9 +243,7 @@ class _Running:
         for own in self._rounds():
             for number in own:
                 if number not in self.trials and (count is None or len(self.tried) < count):
-                    point = self._propose()
-                    self.trials[number] = Trial(number=number, point=point)
-                    self.tried.add(self.space.key(point))
+                    self._begin(number, self._propose(number))
             own = [number for number in own if number in self.trials]
             waiting = deque(number for number in own if self.trials[number].status == "running")
             self.rounds |= dict.fromkeys(waiting, waiting)
@@ -216,16 +254,18 @@ class _Running:
 
     def _rounds(self) -> Iterator[list[int]]:
         """Numbers of trials that are proposed before one of them is evaluated. Nothing depends on where a search was
-        stopped.
+        stopped, nor on how many evaluations there are.
         """
-        ahead = 0.0
-        if isinstance(self.evaluate, Several) and not self.context.wrapping():  # wrappers may look at what trials say
-            ahead = blind_of(self.search)
+        ahead = self.blind if self.in_turn or isinstance(self.evaluate, Several) else 0.0
         start = 0
         while start < self.evaluations:
-            stop = int(min(start + AT_ONCE, ahead)) if start < ahead else start + self.at_once
+            stop = int(min(start + AT_ONCE, ahead)) if start < ahead else start + (self.at_once if self.in_turn else 1)
             yield list(range(start, min(stop, self.evaluations)))
             start = stop
+
+    def _begin(self, number: int, point: Point) -> None:
+        self.trials[number] = Trial(number=number, point=point)
+        self.tried.add(self.space.key(point))
 
     def _parts(self, own: Sequence[int], waiting: Iterable[int]) -> list[tuple[list[int], bool]]:
         """(numbers of a round that a job evaluates, whether together), in the order of their first.
@@ -248,13 +288,17 @@ class _Running:
             parts += [(left[start : start + size], True) for start in range(0, len(left), size)]
         return sorted([*parts, *(([number], False) for number in todo)])
 
-    def _propose(self) -> Point:
+    def _propose(self, number: int) -> Point:
         while self.starts:
             point = self.space.check(self.starts.pop(0).point)
             if self.space.key(point) not in self.tried:
                 return point
         started = time.perf_counter()
-        trials = [self.trials[number] for number in sorted(self.trials)]
+        # Only a proposal that hangs on what has ended anyway is to know of those behind a gap of an earlier search.
+        shown = sorted(self.trials)
+        if self.in_turn or number < self.blind:
+            shown = [other for other in shown if other < number]
+        trials = [self.trials[other] for other in shown]
         point = self.context.call(self.search, "propose", space=self.space, trials=trials)
         self.proposal_seconds += time.perf_counter() - started
         return self.space.check(point, f"{self.search.origin} proposed a point that is not in the space: it")
@@ -281,11 +325,14 @@ class _Running:
                     return
                 trial = attrs.evolve(known, number=number, seconds=0.0)
             waiting.popleft()
-            self._end(trial)
+            if number in self.earlier:
+                self._take(trial)
+            else:
+                self._end(trial)
 
     def _end(self, trial: Trial) -> None:
         if self.key is not None:
-            self.context.remember("trials", self._store_key(trial.number), trial)
+            self.context.remember("trials", self._store_keys(trial.number)[-1], trial)
         self._take(trial)
         told = f"{trial.value:.4g}" if trial.value is not None else f"failed: {trial.error}"
         self.context.tell("stage_progress", stage="search", detail=f"trial {trial.number}: {told}")
