@@ -55,6 +55,22 @@ class Says(nn.Module):
         return self.answer(self.layer(inputs))
 
 
+# Heads ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_head_that_the_model_does_not_have_is_said_with_the_task_and_what_it_has() -> None:
+    plain = nn.Sequential(nn.Linear(64, 2))
+    with TransferEngine(discoverers=[]) as engine:
+        with pytest.raises(
+            DataError, match=r"task 'even': head: Seq.* no module or parameter 'haed'; valid: 0, 0\.bias, 0"
+        ):
+            engine.register_task(task(model=plain, head="haed"))
+        with pytest.raises(
+            DataError, match=r"task 'even': head: Says .* 'laye'; did you mean 'layer'. Valid: layer, layer\."
+        ):
+            engine.register_task(task(model=Says(lambda answer: answer), head="laye"))
+
+
 # Data -----------------------------------------------------------------------------------------------------------------
 
 

@@ -245,8 +245,8 @@ def _named_head(model: nn.Module, name: str) -> Head:
         return Head(name)
     if name in parameters:
         return Head(None, ((name, 0),))
-    who = type(model).__name__
-    raise DataError(f"{who} has no module or parameter {name!r}{nearest(name, [*modules, *parameters])}")
+    who, valid = type(model).__name__, {plain_name(each) for each in (*modules, *parameters)} - {""}
+    raise DataError(f"{who} has no module or parameter {name!r}{nearest(name, valid)}")
 
 
 def copy_of(model: nn.Module) -> nn.Module:
