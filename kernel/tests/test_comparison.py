@@ -227,7 +227,7 @@ def test_the_command_says_what_differs_and_exits_with_it(folders: dict[str, str]
     code, told = invoke(folders["one"], folders["two"])
     assert code == 1
     for said in (
-        "two beside one", "What they were told", "s.o", "Transfers, 20 of 42 (--json has all)", "+0.103",
+        "one and two\n", "┃ one ", "What they were told", "s.o", "Transfers, 20 of 42 (--json has all)", "+0.103",
         "paired *", "+20", "not compared: more: only two has come to it",
         "42 transfers are known to both, 42 of them with another coefficient, 42 with another sign; 0 scores",
     ):  # fmt: skip
@@ -240,6 +240,18 @@ def test_the_command_says_what_differs_and_exits_with_it(folders: dict[str, str]
     code, told = invoke(folders["one"], str(Path(folders["one"]) / "nowhere"))
     assert code not in (0, 2) or "no run" in told
     assert invoke(folders["one"])[0] == 2
+
+
+def test_the_runs_are_headed_by_their_folders_in_the_order_given(folders: dict[str, str], tmp_path: Path) -> None:
+    for name, made in (("x", "two"), ("y", "one")):
+        (tmp_path / name).mkdir()
+        Path(folders[made]).rename(tmp_path / name / "run")
+    told = invoke(str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run") + "/.")[1]
+    assert told.startswith(f"{Path('x/run')} and {Path('y/run')}\n")
+    assert f"┃ {Path('x/run')}" in told
+    assert f"not compared: more: only {Path('x/run')} has come to it" in told
+    same = invoke(str(tmp_path / "x" / "run"), str(tmp_path / "x" / "run"))[1]
+    assert same.startswith("run and run\n")
 
 
 def test_the_command_as_json(folders: dict[str, str]) -> None:
