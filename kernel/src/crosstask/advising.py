@@ -94,9 +94,7 @@ def advise(
         expected, evidence = _expected(c, screened.get(name), tried.get(name), method, metric, samples)
         looked, fresh = screened.get(name), plain.get(name)
         shared = _shared(c.source, target, budget) if name in tried else 0
-        if (
-            shared and expected is not None
-        ):  # no fold is new to such a source: nothing bounds by how much it is too good
+        if shared and expected is not None:  # nothing bounds by how much it is too good
             expected = attrs.evolve(expected, low=expected.mean, high=expected.mean)
         from_scratch = _mean(plainly.get(name))
         if from_scratch is None:
@@ -116,7 +114,8 @@ def advise(
                       untrained=fresh, scratch=from_scratch, helps=helps, shared=shared,
                       setting="" if expected is None else _setting(c, tried.get(name), target, budget))
         )  # fmt: skip
-    rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried)), reverse=True)
+    mixed = any(row.source not in tried and row.expected is not None and not _useless(row) for row in rows)
+    rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried, mixed)), reverse=True)
     best = rows[0] if rows else None
     hurt = {c.source.task_id: "transfer from it was measured to hurt" for c in known if c.edge is not None and
             c.edge.measured and c.edge.hurts}  # fmt: skip
@@ -197,13 +196,14 @@ def _of_both(folds: Sequence[float], looked: float | None) -> float:
     return found if looked is None else (found + looked) / 2
 
 
-def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]]) -> tuple[int, float]:
+def _rank(row: AdviceRow, tried: Mapping[str, Sequence[float]], mixed: bool) -> tuple[int, float]:
     """What was measured or tried before what was only looked at (of the others the finalists were the best), and that
-    before what was measured not to help.
+    before what was measured not to help. Beside scores that were measured (`mixed`) those of folds stand as they are: a
+    look is no score of a transfer.
     """
     looked = -1e9 if row.screened is None else row.screened
     if row.source in tried:
-        return 1, _of_both(tried[row.source], row.screened)
+        return 1, _of_both(tried[row.source], None if mixed else row.screened)
     score = looked if row.expected is None else row.expected.mean
     if _useless(row):
         return -1, score
@@ -555,7 +555,8 @@ def paragraph(advice: Advice) -> str:
     else:
         said.append(f"Evidence: {best.evidence}.")
     if best.scratch is not None:
-        said.append(f"Training from scratch: {best.scratch:.3f} in the same setting.")
+        more = ", which is more" if best.helps is False else ""
+        said.append(f"Training from scratch: {best.scratch:.3f} in the same setting{more}.")
     if best.helps is None and best.screened is not None and best.untrained is not None:
         alike = "the two are as good as alike" if best.scratch is not None else (
             f"a linear model on untrained features scores {best.untrained:.3f}, and none was trained from scratch"
@@ -565,6 +566,7 @@ def paragraph(advice: Advice) -> str:
     if (second := next(others, None)) is not None:
         beside = "" if second.expected is None else f" ({second.expected.mean:.3f}, {second.evidence})"
         said.append(f"Next best: {second.source!r}{beside}.")
+        said += _why_in_this_order(best, second)
     spent = "under 1 %" if advice.spent < 0.005 else f"{advice.spent:.0%}"
     took = f"{spent} of the training that trying all takes" if advice.spent else "no training"
     said.append(f"That takes {advice.cost} steps over all seeds; this advice took {took}.")
@@ -573,3 +575,15 @@ def paragraph(advice: Advice) -> str:
         more = f", and {len(advice.avoid) - 1} more" if len(advice.avoid) > 1 else ""
         said.append(f"Do not use {name!r} ({why}){more}.")
     return " ".join(said)
+
+
+def _why_in_this_order(best: AdviceRow, second: AdviceRow) -> list[str]:
+    """A sentence where the scores beside two sources do not say why the one comes before the other."""
+    if best.expected is None or second.expected is None:
+        return []
+    if best.evidence.startswith("tried") != second.evidence.startswith("tried"):
+        return ["The one was measured, the other tried on folds, which are other samples: their order is rough."]
+    if second.expected.mean <= best.expected.mean or best.screened is None or second.screened is None:
+        return []
+    one, other = (_of_both([row.expected.mean], row.screened) for row in (best, second) if row.expected is not None)
+    return [f"It comes after by the mean of folds and of the linear model on features, {other:.3f} and {one:.3f}."]

@@ -18,7 +18,7 @@ from crosstask.graph import Evidence, TransferEdge, TransferGraph
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.objectives import METRICS
 from crosstask.learning.training import evaluate, fit
-from crosstask.learning.transferring import fresh_model
+from crosstask.learning.transferring import fresh_model, weights_digest
 from crosstask.manifest import Extension, Plugin
 from crosstask.parts import Choice
 from crosstask.registry import Registry
@@ -238,6 +238,42 @@ def test_samples_that_the_source_has_learned_from_are_told_and_leave_no_interval
     told = paragraph(Advised(target="t", source="same", strategy="lp_ft", metric="accuracy", rows=(row,)))
     assert "50 of the target's training samples are also the source's: the expected score is too good." in told
     assert "95 %" not in told
+
+
+def test_the_order_is_that_of_the_scores_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured stood behind what was tried with less, because a look at features was in the score of one."""
+    from crosstask import advising
+
+    looks = {"same": 0.9, "other": 0.7}
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        engine.train()
+        monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
+        models = {weights_digest(engine.portfolio[name].model): name for name in looks}
+        monkeypatch.setattr(advising, "_screened", lambda model, *_: looks[models[weights_digest(model)]])
+        monkeypatch.setattr(advising, "_untrained", lambda *_: 0.5)
+        folds = {"same": 0.8, "other": 0.9}
+        monkeypatch.setattr(
+            advising,
+            "_fold_job",
+            lambda method, model, *_: 0.5 if method is None else folds[models[weights_digest(model)]],
+        )
+        both = engine.advise("target", share=1.0)
+        assert [row.source for row in both.rows] == ["same", "other"]
+        assert (
+            "Next best: 'other' (0.900, tried on 2 folds of the target's samples). It comes after by the mean"
+            in both.text
+        )
+        assert "0.800 and 0.850." in both.text
+        measured = engine.transfer_knowledge("other", "target")
+        method, target = engine.method(None), engine.portfolio["target"]
+        for score, first in ((0.83, "other"), (0.77, "same")):
+            level, gain = Interval(mean=score, low=0.7, high=0.9), Interval(mean=0.1, low=0.05, high=0.15)
+            result = attrs.evolve(measured, score=level, performance_gain=gain)
+            known = [(engine.portfolio["same"], None, None), (engine.portfolio["other"], result, None)]
+            advice = advise(engine.run, method, target, known, {}, FEW, 2, 1.0)
+            assert advice.source == first
+            assert "tried on folds, which are other samples: their order is rough." in advice.text
 
 
 def test_a_near_tie_of_looks_tells_nothing_of_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
