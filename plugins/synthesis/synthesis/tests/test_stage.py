@@ -24,6 +24,7 @@ from crosstask.tasks import Portfolio, Task
 from crosstask.testing import conformance, reference_registry, small_portfolio
 from crosstask.testing.references import ReferenceSynthesizer
 from crosstask_synthesis.expectation import Make, expected_score
+from crosstask_synthesis.owners import ByOutputs
 from crosstask_synthesis.plugin import PLUGIN
 from crosstask_synthesis.records import SynthesisResult
 from crosstask_synthesis.stage import Synthesis
@@ -49,7 +50,19 @@ class Telling(ReferenceSynthesizer):
         return expected_score(make, model, new_task, sources, graph, inputs)
 
 
-TELLING = Plugin("telling", [Extension("synthesis", "telling", f"{__name__}:Telling")], api=(2, 0))
+@component
+class ByName(ByOutputs, Telling):
+    """One that looks for the outputs of the new task in others."""
+
+
+TELLING = Plugin(
+    "telling",
+    [
+        Extension("synthesis", "telling", f"{__name__}:Telling"),
+        Extension("synthesis", "by_name", f"{__name__}:ByName"),
+    ],
+    api=(2, 0),
+)
 
 
 def registry() -> Registry:
@@ -145,6 +158,13 @@ def test_what_cannot_be_done_is_said_before_any_work(engine: TransferEngine) -> 
     alone = Portfolio([Task(descriptor=TaskDescriptor(task_id="bare"))], unseen=small_portfolio().unseen)
     with pytest.raises(RecipeError, match="no task but 'mirrored' has a model, or data to train one"):
         Synthesis(task="mirrored").check(alone)
+    engine.register_task(TaskDescriptor(task_id="nameless", output_dim=2), unseen=True)
+    engine.register_task(TaskDescriptor(task_id="values", task_type="regression"), unseen=True)
+    names = r"synthesis: task 'nameless' needs the names of its classes, .*: say TaskDescriptor\(classes=\.\.\.\)"
+    with pytest.raises(RecipeError, match=names):
+        engine.run_stage("synthesis", task="nameless", synthesizer="by_name")
+    with pytest.raises(RecipeError, match=r"task 'values' needs its output_dim, .*: say TaskDescriptor\(output_dim="):
+        engine.run_stage("synthesis", task="values", synthesizer="by_name")
     assert not ASKED
 
 

@@ -22,13 +22,13 @@ from crosstask_ensemble.module import Ensemble
 from crosstask_synthesis.expectation import Make, expected_score
 from crosstask_synthesis.known import known_samples
 from crosstask_synthesis.outputs import CLASSES, class_dim, is_single, outputs_wanted, two_sided
-from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, strange_inputs, unfit
+from crosstask_synthesis.owners import ByOutputs, Owners, lacks_outputs, owners_of, strange_inputs, unfit
 
 Inputs = Tensor | MultiInput
 
 
 @component
-class WeightedEnsemble(Synthesizer):
+class WeightedEnsemble(ByOutputs, Synthesizer):
     """Related models as one, each with a weight that follows from its transfer coefficient to the new task.
 
     Classification: a class of the new task gets the weighted average of its raw logits over the models that own a

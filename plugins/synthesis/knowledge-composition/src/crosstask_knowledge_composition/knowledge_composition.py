@@ -25,13 +25,13 @@ from crosstask_knowledge_composition.scene import ANCHORED, OWN, SEEN, STRANGE, 
 from crosstask_knowledge_composition.stitching import FEWEST
 from crosstask_synthesis.expectation import Make, expected_score
 from crosstask_synthesis.outputs import is_single
-from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, strange_inputs, unfit
+from crosstask_synthesis.owners import ByOutputs, Owners, lacks_outputs, owners_of, strange_inputs, unfit
 
 Inputs = Tensor | MultiInput
 
 
 @component
-class KnowledgeComposition(Synthesizer):
+class KnowledgeComposition(ByOutputs, Synthesizer):
     """One network from pieces of several: the trunk of one task, and on it the heads of all that know an output.
 
     A head fits only the features it was trained on. It is stitched onto another trunk by a ridge regression in closed

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from crosstask_synthesis.expectation import expected_score
     from crosstask_synthesis.judging import judged
     from crosstask_synthesis.known import known_samples
-    from crosstask_synthesis.owners import Owners, lacks_outputs, owners_of, unfit
+    from crosstask_synthesis.owners import ByOutputs, Owners, lacks_outputs, owners_of, unfit
     from crosstask_synthesis.records import SynthesisResult
     from crosstask_synthesis.stage import Synthesis
 
 __all__ = [
+    "ByOutputs",
     "Owners",
     "Synthesis",
     "SynthesisResult",
@@ -40,6 +41,7 @@ __getattr__ = lazily(
         "judged": "judging",
         "known_samples": "known",
         "lacks_outputs": "owners",
+        "ByOutputs": "owners",
         "owners_of": "owners",
         "reestimate": "batchnorm",
         "unfit": "owners",

@@ -17,6 +17,24 @@ Owners = list[tuple[Task, int]]
 """Models that have one output of the new task, each with the place of that output among its own."""
 
 
+class ByOutputs:
+    """A synthesizer that asks `owners_of` is one, too: what the new task must say of its outputs is asked of it before
+    any work.
+    """
+
+
+def unnamed(new_task: TaskDescriptor) -> str | None:
+    """What a new task does not say of its outputs, and how to say it; None: `owners_of` can look who knows them."""
+    if by_place(new_task):
+        return None if new_task.output_dim else _UNNAMED.format(new_task.task_id, "its output_dim", "output_dim=...")
+    if new_task.classes:
+        return None
+    return _UNNAMED.format(new_task.task_id, "the names of its classes", "classes=...")
+
+
+_UNNAMED = "task {!r} needs {}, to be made from others: say TaskDescriptor({})"
+
+
 def unfit(new_task: TaskDescriptor, source: Task, inputs: Tensor | MultiInput | None = None) -> str | None:
     """Why a source's model cannot take the new task's inputs (`inputs` are tried) or is for another type of task; None
     if it fits.
@@ -77,9 +95,8 @@ def owners_of(new_task: TaskDescriptor, fitting: Sequence[Task], left_out: Mappi
         has = [{c: j for j, c in enumerate(t.descriptor.classes)} for t in fitting]
         names = [f"class {c!r}" for c in new_task.classes]
         found = [[(t, own[c]) for t, own in zip(fitting, has, strict=True) if c in own] for c in new_task.classes]
-    if not found:
-        needed = "its output_dim" if by_place(new_task) else "the names of its classes"
-        raise DataError(f"task {new_task.task_id!r} needs {needed}, to be made from others")
+    if reason := unnamed(new_task):
+        raise DataError(reason)
     if missing := [name for name, group in zip(names, found, strict=True) if not group]:
         why = "; ".join(f"{t} {reason}" for t, reason in left_out.items())
         rest = f" ({why})" if why else ""

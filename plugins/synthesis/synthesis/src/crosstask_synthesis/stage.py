@@ -15,6 +15,7 @@ from crosstask.parts import Part, part
 from crosstask.points.stage import Engine, Outcome, Section, Stage
 from crosstask.tasks import Portfolio
 from crosstask_synthesis.judging import judged
+from crosstask_synthesis.owners import ByOutputs, unnamed
 from crosstask_synthesis.records import SynthesisResult
 
 
@@ -41,6 +42,10 @@ class Synthesis(Stage):
             raise RecipeError(f"task: {error}") from None
         if not any(t.task_id != self.task and (t.model is not None or t.has_data()) for t in portfolio):
             raise RecipeError(f"task: no task but {self.task!r} has a model, or data to train one")
+        if isinstance(self.made_of("synthesizer")[0], ByOutputs) and (
+            reason := unnamed(portfolio[self.task].descriptor)
+        ):
+            raise RecipeError(reason)
 
     def work(self, engine: Engine) -> Outcome:
         engine.run.tell("stage_started", stage="synthesis", total=1)
