@@ -144,7 +144,10 @@ def test_where_all_harms_the_answer_is_from_scratch() -> None:
         adapted = made.adapt(path, strategy=Zeros())
         kept = made.adapt(PATH, strategy=Ruins())
     assert adapted.sources == done.sources == ()
-    assert repr(adapted) == f"Adapted({type(adapted.model).__name__} for 'goal' from scratch: accuracy {adapted.score})"
+    kind = type(adapted.model).__name__
+    assert repr(adapted).startswith(
+        f"Adapted({kind} for 'goal' from scratch: accuracy {adapted.score}; learned from 40 "
+    )
     assert kept.sources == ("good",)
     assert "for 'goal' from good by " in repr(kept)
     assert done.reached_from == "from scratch"
@@ -163,6 +166,26 @@ class Zeros(Transfer):
             for parameter in model.parameters():
                 parameter.zero_()
         return fit(model, task, budget, generator)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_step_that_cannot_be_names_what_from_and_what_to() -> None:
+    """The user's model that begins is all head: nothing of it goes over to a target of other classes."""
+    wide = torch.randn(60, 2), torch.arange(60) % 5
+    with engine() as made:
+        made.register_task(Task(descriptor="bare", train=wide, test=wide), nn.Sequential(nn.Linear(2, 5)))
+        for gate in (True, False):
+            with pytest.raises(
+                DataError, match="'goal' cannot be learned from 'bare' in a curriculum; leave 'bare' out"
+            ):
+                ran(made, Curriculum(target="goal", task_sequence=("bare", "goal")), gate=gate)
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 5)))
+        made.register_task(Task(descriptor="scripted", train=wide, test=wide), scripted)
+        with pytest.raises(DataError, match=r"for 'goal' can begin with the model of 'scripted'; .* torch\.jit has"):
+            ran(made, Curriculum(target="goal", task_sequence=("scripted", "goal")))
+        made.graph.rule_out("bare", "goal", "all head")
+        assert "bare" not in made.generate_curriculum("goal", "fake", 9).task_sequence
+        assert "bare" in made.generate_curriculum("other", "fake", 9).task_sequence
 
 
 def test_what_a_later_task_needs_is_not_undone_before_it_came() -> None:

@@ -150,9 +150,9 @@ def from_several(engine: Engine, method: Transfer, target: str, names: Sequence[
         split="test",
     )
     unfit = tuple(f"{name} does not fit: {why}" for name, why in reasons.items() if why is not None)
-    for name, why in reasons.items():
-        if why is not None and names is not None:  # who named it counts on it
-            logger().warning("source left out", source=name, target=target, reason=why)
+    for name, reason in reasons.items():
+        if reason is not None and names is not None:  # who named it counts on it
+            logger().warning("source left out", source=name, target=target, reason=reason)
     return attrs.evolve(done, notes=(*done.notes, *unfit)).with_model(done.model)
 
 

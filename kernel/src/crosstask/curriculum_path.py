@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstask.components import Job
+from crosstask.errors import DataError
 from crosstask.learning.fleets import Member, Phase, Trained, phases_of
 from crosstask.learning.metrics import confidence_interval
 from crosstask.learning.models import ModelSpec
@@ -96,6 +97,8 @@ class CurriculumPath:
         """Where everything begins. Its architecture is the target's own, or that of the user's model that begins."""
         if target.task_id in given and target.model is not None:
             self.nothing.like = target.model
+        self.begun = target.task_id
+        """The task whose network the path has."""
         self.state = self.best = self.nothing
         self.models: list[nn.Module] = []
 
@@ -105,7 +108,7 @@ class CurriculumPath:
         self.done.append(task.task_id)
         if begun:  # the user's own trained model: its training is not repeated
             assert task.model is not None
-            self.nothing.like = task.model
+            self.nothing.like, self.begun = task.model, task.task_id
         (found,) = self._jobs(_Steps, [self.state], task, self.engine.train_budget, begun)
         self.spent += 0 if begun else _steps_taken(found, self.engine.train_budget)
         before, budget = self.state, self.engine.train_budget
@@ -208,6 +211,8 @@ class CurriculumPath:
         for state in states:
             last = state.last
             keep = last is not None and same_classes(last.descriptor, task.descriptor)
+            if state.models and last is not None:
+                _check_step(state.models[0], last, task, self.seeds[0], keep)
             made = state.like if isinstance(state.like, ModelSpec) else fresh_text(state.like)
             parts = ("path", (kind.what, special), self.method.identity(), made, given, keep, state.trail,
                      task.fingerprint(), budget, *run.wrapping())  # fmt: skip
@@ -219,7 +224,13 @@ class CurriculumPath:
             return kind(self.method, [starts[n] for n in numbers], light, budget, special, run.device)
 
         def planned(numbers: Sequence[int]) -> list[Member]:
-            return of(numbers).planned()
+            try:
+                return of(numbers).planned()
+            except DataError as error:  # of a user's model there may be no network for another task
+                if isinstance(self.nothing.like, ModelSpec):
+                    raise
+                first = f"no curriculum for {self.target.task_id!r} can begin with the model of {self.begun!r}"
+                raise DataError(f"{first}; leave it out: {error}") from None
 
         def job(numbers: Sequence[int], together: bool) -> Job:
             return Job(_together if together else _alone, (of(numbers),), label=task.task_id)
@@ -227,6 +238,15 @@ class CurriculumPath:
         found = dict(remembered(run, "models", keys, planned, job, least=LEAST))
         each = [(found[n].payload, found[n].tensors) for n in range(len(keys))]
         return [each[start : start + len(self.seeds)] for start in range(0, len(each), len(self.seeds))]
+
+
+def _check_step(model: nn.Module, source: Task, task: Task, seed: int, keep: bool) -> None:
+    """DataError, with both tasks, if what was learned last cannot be given to the next."""
+    try:
+        receive(model, task, seed, keep)
+    except DataError as error:
+        step = f"{task.task_id!r} cannot be learned from {source.task_id!r} in a curriculum"
+        raise DataError(f"{step}; leave {source.task_id!r} out of it: {error}") from None
 
 
 def _step_of(task: Task, number: int, payloads: list[dict[str, Any]], *, validated: bool = False) -> CurriculumStep:

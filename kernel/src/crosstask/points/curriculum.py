@@ -26,7 +26,8 @@ class CurriculumPlanner(Component):
     def rank(self, portfolio: Portfolio, graph: TransferGraph, target: str, candidates: list[str]) -> list[str]:
         """The candidates worth learning, in the order in which to learn them; leave out what does not help.
 
-        `candidates` are the tasks other than the target. Where more are returned than fit, the last ones (nearest the
+        `candidates` are the tasks other than the target, without those from which the graph knows that no transfer into
+        it is possible (`TransferGraph.impossible`). Where more are returned than fit, the last ones (nearest the
         target) are kept.
         """
 
@@ -44,7 +45,10 @@ class CurriculumPlanner(Component):
                 f"{target!r} needs {len(required)} prerequisites ({', '.join(sorted(required))}): "
                 f"max_tasks must be at least {len(required) + 1}, got {max_tasks}"
             )
-        order = self.rank(portfolio, graph, target, [t for t in portfolio.ids if t != target])
+        cannot = graph.impossible
+        order = self.rank(
+            portfolio, graph, target, [t for t in portfolio.ids if t != target and (t, target) not in cannot]
+        )
         place = {task_id: number for number, task_id in enumerate(order)}
         chosen = set(required)
         for task_id in reversed(order):  # nearest the target first; each brings what it needs itself
