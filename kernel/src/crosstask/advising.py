@@ -37,6 +37,9 @@ UNTRAINED = 3
 """Untrained networks of a source's architecture whose features are looked at, too."""
 MOST = 2000
 """Samples of the target that are looked at, at most: a Gram matrix of them is decomposed."""
+ENOUGH = 4
+"""Samples of the target without which no features are looked at."""
+NOTHING = "nothing is known"
 ROWS = 100_000
 """Samples of a source among which those of the target are looked for, at most."""
 
@@ -115,7 +118,11 @@ def advise(
                       setting="" if expected is None else _setting(c, tried.get(name), target, budget))
         )  # fmt: skip
     mixed = any(row.source not in tried and row.expected is not None and not _useless(row) for row in rows)
-    rows.sort(key=lambda row: (row.source not in nothing, *_rank(row, tried, mixed)), reverse=True)
+    # Where no features were looked at, nothing else tells them apart
+    near = {c.source.task_id: _nearness(c, target) for c in known if screened.get(c.source.task_id) is None}
+    rows.sort(
+        key=lambda row: (row.source not in nothing, *_rank(row, tried, mixed), near.get(row.source, ())), reverse=True
+    )
     best = rows[0] if rows else None
     hurt = {c.source.task_id: "transfer from it was measured to hurt" for c in known if c.edge is not None and
             c.edge.measured and c.edge.hurts}  # fmt: skip
@@ -163,6 +170,17 @@ def _helps_surely(candidate: _Candidate) -> bool:
         return candidate.measured.performance_gain.low > 0
     low = candidate.edge.low if candidate.edge.accuracy_gain_low is None else candidate.edge.accuracy_gain_low
     return low is not None and low > 0
+
+
+def _nearness(candidate: _Candidate, target: Task) -> tuple[float, ...]:
+    """How similar a source is to the target without its data: what the graph estimates, then what the descriptors have
+    in common.
+    """
+    ours, theirs = candidate.source.descriptor, target.descriptor
+    estimated = 0.0 if candidate.edge is None else float(candidate.edge.transfer_coefficient)
+    pairs = [(getattr(ours, name), getattr(theirs, name)) for name in ("task_type", "input_shape", "domain")]
+    alike = sum(one == other for one, other in pairs)
+    return estimated, float(len(set(ours.classes) & set(theirs.classes))), float(alike)
 
 
 def _useless(row: AdviceRow) -> bool:
@@ -235,7 +253,7 @@ def _expected(
         return None, "only looked at: a linear model on its features"
     if edge is not None:
         return None, f"{edge.evidence.value}: coefficient {edge.transfer_coefficient:+.2f}"
-    return None, "nothing is known"
+    return None, NOTHING
 
 
 def _setting(candidate: _Candidate, folds: Sequence[float] | None, target: Task, budget: Budget) -> str:
@@ -321,7 +339,7 @@ def _screened(model: nn.Module | None, target: Task, metric: Metric, budget: Bud
     """The metric of ridge regression on a model's features, left one out; None where there are no features."""
     assert model is not None
     data = _samples(target, budget)
-    if target.descriptor.task_type not in ("classification", "multilabel", "regression") or len(data) < 4:
+    if target.descriptor.task_type not in ("classification", "multilabel", "regression") or len(data) < ENOUGH:
         return None
     try:
         features = predict(Headless(model).to(device_of(model)), data.inputs)
@@ -538,7 +556,15 @@ def paragraph(advice: Advice) -> str:
             score = "" if bad.expected is None else f"{advice.metric} {bad.expected.mean:.3f}, "
             said.append(f"A transfer from {bad.source!r} gained nothing over that ({score}{bad.evidence}).")
         return " ".join(said)
-    said = [f"Learn {advice.target!r} from {best.source!r} by {best.strategy}."]
+    if best.evidence == NOTHING:
+        few = f"too few samples to tell ({advice.samples})"
+        why = few if advice.samples < ENOUGH else "its features could not be looked at, and no transfer was tried"
+        said = [
+            f"A guess, no more: learn {advice.target!r} from {best.source!r} by {best.strategy}, by its description "
+            f"the most similar; {why}."
+        ]
+    else:
+        said = [f"Learn {advice.target!r} from {best.source!r} by {best.strategy}."]
     if best.expected is not None:
         low, high = best.expected.low, best.expected.high
         ends = f" (95 % interval {low:.3f} to {high:.3f} for {best.setting})" if high > low else ""
@@ -552,7 +578,7 @@ def paragraph(advice: Advice) -> str:
             f"No transfer was tried: a linear model on its features scores {best.screened:.3f} on samples left out, "
             f"which is no {best.strategy} yet."
         )
-    else:
+    elif best.evidence != NOTHING:
         said.append(f"Evidence: {best.evidence}.")
     if best.scratch is not None:
         more = ", which is more" if best.helps is False else ""

@@ -276,6 +276,36 @@ def test_the_order_is_that_of_the_scores_or_says_why_not(monkeypatch: pytest.Mon
             assert "tried on folds, which are other samples: their order is rough." in advice.text
 
 
+def test_of_too_few_samples_a_guess_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It read as a recommendation. The guess is the most similar source, whichever was registered first."""
+    monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
+    with world() as engine:
+        engine.train_budget = Budget(steps=1)
+        x = torch.randn(60, 20, generator=torch.Generator().manual_seed(4))
+        near = TaskDescriptor(task_id="near", domain="pairs")
+        engine.register_task(Task(descriptor=near, train=(x, torch.arange(60) % 2)))
+        for count in (2, 3, 4):
+            few = TaskDescriptor(task_id=f"few{count}", domain="pairs", output_dim=2)
+            engine.register_task(Task(descriptor=few, train=(x[:count], torch.arange(count) % 2)))
+            text = engine.advise(few.task_id, share=1.0).text
+            guess = (
+                f"A guess, no more: learn 'few{count}' from 'near' by lp_ft, by its description the most similar; "
+                f"too few samples to tell ({count})."
+            )
+            assert text.startswith(guess) is (count < 4)
+            assert "nothing is known" not in text
+            engine.portfolio.remove(few.task_id)
+            engine.graph.remove_task(few.task_id)
+        engine.graph.add(TransferEdge(source="other", target="target", transfer_coefficient=0.3, found_by="told"))
+        monkeypatch.setattr("crosstask.advising._screened", lambda *_: None)
+        assert engine.advise("target", share=0).source == "other"
+        engine.graph.remove_task("other")
+        engine.portfolio.remove("other")
+        text = engine.advise("target", share=0).text
+        assert text.startswith("A guess, no more: learn 'target' from ")
+        assert "its features could not be looked at, and no transfer was tried." in text
+
+
 def test_a_near_tie_of_looks_tells_nothing_of_scratch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosstask.advising._screened", lambda *_: 0.5)
     monkeypatch.setattr("crosstask.engine.doubted", lambda task: None)
