@@ -370,6 +370,7 @@ class AdviceRow:
     untrained: float | None = None
     scratch: float | None = None
     helps: bool | None = None
+    shared: int = 0
 
 
 @record
@@ -377,7 +378,6 @@ class StrategyAdvice:
     """A strategy of a kind (`transfer`, `balancer`, `synthesis`) for a task, and the `usual` one. With 95 % intervals:
     the score that is `expected`, its `gain` over the usual, its `cost` in optimiser steps; None: not known.
     `evidence` counts the settings (tasks with their numbers of samples) in earlier runs that it rests on.
-    shared: int = 0
     """
 
     kind: str
