@@ -199,7 +199,7 @@ WRITTEN = ("torch.jit.", "torch.fx.")
 _SIMPLE = frozenset({bool, int, float, str, type(None)})
 _OF_EVERY = frozenset(vars(nn.Module())) | {
     "training", "_crosstask_origin", "_is_torch_compile", "_compiled_call_impl", "_flat_weight_refs",
-    "_is_hf_initialized",
+    "_is_hf_initialized", "_compile_kwargs",
 }  # fmt: skip
 _OUTPUTS = frozenset({"out_features", "out_channels", "nf"})
 _CODES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
